@@ -1,0 +1,5 @@
+//! Erlang's external term format, read in place.
+
+mod types;
+
+pub use types::{Atom, AtomError, Pid, Reference};

@@ -1,0 +1,6 @@
+//! The pure core of esdb-gater, shared by the gateway program and the NIF.
+//!
+//! Nothing here opens a socket, reads a clock or draws a random number: times
+//! and seeds are arguments.
+
+pub mod etf;

@@ -1,0 +1,1 @@
+//! An Erlang hidden node as a library.

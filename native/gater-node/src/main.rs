@@ -1,0 +1,3 @@
+//! esdb-gater: the gateway program.
+
+fn main() {}
