@@ -1,1 +1,22 @@
 //! An Erlang hidden node as a library.
+//!
+//! A [`Node`] registers with EPMD, accepts connections from BEAM nodes and dials
+//! them. What peers send arrives through [`Events`]; what goes to peers is pushed to
+//! a [`Connection`]. It knows nothing of channels, workers or any other service.
+
+mod connection;
+mod error;
+mod events;
+pub mod gen_server;
+mod lane;
+mod node;
+mod payload;
+mod settings;
+
+pub use connection::{Connection, Peer, Queued};
+pub use error::{DialError, DownReason, EpmdError, HandshakeError, ProtocolError, StartError};
+pub use events::{Events, Message, Target};
+pub use lane::{Lane, LaneLimits, LocalPid};
+pub use node::Node;
+pub use payload::{COPY_BELOW, Payload};
+pub use settings::{DEFAULT_EPMD_PORT, Settings};
