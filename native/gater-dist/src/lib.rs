@@ -11,6 +11,8 @@ pub mod gen_server;
 mod lane;
 mod node;
 mod payload;
+#[doc(hidden)]
+pub mod protocol;
 mod settings;
 
 pub use connection::{Connection, Peer, Queued};

@@ -1,0 +1,113 @@
+//! Distribution flags (`dist.hrl` of the kernel application).
+
+/// The node is visible: absent for hidden nodes.
+pub const PUBLISHED: u64 = 0x1;
+/// References of more than one word.
+pub const EXTENDED_REFERENCES: u64 = 0x4;
+/// Monitors: ops 19, 20, 21.
+pub const DIST_MONITOR: u64 = 0x8;
+/// Funs.
+pub const FUN_TAGS: u64 = 0x10;
+/// Monitors of registered names.
+pub const DIST_MONITOR_NAME: u64 = 0x20;
+/// `NEW_FUN_EXT`.
+pub const NEW_FUN_TAGS: u64 = 0x80;
+/// Pids and ports of full width.
+pub const EXTENDED_PIDS_PORTS: u64 = 0x100;
+/// `EXPORT_EXT`.
+pub const EXPORT_PTR_TAG: u64 = 0x200;
+/// `BIT_BINARY_EXT`.
+pub const BIT_BINARIES: u64 = 0x400;
+/// `NEW_FLOAT_EXT`.
+pub const NEW_FLOATS: u64 = 0x800;
+/// Unicode in the I/O protocol.
+pub const UNICODE_IO: u64 = 0x1000;
+/// The atom cache in distribution headers. Not offered.
+pub const DIST_HDR_ATOM_CACHE: u64 = 0x2000;
+/// `SMALL_ATOM_UTF8_EXT`.
+pub const SMALL_ATOM_TAGS: u64 = 0x4000;
+/// Atoms in UTF-8.
+pub const UTF8_ATOMS: u64 = 0x1_0000;
+/// Maps.
+pub const MAP_TAG: u64 = 0x2_0000;
+/// Creations of 32 bits.
+pub const BIG_CREATION: u64 = 0x4_0000;
+/// Op 22: a message with its sender.
+pub const SEND_SENDER: u64 = 0x8_0000;
+/// Any term as a trace label.
+pub const BIG_SEQTRACE_LABELS: u64 = 0x10_0000;
+/// Exit reasons as payload: ops 24 to 28.
+pub const EXIT_PAYLOAD: u64 = 0x40_0000;
+/// Long messages in fragments.
+pub const FRAGMENTS: u64 = 0x80_0000;
+/// The handshake of OTP 23.
+pub const HANDSHAKE_23: u64 = 0x100_0000;
+/// Ops 35 and 36.
+pub const UNLINK_ID: u64 = 0x200_0000;
+/// Stands for every flag in [`MANDATORY_25`]. Bit 26, as `dist.hrl` has it (the
+/// manual says 36).
+pub const MANDATORY_25_DIGEST: u64 = 0x400_0000;
+/// The peer asks for a name. Never offered, never granted.
+pub const NAME_ME: u64 = 1 << 33;
+/// Node containers of version 4.
+pub const V4_NC: u64 = 1 << 34;
+/// Op 33: messages to aliases.
+pub const ALIAS: u64 = 1 << 35;
+
+/// What every node since OTP 25 must have.
+pub const MANDATORY_25: u64 = EXTENDED_REFERENCES
+    | FUN_TAGS
+    | NEW_FUN_TAGS
+    | EXTENDED_PIDS_PORTS
+    | EXPORT_PTR_TAG
+    | BIT_BINARIES
+    | NEW_FLOATS
+    | UTF8_ATOMS
+    | MAP_TAG
+    | BIG_CREATION
+    | HANDSHAKE_23;
+
+/// What this node offers. Not SPAWN: `erpc` then fails at the caller without
+/// asking. Not the atom cache: frames carry no references.
+pub const OFFERED: u64 = MANDATORY_25
+    | MANDATORY_25_DIGEST
+    | DIST_MONITOR
+    | DIST_MONITOR_NAME
+    | UNICODE_IO
+    | SMALL_ATOM_TAGS
+    | SEND_SENDER
+    | BIG_SEQTRACE_LABELS
+    | EXIT_PAYLOAD
+    | FRAGMENTS
+    | UNLINK_ID
+    | V4_NC
+    | ALIAS;
+
+/// `flags` with those filled in that the digest bit stands for.
+pub fn expand(flags: u64) -> u64 {
+    if flags & MANDATORY_25_DIGEST == 0 { flags } else { flags | MANDATORY_25 }
+}
+
+/// The mandatory flags that the expanded `flags` lack.
+pub fn missing(flags: u64) -> u64 {
+    MANDATORY_25 & !flags
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_offer_is_what_real_nodes_were_tried_with() {
+        // Seen from OTP 25 and 27, less the atom cache, SPAWN and PUBLISHED.
+        let otp = 0xd_07df_7fbd_u64;
+        assert_eq!(OFFERED & !otp, 0);
+        assert_eq!(otp & !OFFERED, PUBLISHED | DIST_HDR_ATOM_CACHE | 1 << 32);
+    }
+
+    #[test]
+    fn the_digest_stands_for_the_mandatory_flags() {
+        assert_eq!(missing(expand(MANDATORY_25_DIGEST)), 0);
+        assert_eq!(missing(expand(0)), MANDATORY_25);
+    }
+}

@@ -1,0 +1,240 @@
+//! Putting fragmented messages together.
+//!
+//! Nothing is reserved for what a peer announces: memory grows with the bytes that
+//! have arrived. Invariant: the sum of the buffers' capacities and a fixed charge
+//! per message under way is at most [`Limits::total`].
+
+use std::collections::hash_map::Entry;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use rustc_hash::FxHashMap;
+
+use crate::ProtocolError;
+
+/// What a message under way costs besides its bytes.
+const CHARGE: usize = 256;
+
+/// Bounds on the messages under way on one connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The longest message, in bytes, control message included.
+    pub message: usize,
+    /// All messages under way together, in bytes.
+    pub total: usize,
+    /// When room is needed, a message under way that has not grown for this long is
+    /// given up: its sender died halfway.
+    pub stale: Duration,
+}
+
+#[derive(Debug)]
+struct Unfinished {
+    next_id: u64,
+    data: BytesMut,
+    charged: usize,
+    /// Since the start of the connection.
+    grown_at: Duration,
+}
+
+/// The messages under way on one connection.
+#[derive(Debug)]
+pub struct Reassembly {
+    limits: Limits,
+    open: FxHashMap<u64, Unfinished>,
+    charged: usize,
+}
+
+impl Reassembly {
+    /// Without messages under way.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, open: FxHashMap::default(), charged: 0 }
+    }
+
+    /// Bytes accounted for the messages under way.
+    pub fn charged(&self) -> usize {
+        self.charged
+    }
+
+    /// How many messages are under way.
+    pub fn open(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Takes the first of `id` fragments; `now` counts from any fixed time. Gives
+    /// control message and payload if the first fragment is the last one as well.
+    pub fn first(
+        &mut self,
+        sequence: u64,
+        id: u64,
+        data: &[u8],
+        now: Duration,
+    ) -> Result<Option<Bytes>, ProtocolError> {
+        if data.len() > self.limits.message {
+            return Err(ProtocolError::MessageTooLong(self.limits.message));
+        }
+        // Empty fragments are legal, but nobody needs more fragments than bytes.
+        if id > self.limits.message as u64 {
+            return Err(ProtocolError::Fragment("more fragments than a message may have bytes"));
+        }
+        if self.open.contains_key(&sequence) {
+            return Err(ProtocolError::Fragment("sequence already open"));
+        }
+        if id == 1 {
+            return Ok(Some(Bytes::copy_from_slice(data)));
+        }
+        let data = BytesMut::from(data);
+        let charged = data.capacity() + CHARGE;
+        self.make_room(charged, now)?;
+        self.charged += charged;
+        self.open.insert(sequence, Unfinished { next_id: id - 1, data, charged, grown_at: now });
+        Ok(None)
+    }
+
+    /// Takes a further fragment. Gives control message and payload with the last.
+    pub fn next(
+        &mut self,
+        sequence: u64,
+        id: u64,
+        data: &[u8],
+        now: Duration,
+    ) -> Result<Option<Bytes>, ProtocolError> {
+        let Entry::Occupied(mut entry) = self.open.entry(sequence) else {
+            return Err(ProtocolError::Fragment("continues a message that was not begun"));
+        };
+        let message = entry.get_mut();
+        if id != message.next_id {
+            return Err(ProtocolError::Fragment("out of sequence"));
+        }
+        if data.len() > self.limits.message.saturating_sub(message.data.len()) {
+            return Err(ProtocolError::MessageTooLong(self.limits.message));
+        }
+        message.data.extend_from_slice(data);
+        message.grown_at = now;
+        if id == 1 {
+            let finished = entry.remove();
+            self.charged -= finished.charged;
+            if self.open.is_empty() {
+                self.open.shrink_to_fit();
+            }
+            return Ok(Some(finished.data.freeze()));
+        }
+        message.next_id = id - 1;
+        let charged = message.data.capacity() + CHARGE;
+        let more = charged.saturating_sub(message.charged);
+        message.charged += more;
+        self.charged += more;
+        self.make_room(0, now)?;
+        Ok(None)
+    }
+
+    /// Gives up stale messages if `more` bytes do not fit otherwise.
+    fn make_room(&mut self, more: usize, now: Duration) -> Result<(), ProtocolError> {
+        if self.charged.saturating_add(more) <= self.limits.total {
+            return Ok(());
+        }
+        let stale = self.limits.stale;
+        let charged = &mut self.charged;
+        self.open.retain(|_, message| {
+            let keep = now.saturating_sub(message.grown_at) < stale;
+            if !keep {
+                *charged -= message.charged;
+            }
+            keep
+        });
+        if self.charged.saturating_add(more) <= self.limits.total {
+            Ok(())
+        } else {
+            Err(ProtocolError::ReassemblyFull(self.limits.total))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: Duration = Duration::ZERO;
+
+    fn limits(message: usize, total: usize) -> Limits {
+        Limits { message, total, stale: Duration::from_secs(60) }
+    }
+
+    #[test]
+    fn fragments_out_of_place_are_refused() {
+        let mut reassembly = Reassembly::new(limits(100, 10_000));
+        assert!(reassembly.next(5, 1, b"x", NOW).is_err());
+        reassembly.first(5, 3, b"a", NOW).unwrap();
+        assert!(reassembly.first(5, 3, b"a", NOW).is_err());
+        assert!(reassembly.next(5, 1, b"gap", NOW).is_err());
+        assert!(reassembly.next(5, 3, b"again", NOW).is_err());
+    }
+
+    #[test]
+    fn an_announced_count_costs_nothing_and_is_capped() {
+        let mut reassembly = Reassembly::new(limits(1 << 20, 1 << 21));
+        reassembly.first(1, 1 << 20, b"a", NOW).unwrap();
+        assert!(reassembly.charged() < 1000);
+        for id in [(1 << 20) + 1, 1 << 32, 1 << 40, 1 << 63, u64::MAX] {
+            assert!(reassembly.first(2, id, b"a", NOW).is_err());
+        }
+    }
+
+    #[test]
+    fn a_message_above_the_limit_is_refused() {
+        let mut reassembly = Reassembly::new(limits(10, 10_000));
+        assert!(reassembly.first(1, 1, &[0; 11], NOW).is_err());
+        reassembly.first(1, 3, &[0; 10], NOW).unwrap();
+        assert!(reassembly.next(1, 2, b"", NOW).unwrap().is_none());
+        assert!(reassembly.next(1, 1, b"x", NOW).is_err());
+    }
+
+    #[test]
+    fn abandoned_messages_give_way_only_when_stale() {
+        let mut reassembly = Reassembly::new(limits(1000, 2000));
+        reassembly.first(1, 2, &[0; 1000], NOW).unwrap();
+        assert_eq!(
+            reassembly.first(2, 2, &[0; 1000], Duration::from_secs(59)),
+            Err(ProtocolError::ReassemblyFull(2000))
+        );
+        assert_eq!(reassembly.first(3, 2, &[0; 1000], Duration::from_secs(60)), Ok(None));
+        assert_eq!(reassembly.open(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn interleaved_messages_arrive_equal_and_leave_nothing(
+            messages in prop::collection::vec(
+                prop::collection::vec(prop::collection::vec(any::<u8>(), 0..50), 1..6), 1..8),
+            turns in prop::collection::vec(any::<prop::sample::Index>(), 64),
+        ) {
+            let mut reassembly = Reassembly::new(limits(1000, 100_000));
+            let mut at = vec![0; messages.len()];
+            let mut done = 0;
+            let mut turns = turns.iter().cycle();
+            while done < messages.len() {
+                let turn = turns.next().unwrap().index(messages.len());
+                let turn = (turn..messages.len()).chain(0..turn)
+                    .find(|&m| at[m] < messages[m].len()).unwrap();
+                let fragments = &messages[turn];
+                let id = (fragments.len() - at[turn]) as u64;
+                let sequence = turn as u64 + 1;
+                let data = &fragments[at[turn]];
+                let result = if at[turn] == 0 {
+                    reassembly.first(sequence, id, data, NOW)
+                } else {
+                    reassembly.next(sequence, id, data, NOW)
+                }.unwrap();
+                at[turn] += 1;
+                prop_assert_eq!(result.is_some(), at[turn] == fragments.len());
+                if let Some(whole) = result {
+                    prop_assert_eq!(&whole[..], &fragments.concat()[..]);
+                    done += 1;
+                }
+            }
+            prop_assert_eq!(reassembly.charged(), 0);
+            prop_assert_eq!(reassembly.open(), 0);
+        }
+    }
+}

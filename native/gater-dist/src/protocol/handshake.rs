@@ -1,0 +1,346 @@
+//! The handshake of OTP 23 and later, both ways, as state machines.
+//!
+//! They take and give handshake messages without their length prefix: two bytes
+//! over TCP, four over TLS, which is the driver's business. The driver also owns
+//! the clock: a handshake must end within [`Settings::handshake_timeout`].
+//!
+//! Source: "Distribution Handshake", ERTS User's Guide, and `dist_util.erl`.
+//!
+//! [`Settings::handshake_timeout`]: crate::Settings::handshake_timeout
+
+use bytes::{Buf, BufMut};
+use gater_core::etf::Atom;
+use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
+
+use super::{flags, name};
+use crate::{HandshakeError, Peer};
+
+/// The longest message read during a handshake: a name message with a name of 255
+/// characters is well below it.
+pub const MAX_MESSAGE: usize = 2048;
+
+/// What this node says of itself.
+#[derive(Debug, Clone)]
+pub struct Local {
+    /// The full name.
+    pub name: Atom,
+    /// The incarnation, from EPMD.
+    pub creation: u32,
+    /// The cookie.
+    pub cookie: SecretString,
+}
+
+/// What to do after a message was handled.
+#[derive(Debug)]
+pub enum Step {
+    /// Wait for the next message.
+    Wait,
+    /// Send these messages, then wait for the next one.
+    Send(Vec<Vec<u8>>),
+    /// Dialling: the peer believes there is a connection to us. Call
+    /// [`Dialer::alive`] with whether to go on.
+    Alive,
+    /// Accepting: the peer has said its name. Call [`Acceptor::status`].
+    Named,
+    /// Send these messages; then the connection is established.
+    Done(Vec<Vec<u8>>, Peer),
+}
+
+fn digest(cookie: &SecretString, challenge: u32) -> [u8; 16] {
+    let mut context = md5::Context::new();
+    context.consume(cookie.expose_secret());
+    context.consume(challenge.to_string());
+    context.finalize().0
+}
+
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.ct_eq(b).into()
+}
+
+/// `N flags challenge creation name` or `N flags creation name`.
+fn put_name(out: &mut Vec<u8>, local: &Local) {
+    let text = local.name.as_str().as_bytes();
+    out.put_u16(text.len() as u16);
+    out.put_slice(text);
+}
+
+fn take<const N: usize>(input: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, rest) = input.split_first_chunk::<N>()?;
+    *input = rest;
+    Some(*head)
+}
+
+fn take_name<'a>(input: &mut &'a [u8]) -> Option<&'a str> {
+    let len = usize::from(u16::from_be_bytes(take(input)?));
+    let text = input.get(..len)?;
+    // What follows the name is for versions to come and is ignored, as OTP does.
+    input.advance(len);
+    std::str::from_utf8(text).ok()
+}
+
+fn peer(local: &Local, text: &str, offered: u64, creation: u32) -> Result<Peer, HandshakeError> {
+    let bad_name = || HandshakeError::BadName(text.chars().take(255).collect());
+    if offered & flags::NAME_ME != 0 || text == local.name.as_str() {
+        return Err(bad_name());
+    }
+    name::split(text).ok_or_else(bad_name)?;
+    let expanded = flags::expand(offered);
+    match flags::missing(expanded) {
+        0 => Ok(Peer {
+            name: Atom::new(text).map_err(|_| bad_name())?,
+            creation,
+            flags: expanded,
+            hidden: expanded & flags::PUBLISHED == 0,
+        }),
+        missing => Err(HandshakeError::MissingFlags(missing)),
+    }
+}
+
+#[derive(Debug)]
+enum DialState {
+    Status,
+    AliveAsked,
+    Challenge,
+    Ack(Peer),
+    Over,
+}
+
+/// The side that connected.
+#[derive(Debug)]
+pub struct Dialer {
+    local: Local,
+    expected: Atom,
+    challenge: u32,
+    state: DialState,
+}
+
+impl Dialer {
+    /// A handshake with the node `expected`, and its first message. `challenge`
+    /// must be unpredictable.
+    pub fn new(local: Local, expected: Atom, challenge: u32) -> (Self, Vec<u8>) {
+        let mut first = vec![b'N'];
+        first.put_u64(flags::OFFERED);
+        first.put_u32(local.creation);
+        put_name(&mut first, &local);
+        (Self { local, expected, challenge, state: DialState::Status }, first)
+    }
+
+    /// Takes the next message of the peer. No message may be given after an error
+    /// or [`Step::Done`].
+    pub fn handle(&mut self, message: &[u8]) -> Result<Step, HandshakeError> {
+        match std::mem::replace(&mut self.state, DialState::Over) {
+            DialState::Status => self.on_status(message),
+            DialState::Challenge => self.on_challenge(message),
+            DialState::Ack(peer) => self.on_ack(message, peer),
+            DialState::AliveAsked | DialState::Over => Err(HandshakeError::Malformed("order")),
+        }
+    }
+
+    /// Answers [`Step::Alive`]: whether to go on although the peer believes in an
+    /// older connection, which it then drops.
+    pub fn alive(&mut self, go_on: bool) -> Vec<u8> {
+        self.state = if go_on { DialState::Challenge } else { DialState::Over };
+        if go_on { b"strue".to_vec() } else { b"sfalse".to_vec() }
+    }
+
+    /// What it means that the peer closed the socket now.
+    pub fn closed(&self) -> HandshakeError {
+        match self.state {
+            // A node that finds our challenge reply wrong closes without a word.
+            DialState::Ack(_) => HandshakeError::WrongCookie,
+            DialState::Challenge => HandshakeError::Closed("a challenge"),
+            _ => HandshakeError::Closed("a status"),
+        }
+    }
+
+    fn on_status(&mut self, message: &[u8]) -> Result<Step, HandshakeError> {
+        match message {
+            // The peer had its own attempt under way and gives it up.
+            b"sok" | b"sok_simultaneous" => {
+                self.state = DialState::Challenge;
+                Ok(Step::Wait)
+            }
+            b"snok" => Err(HandshakeError::Simultaneous),
+            b"snot_allowed" => Err(HandshakeError::NotAllowed),
+            b"salive" => {
+                self.state = DialState::AliveAsked;
+                Ok(Step::Alive)
+            }
+            _ => Err(HandshakeError::Malformed("status")),
+        }
+    }
+
+    fn on_challenge(&mut self, mut message: &[u8]) -> Result<Step, HandshakeError> {
+        let malformed = || HandshakeError::Malformed("challenge");
+        match take(&mut message).ok_or_else(malformed)? {
+            [b'N'] => {}
+            [b'n'] => return Err(HandshakeError::TooOld),
+            _ => return Err(malformed()),
+        }
+        let offered = u64::from_be_bytes(take(&mut message).ok_or_else(malformed)?);
+        let theirs = u32::from_be_bytes(take(&mut message).ok_or_else(malformed)?);
+        let creation = u32::from_be_bytes(take(&mut message).ok_or_else(malformed)?);
+        let text = take_name(&mut message).ok_or_else(malformed)?;
+        if text != self.expected.as_str() {
+            return Err(HandshakeError::WrongNode {
+                expected: self.expected.as_str().to_owned(),
+                found: text.chars().take(255).collect(),
+            });
+        }
+        let peer = peer(&self.local, text, offered, creation)?;
+        let mut reply = vec![b'r'];
+        reply.put_u32(self.challenge);
+        reply.put_slice(&digest(&self.local.cookie, theirs));
+        self.state = DialState::Ack(peer);
+        Ok(Step::Send(vec![reply]))
+    }
+
+    fn on_ack(&mut self, message: &[u8], peer: Peer) -> Result<Step, HandshakeError> {
+        let Some((b'a', theirs)) = message.split_first() else {
+            return Err(HandshakeError::Malformed("challenge ack"));
+        };
+        if !same(theirs, &digest(&self.local.cookie, self.challenge)) {
+            return Err(HandshakeError::WrongCookie);
+        }
+        Ok(Step::Done(Vec::new(), peer))
+    }
+}
+
+/// What the accepting side makes of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Go on.
+    Ok,
+    /// Go on; our own attempt to reach that node is given up.
+    OkSimultaneous,
+    /// Our own attempt to reach that node goes first.
+    Nok,
+    /// There is a connection to that node: does it want to replace it?
+    Alive,
+    /// Not now.
+    NotAllowed,
+}
+
+#[derive(Debug)]
+enum AcceptState {
+    Name,
+    Named(Peer),
+    AliveAsked(Peer),
+    Reply(Peer),
+    Over,
+}
+
+/// The side that was connected to.
+#[derive(Debug)]
+pub struct Acceptor {
+    local: Local,
+    challenge: u32,
+    state: AcceptState,
+}
+
+impl Acceptor {
+    /// A handshake with whoever has connected. `challenge` must be unpredictable.
+    pub fn new(local: Local, challenge: u32) -> Self {
+        Self { local, challenge, state: AcceptState::Name }
+    }
+
+    /// The peer as far as it has introduced itself; not to be believed before
+    /// [`Step::Done`].
+    pub fn peer(&self) -> Option<&Peer> {
+        match &self.state {
+            AcceptState::Named(peer) | AcceptState::AliveAsked(peer) | AcceptState::Reply(peer) => {
+                Some(peer)
+            }
+            AcceptState::Name | AcceptState::Over => None,
+        }
+    }
+
+    /// Takes the next message of the peer. No message may be given after an error
+    /// or [`Step::Done`].
+    pub fn handle(&mut self, message: &[u8]) -> Result<Step, HandshakeError> {
+        match std::mem::replace(&mut self.state, AcceptState::Over) {
+            AcceptState::Name => self.on_name(message),
+            AcceptState::AliveAsked(peer) => match message {
+                b"strue" => Ok(Step::Send(vec![self.challenge_to(peer)])),
+                b"sfalse" => Err(HandshakeError::Declined),
+                _ => Err(HandshakeError::Malformed("answer to alive")),
+            },
+            AcceptState::Reply(peer) => self.on_reply(message, peer),
+            AcceptState::Named(_) | AcceptState::Over => Err(HandshakeError::Malformed("order")),
+        }
+    }
+
+    /// Answers [`Step::Named`]: gives the messages to send and whether the
+    /// handshake goes on after them.
+    pub fn status(&mut self, status: Status) -> (Vec<Vec<u8>>, Result<(), HandshakeError>) {
+        let AcceptState::Named(peer) = std::mem::replace(&mut self.state, AcceptState::Over) else {
+            return (Vec::new(), Err(HandshakeError::Malformed("order")));
+        };
+        match status {
+            Status::Ok => (vec![b"sok".to_vec(), self.challenge_to(peer)], Ok(())),
+            Status::OkSimultaneous => {
+                (vec![b"sok_simultaneous".to_vec(), self.challenge_to(peer)], Ok(()))
+            }
+            Status::Nok => (vec![b"snok".to_vec()], Err(HandshakeError::Simultaneous)),
+            Status::NotAllowed => {
+                (vec![b"snot_allowed".to_vec()], Err(HandshakeError::TooManyConnections))
+            }
+            Status::Alive => {
+                self.state = AcceptState::AliveAsked(peer);
+                (vec![b"salive".to_vec()], Ok(()))
+            }
+        }
+    }
+
+    /// What it means that the peer closed the socket now.
+    pub fn closed(&self) -> HandshakeError {
+        match self.state {
+            AcceptState::Name => HandshakeError::Closed("a name"),
+            AcceptState::AliveAsked(_) => HandshakeError::Closed("an answer to alive"),
+            _ => HandshakeError::Closed("a challenge reply"),
+        }
+    }
+
+    fn on_name(&mut self, mut message: &[u8]) -> Result<Step, HandshakeError> {
+        let malformed = || HandshakeError::Malformed("name");
+        match take(&mut message).ok_or_else(malformed)? {
+            [b'N'] => {}
+            [b'n'] => return Err(HandshakeError::TooOld),
+            _ => return Err(malformed()),
+        }
+        let offered = u64::from_be_bytes(take(&mut message).ok_or_else(malformed)?);
+        let creation = u32::from_be_bytes(take(&mut message).ok_or_else(malformed)?);
+        let text = take_name(&mut message).ok_or_else(malformed)?;
+        self.state = AcceptState::Named(peer(&self.local, text, offered, creation)?);
+        Ok(Step::Named)
+    }
+
+    fn challenge_to(&mut self, peer: Peer) -> Vec<u8> {
+        let mut message = vec![b'N'];
+        message.put_u64(flags::OFFERED);
+        message.put_u32(self.challenge);
+        message.put_u32(self.local.creation);
+        put_name(&mut message, &self.local);
+        self.state = AcceptState::Reply(peer);
+        message
+    }
+
+    fn on_reply(&mut self, message: &[u8], peer: Peer) -> Result<Step, HandshakeError> {
+        let mut rest = message;
+        let malformed = || HandshakeError::Malformed("challenge reply");
+        if take(&mut rest) != Some([b'r']) {
+            return Err(malformed());
+        }
+        let theirs = u32::from_be_bytes(take(&mut rest).ok_or_else(malformed)?);
+        if !same(rest, &digest(&self.local.cookie, self.challenge)) {
+            return Err(HandshakeError::WrongCookie);
+        }
+        let mut ack = vec![b'a'];
+        ack.put_slice(&digest(&self.local.cookie, theirs));
+        Ok(Step::Done(vec![ack], peer))
+    }
+}
+
+#[cfg(test)]
+mod tests;

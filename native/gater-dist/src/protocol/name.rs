@@ -1,0 +1,31 @@
+//! Node names.
+
+/// The name and host parts of `node`, if it is a node name: `name@host`, at most
+/// 255 characters; the name of letters, digits, `_` and `-` as OTP demands, the
+/// host of printable ASCII without space.
+pub fn split(node: &str) -> Option<(&str, &str)> {
+    if node.len() > 255 {
+        return None;
+    }
+    let (name, host) = node.split_once('@')?;
+    let name_is_good = !name.is_empty()
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+    let host_is_good =
+        !host.is_empty() && host.bytes().all(|b| b.is_ascii_graphic() && b != b'@' && b != b'\'');
+    (name_is_good && host_is_good).then_some((name, host))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split;
+
+    #[test]
+    fn names_are_judged_as_otp_does() {
+        assert_eq!(split("a@b"), Some(("a", "b")));
+        assert_eq!(split("x-1_Y@127.0.0.1"), Some(("x-1_Y", "127.0.0.1")));
+        for bad in ["", "a", "@b", "a@", "a@b@c", "a b@c", "a@b c", "ä@b", "a@b\n", "a'@b"] {
+            assert_eq!(split(bad), None, "{bad:?}");
+        }
+        assert_eq!(split(&format!("{}@b", "a".repeat(254))), None);
+    }
+}
