@@ -1,0 +1,207 @@
+//! A running gateway: the parts, put together, started and stopped.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gater_core::etf::{Atom, Pid, encode};
+use gater_core::registry::Change;
+use gater_dist::{Node, Settings};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock;
+use crate::config::Config;
+use crate::directory::Directory;
+use crate::peers::{Interest, Peers};
+use crate::replica::Replica;
+use crate::router::Router;
+use crate::secret::Secret;
+use crate::service::channel::Channel;
+use crate::service::registry::Registry;
+use crate::service::session::Sessions;
+use crate::telemetry::{Event, Telemetry};
+
+/// How long a start waits for the nodes of restored workers before it says ready.
+const REJOIN_WITHIN: Duration = Duration::from_secs(2);
+/// How often nodes that stay away are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// A gateway that serves.
+pub struct Gateway {
+    node: Node,
+    replica: Arc<Replica>,
+    stop: CancellationToken,
+}
+
+/// Why a gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The registry's data could not be opened.
+    #[error("cannot open the registry")]
+    Registry(#[from] crate::replica::OpenError),
+    /// The distribution node could not be started.
+    #[error("cannot start the node")]
+    Node(#[from] gater_dist::StartError),
+    /// A name in the configuration is no atom.
+    #[error("{0:?} is not a node name")]
+    Name(String),
+}
+
+impl Gateway {
+    /// Restores the registry, starts the node and reconnects to the nodes of
+    /// restored workers. When this returns, the gateway serves.
+    pub async fn start(config: &Config) -> Result<Self, StartError> {
+        let own_name = atom(&config.name)?;
+        let peers = Arc::new(Peers::new(config.max_nodes));
+        let directory = Arc::new(Directory::default());
+        let telemetry = Arc::new(Telemetry::default());
+        let secret =
+            Arc::new(Secret::new(config.secret_bytes(), config.message_ttl.as_secs()));
+
+        let follow = Follower {
+            peers: peers.clone(),
+            directory: directory.clone(),
+            telemetry: telemetry.clone(),
+        };
+        let replica = Replica::open(
+            &config.data_dir,
+            Box::new(move |changes: &[Change]| {
+                for change in changes {
+                    follow.changed(change);
+                }
+            }),
+        )
+        .await?;
+        let replica = Arc::new(replica);
+
+        let channels: Vec<_> = config
+            .channels
+            .iter()
+            .map(|(name, policy)| Arc::new(Channel::new(name, policy.clone())))
+            .collect();
+        let sessions = Sessions::new(
+            own_name.clone(),
+            directory.clone(),
+            peers.clone(),
+            telemetry.clone(),
+            secret.clone(),
+            channels.clone(),
+        );
+        let registry =
+            Registry::new(replica.clone(), directory.clone(), peers.clone(), own_name.clone());
+        let router = Arc::new(Router {
+            peers: peers.clone(),
+            directory,
+            registry,
+            sessions,
+            telemetry,
+            secret,
+            channels: channels.into_iter().map(|c| (c.name().to_owned(), c)).collect(),
+        });
+
+        let node = Node::start(settings(config), router.clone()).await?;
+        peers.attach(node.clone());
+        for name in &config.join {
+            node.keep(&atom(name)?);
+        }
+        rejoin(&peers).await;
+
+        let stop = CancellationToken::new();
+        tokio::spawn(sweep(router, config.lost_grace, stop.clone()));
+        Ok(Self { node, replica, stop })
+    }
+
+    /// The name of the node.
+    pub fn name(&self) -> &Atom {
+        self.node.name()
+    }
+
+    /// The port connections are accepted on.
+    pub fn port(&self) -> u16 {
+        self.node.port()
+    }
+
+    /// Takes no new work, writes out what is queued for at most `deadline`, and stops.
+    pub async fn drain(self, deadline: Duration) {
+        self.stop.cancel();
+        self.node.shutdown(deadline).await;
+        self.replica.shutdown().await;
+    }
+}
+
+/// Carries the changes of the replicated registry to the parts that follow it.
+struct Follower {
+    peers: Arc<Peers>,
+    directory: Arc<Directory>,
+    telemetry: Arc<Telemetry>,
+}
+
+impl Follower {
+    fn changed(&self, change: &Change) {
+        match change {
+            Change::Registered { store, pid, epoch } => {
+                let peer = self.peers.known(pid);
+                self.directory.registered(store, *epoch, &peer, pid.into());
+                self.peers.watch(&peer, pid.into(), Interest::Worker);
+                self.tell(Event::WorkerRegistered, store, pid);
+            }
+            Change::Unregistered { store, pid, epoch } => {
+                self.directory.unregistered(store, *epoch);
+                if let Some(peer) = self.peers.find(pid) {
+                    self.peers.unwatch(&peer, pid.into(), Interest::Worker);
+                }
+                self.tell(Event::WorkerUnregistered, store, pid);
+            }
+        }
+    }
+
+    fn tell(&self, event: Event, store: &Atom, pid: &Pid) {
+        self.telemetry.emit(event, |out| {
+            let with_node = event == Event::WorkerRegistered;
+            encode::map(out, 1);
+            encode::atom(out, "system_time");
+            encode::uint(out, clock::unix_millis());
+            encode::map(out, if with_node { 3 } else { 2 });
+            encode::atom(out, "store_id");
+            encode::atom(out, store.as_str());
+            encode::atom(out, "pid");
+            encode::pid(out, pid);
+            if with_node {
+                encode::atom(out, "node");
+                encode::atom(out, pid.node.as_str());
+            }
+        });
+    }
+}
+
+fn atom(name: &str) -> Result<Atom, StartError> {
+    Atom::new(name).map_err(|_| StartError::Name(name.to_owned()))
+}
+
+fn settings(config: &Config) -> Settings {
+    let mut settings = Settings::new(config.name.clone(), config.cookie.clone());
+    settings.listen = config.listen;
+    settings
+}
+
+/// Waits until every node with restored workers is connected, for a while:
+/// the first look-up after a restart shall find what the last one before it found.
+async fn rejoin(peers: &Peers) {
+    let started = Instant::now();
+    while !peers.all_online() && started.elapsed() < REJOIN_WITHIN {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Gives up nodes that nobody has reached for the grace time.
+async fn sweep(router: Arc<Router>, lost_grace: Duration, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        for peer in router.peers.take_lost(lost_grace) {
+            router.gone(&peer);
+        }
+    }
+}

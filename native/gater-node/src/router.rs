@@ -1,0 +1,240 @@
+//! From what a connection reports to the service it concerns. The router holds
+//! no state but the table of registered names.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gater_core::channel::{Lane, LocalPid, Topic};
+use gater_core::etf::{Atom, Pid, Reader, encode};
+use gater_dist::gen_server::{self, From, Request};
+use gater_dist::{Connection, DialError, DownReason, Events, Message, Target};
+use rustc_hash::FxHashMap;
+
+use crate::clock;
+use crate::directory::Directory;
+use crate::peers::{PeerRef, Peers};
+use crate::secret::Secret;
+use crate::service::channel::{self, Channel};
+use crate::service::registry::Registry;
+use crate::service::session::Sessions;
+use crate::service::{OK, error, error_with, unknown_request};
+use crate::telemetry::{Event, Telemetry};
+
+/// The registered name of the registry.
+pub const REGISTRY: &str = "esdb_gater_worker_registry";
+/// The registered name of the session service.
+pub const SESSION: &str = "esdb_gater_session";
+
+/// The parts a router hands events to.
+pub struct Router {
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) registry: Registry,
+    pub(crate) sessions: Sessions,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) secret: Arc<Secret>,
+    pub(crate) channels: FxHashMap<String, Arc<Channel>>,
+}
+
+impl Router {
+    /// An incarnation of a node is gone for good: nothing of it stays.
+    pub fn gone(&self, peer: &PeerRef) {
+        tracing::info!(node = %peer.node(), creation = peer.creation(), "the node's processes are gone");
+        for channel in self.channels.values() {
+            channel.remove_peer(peer);
+        }
+        self.sessions.peer_gone(peer);
+        self.registry.purge(peer.node().clone(), peer.creation());
+    }
+
+    fn request(&self, caller: &Arc<Connection>, name: &str, request: Request) {
+        match (name, request) {
+            (REGISTRY, Request::Call { from, request }) => {
+                self.registry.call(caller, from, &request);
+            }
+            (REGISTRY, Request::Cast(request)) => self.registry.cast(caller, &request),
+            (SESSION, Request::Call { from, request }) => {
+                self.sessions.call(caller, from, &request);
+            }
+            (name, request) => match (self.channels.get(name), request) {
+                (Some(channel), Request::Call { from, request }) => {
+                    self.channel_call(channel, caller, &from, &request);
+                }
+                (Some(channel), Request::Cast(request)) => {
+                    // A cast has nobody to tell the outcome to.
+                    let _ = self.channel_operation(channel, &request);
+                }
+                _ => tracing::debug!(peer = %caller.peer().name, name, "message ignored"),
+            },
+        }
+    }
+
+    fn channel_call(
+        &self,
+        channel: &Arc<Channel>,
+        caller: &Connection,
+        from: &From,
+        request: &Bytes,
+    ) {
+        match self.channel_operation(channel, request) {
+            Ok(Done::Nothing) => caller.reply(from, OK),
+            Ok(Done::Subscribed { topic, peer, local }) => {
+                caller.reply(from, OK);
+                channel.replay(&topic, &peer, local);
+            }
+            Ok(Done::Answer(answer)) => caller.reply(from, &answer),
+            Err(answer) => caller.reply(from, &answer),
+        }
+    }
+
+    /// Carries out one request to a channel; the error is the encoded answer.
+    fn channel_operation(&self, channel: &Channel, request: &Bytes) -> Result<Done, Vec<u8>> {
+        let mut reader = Reader::new(request);
+        let unknown = || unknown_request(request);
+        let arity = reader.tuple().map_err(|_| unknown())?;
+        let name = reader.atom().map_err(|_| unknown())?;
+        let known = matches!(
+            (&*name, arity),
+            ("publish" | "subscribe" | "unsubscribe", 3) | ("get_subscribers", 2)
+        );
+        if !known {
+            return Err(unknown());
+        }
+        let topic = channel::topic(&mut reader)
+            .map_err(|reason| error_with("bad_topic", |out| encode::atom(out, reason)))?;
+        match &*name {
+            "publish" => {
+                let message = request.slice_ref(reader.rest());
+                self.publish(channel, &topic, &message)?;
+                Ok(Done::Nothing)
+            }
+            "get_subscribers" => {
+                let pids = channel.subscribers(topic.as_bytes());
+                let mut out = Vec::with_capacity(pids.len() * 40 + 8);
+                encode::list(&mut out, pids.len(), |out, index| encode::pid(out, &pids[index]));
+                Ok(Done::Answer(out))
+            }
+            subscription => {
+                let pid = reader.pid().map_err(|_| error("badarg"))?;
+                let local = LocalPid::from(&pid);
+                if subscription == "unsubscribe" {
+                    if let Some(peer) = self.peers.find(&pid) {
+                        channel.unsubscribe(&self.peers, topic.as_bytes(), &peer, local);
+                    }
+                    return Ok(Done::Nothing);
+                }
+                let peer = self.peers.of(&pid).map_err(|_| error("overloaded"))?;
+                channel.subscribe(&self.peers, &topic, &peer, local);
+                Ok(Done::Subscribed { topic: topic.as_bytes().into(), peer, local })
+            }
+        }
+    }
+
+    fn publish(
+        &self,
+        channel: &Channel,
+        topic: &Topic,
+        message: &Bytes,
+    ) -> Result<(), Vec<u8>> {
+        let recipients = channel
+            .publish(&self.secret, topic, message)
+            .map_err(|refusal| error(refusal.as_atom()))?;
+        self.telemetry.emit(Event::Broadcast, |out| {
+            encode::map(out, 1);
+            encode::atom(out, "recipient_count");
+            encode::uint(out, recipients as u64);
+            encode::map(out, 2);
+            encode::atom(out, "channel");
+            encode::atom(out, channel.name());
+            encode::atom(out, "topic");
+            encode::binary(out, topic.as_bytes());
+        });
+        Ok(())
+    }
+
+    fn node_event(&self, event: Event, node: &Atom) {
+        self.telemetry.emit(event, |out| {
+            encode::map(out, 1);
+            encode::atom(out, "system_time");
+            encode::uint(out, clock::unix_millis());
+            encode::map(out, 2);
+            encode::atom(out, "node");
+            encode::atom(out, node.as_str());
+            encode::atom(out, "member_count");
+            encode::uint(out, self.peers.online_count() as u64);
+        });
+    }
+}
+
+/// What a request to a channel came to.
+enum Done {
+    Nothing,
+    Subscribed { topic: Box<[u8]>, peer: PeerRef, local: LocalPid },
+    Answer(Vec<u8>),
+}
+
+impl Events for Router {
+    fn knows(&self, name: &str) -> bool {
+        name == REGISTRY || name == SESSION || self.channels.contains_key(name)
+    }
+
+    fn up(&self, connection: &Arc<Connection>) {
+        let joined = self.peers.joined(connection);
+        for peer in &joined.replaced {
+            self.directory.down(peer);
+            self.gone(peer);
+        }
+        self.directory.up(&joined.peer);
+        self.node_event(Event::NodeUp, joined.peer.node());
+    }
+
+    fn down(&self, connection: &Arc<Connection>, _reason: &DownReason) {
+        if let Some(peer) = self.peers.left(connection) {
+            self.directory.down(&peer);
+            self.node_event(Event::NodeDown, peer.node());
+        }
+    }
+
+    fn message(&self, caller: &Arc<Connection>, message: Message<'_>) {
+        // No process of the gateway takes messages by pid.
+        if let Target::Name(name) = message.to {
+            self.request(caller, name, gen_server::parse(&message.payload));
+        }
+    }
+
+    fn exited(&self, _connection: &Arc<Connection>, pid: &Pid, _reason: Bytes) {
+        let Some(peer) = self.peers.find(pid) else { return };
+        let local = LocalPid::from(pid);
+        let interests = peer.take(local);
+        if interests.subscriber > 0 {
+            for channel in self.channels.values() {
+                channel.remove_process(&peer, local);
+            }
+        }
+        if interests.session > 0 {
+            self.sessions.ended(&peer, local);
+        }
+        if interests.worker > 0 {
+            self.registry.exited(pid.clone());
+        }
+    }
+
+    fn unreachable(&self, node: &Atom, error: &DialError) {
+        tracing::info!(%node, %error, "node not reached");
+    }
+
+    fn dropped(&self, connection: &Arc<Connection>, lane: Lane, messages: u32, _bytes: usize) {
+        self.telemetry.emit(Event::Dropped, |out| {
+            encode::map(out, 1);
+            encode::atom(out, "count");
+            encode::uint(out, messages.into());
+            encode::map(out, 3);
+            encode::atom(out, "lane");
+            encode::atom(out, lane.name());
+            encode::atom(out, "node");
+            encode::atom(out, connection.peer().name.as_str());
+            encode::atom(out, "reason");
+            encode::atom(out, "queue_full");
+        });
+    }
+}
