@@ -4,7 +4,9 @@
 //! `[alias|Ref]`, `[[alias|Ref]|_]` or any other term, and `{'$gen_cast', Message}`.
 
 use bytes::Bytes;
-use gater_core::etf::{Pid, Reference};
+use gater_core::etf::{Atom, Pid, Reference};
+
+use crate::protocol::scan;
 
 /// A message to a registered name, seen as a `gen_server` would see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +35,97 @@ pub struct From {
     pub alias: Option<Reference>,
 }
 
-/// Sorts `payload` into calls, casts and other messages.
+/// Sorts `payload`, a valid term, into calls, casts and other messages. Requests
+/// are slices of `payload`; the tag of a caller is a copy.
 pub fn parse(payload: &Bytes) -> Request {
-    Request::Other(payload.clone())
+    sort(payload).unwrap_or_else(|| Request::Other(payload.clone()))
+}
+
+fn sort(payload: &Bytes) -> Option<Request> {
+    match payload.get(..2)? {
+        [104, 2] => {
+            let message = atom_is(payload.get(2..)?, "$gen_cast")?;
+            Some(Request::Cast(payload.slice_ref(message)))
+        }
+        [104, 3] => {
+            let from = atom_is(payload.get(2..)?, "$gen_call")?.strip_prefix(&[104, 2])?;
+            let (pid, rest) = read_pid(from)?;
+            let (tag, request) = rest.split_at_checked(scan::term(rest).ok()?)?;
+            let from = From { pid, tag: Bytes::copy_from_slice(tag), alias: alias(tag) };
+            Some(Request::Call { from, request: payload.slice_ref(request) })
+        }
+        _ => None,
+    }
+}
+
+/// What follows the atom `text`, if `term` starts with it.
+fn atom_is<'a>(term: &'a [u8], text: &str) -> Option<&'a [u8]> {
+    let (found, rest) = read_atom(term)?;
+    (found == text.as_bytes()).then_some(rest)
+}
+
+fn read_atom(term: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (tag, rest) = term.split_first()?;
+    match tag {
+        119 | 115 => {
+            let (len, rest) = rest.split_first()?;
+            rest.split_at_checked(usize::from(*len))
+        }
+        118 | 100 => {
+            let (len, rest) = rest.split_first_chunk()?;
+            rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))
+        }
+        _ => None,
+    }
+}
+
+fn read_u32(input: &[u8]) -> Option<(u32, &[u8])> {
+    let (head, rest) = input.split_first_chunk()?;
+    Some((u32::from_be_bytes(*head), rest))
+}
+
+fn node(text: &[u8]) -> Option<Atom> {
+    Atom::new(std::str::from_utf8(text).ok()?).ok()
+}
+
+fn read_pid(term: &[u8]) -> Option<(Pid, &[u8])> {
+    let (tag, rest) = term.split_first()?;
+    let (text, rest) = read_atom(rest)?;
+    let (id, rest) = read_u32(rest)?;
+    let (serial, rest) = read_u32(rest)?;
+    let (creation, rest) = match tag {
+        88 => read_u32(rest)?,
+        103 => rest.split_first().map(|(creation, rest)| (u32::from(*creation), rest))?,
+        _ => return None,
+    };
+    Some((Pid { node: node(text)?, id, serial, creation }, rest))
+}
+
+pub(crate) fn read_reference(term: &[u8]) -> Option<Reference> {
+    let (tag, rest) = term.split_first()?;
+    let (count, rest) = rest.split_first_chunk()?;
+    let (text, rest) = read_atom(rest)?;
+    let (creation, rest) = match tag {
+        90 => read_u32(rest)?,
+        114 => rest.split_first().map(|(creation, rest)| (u32::from(*creation), rest))?,
+        _ => return None,
+    };
+    let count = usize::from(u16::from_be_bytes(*count));
+    if count > Reference::MAX_WORDS {
+        return None;
+    }
+    let mut words = [0; Reference::MAX_WORDS];
+    let mut rest = rest;
+    for word in words.iter_mut().take(count) {
+        (*word, rest) = read_u32(rest)?;
+    }
+    Reference::new(node(text)?, creation, words.get(..count)?)
+}
+
+/// The alias in `[alias|Ref]` or `[[alias|Ref]|_]`.
+fn alias(tag: &[u8]) -> Option<Reference> {
+    const ONE_ELEMENT: &[u8] = &[108, 0, 0, 0, 1];
+    let inner = tag.strip_prefix(ONE_ELEMENT)?;
+    let inner = inner.strip_prefix(ONE_ELEMENT).unwrap_or(inner);
+    read_reference(atom_is(inner, "alias")?)
 }

@@ -1,5 +1,15 @@
 //! Erlang's external term format, read in place.
+//!
+//! Terms are byte slices without the version byte 131, as the distribution
+//! protocol carries their parts. A term that came from outside goes through a
+//! [`Scanner`] first; [`Reader`] takes it apart, [`encode`] writes new ones.
 
+pub mod encode;
+mod read;
+mod scan;
+pub mod tag;
 mod types;
 
+pub use read::{ReadError, Reader};
+pub use scan::{Limits, ScanError, Scanner};
 pub use types::{Atom, AtomError, Pid, Reference};

@@ -2,8 +2,12 @@
 //!
 //! Source: "Erlang Distribution Protocol", ERTS User's Guide, OTP 25 to 29.
 
+pub mod control;
+pub mod encode;
 pub mod flags;
 pub mod fragment;
 pub mod frame;
 pub mod handshake;
 pub mod name;
+pub mod scan;
+pub mod session;

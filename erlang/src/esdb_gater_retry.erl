@@ -1,0 +1,284 @@
+%%% @doc Retry with exponential backoff and jitter.
+%%%
+%%% Delay before retry `k' (from 0): `base_delay_ms * 2^k' plus 0 to 25 percent of it, never
+%%% above `max_delay_ms'. Where the doubled delay has reached the maximum the jitter goes
+%%% downwards instead, 75 to 100 percent of the maximum, so that many callers that failed
+%%% together do not come back together.
+%%%
+%%% What a call gave decides what happens next:
+%%% <ul>
+%%% <li>`{ok, R}' is the result, `ok' becomes `{ok, ok}', any other term `T' becomes
+%%%     `{ok, T}'; an `ok' around an `ok' is taken off.</li>
+%%% <li>`{error, R}' is retried, unless `R' says that no repetition can help
+%%%     (see {@link retryable/1}).</li>
+%%% <li>An exit is a failure: `noproc' becomes `worker_down', `nodedown' and `noconnection'
+%%%     become `node_down', a timeout `timeout', any other reason `{worker_exit, Reason}'.</li>
+%%% <li>An exception of class `error' is a bug of the caller and is raised as it is, and so
+%%%     is a `throw'.</li>
+%%% </ul>
+%%% After the last failure the result is `{error, {retries_exhausted, Reason}}'.
+%%% @end
+-module(esdb_gater_retry).
+
+-include("../include/esdb_gater.hrl").
+-include("../include/esdb_gater_telemetry.hrl").
+
+-export([with_retry/2, with_retry/3, new_config/1, new_config/3, default_config/0,
+         calculate_delay/2]).
+%% for esdb_gater_api
+-export([invoke/1, invoke/2, continue/6, retryable/1, ambiguous/1, started/1, to_config/1]).
+
+-export_type([config/0, result/0]).
+
+-type config() :: #retry_config{}.
+%% Values of a configuration, see {@link new_config/1} and {@link new_config/3}.
+-type result() :: {ok, term()} | {error, term()}.
+%% What an operation ends with.
+-type started() :: integer() | undefined.
+%% Monotonic milliseconds of the first call; only kept where there is a deadline.
+
+%% Doubling stops counting here: 2^62 ms is longer than any maximum in use, and the shift
+%% must not build a big number out of a large attempt count.
+-define(MAX_EXPONENT, 62).
+
+%% @doc As {@link with_retry/3} with {@link default_config/0}.
+-spec with_retry(StoreId :: term(), fun(() -> term())) -> result().
+with_retry(StoreId, Fun) ->
+    with_retry(StoreId, Fun, default_config()).
+
+%% @doc Calls `Fun' in the calling process until it succeeds or `Config' says to give up.
+%% `StoreId' only names the operation in telemetry events.
+-spec with_retry(StoreId :: term(), fun(() -> term()), config() | map()) -> result().
+with_retry(StoreId, Fun, Config0) when is_function(Fun, 0) ->
+    Config = to_config(Config0),
+    Started = started(Config),
+    case invoke(Fun) of
+        {ok, _} = Ok ->
+            Ok;
+        {error, Reason} ->
+            Again = fun(State, _Reason) -> {invoke(Fun), State} end,
+            continue(StoreId, Again, [], Reason, Config, Started)
+    end.
+
+%% @doc A configuration from base delay and maximum delay in milliseconds and the number of
+%% calls in all (`max_attempts', at least 1).
+%% @throws badarg
+-spec new_config(non_neg_integer(), non_neg_integer(), pos_integer()) -> config().
+new_config(BaseDelayMs, MaxDelayMs, MaxAttempts) ->
+    new_config(#{base_delay_ms => BaseDelayMs, max_delay_ms => MaxDelayMs,
+                 max_attempts => MaxAttempts}).
+
+%% @doc A configuration from a map; what is left out is as in {@link default_config/0}.
+%%
+%% Keys: `base_delay_ms', `max_delay_ms' (not below the base), `max_attempts' (all calls) or
+%% `max_retries' (without the first), `ambiguous' (`retry' | `return'), `deadline_ms'
+%% (no retry is begun later than this after the first call; `infinity'), `prefer'
+%% (`any' | `local'). An unknown key or a bad value raises `badarg'.
+%% @throws badarg
+-spec new_config(map()) -> config().
+new_config(Map) when is_map(Map) ->
+    try
+        checked(maps:fold(fun put_key/3, defaults(), Map))
+    catch
+        throw:badarg -> erlang:error(badarg, [Map])
+    end;
+new_config(Other) ->
+    erlang:error(badarg, [Other]).
+
+%% @doc The configuration of the application environment's key `retry', or 100 ms, 5 s and
+%% 5 calls where it says nothing.
+-spec default_config() -> config().
+default_config() ->
+    try
+        checked(defaults())
+    catch
+        throw:badarg -> erlang:error(badarg, [])
+    end.
+
+%% @doc The delay in milliseconds before retry `Attempt' (from 0): the doubled base delay plus
+%% up to a quarter of it, at most `max_delay_ms', and exactly that once the doubled delay has
+%% reached it. (The delays that {@link with_retry/3} waits there are a random 75 to 100
+%% percent of the maximum.)
+-spec calculate_delay(Attempt :: non_neg_integer(), config()) -> non_neg_integer().
+calculate_delay(Attempt, Config) when is_integer(Attempt), Attempt >= 0 ->
+    #retry_config{base_delay_ms = Base, max_delay_ms = Max} = to_config(Config),
+    case doubled(Base, Attempt) of
+        Raw when Raw >= Max -> Max;
+        Raw -> min(Max, Raw + below(Raw div 4))
+    end.
+
+%% @private Calls `Fun' and brings what it gives into one of two shapes.
+-spec invoke(fun(() -> term())) -> result().
+invoke(Fun) ->
+    try Fun() of
+        Result -> shape(Result)
+    catch
+        exit:Reason -> {error, exit_reason(Reason)}
+    end.
+
+%% @private As {@link invoke/1} with one argument, the chosen worker.
+-spec invoke(fun((pid()) -> term()), pid()) -> result().
+invoke(Fun, Worker) ->
+    try Fun(Worker) of
+        Result -> shape(Result)
+    catch
+        exit:Reason -> {error, exit_reason(Reason)}
+    end.
+
+%% @private After a first failure for `Reason': wait, call `Again(State, Reason)', and so on.
+-spec continue(term(), fun((State, term()) -> {result(), State}), State, term(), config(),
+               started()) -> result().
+continue(StoreId, Again, State, Reason, Config, Started) ->
+    retry(StoreId, Again, State, Reason, Config, Started, 0).
+
+%% @private The time to count a deadline from.
+-spec started(config()) -> started().
+started(#retry_config{deadline_ms = infinity}) -> undefined;
+started(#retry_config{}) -> erlang:monotonic_time(millisecond).
+
+retry(StoreId, Again, State, Reason, Config, Started, Retries) ->
+    case verdict(Reason, Config) of
+        return ->
+            {error, Reason};
+        retry when Retries >= Config#retry_config.max_retries ->
+            exhausted(StoreId, Reason, Retries);
+        retry ->
+            Delay = jittered_delay(Retries, Config),
+            case in_time(Delay, Config, Started) of
+                false ->
+                    exhausted(StoreId, Reason, Retries);
+                true ->
+                    emit_attempt(StoreId, Reason, Delay, Retries + 1),
+                    timer:sleep(Delay),
+                    case Again(State, Reason) of
+                        {{ok, _} = Ok, _} ->
+                            Ok;
+                        {{error, Next}, State1} ->
+                            retry(StoreId, Again, State1, Next, Config, Started, Retries + 1)
+                    end
+            end
+    end.
+
+verdict(Reason, #retry_config{ambiguous = Ambiguous}) ->
+    case retryable(Reason) of
+        false -> return;
+        true when Ambiguous =:= retry -> retry;
+        true ->
+            case ambiguous(Reason) of
+                true -> return;
+                false -> retry
+            end
+    end.
+
+%% @doc Whether repeating an operation that failed for this reason can help. What it names
+%% does not exist, or what it asks for contradicts the state of the store: then it cannot.
+-spec retryable(term()) -> boolean().
+retryable({stream_not_found, _}) -> false;
+retryable({wrong_expected_version, _}) -> false;
+retryable({wrong_expected_version, _, _}) -> false;
+retryable(not_found) -> false;
+retryable({invalid_stream_id, _, _}) -> false;
+retryable({invalid_filter, _}) -> false;
+retryable({subscription_not_found, _}) -> false;
+retryable({no_snapshot, _}) -> false;
+retryable({context_changed, _}) -> false;
+retryable(unknown_request) -> false;
+retryable(_) -> true.
+
+%% @doc Whether an operation that failed for this reason may have been carried out all the
+%% same: it was sent, and no answer came back.
+-spec ambiguous(term()) -> boolean().
+ambiguous(timeout) -> true;
+ambiguous({timeout, _}) -> true;
+ambiguous(node_down) -> true;
+ambiguous({worker_exit, _}) -> true;
+ambiguous(_) -> false.
+
+exhausted(StoreId, Reason, Retries) ->
+    case esdb_gater_telemetry:enabled() of
+        false -> ok;
+        true -> esdb_gater_telemetry:emit(?GATER_RETRY_EXHAUSTED,
+                                          #{total_attempts => Retries + 1},
+                                          #{store_id => StoreId, reason => Reason})
+    end,
+    {error, {retries_exhausted, Reason}}.
+
+emit_attempt(StoreId, Reason, Delay, Attempt) ->
+    case esdb_gater_telemetry:enabled() of
+        false -> ok;
+        true -> esdb_gater_telemetry:emit(?GATER_RETRY_ATTEMPT,
+                                          #{delay_ms => Delay, attempt => Attempt},
+                                          #{store_id => StoreId, reason => Reason})
+    end.
+
+%% A retry that would only begin after the deadline is not worth waiting for.
+in_time(_Delay, #retry_config{deadline_ms = infinity}, _Started) -> true;
+in_time(Delay, #retry_config{deadline_ms = Deadline}, Started) ->
+    erlang:monotonic_time(millisecond) + Delay - Started =< Deadline.
+
+jittered_delay(Retries, #retry_config{base_delay_ms = Base, max_delay_ms = Max} = Config) ->
+    case doubled(Base, Retries) of
+        Raw when Raw >= Max -> Max - below(Max div 4);
+        _ -> calculate_delay(Retries, Config)
+    end.
+
+doubled(Base, Attempt) -> Base bsl min(Attempt, ?MAX_EXPONENT).
+
+%% A random integer from 0 to N.
+below(0) -> 0;
+below(N) -> rand:uniform(N + 1) - 1.
+
+shape({ok, {ok, _} = Nested}) -> shape(Nested);
+shape({ok, _} = Ok) -> Ok;
+shape({error, _} = Error) -> Error;
+shape(Other) -> {ok, Other}.
+
+exit_reason({Reason, {Module, Function, Args}})
+  when is_atom(Module), is_atom(Function), is_list(Args) -> exit_reason(Reason);
+exit_reason(noproc) -> worker_down;
+exit_reason({noproc, _}) -> worker_down;
+exit_reason(nodedown) -> node_down;
+exit_reason({nodedown, _}) -> node_down;
+exit_reason(noconnection) -> node_down;
+exit_reason({noconnection, _}) -> node_down;
+exit_reason(timeout) -> timeout;
+exit_reason({timeout, _}) -> timeout;
+exit_reason(Reason) -> {worker_exit, Reason}.
+
+%% @private Accepts a record, the three-field record of the original, or a map.
+-spec to_config(config() | tuple() | map()) -> config().
+to_config(#retry_config{} = Config) -> Config;
+to_config({retry_config, Base, Max, Retries}) ->
+    new_config(#{base_delay_ms => Base, max_delay_ms => Max, max_retries => Retries});
+to_config(Map) -> new_config(Map).
+
+defaults() ->
+    case application:get_env(erl_esdb_gater, retry) of
+        {ok, Options} when is_list(Options) -> lists:foldl(fun put_option/2, #retry_config{}, Options);
+        {ok, Options} when is_map(Options) -> maps:fold(fun put_key/3, #retry_config{}, Options);
+        {ok, _} -> throw(badarg);
+        undefined -> #retry_config{}
+    end.
+
+put_option({Key, Value}, Config) -> put_key(Key, Value, Config);
+put_option(_, _Config) -> throw(badarg).
+
+put_key(base_delay_ms, V, C) -> C#retry_config{base_delay_ms = V};
+put_key(max_delay_ms, V, C) -> C#retry_config{max_delay_ms = V};
+put_key(max_attempts, V, C) when is_integer(V) -> C#retry_config{max_retries = V - 1};
+put_key(max_retries, V, C) -> C#retry_config{max_retries = V};
+put_key(ambiguous, V, C) -> C#retry_config{ambiguous = V};
+put_key(deadline_ms, V, C) -> C#retry_config{deadline_ms = V};
+put_key(prefer, V, C) -> C#retry_config{prefer = V};
+put_key(_, _, _) -> throw(badarg).
+
+checked(#retry_config{base_delay_ms = Base, max_delay_ms = Max, max_retries = Retries,
+                      ambiguous = Ambiguous, deadline_ms = Deadline, prefer = Prefer} = Config)
+  when is_integer(Base), Base >= 0, is_integer(Max), Max >= Base,
+       is_integer(Retries), Retries >= 0,
+       (Ambiguous =:= retry orelse Ambiguous =:= return),
+       (Deadline =:= infinity orelse (is_integer(Deadline) andalso Deadline > 0)),
+       (Prefer =:= any orelse Prefer =:= local) ->
+    Config;
+checked(_) ->
+    throw(badarg).

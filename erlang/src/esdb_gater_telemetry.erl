@@ -1,0 +1,208 @@
+%%% @doc Telemetry events of the gateway, and handlers for them.
+%%%
+%%% Where the application `telemetry' runs, events go through it, so that handlers attached
+%%% there see them. Where it does not, a dispatcher of the same rules is used: a handler is a
+%%% fun of four arguments, called in the process that emits; one that crashes is detached and
+%%% the crash logged. Handlers of that dispatcher need no process and outlive the application.
+%%%
+%%% Events that happen in the gateway (a worker registered or unregistered, a node up or down,
+%%% a broadcast) reach handlers on the nodes linked to it; they are only sent while a handler
+%%% is attached there.
+%%%
+%%% `duration' is in microseconds, `system_time' in milliseconds, `delay_ms' in milliseconds.
+%%% @end
+-module(esdb_gater_telemetry).
+
+-include("../include/esdb_gater_telemetry.hrl").
+-include_lib("kernel/include/logger.hrl").
+
+-export([attach_default_handler/0, detach_default_handler/0, attach/3, detach/1,
+         emit/3, handle_event/4]).
+%% for the rest of the application
+-export([enabled/0, events/0, gateway_events/0, refresh/0, use_configured/1]).
+
+-export_type([event/0, handler/0]).
+
+-type event() :: [atom(), ...].
+-type handler() :: fun((event(), Measurements :: map(), Metadata :: map(), Config :: term()) ->
+                           term()).
+
+-define(DEFAULT_HANDLER, esdb_gater_telemetry_handler).
+%% One term: who delivers, and the handlers of the built-in dispatcher in order of attachment.
+%% Absent while there is nobody to deliver to, which makes the common case one look-up.
+-define(KEY, {?MODULE, handlers}).
+
+%% @doc Logs every event through `logger': errors and losses as warnings, the rest as debug.
+-spec attach_default_handler() -> ok | {error, already_exists}.
+attach_default_handler() ->
+    attach(?DEFAULT_HANDLER, fun ?MODULE:handle_event/4, #{}).
+
+%% @doc Takes the handler of {@link attach_default_handler/0} off again.
+-spec detach_default_handler() -> ok | {error, not_found}.
+detach_default_handler() ->
+    detach(?DEFAULT_HANDLER).
+
+%% @doc Calls `Handler(Event, Measurements, Metadata, Config)' for every event of the gateway.
+-spec attach(Id :: term(), handler(), Config :: term()) -> ok | {error, already_exists}.
+attach(Id, Handler, Config) when is_function(Handler, 4) ->
+    Result = locked(fun() ->
+        case refreshed() of
+            {telemetry, Handlers} ->
+                case lists:keymember(Id, 1, Handlers) of
+                    true -> {error, already_exists};
+                    false -> telemetry:attach_many(Id, events(), Handler, Config)
+                end;
+            {builtin, Handlers} ->
+                case lists:keymember(Id, 1, Handlers) of
+                    true -> {error, already_exists};
+                    false -> store(builtin, Handlers ++ [{Id, Handler, Config}])
+                end
+        end
+    end),
+    tell_link(Result).
+
+%% @doc Takes a handler off again.
+-spec detach(Id :: term()) -> ok | {error, not_found}.
+detach(Id) ->
+    Result = locked(fun() ->
+        {Backend, Handlers} = current(),
+        case lists:keytake(Id, 1, Handlers) of
+            {value, _, Rest} -> store(Backend, Rest);
+            false when Backend =:= telemetry -> telemetry:detach(Id);
+            false -> {error, not_found}
+        end
+    end),
+    tell_link(Result).
+
+%% @doc Hands an event to the handlers. Never fails, whatever they do.
+-spec emit(event(), Measurements :: map(), Metadata :: map()) -> ok.
+emit(Event, Measurements, Metadata) ->
+    case persistent_term:get(?KEY, none) of
+        none ->
+            ok;
+        {Backend, Handlers} ->
+            lists:foreach(fun(H) -> call(H, Event, Measurements, Metadata) end, Handlers),
+            case Backend of
+                telemetry -> through_telemetry(Event, Measurements, Metadata);
+                builtin -> ok
+            end
+    end.
+
+%% @doc The default handler: one line per event.
+-spec handle_event(event(), map(), map(), term()) -> ok.
+handle_event(Event, Measurements, Metadata, _Config) ->
+    ?LOG(level(Event), "~ts ~tp ~tp",
+         [lists:join($., [atom_to_list(E) || E <- Event]), Measurements, Metadata],
+         #{domain => [esdb_gater]}),
+    ok.
+
+level([esdb_gater, request, error]) -> warning;
+level([esdb_gater, retry, exhausted]) -> warning;
+level([esdb_gater, cluster, node, down]) -> warning;
+level([esdb_gater, channel, dropped]) -> warning;
+level([esdb_gater, retry, attempt]) -> info;
+level([esdb_gater, cluster, node, up]) -> info;
+level(_) -> debug.
+
+%% @private Whether anybody may be listening: emitting is worth the trouble.
+-spec enabled() -> boolean().
+enabled() ->
+    persistent_term:get(?KEY, none) =/= none.
+
+%% @doc All event names.
+-spec events() -> [event(), ...].
+events() ->
+    [?GATER_WORKER_LOOKUP, ?GATER_REQUEST_START, ?GATER_REQUEST_STOP, ?GATER_REQUEST_ERROR,
+     ?GATER_RETRY_ATTEMPT, ?GATER_RETRY_EXHAUSTED | from_gateway()].
+
+from_gateway() ->
+    [?GATER_WORKER_REGISTERED, ?GATER_WORKER_UNREGISTERED, ?GATER_CLUSTER_NODE_UP,
+     ?GATER_CLUSTER_NODE_DOWN, ?GATER_CHANNEL_BROADCAST, ?GATER_CHANNEL_DROPPED].
+
+%% @private The events that happen in the gateway and have a handler here, sorted.
+-spec gateway_events() -> [event()].
+gateway_events() ->
+    case persistent_term:get(?KEY, none) of
+        none -> [];
+        {_, [_ | _]} -> lists:sort(from_gateway());
+        {telemetry, []} ->
+            lists:sort([E || E <- from_gateway(), has_telemetry_handler(E)])
+    end.
+
+has_telemetry_handler(Event) ->
+    try telemetry:list_handlers(Event) of
+        Handlers -> lists:any(fun(#{event_name := Name}) -> Name =:= Event; (_) -> true end, Handlers)
+    catch
+        _:_ -> false
+    end.
+
+%% @private Looks again whether the application `telemetry' runs.
+-spec refresh() -> ok.
+refresh() ->
+    _ = locked(fun refreshed/0),
+    ok.
+
+%% @private Attaches what the configuration key `telemetry_handlers' names.
+-spec use_configured([logger]) -> ok.
+use_configured(Names) ->
+    lists:foreach(fun(logger) -> _ = attach_default_handler() end, Names).
+
+refreshed() ->
+    {Before, Handlers} = current(),
+    case backend() of
+        Before -> {Before, Handlers};
+        Now -> ok = store(Now, Handlers), {Now, Handlers}
+    end.
+
+current() ->
+    persistent_term:get(?KEY, {builtin, []}).
+
+%% Never asked while an application stops: the application controller does not answer then.
+backend() ->
+    try lists:keymember(telemetry, 1, application:which_applications(1000)) of
+        true ->
+            case code:ensure_loaded(telemetry) of
+                {module, telemetry} -> telemetry;
+                _ -> builtin
+            end;
+        false ->
+            builtin
+    catch
+        exit:_ -> element(1, current())
+    end.
+
+store(builtin, []) ->
+    _ = persistent_term:erase(?KEY),
+    ok;
+store(Backend, Handlers) ->
+    persistent_term:put(?KEY, {Backend, Handlers}).
+
+call({Id, Handler, Config}, Event, Measurements, Metadata) ->
+    try
+        _ = Handler(Event, Measurements, Metadata, Config),
+        ok
+    catch
+        Class:Reason:Stack ->
+            _ = detach(Id),
+            ?LOG_ERROR("telemetry handler ~tp has failed on ~tp and is detached: ~tp:~tp~n~tp",
+                       [Id, Event, Class, Reason, Stack], #{domain => [esdb_gater]})
+    end.
+
+%% The application may be stopped at any moment.
+through_telemetry(Event, Measurements, Metadata) ->
+    try
+        _ = telemetry:execute(Event, Measurements, Metadata),
+        ok
+    catch
+        _:_ -> ok
+    end.
+
+%% Attaching is rare: a lock on this node alone orders the writers.
+locked(Fun) ->
+    global:trans({?MODULE, self()}, Fun, [node()]).
+
+tell_link(ok) ->
+    esdb_gater_link:handlers_changed(),
+    ok;
+tell_link(Error) ->
+    Error.

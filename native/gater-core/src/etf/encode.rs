@@ -1,0 +1,140 @@
+//! A small encoder: writes terms the way OTP 26 and later write them.
+//!
+//! Nothing writes the version byte 131 except [`version`]. The functions are
+//! used in the order of the term: `tuple(b, 2); atom(b, "ok"); int(b, 1)`.
+
+use bytes::BufMut;
+
+use super::tag;
+use super::types::{Pid, Reference};
+
+/// Writes the version byte that starts a term outside the distribution protocol.
+pub fn version(out: &mut impl BufMut) {
+    out.put_u8(tag::VERSION);
+}
+
+/// Writes bytes that are already an encoded term.
+pub fn raw(out: &mut impl BufMut, term: &[u8]) {
+    out.put_slice(term);
+}
+
+/// Writes an atom as UTF-8.
+///
+/// `text` is at most 255 characters (any [`Atom`](super::Atom) is); what is
+/// longer is cut there, so that a receiver never meets an atom it must refuse.
+pub fn atom(out: &mut impl BufMut, text: &str) {
+    let text = match text.char_indices().nth(super::Atom::MAX_CHARS) {
+        Some((end, _)) if text.len() > super::Atom::MAX_CHARS => text.get(..end).unwrap_or(text),
+        _ => text,
+    };
+    let bytes = text.as_bytes();
+    match u8::try_from(bytes.len()) {
+        Ok(len) => {
+            out.put_u8(tag::SMALL_ATOM_UTF8);
+            out.put_u8(len);
+        }
+        Err(_) => {
+            out.put_u8(tag::ATOM_UTF8);
+            out.put_u16(bytes.len() as u16);
+        }
+    }
+    out.put_slice(bytes);
+}
+
+/// Writes a binary. A term is far below 4 GiB, so its parts are.
+pub fn binary(out: &mut impl BufMut, bytes: &[u8]) {
+    out.put_u8(tag::BINARY);
+    out.put_u32(bytes.len() as u32);
+    out.put_slice(bytes);
+}
+
+/// Writes an integer in its shortest form.
+pub fn uint(out: &mut impl BufMut, value: u64) {
+    match i64::try_from(value) {
+        Ok(value) => int(out, value),
+        Err(_) => big(out, false, value),
+    }
+}
+
+/// Writes an integer in its shortest form.
+pub fn int(out: &mut impl BufMut, value: i64) {
+    if let Ok(value) = u8::try_from(value) {
+        out.put_u8(tag::SMALL_INTEGER);
+        out.put_u8(value);
+    } else if let Ok(value) = i32::try_from(value) {
+        out.put_u8(tag::INTEGER);
+        out.put_i32(value);
+    } else {
+        big(out, value < 0, value.unsigned_abs());
+    }
+}
+
+fn big(out: &mut impl BufMut, negative: bool, magnitude: u64) {
+    let len = 8 - magnitude.leading_zeros() as usize / 8;
+    out.put_u8(tag::SMALL_BIG);
+    out.put_u8(len as u8);
+    out.put_u8(u8::from(negative));
+    out.put_uint_le(magnitude, len);
+}
+
+/// Writes a float. Erlang has no NaN and no infinity: they become 0.0.
+pub fn float(out: &mut impl BufMut, value: f64) {
+    out.put_u8(tag::NEW_FLOAT);
+    out.put_f64(if value.is_finite() { value } else { 0.0 });
+}
+
+/// Starts a tuple; its `arity` elements follow.
+pub fn tuple(out: &mut impl BufMut, arity: u32) {
+    match u8::try_from(arity) {
+        Ok(arity) => {
+            out.put_u8(tag::SMALL_TUPLE);
+            out.put_u8(arity);
+        }
+        Err(_) => {
+            out.put_u8(tag::LARGE_TUPLE);
+            out.put_u32(arity);
+        }
+    }
+}
+
+/// Starts a list of `len` elements; the elements and then the tail follow,
+/// which is [`nil`] for a proper list. A list of none is [`nil`] alone: this
+/// writes nothing then, and the tail makes the list.
+pub fn list(out: &mut impl BufMut, len: u32) {
+    if len > 0 {
+        out.put_u8(tag::LIST);
+        out.put_u32(len);
+    }
+}
+
+/// Writes the empty list, which also ends a proper list.
+pub fn nil(out: &mut impl BufMut) {
+    out.put_u8(tag::NIL);
+}
+
+/// Starts a map of `pairs` pairs; key, value, key, value ... follow.
+pub fn map(out: &mut impl BufMut, pairs: u32) {
+    out.put_u8(tag::MAP);
+    out.put_u32(pairs);
+}
+
+/// Writes a pid.
+pub fn pid(out: &mut impl BufMut, pid: &Pid) {
+    out.put_u8(tag::NEW_PID);
+    atom(out, pid.node.as_str());
+    out.put_u32(pid.id);
+    out.put_u32(pid.serial);
+    out.put_u32(pid.creation);
+}
+
+/// Writes a reference.
+pub fn reference(out: &mut impl BufMut, reference: &Reference) {
+    let words = reference.words();
+    out.put_u8(tag::NEWER_REFERENCE);
+    out.put_u16(words.len() as u16);
+    atom(out, reference.node().as_str());
+    out.put_u32(reference.creation());
+    for word in words {
+        out.put_u32(*word);
+    }
+}

@@ -1,0 +1,323 @@
+//! Control messages: the tuple in front of each payload, read in place.
+//!
+//! Source: "Protocol between Connected Nodes", ERTS User's Guide.
+
+/// A process identifier as it lies in the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RawPid<'a> {
+    /// The whole encoded pid, to be echoed.
+    pub raw: &'a [u8],
+    /// The text of its node.
+    pub node: &'a [u8],
+    /// The process number.
+    pub id: u32,
+    /// The high part of the process number.
+    pub serial: u32,
+    /// The incarnation of its node.
+    pub creation: u32,
+}
+
+/// A process or a registered name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Process<'a> {
+    /// By pid.
+    Pid(RawPid<'a>),
+    /// By name.
+    Name {
+        /// The whole encoded atom, to be echoed.
+        raw: &'a [u8],
+        /// Its text.
+        text: &'a [u8],
+    },
+}
+
+impl<'a> Process<'a> {
+    /// The encoded pid or name.
+    pub fn raw(&self) -> &'a [u8] {
+        match self {
+            Self::Pid(pid) => pid.raw,
+            Self::Name { raw, .. } => raw,
+        }
+    }
+}
+
+/// A control message. References and unlink ids are encoded terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control<'a> {
+    /// A message to a process or a name (ops 2, 6, 12, 16, 22, 23).
+    Send {
+        /// The receiver.
+        to: Process<'a>,
+    },
+    /// A message to an alias (ops 33, 34).
+    SendAlias {
+        /// The alias.
+        to: &'a [u8],
+    },
+    /// Op 1.
+    Link {
+        /// The peer's process.
+        from: RawPid<'a>,
+        /// Ours.
+        to: RawPid<'a>,
+    },
+    /// Op 35, to be acknowledged before anything else.
+    UnlinkId {
+        /// What to acknowledge.
+        id: &'a [u8],
+        /// The peer's process.
+        from: RawPid<'a>,
+        /// Ours.
+        to: RawPid<'a>,
+    },
+    /// Op 19.
+    Monitor {
+        /// The peer's process.
+        from: RawPid<'a>,
+        /// Ours.
+        to: Process<'a>,
+        /// Tells the monitor.
+        reference: &'a [u8],
+    },
+    /// A monitored process has ended (ops 21, 28).
+    MonitorExit {
+        /// The process that has ended.
+        from: Process<'a>,
+        /// The monitoring process, ours.
+        to: RawPid<'a>,
+        /// Tells the monitor.
+        reference: &'a [u8],
+        /// The reason, if it is in the control message and not the payload.
+        reason: Option<&'a [u8]>,
+    },
+    /// Ops 29, 30.
+    SpawnRequest {
+        /// Tells the request.
+        request: &'a [u8],
+        /// The peer's process.
+        from: RawPid<'a>,
+    },
+    /// A known operation that asks nothing of processes that never end.
+    Ignored {
+        /// The operation.
+        op: u64,
+    },
+    /// An operation nobody negotiated.
+    Unknown {
+        /// The operation.
+        op: u64,
+    },
+}
+
+/// What a control message says of the payload after it.
+impl Control<'_> {
+    /// Whether a payload must follow and is made use of.
+    pub fn needs_payload(&self) -> bool {
+        matches!(
+            self,
+            Self::Send { .. } | Self::SendAlias { .. } | Self::MonitorExit { reason: None, .. }
+        )
+    }
+}
+
+/// Reads the control message `term`, one whole valid term without version byte.
+/// `None` if it is no tuple of a known shape.
+pub fn parse(term: &[u8]) -> Option<Control<'_>> {
+    let mut at = Cursor(term);
+    let arity = at.tuple()?;
+    let op = at.unsigned()?;
+    let control = match (op, arity) {
+        (1, 3) => Control::Link { from: at.pid()?, to: at.pid()? },
+        // SEND, SEND_TT, SEND_SENDER, SEND_SENDER_TT: unused or sender, receiver.
+        (2 | 22, 3) | (12 | 23, 4) => {
+            at.skip_small()?;
+            Control::Send { to: Process::Pid(at.pid()?) }
+        }
+        // REG_SEND, REG_SEND_TT: sender, unused, name.
+        (6, 4) | (16, 5) => {
+            at.pid()?;
+            at.skip_small()?;
+            Control::Send { to: at.name()? }
+        }
+        // EXIT, UNLINK, NODE_LINK, GROUP_LEADER, EXIT2, their _TT and payload
+        // forms, DEMONITOR_P, SPAWN_REPLY, UNLINK_ID_ACK.
+        (3 | 8, 4)
+        | (4, 3)
+        | (5, 1)
+        | (7, 3)
+        | (13 | 18, 5)
+        | (20, 4)
+        | (24 | 26, 3)
+        | (25 | 27, 4)
+        | (31, 5)
+        | (32, 6)
+        | (36, 4) => Control::Ignored { op },
+        (19, 4) => {
+            Control::Monitor { from: at.pid()?, to: at.process()?, reference: at.reference()? }
+        }
+        (21, 5) => Control::MonitorExit {
+            from: at.process()?,
+            to: at.pid()?,
+            reference: at.reference()?,
+            reason: Some(at.0),
+        },
+        (28, 4) => Control::MonitorExit {
+            from: at.process()?,
+            to: at.pid()?,
+            reference: at.reference()?,
+            reason: None,
+        },
+        (29, 6) | (30, 7) => Control::SpawnRequest { request: at.reference()?, from: at.pid()? },
+        (33, 3) | (34, 4) => {
+            at.skip_small()?;
+            Control::SendAlias { to: at.reference()? }
+        }
+        (35, 4) => Control::UnlinkId { id: at.integer()?, from: at.pid()?, to: at.pid()? },
+        (1..=8 | 12 | 13 | 16 | 18..=36, _) => return None,
+        _ => Control::Unknown { op },
+    };
+    Some(control)
+}
+
+const SMALL_INTEGER: u8 = 97;
+const INTEGER: u8 = 98;
+const ATOM: u8 = 100;
+const PID: u8 = 103;
+const SMALL_TUPLE: u8 = 104;
+const LARGE_TUPLE: u8 = 105;
+const NIL: u8 = 106;
+const SMALL_BIG: u8 = 110;
+const NEW_REFERENCE: u8 = 114;
+const SMALL_ATOM: u8 = 115;
+const NEW_PID: u8 = 88;
+const NEWER_REFERENCE: u8 = 90;
+const ATOM_UTF8: u8 = 118;
+const SMALL_ATOM_UTF8: u8 = 119;
+
+/// A cursor over terms already known to be valid; it errs on all others.
+#[derive(Clone, Copy)]
+struct Cursor<'a>(&'a [u8]);
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        let (head, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*head)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        let (head, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u16::from_be_bytes(*head))
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        let (head, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u32::from_be_bytes(*head))
+    }
+
+    fn tuple(&mut self) -> Option<u32> {
+        match self.byte()? {
+            SMALL_TUPLE => self.byte().map(u32::from),
+            LARGE_TUPLE => self.u32(),
+            _ => None,
+        }
+    }
+
+    /// An operation code.
+    fn unsigned(&mut self) -> Option<u64> {
+        match self.byte()? {
+            SMALL_INTEGER => self.byte().map(u64::from),
+            INTEGER => self.u32().filter(|n| *n <= i32::MAX as u32).map(u64::from),
+            _ => None,
+        }
+    }
+
+    /// The bytes of an integer.
+    fn integer(&mut self) -> Option<&'a [u8]> {
+        let start = self.0;
+        match self.byte()? {
+            SMALL_INTEGER => self.take(1)?,
+            INTEGER => self.take(4)?,
+            SMALL_BIG => {
+                let len = self.byte()?;
+                self.take(1 + usize::from(len))?
+            }
+            _ => return None,
+        };
+        start.get(..start.len() - self.0.len())
+    }
+
+    /// The text of an atom. Atoms in Latin-1 are read as they are: node and
+    /// registered names are ASCII, in which the two agree.
+    fn atom(&mut self) -> Option<&'a [u8]> {
+        let len = match self.byte()? {
+            SMALL_ATOM_UTF8 | SMALL_ATOM => usize::from(self.byte()?),
+            ATOM_UTF8 | ATOM => usize::from(self.u16()?),
+            _ => return None,
+        };
+        self.take(len)
+    }
+
+    fn pid(&mut self) -> Option<RawPid<'a>> {
+        let start = self.0;
+        let wide = match self.byte()? {
+            NEW_PID => true,
+            PID => false,
+            _ => return None,
+        };
+        let node = self.atom()?;
+        let (id, serial) = (self.u32()?, self.u32()?);
+        let creation = if wide { self.u32()? } else { u32::from(self.byte()?) };
+        let raw = start.get(..start.len() - self.0.len())?;
+        Some(RawPid { raw, node, id, serial, creation })
+    }
+
+    fn name(&mut self) -> Option<Process<'a>> {
+        let start = self.0;
+        let text = self.atom()?;
+        Some(Process::Name { raw: start.get(..start.len() - self.0.len())?, text })
+    }
+
+    fn process(&mut self) -> Option<Process<'a>> {
+        match self.0.first()? {
+            &NEW_PID | &PID => self.pid().map(Process::Pid),
+            _ => self.name(),
+        }
+    }
+
+    fn reference(&mut self) -> Option<&'a [u8]> {
+        let start = self.0;
+        let creation = match self.byte()? {
+            NEWER_REFERENCE => 4,
+            NEW_REFERENCE => 1,
+            _ => return None,
+        };
+        let words = usize::from(self.u16()?);
+        self.atom()?;
+        self.take(creation + 4 * words)?;
+        start.get(..start.len() - self.0.len())
+    }
+
+    /// An unused element, in practice `''`, or a sender.
+    fn skip_small(&mut self) -> Option<()> {
+        match self.0.first()? {
+            &NEW_PID | &PID => self.pid().map(drop),
+            &SMALL_INTEGER | &INTEGER | &SMALL_BIG => self.integer().map(drop),
+            &NIL => self.byte().map(drop),
+            // `{}`, which some libraries send here.
+            &SMALL_TUPLE => self.tuple().filter(|arity| *arity == 0).map(drop),
+            _ => self.atom().map(drop),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,233 @@
+//! Control messages and frames this node sends.
+
+use bytes::{BufMut, Bytes};
+use gater_core::etf::{Atom, Pid};
+
+use super::flags;
+use crate::gen_server::From;
+use crate::{LocalPid, Payload, Peer};
+
+const SMALL_TUPLE: u8 = 104;
+const SMALL_INTEGER: u8 = 97;
+const NEW_PID: u8 = 88;
+const NEWER_REFERENCE: u8 = 90;
+/// `''`, for elements that are unused.
+const UNUSED: [u8; 2] = [119, 0];
+/// The atom `noproc`.
+pub const NOPROC: [u8; 8] = *b"\x77\x06noproc";
+const NOTSUP: [u8; 8] = *b"\x77\x06notsup";
+
+/// A control message with the payload that belongs to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Signal {
+    /// The control tuple, encoded.
+    pub control: Bytes,
+    /// The payload, empty if there is none.
+    pub payload: Payload,
+}
+
+/// What decides on a connection how signals and frames look.
+#[derive(Debug, Clone)]
+pub struct Format {
+    /// Frames have a distribution header, and long messages are fragmented.
+    pub header: bool,
+    /// Exit reasons go into the payload.
+    pub exit_payload: bool,
+    /// The start of the frame of a message to a pid of the peer, from the body's
+    /// first byte up to the node in the pid.
+    send_prefix: Box<[u8]>,
+    /// Bytes in front of the payload.
+    payload_prefix: &'static [u8],
+    /// Our pid in signals that name one, encoded.
+    our_pid: Box<[u8]>,
+    /// Our node and creation, as they end a reference.
+    our_reference: Box<[u8]>,
+}
+
+/// Writes an atom of at most 255 characters.
+pub fn put_atom(out: &mut impl BufMut, text: &str) {
+    if let Ok(len) = u8::try_from(text.len()) {
+        out.put_u8(119);
+        out.put_u8(len);
+    } else {
+        out.put_u8(118);
+        out.put_u16(text.len() as u16);
+    }
+    out.put_slice(text.as_bytes());
+}
+
+/// Writes a pid.
+pub fn put_pid(out: &mut impl BufMut, node: &Atom, pid: LocalPid) {
+    out.put_u8(NEW_PID);
+    put_atom(out, node.as_str());
+    put_numbers(out, pid);
+}
+
+fn put_numbers(out: &mut impl BufMut, pid: LocalPid) {
+    out.put_u32(pid.id);
+    out.put_u32(pid.serial);
+    out.put_u32(pid.creation);
+}
+
+fn tuple(op: u8, elements: &[&[u8]]) -> Vec<u8> {
+    let len = 4 + elements.iter().map(|e| e.len()).sum::<usize>();
+    let mut out = Vec::with_capacity(len);
+    out.extend([SMALL_TUPLE, 1 + elements.len() as u8, SMALL_INTEGER, op]);
+    for element in elements {
+        out.extend_from_slice(element);
+    }
+    out
+}
+
+impl Format {
+    /// The format for a connection between `our_pid`'s node and `peer`, both of
+    /// which have offered fragments or not.
+    pub fn new(our_pid: &Pid, peer: &Peer) -> Self {
+        let header = peer.flags & flags::FRAGMENTS != 0;
+        let mut send_prefix = if header { vec![131, 68, 0] } else { vec![112, 131] };
+        send_prefix.extend([SMALL_TUPLE, 3, SMALL_INTEGER, 2]);
+        send_prefix.extend(UNUSED);
+        send_prefix.push(NEW_PID);
+        put_atom(&mut send_prefix, peer.name.as_str());
+        let local = LocalPid { id: our_pid.id, serial: our_pid.serial, creation: our_pid.creation };
+        let (mut encoded, mut reference) = (Vec::new(), Vec::new());
+        put_pid(&mut encoded, &our_pid.node, local);
+        put_atom(&mut reference, our_pid.node.as_str());
+        reference.put_u32(our_pid.creation);
+        Self {
+            header,
+            exit_payload: peer.flags & flags::EXIT_PAYLOAD != 0,
+            send_prefix: send_prefix.into(),
+            payload_prefix: if header { &[] } else { &[131] },
+            our_pid: encoded.into(),
+            our_reference: reference.into(),
+        }
+    }
+
+    /// The length of the frame of a message of `payload` bytes to a pid.
+    pub fn send_len(&self, payload: usize) -> usize {
+        4 + self.send_prefix.len() + 12 + self.payload_prefix.len() + payload
+    }
+
+    /// Writes the frame of a message to a pid up to its payload of `payload` bytes.
+    pub fn put_send(&self, out: &mut impl BufMut, to: LocalPid, payload: usize) {
+        out.put_u32((self.send_len(payload) - 4) as u32);
+        out.put_slice(&self.send_prefix);
+        put_numbers(out, to);
+        out.put_slice(self.payload_prefix);
+    }
+
+    /// The control tuple of a message to a pid.
+    pub fn send_control(&self, to: LocalPid) -> Bytes {
+        let skip = if self.header { 3 } else { 2 };
+        let mut out = Vec::with_capacity(self.send_prefix.len() + 12);
+        out.extend_from_slice(self.send_prefix.get(skip..).unwrap_or_default());
+        put_numbers(&mut out, to);
+        out.into()
+    }
+
+    /// The length of the frame of a signal.
+    pub fn signal_len(&self, control: usize, payload: usize) -> usize {
+        let prefix = if payload == 0 { 0 } else { self.payload_prefix.len() };
+        4 + if self.header { 3 } else { 2 } + control + prefix + payload
+    }
+
+    /// Writes the frame of a signal up to its payload of `payload` bytes, 0 for none.
+    pub fn put_signal(&self, out: &mut impl BufMut, control: &[u8], payload: usize) {
+        out.put_u32((self.signal_len(control.len(), payload) - 4) as u32);
+        out.put_slice(if self.header { &[131, 68, 0] } else { &[112, 131] });
+        out.put_slice(control);
+        if payload > 0 {
+            out.put_slice(self.payload_prefix);
+        }
+    }
+
+    /// A message to a registered name.
+    pub fn send_name(&self, name: &str) -> Bytes {
+        let mut atom = Vec::with_capacity(name.len() + 3);
+        put_atom(&mut atom, name);
+        tuple(6, &[&self.our_pid, &UNUSED, &atom]).into()
+    }
+
+    /// The answer to a call: to the alias if the tag names one, else to the caller.
+    pub fn reply(&self, from: &From, reply: &[u8]) -> Signal {
+        let mut payload = Vec::with_capacity(2 + from.tag.len() + reply.len());
+        payload.extend([SMALL_TUPLE, 2]);
+        payload.extend_from_slice(&from.tag);
+        payload.extend_from_slice(reply);
+        let control = match &from.alias {
+            Some(alias) => {
+                let mut out = Vec::new();
+                out.push(NEWER_REFERENCE);
+                out.put_u16(alias.words().len() as u16);
+                put_atom(&mut out, alias.node().as_str());
+                out.put_u32(alias.creation());
+                for word in alias.words() {
+                    out.put_u32(*word);
+                }
+                tuple(33, &[&self.our_pid, &out])
+            }
+            None => {
+                let pid = &from.pid;
+                let local = LocalPid { id: pid.id, serial: pid.serial, creation: pid.creation };
+                let mut out = Vec::new();
+                put_pid(&mut out, &pid.node, local);
+                tuple(2, &[&UNUSED, &out])
+            }
+        };
+        Signal { control: control.into(), payload: payload.into() }
+    }
+
+    /// The reference of our monitor `number`, encoded.
+    pub fn monitor_reference(&self, number: u64) -> Vec<u8> {
+        let mut out = Vec::with_capacity(15 + self.our_reference.len());
+        out.push(NEWER_REFERENCE);
+        out.put_u16(3);
+        out.put_slice(&self.our_reference);
+        // The first word of a reference has 18 bits.
+        out.put_u32((number & 0x3_ffff) as u32);
+        out.put_u32((number >> 18) as u32);
+        out.put_u32((number >> 50) as u32);
+        out
+    }
+
+    /// Begins (op 19) or ends (op 20) the monitor `number` of a process of the peer.
+    pub fn monitor(&self, begin: bool, pid: &[u8], number: u64) -> Signal {
+        let op = if begin { 19 } else { 20 };
+        let control = tuple(op, &[&self.our_pid, pid, &self.monitor_reference(number)]);
+        Signal { control: control.into(), payload: Payload::default() }
+    }
+
+    /// Tells the monitoring process that there is no such process. All encoded.
+    pub fn monitor_noproc(&self, from: &[u8], to: &[u8], reference: &[u8]) -> Signal {
+        if self.exit_payload {
+            let control = tuple(28, &[from, to, reference]).into();
+            Signal { control, payload: Bytes::from_static(&NOPROC).into() }
+        } else {
+            let control = tuple(21, &[from, to, reference, &NOPROC]).into();
+            Signal { control, payload: Payload::default() }
+        }
+    }
+
+    /// Tells the linking process that there is no such process. All encoded.
+    pub fn link_noproc(&self, from: &[u8], to: &[u8]) -> Signal {
+        if self.exit_payload {
+            let control = tuple(24, &[from, to]).into();
+            Signal { control, payload: Bytes::from_static(&NOPROC).into() }
+        } else {
+            let control = tuple(3, &[from, to, &NOPROC]).into();
+            Signal { control, payload: Payload::default() }
+        }
+    }
+
+    /// Acknowledges the removal of a link. All encoded.
+    pub fn unlink_ack(&self, id: &[u8], from: &[u8], to: &[u8]) -> Signal {
+        Signal { control: tuple(36, &[id, from, to]).into(), payload: Payload::default() }
+    }
+
+    /// Refuses to spawn. All encoded.
+    pub fn spawn_refused(&self, request: &[u8], to: &[u8]) -> Signal {
+        let control = tuple(31, &[request, to, &[SMALL_INTEGER, 0], &NOTSUP]);
+        Signal { control: control.into(), payload: Payload::default() }
+    }
+}

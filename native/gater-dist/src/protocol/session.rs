@@ -1,0 +1,259 @@
+//! What arrives on an established connection, frame by frame.
+//!
+//! Our processes never end before the connection does, so nothing is remembered
+//! about who monitors or links to them: a peer cannot make this grow.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use gater_core::etf::{Atom, Pid, Reference};
+
+use super::control::{self, Control, Process, RawPid};
+use super::encode::{Format, Signal};
+use super::fragment::{Limits, Reassembly};
+use super::frame::{self, Frame};
+use super::scan;
+use crate::gen_server::{self, Request};
+use crate::{LocalPid, Peer, ProtocolError, Target};
+
+/// The name every node has, which answers `net_adm:ping`.
+pub const NET_KERNEL: &str = "net_kernel";
+
+/// Where a [`Session`] puts what it has understood.
+pub trait Sink {
+    /// Whether a name is registered here.
+    fn knows(&mut self, name: &str) -> bool;
+    /// Whether a pid of this incarnation was handed out.
+    fn lives(&mut self, id: u32, serial: u32) -> bool;
+    /// A signal to send to the peer.
+    fn answer(&mut self, signal: Signal);
+    /// A message has arrived. The payload is one valid term.
+    fn message(&mut self, to: Target<'_>, payload: Bytes);
+    /// A process of the peer has ended that we monitor by `reference`, encoded.
+    fn exited(&mut self, pid: LocalPid, reference: &[u8], reason: Bytes);
+    /// The peer used an operation nobody negotiated.
+    fn unknown_operation(&mut self, op: u64);
+}
+
+/// The incoming half of an established connection.
+#[derive(Debug)]
+pub struct Session {
+    ours: Atom,
+    our_creation: u32,
+    peer: Atom,
+    peer_creation: u32,
+    max_message: usize,
+    format: Format,
+    reassembly: Reassembly,
+}
+
+impl Session {
+    /// The session between `our_pid`'s node and `peer`.
+    pub fn new(our_pid: &Pid, peer: &Peer, limits: Limits) -> Self {
+        Self {
+            ours: our_pid.node.clone(),
+            our_creation: our_pid.creation,
+            peer: peer.name.clone(),
+            peer_creation: peer.creation,
+            max_message: limits.message,
+            format: Format::new(our_pid, peer),
+            reassembly: Reassembly::new(limits),
+        }
+    }
+
+    /// How to write to this peer.
+    pub fn format(&self) -> &Format {
+        &self.format
+    }
+
+    /// The messages under way.
+    pub fn reassembly(&self) -> &Reassembly {
+        &self.reassembly
+    }
+
+    /// Handles every frame of `frames`, which holds whole frames only. `now` counts
+    /// from any fixed time.
+    pub fn frames(
+        &mut self,
+        frames: &Bytes,
+        now: Duration,
+        sink: &mut impl Sink,
+    ) -> Result<(), ProtocolError> {
+        let mut rest = &frames[..];
+        while let Some((body, after)) = frame::first(rest) {
+            rest = after;
+            match frame::parse(body)? {
+                Frame::Tick => {}
+                Frame::Whole(data) => self.message(frames, data, sink)?,
+                Frame::First { sequence, id, data } => {
+                    if let Some(whole) = self.reassembly.first(sequence, id, data, now)? {
+                        self.message(&whole, &whole, sink)?;
+                    }
+                }
+                Frame::Next { sequence, id, data } => {
+                    if let Some(whole) = self.reassembly.next(sequence, id, data, now)? {
+                        self.message(&whole, &whole, sink)?;
+                    }
+                }
+                Frame::PassThrough(data) => self.pass_through(frames, data, sink)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Control message and payload without version bytes; `data` lies in `buffer`.
+    fn message(
+        &mut self,
+        buffer: &Bytes,
+        data: &[u8],
+        sink: &mut impl Sink,
+    ) -> Result<(), ProtocolError> {
+        let (control, payload) = split(data)?;
+        self.dispatch(buffer, control, payload, sink)
+    }
+
+    /// The same, with version bytes.
+    fn pass_through(
+        &mut self,
+        buffer: &Bytes,
+        data: &[u8],
+        sink: &mut impl Sink,
+    ) -> Result<(), ProtocolError> {
+        let (control, rest) = split(unversioned(data)?)?;
+        let payload = if rest.is_empty() { rest } else { unversioned(rest)? };
+        self.dispatch(buffer, control, payload, sink)
+    }
+
+    fn dispatch(
+        &mut self,
+        buffer: &Bytes,
+        control: &[u8],
+        payload: &[u8],
+        sink: &mut impl Sink,
+    ) -> Result<(), ProtocolError> {
+        let control = control::parse(control).ok_or(ProtocolError::Control)?;
+        let payload = if control.needs_payload() {
+            if payload.is_empty() {
+                return Err(ProtocolError::PayloadMissing);
+            }
+            if payload.len() > self.max_message {
+                return Err(ProtocolError::MessageTooLong(self.max_message));
+            }
+            // What follows the term is ignored, as a BEAM does.
+            let (payload, _) = split(payload)?;
+            buffer.slice_ref(payload)
+        } else {
+            Bytes::new()
+        };
+        match control {
+            Control::Send { to: Process::Pid(to) } => self.to_pid(to, payload, sink),
+            Control::Send { to: Process::Name { text, .. } } => self.to_name(text, payload, sink),
+            Control::SendAlias { to } => {
+                if let Some(alias) = reference(to) {
+                    sink.message(Target::Alias(alias), payload);
+                }
+            }
+            Control::Link { from, to } => {
+                if self.is_of_peer(&from) && !self.is_alive(&to, sink) && self.is_ours(&to) {
+                    sink.answer(self.format.link_noproc(to.raw, from.raw));
+                }
+            }
+            Control::UnlinkId { id, from, to } => {
+                // An acknowledgement to another incarnation would cut the connection.
+                if self.is_of_peer(&from) {
+                    sink.answer(self.format.unlink_ack(id, to.raw, from.raw));
+                }
+            }
+            Control::Monitor { from, to, reference } => {
+                let known = match &to {
+                    Process::Pid(pid) => self.is_alive(pid, sink),
+                    Process::Name { text, .. } => known(text, sink),
+                };
+                if !known && self.is_of_peer(&from) {
+                    sink.answer(self.format.monitor_noproc(to.raw(), from.raw, reference));
+                }
+            }
+            Control::MonitorExit { from: Process::Pid(from), reference, reason, .. } => {
+                let reason = reason.map_or(payload, Bytes::copy_from_slice);
+                let pid = LocalPid { id: from.id, serial: from.serial, creation: from.creation };
+                sink.exited(pid, reference, reason);
+            }
+            Control::SpawnRequest { request, from } => {
+                if self.is_of_peer(&from) {
+                    sink.answer(self.format.spawn_refused(request, from.raw));
+                }
+            }
+            Control::MonitorExit { from: Process::Name { .. }, .. } | Control::Ignored { .. } => {}
+            Control::Unknown { op } => sink.unknown_operation(op),
+        }
+        Ok(())
+    }
+
+    fn is_ours(&self, pid: &RawPid<'_>) -> bool {
+        pid.node == self.ours.as_str().as_bytes()
+    }
+
+    /// Whether the pid is ours, of this incarnation, and was handed out. Pids of
+    /// earlier incarnations arrive for as long as a peer remembers them.
+    fn is_alive(&self, pid: &RawPid<'_>, sink: &mut impl Sink) -> bool {
+        self.is_ours(pid) && pid.creation == self.our_creation && sink.lives(pid.id, pid.serial)
+    }
+
+    fn is_of_peer(&self, pid: &RawPid<'_>) -> bool {
+        pid.node == self.peer.as_str().as_bytes() && pid.creation == self.peer_creation
+    }
+
+    fn to_pid(&self, to: RawPid<'_>, payload: Bytes, sink: &mut impl Sink) {
+        if self.is_alive(&to, sink) {
+            let RawPid { id, serial, creation, .. } = to;
+            let to = Pid { node: self.ours.clone(), id, serial, creation };
+            sink.message(Target::Pid(to), payload);
+        }
+    }
+
+    fn to_name(&self, text: &[u8], payload: Bytes, sink: &mut impl Sink) {
+        let Ok(name) = std::str::from_utf8(text) else { return };
+        if name == NET_KERNEL {
+            if let Request::Call { from, request } = gen_server::parse(&payload) {
+                sink.answer(self.format.reply(&from, net_kernel(&request)));
+            }
+        } else if sink.knows(name) {
+            sink.message(Target::Name(name), payload);
+        }
+    }
+}
+
+fn known(text: &[u8], sink: &mut impl Sink) -> bool {
+    std::str::from_utf8(text).is_ok_and(|name| name == NET_KERNEL || sink.knows(name))
+}
+
+/// `{is_auth, Node}` is `net_adm:ping`: any answer but `yes` makes the BEAM drop
+/// the connection.
+fn net_kernel(request: &[u8]) -> &'static [u8] {
+    if request.starts_with(b"\x68\x02\x77\x07is_auth")
+        || request.starts_with(b"\x68\x02\x64\x00\x07is_auth")
+        || request.starts_with(b"\x68\x02\x73\x07is_auth")
+    {
+        b"\x77\x03yes"
+    } else {
+        b"\x68\x02\x77\x05error\x77\x0funknown_request"
+    }
+}
+
+fn split(data: &[u8]) -> Result<(&[u8], &[u8]), ProtocolError> {
+    let len = scan::term(data)?;
+    data.split_at_checked(len).ok_or(ProtocolError::Control)
+}
+
+fn unversioned(data: &[u8]) -> Result<&[u8], ProtocolError> {
+    match data {
+        [131, rest @ ..] => Ok(rest),
+        _ => Err(ProtocolError::FrameType),
+    }
+}
+
+/// Reads a reference; `None` if it has too many words or a node in Latin-1 that
+/// is not ASCII.
+pub(crate) fn reference(term: &[u8]) -> Option<Reference> {
+    gen_server::read_reference(term)
+}
