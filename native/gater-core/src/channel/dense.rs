@@ -1,0 +1,137 @@
+//! A set whose elements lie side by side.
+
+use std::hash::Hash;
+
+use rustc_hash::FxHashMap;
+
+/// Above this many elements the set keeps an index of their positions; below,
+/// a search through adjacent memory is as fast and costs nothing to keep.
+const INDEXED_ABOVE: usize = 32;
+
+/// A set of small values as one slice, in no particular order. Insertion and
+/// removal take constant time at any size.
+///
+/// Invariant: if there is an index, it maps every element to its position.
+#[derive(Debug, Clone)]
+pub struct DenseSet<T> {
+    elements: Vec<T>,
+    // Boxed: most sets are small, and an empty box costs 8 bytes instead of 32.
+    #[allow(clippy::box_collection)]
+    positions: Option<Box<FxHashMap<T, u32>>>,
+}
+
+impl<T> Default for DenseSet<T> {
+    fn default() -> Self {
+        Self { elements: Vec::new(), positions: None }
+    }
+}
+
+impl<T: Copy + Eq + Hash> DenseSet<T> {
+    /// Adds an element; false if it was there.
+    pub fn insert(&mut self, element: T) -> bool {
+        if self.position(element).is_some() {
+            return false;
+        }
+        // Positions are 32 bits wide.
+        let Ok(position) = u32::try_from(self.elements.len()) else { return false };
+        self.elements.push(element);
+        match &mut self.positions {
+            Some(positions) => {
+                positions.insert(element, position);
+            }
+            None if self.elements.len() > INDEXED_ABOVE => {
+                self.positions = Some(Box::new(self.elements.iter().copied().zip(0..).collect()));
+            }
+            None => {}
+        }
+        true
+    }
+
+    /// Takes an element out; false if it was not there.
+    pub fn remove(&mut self, element: T) -> bool {
+        let Some(position) = self.position(element) else { return false };
+        self.elements.swap_remove(position);
+        if let Some(positions) = &mut self.positions {
+            positions.remove(&element);
+            if let Some(moved) = self.elements.get(position) {
+                positions.insert(*moved, position as u32);
+            }
+        }
+        self.give_back_memory();
+        true
+    }
+
+    /// The elements.
+    pub fn as_slice(&self) -> &[T] {
+        &self.elements
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.elements.is_empty()
+    }
+
+    fn position(&self, element: T) -> Option<usize> {
+        match &self.positions {
+            Some(positions) => positions.get(&element).map(|position| *position as usize),
+            None => self.elements.iter().position(|known| *known == element),
+        }
+    }
+
+    fn give_back_memory(&mut self) {
+        let len = self.elements.len();
+        // Half the threshold: a set that hovers around it is not rebuilt all the time.
+        if len <= INDEXED_ABOVE / 2 {
+            self.positions = None;
+        }
+        if self.elements.capacity() > 8 && len < self.elements.capacity() / 4 {
+            self.elements.shrink_to(len * 2);
+            if let Some(positions) = &mut self.positions {
+                positions.shrink_to(len * 2);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn it_holds_what_a_plain_set_holds(
+            steps in prop::collection::vec((any::<bool>(), 0_u32..80), 0..600)
+        ) {
+            let mut set = DenseSet::default();
+            let mut model = BTreeSet::new();
+            for (insert, element) in steps {
+                if insert {
+                    prop_assert_eq!(set.insert(element), model.insert(element));
+                } else {
+                    prop_assert_eq!(set.remove(element), model.remove(&element));
+                }
+                let elements: BTreeSet<_> = set.as_slice().iter().copied().collect();
+                prop_assert_eq!(set.as_slice().len(), model.len());
+                prop_assert_eq!(&elements, &model);
+                if let Some(positions) = &set.positions {
+                    prop_assert_eq!(positions.len(), model.len());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_set_that_shrank_gives_its_memory_back() {
+        let mut set = DenseSet::default();
+        for element in 0..100_000_u32 {
+            set.insert(element);
+        }
+        for element in 10..100_000 {
+            set.remove(element);
+        }
+        assert!(set.elements.capacity() <= 64, "{}", set.elements.capacity());
+        assert!(set.positions.is_none());
+    }
+}

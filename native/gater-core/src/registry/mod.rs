@@ -1,0 +1,12 @@
+//! The replicated registry of workers, as a state machine without I/O or clock.
+//!
+//! Gateways agree on a log of batches of [`Command`]s; each applies them to its
+//! own [`State`] in the same order and so holds the same registrations.
+
+mod command;
+mod snapshot;
+mod state;
+
+pub use command::{Change, Command, Outcome, Refusal};
+pub use snapshot::{Snapshot, SnapshotError};
+pub use state::{MAX_REGISTRATIONS, State};

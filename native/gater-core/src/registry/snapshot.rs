@@ -1,0 +1,84 @@
+//! The form in which the registry is kept and sent.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::state::{MAX_REGISTRATIONS, State};
+use crate::etf::{Atom, Pid};
+
+/// The registry at one point of the log. Equal states make equal snapshots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The version of this form, [`Snapshot::VERSION`].
+    pub version: u32,
+    /// The greatest epoch given so far.
+    pub last_epoch: u64,
+    /// Epoch, store and worker of every registration, by epoch.
+    pub registrations: Vec<(u64, Atom, Pid)>,
+}
+
+impl Snapshot {
+    /// The version that is written, and the only one that is read.
+    pub const VERSION: u32 = 1;
+}
+
+/// Why a snapshot cannot be restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// It was written by a program of another version.
+    #[error("the registry snapshot has version {found}, this program reads {}", Snapshot::VERSION)]
+    Version {
+        /// The version it says it has.
+        found: u32,
+    },
+    /// Epochs do not increase, go beyond the last one or a registration stands there twice.
+    #[error("the registry snapshot contradicts itself")]
+    Inconsistent,
+    /// There are more registrations than [`MAX_REGISTRATIONS`].
+    #[error("the registry snapshot has too many registrations")]
+    TooLarge,
+}
+
+impl State {
+    /// All that is needed to restore the state.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut registrations: Vec<_> =
+            self.iter().map(|(store, epoch, pid)| (epoch, store.clone(), pid.clone())).collect();
+        registrations.sort_unstable_by_key(|(epoch, _, _)| *epoch);
+        Snapshot { version: Snapshot::VERSION, last_epoch: self.last_epoch(), registrations }
+    }
+
+    /// The state a snapshot was taken of.
+    pub fn restore(snapshot: &Snapshot) -> Result<Self, SnapshotError> {
+        if snapshot.version != Snapshot::VERSION {
+            return Err(SnapshotError::Version { found: snapshot.version });
+        }
+        if snapshot.registrations.len() > MAX_REGISTRATIONS {
+            return Err(SnapshotError::TooLarge);
+        }
+        let mut state = Self::default();
+        for (epoch, store, pid) in &snapshot.registrations {
+            if *epoch <= state.last_epoch() || state.epoch(store.as_str(), pid).is_some() {
+                return Err(SnapshotError::Inconsistent);
+            }
+            state.insert(store, pid, *epoch);
+        }
+        if state.last_epoch() > snapshot.last_epoch {
+            return Err(SnapshotError::Inconsistent);
+        }
+        state.set_last_epoch(snapshot.last_epoch);
+        Ok(state)
+    }
+}
+
+impl Serialize for State {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.snapshot().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for State {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let snapshot = Snapshot::deserialize(deserializer)?;
+        Self::restore(&snapshot).map_err(serde::de::Error::custom)
+    }
+}

@@ -1,0 +1,178 @@
+//! The registrations of all gateways.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use super::command::{Change, Command, Outcome, Refusal};
+use crate::etf::{Atom, Pid};
+
+/// The most registrations there can be. All gateways must agree on it: it
+/// decides what a command of the log does.
+pub const MAX_REGISTRATIONS: usize = 1_000_000;
+
+/// Which process serves which store. Every operation takes time logarithmic in
+/// the number of registrations, times the number of registrations it changes.
+///
+/// Invariants: the three tables hold the same registrations; nothing is kept
+/// that has none; no epoch is used twice, and `last_epoch` is the greatest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct State {
+    stores: BTreeMap<Atom, BTreeMap<u64, Pid>>,
+    pids: BTreeMap<Pid, BTreeMap<Atom, u64>>,
+    /// Registrations by node and creation.
+    incarnations: BTreeMap<(Atom, u32), usize>,
+    len: usize,
+    last_epoch: u64,
+}
+
+impl State {
+    /// Applies the commands of the log entry at `index`; one outcome for each.
+    ///
+    /// A registration's epoch is `index << 16 | position in the batch`, or one more than the last epoch
+    /// if that is not greater, so it is unique whatever the size of a batch.
+    pub fn apply(&mut self, index: u64, batch: &[Command]) -> Vec<Outcome> {
+        let first = index.saturating_mul(1 << 16);
+        batch
+            .iter()
+            .zip(0_u64..)
+            .map(|(command, position)| self.apply_one(first.saturating_add(position), command))
+            .collect()
+    }
+
+    fn apply_one(&mut self, epoch: u64, command: &Command) -> Outcome {
+        let mut outcome = Outcome::default();
+        match command {
+            Command::Register { store, pid } => {
+                let known = self.epoch(store.as_str(), pid).is_some();
+                if !known && self.len >= MAX_REGISTRATIONS {
+                    outcome.refused = Some(Refusal::Full);
+                } else if !known {
+                    let epoch = epoch.max(self.last_epoch.saturating_add(1));
+                    outcome.changes.push(self.insert(store, pid, epoch));
+                }
+            }
+            Command::Unregister { store, pid, epoch } => {
+                outcome.changes.extend(self.remove(store, pid, *epoch));
+            }
+            Command::Exited { pid, epoch } => self.remove_pid(pid, *epoch, &mut outcome.changes),
+            Command::Purge { node, creation } => {
+                let gone: Vec<_> =
+                    self.pids_of(node).filter(|pid| pid.creation == *creation).cloned().collect();
+                for pid in gone {
+                    self.remove_pid(&pid, None, &mut outcome.changes);
+                }
+            }
+        }
+        outcome
+    }
+
+    /// The workers of a store with their epochs, in the order of registration.
+    pub fn workers(&self, store: &str) -> impl Iterator<Item = (u64, &Pid)> {
+        self.stores.get(store).into_iter().flatten().map(|(epoch, pid)| (*epoch, pid))
+    }
+
+    /// The stores that have workers, by name.
+    pub fn stores(&self) -> impl Iterator<Item = &Atom> {
+        self.stores.keys()
+    }
+
+    /// The stores a process serves, with the epochs of its registrations.
+    pub fn stores_of(&self, pid: &Pid) -> impl Iterator<Item = (&Atom, u64)> {
+        self.pids.get(pid).into_iter().flatten().map(|(store, epoch)| (store, *epoch))
+    }
+
+    /// All registrations as store, epoch and worker: by store, then in the order of registration.
+    pub fn iter(&self) -> impl Iterator<Item = (&Atom, u64, &Pid)> {
+        self.stores.iter().flat_map(|(store, workers)| {
+            workers.iter().map(move |(epoch, pid)| (store, *epoch, pid))
+        })
+    }
+
+    /// The incarnations of nodes that have workers, as node and creation.
+    pub fn nodes(&self) -> impl Iterator<Item = (&Atom, u32)> {
+        self.incarnations.keys().map(|(node, creation)| (node, *creation))
+    }
+
+    /// The workers on a node, of all its incarnations.
+    pub fn pids_of(&self, node: &Atom) -> impl Iterator<Item = &Pid> {
+        let first = Pid { node: node.clone(), id: 0, serial: 0, creation: 0 };
+        let last = Pid { node: node.clone(), id: u32::MAX, serial: u32::MAX, creation: u32::MAX };
+        self.pids.range(first..=last).map(|(pid, _)| pid)
+    }
+
+    /// The epoch in which `pid` was registered for `store`, if it is.
+    pub fn epoch(&self, store: &str, pid: &Pid) -> Option<u64> {
+        self.pids.get(pid)?.get(store).copied()
+    }
+
+    /// The number of registrations.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing is registered.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The greatest epoch ever given, 0 before the first.
+    pub fn last_epoch(&self) -> u64 {
+        self.last_epoch
+    }
+
+    /// Raises the last epoch to what it was when a snapshot was taken.
+    pub(super) fn set_last_epoch(&mut self, epoch: u64) {
+        self.last_epoch = self.last_epoch.max(epoch);
+    }
+
+    /// Adds a registration that is not there, in an epoch greater than all before.
+    pub(super) fn insert(&mut self, store: &Atom, pid: &Pid, epoch: u64) -> Change {
+        // Names that are here already are shared, not kept once per registration.
+        let store = self.stores.get_key_value(store).map_or(store, |(known, _)| known).clone();
+        let incarnation = (pid.node.clone(), pid.creation);
+        let pid = match self.incarnations.get_key_value(&incarnation) {
+            Some(((node, _), _)) => Pid { node: node.clone(), ..pid.clone() },
+            None => pid.clone(),
+        };
+        self.stores.entry(store.clone()).or_default().insert(epoch, pid.clone());
+        self.pids.entry(pid.clone()).or_default().insert(store.clone(), epoch);
+        *self.incarnations.entry((pid.node.clone(), pid.creation)).or_default() += 1;
+        self.len += 1;
+        self.last_epoch = epoch;
+        Change::Registered { store, pid, epoch }
+    }
+
+    fn remove(&mut self, store: &Atom, pid: &Pid, up_to: Option<u64>) -> Option<Change> {
+        let epoch = self.epoch(store.as_str(), pid)?;
+        if up_to.is_some_and(|up_to| epoch > up_to) {
+            return None;
+        }
+        if let Some(stores) = self.pids.get_mut(pid) {
+            stores.remove(store);
+            if stores.is_empty() {
+                self.pids.remove(pid);
+            }
+        }
+        if let Some(workers) = self.stores.get_mut(store) {
+            workers.remove(&epoch);
+            if workers.is_empty() {
+                self.stores.remove(store);
+            }
+        }
+        if let Entry::Occupied(mut count) =
+            self.incarnations.entry((pid.node.clone(), pid.creation))
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        self.len -= 1;
+        Some(Change::Unregistered { store: store.clone(), pid: pid.clone(), epoch })
+    }
+
+    fn remove_pid(&mut self, pid: &Pid, up_to: Option<u64>, changes: &mut Vec<Change>) {
+        let stores: Vec<_> = self.stores_of(pid).map(|(store, _)| store.clone()).collect();
+        changes.extend(stores.iter().filter_map(|store| self.remove(store, pid, up_to)));
+    }
+}
