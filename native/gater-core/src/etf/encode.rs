@@ -112,6 +112,21 @@ pub fn nil(out: &mut impl BufMut) {
     out.put_u8(tag::NIL);
 }
 
+/// Writes a proper list: what `write` writes for each of `items`.
+pub fn list_of<B: BufMut, T>(
+    out: &mut B,
+    items: impl ExactSizeIterator<Item = T>,
+    mut write: impl FnMut(&mut B, T),
+) {
+    // Longer than a list of this many parts no frame can be.
+    let len = u32::try_from(items.len()).unwrap_or(u32::MAX);
+    list(out, len);
+    for item in items.take(len as usize) {
+        write(out, item);
+    }
+    nil(out);
+}
+
 /// Starts a map of `pairs` pairs; key, value, key, value ... follow.
 pub fn map(out: &mut impl BufMut, pairs: u32) {
     out.put_u8(tag::MAP);
