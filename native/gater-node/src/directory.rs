@@ -111,8 +111,7 @@ impl Directory {
         let mut out = Vec::with_capacity(16 + offered.len() * 64);
         encode::tuple(&mut out, 2);
         encode::atom(&mut out, "ok");
-        encode::list(&mut out, offered.len(), |out, index| {
-            let worker = offered[index];
+        encode::list_of(&mut out, offered.iter(), |out, worker| {
             encode::tuple(out, 2);
             encode::atom(out, worker.peer.node().as_str());
             encode::pid(out, &worker.peer.pid(worker.local));
@@ -132,8 +131,8 @@ impl Directory {
             .filter(|w| w.peer.node().as_str() == node && inner.online.contains(&w.peer))
             .collect();
         let mut out = Vec::new();
-        encode::list(&mut out, local.len(), |out, index| {
-            encode::pid(out, &local[index].peer.pid(local[index].local));
+        encode::list_of(&mut out, local.iter(), |out, worker| {
+            encode::pid(out, &worker.peer.pid(worker.local));
         });
         out
     }
@@ -144,7 +143,7 @@ impl Directory {
         let mut names: Vec<_> = inner.stores.keys().collect();
         names.sort();
         let mut out = Vec::new();
-        encode::list(&mut out, names.len(), |out, index| encode::atom(out, names[index].as_str()));
+        encode::list_of(&mut out, names.iter(), |out, name| encode::atom(out, name.as_str()));
         out
     }
 
@@ -219,15 +218,13 @@ impl Inner {
         encode::atom(&mut out, "esdb_gater_registry");
         encode::atom(&mut out, "reset");
         encode::uint(&mut out, self.revision);
-        let stores: Vec<_> = self.stores.iter().collect();
-        encode::list(&mut out, stores.len(), |out, index| {
-            let (name, store) = stores[index];
+        encode::list_of(&mut out, self.stores.iter(), |out, (name, store)| {
             let offered: Vec<_> =
                 store.workers.values().filter(|w| self.online.contains(&w.peer)).collect();
             encode::tuple(out, 2);
             encode::atom(out, name.as_str());
-            encode::list(out, offered.len(), |out, index| {
-                encode::pid(out, &offered[index].peer.pid(offered[index].local));
+            encode::list_of(out, offered.iter(), |out, worker| {
+                encode::pid(out, &worker.peer.pid(worker.local));
             });
         });
         Payload::from(Bytes::from(out))

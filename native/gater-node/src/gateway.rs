@@ -57,11 +57,12 @@ impl Gateway {
         let secret =
             Arc::new(Secret::new(config.secret_bytes(), config.message_ttl.as_secs()));
 
-        let follow = Follower {
+        let follower = Arc::new(Follower {
             peers: peers.clone(),
             directory: directory.clone(),
             telemetry: telemetry.clone(),
-        };
+        });
+        let follow = follower.clone();
         let replica = Replica::open(
             &config.data_dir,
             Box::new(move |changes: &[Change]| {
@@ -71,6 +72,12 @@ impl Gateway {
             }),
         )
         .await?;
+        // What was on disk is not told as changes; nothing is proposed before it is taken over.
+        replica.read(|state| {
+            for (store, epoch, pid) in state.iter() {
+                follower.registered(store, pid, epoch);
+            }
+        });
         let replica = Arc::new(replica);
 
         let channels: Vec<_> = config
@@ -139,9 +146,7 @@ impl Follower {
     fn changed(&self, change: &Change) {
         match change {
             Change::Registered { store, pid, epoch } => {
-                let peer = self.peers.known(pid);
-                self.directory.registered(store, *epoch, &peer, pid.into());
-                self.peers.watch(&peer, pid.into(), Interest::Worker);
+                self.registered(store, pid, *epoch);
                 self.tell(Event::WorkerRegistered, store, pid);
             }
             Change::Unregistered { store, pid, epoch } => {
@@ -152,6 +157,12 @@ impl Follower {
                 self.tell(Event::WorkerUnregistered, store, pid);
             }
         }
+    }
+
+    fn registered(&self, store: &Atom, pid: &Pid, epoch: u64) {
+        let peer = self.peers.known(pid);
+        self.directory.registered(store, epoch, &peer, pid.into());
+        self.peers.watch(&peer, pid.into(), Interest::Worker);
     }
 
     fn tell(&self, event: Event, store: &Atom, pid: &Pid) {

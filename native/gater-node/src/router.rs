@@ -111,7 +111,7 @@ impl Router {
             "get_subscribers" => {
                 let pids = channel.subscribers(topic.as_bytes());
                 let mut out = Vec::with_capacity(pids.len() * 40 + 8);
-                encode::list(&mut out, pids.len(), |out, index| encode::pid(out, &pids[index]));
+                encode::list_of(&mut out, pids.iter(), encode::pid);
                 Ok(Done::Answer(out))
             }
             subscription => {

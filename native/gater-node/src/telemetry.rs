@@ -110,9 +110,7 @@ impl Telemetry {
         let mut out = Vec::with_capacity(256);
         encode::tuple(&mut out, 4);
         encode::atom(&mut out, "esdb_gater_event");
-        encode::list(&mut out, event.name().len(), |out, index| {
-            encode::atom(out, event.name()[index]);
-        });
+        encode::list_of(&mut out, event.name().iter(), |out, part| encode::atom(out, part));
         body(&mut out);
         let payload = Payload::from(Bytes::from(out));
         for listener in self.listeners.read().iter() {

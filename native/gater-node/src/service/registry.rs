@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gater_core::etf::{Atom, Pid, Reader};
-use gater_core::registry::Command;
+use gater_core::registry::{Command, Refusal};
 use gater_dist::Connection;
 use gater_dist::gen_server::From;
 
@@ -99,9 +99,13 @@ impl Registry {
                 tracing::warn!(%error, "a registry command was not written");
             }
             if let Some((caller, from)) = from {
-                match result {
-                    Ok(_) => caller.reply(&from, OK),
-                    Err(reason) => caller.reply(&from, &error(reason.as_atom())),
+                let refused = match &result {
+                    Ok(outcome) => outcome.refusal.as_ref().map(Refusal::as_atom),
+                    Err(reason) => Some(reason.as_atom()),
+                };
+                match refused {
+                    None => caller.reply(&from, OK),
+                    Some(reason) => caller.reply(&from, &error(reason)),
                 }
             }
         });

@@ -66,7 +66,7 @@ impl Sessions {
         match Operation::parse(request) {
             Ok(Operation::Attach(version, _)) if version != VERSION => {
                 let reply = error_with("unsupported_version", |out| {
-                    encode::list(out, 1, |out, _| encode::int(out, VERSION));
+                    encode::list_of(out, [VERSION].iter(), |out, version| encode::int(out, *version));
                 });
                 caller.reply(&from, &reply);
             }
@@ -151,9 +151,9 @@ impl Sessions {
         encode::atom(&mut out, "version");
         encode::binary(&mut out, env!("CARGO_PKG_VERSION").as_bytes());
         encode::atom(&mut out, "gateways");
-        encode::list(&mut out, 1, |out, _| encode::atom(out, self.own_name.as_str()));
+        encode::list_of(&mut out, [&self.own_name].iter(), |out, name| encode::atom(out, name.as_str()));
         encode::atom(&mut out, "channels");
-        encode::map(&mut out, self.channels.len());
+        encode::map(&mut out, self.channels.len() as u32);
         for channel in &self.channels {
             let policy = channel.policy();
             encode::atom(&mut out, channel.name());
@@ -183,7 +183,7 @@ impl Sessions {
             ("sessions", self.attached.lock().len() as u64),
         ];
         let mut out = Vec::with_capacity(256);
-        encode::map(&mut out, numbers.len() + 2);
+        encode::map(&mut out, numbers.len() as u32 + 2);
         encode::atom(&mut out, "node");
         encode::atom(&mut out, self.own_name.as_str());
         encode::atom(&mut out, "version");

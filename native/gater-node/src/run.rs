@@ -1,0 +1,81 @@
+//! From a checked configuration to a gateway that serves, and to its end.
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::config::Config;
+use crate::gateway::{Gateway, StartError};
+
+/// How long a stopping gateway tries to write out what is queued.
+const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why the program ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Threads, timers or signal handlers could not be had.
+    #[error("the operating system refused what a gateway needs")]
+    System(#[from] std::io::Error),
+    /// The gateway did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// Starts a gateway, prints the ready line on standard output, and serves until
+/// SIGTERM or SIGINT; an `embedded` one until its standard input ends as well.
+/// Then drains.
+pub fn run(config: &Config, embedded: bool) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        // From here on a signal drains, also one that comes while the gateway starts.
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let parent_gone = embedded.then(end_of_input).transpose()?;
+
+        let gateway = Gateway::start(config).await?;
+        announce(&gateway);
+        let reason = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+            () = ended(parent_gone) => "the end of standard input",
+        };
+        tracing::info!(reason, "draining");
+        gateway.drain(DRAIN_WITHIN).await;
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+/// The one line that says that the gateway serves.
+fn announce(gateway: &Gateway) {
+    let mut out = std::io::stdout().lock();
+    let line = writeln!(out, "ready node={} port={}", gateway.name(), gateway.port());
+    // Nobody may be reading; the gateway serves all the same.
+    if line.and_then(|()| out.flush()).is_err() {
+        tracing::debug!("standard output is closed");
+    }
+    tracing::info!(node = %gateway.name(), port = gateway.port(), "ready");
+}
+
+/// Resolves when standard input ends. A thread of its own reads it: a pending
+/// read on the runtime's threads would hold up its end.
+fn end_of_input() -> Result<oneshot::Receiver<()>, std::io::Error> {
+    let (done, ended) = oneshot::channel();
+    std::thread::Builder::new().name("stdin".into()).spawn(move || {
+        let mut buffer = [0; 64];
+        while std::io::stdin().read(&mut buffer).is_ok_and(|read| read > 0) {}
+        // The receiver is gone if the gateway stops for another reason.
+        let _ = done.send(());
+    })?;
+    Ok(ended)
+}
+
+async fn ended(input: Option<oneshot::Receiver<()>>) {
+    match input {
+        // The sender goes only after the end of input.
+        Some(ended) => drop(ended.await),
+        None => std::future::pending().await,
+    }
+}
