@@ -100,7 +100,7 @@ impl Registry {
             }
             if let Some((caller, from)) = from {
                 let refused = match &result {
-                    Ok(outcome) => outcome.refusal.as_ref().map(Refusal::as_atom),
+                    Ok(outcome) => outcome.refused.as_ref().map(Refusal::as_atom),
                     Err(reason) => Some(reason.as_atom()),
                 };
                 match refused {
