@@ -120,3 +120,6 @@ impl RateLimiter {
         self.previous = std::mem::replace(&mut self.current, next);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,26 +9,84 @@ use rustc_hash::FxHashMap;
 const INDEXED_ABOVE: usize = 32;
 
 /// A set of small values as one slice, in no particular order. Insertion and
-/// removal take constant time at any size.
-///
+/// removal take constant time at any size. A set of one takes no memory but its own.
+#[derive(Debug, Clone)]
+pub struct DenseSet<T>(Elements<T>);
+
+#[derive(Debug, Clone)]
+enum Elements<T> {
+    None,
+    One(T),
+    /// Two or more.
+    Many(Box<Many<T>>),
+}
+
 /// Invariant: if there is an index, it maps every element to its position.
 #[derive(Debug, Clone)]
-pub struct DenseSet<T> {
+struct Many<T> {
     elements: Vec<T>,
-    // Boxed: most sets are small, and an empty box costs 8 bytes instead of 32.
-    #[allow(clippy::box_collection)]
-    positions: Option<Box<FxHashMap<T, u32>>>,
+    positions: Option<FxHashMap<T, u32>>,
 }
 
 impl<T> Default for DenseSet<T> {
     fn default() -> Self {
-        Self { elements: Vec::new(), positions: None }
+        Self(Elements::None)
     }
 }
 
 impl<T: Copy + Eq + Hash> DenseSet<T> {
     /// Adds an element; false if it was there.
     pub fn insert(&mut self, element: T) -> bool {
+        match &mut self.0 {
+            Elements::None => {
+                self.0 = Elements::One(element);
+                true
+            }
+            Elements::One(only) if *only == element => false,
+            Elements::One(only) => {
+                let elements = vec![*only, element];
+                self.0 = Elements::Many(Box::new(Many { elements, positions: None }));
+                true
+            }
+            Elements::Many(many) => many.insert(element),
+        }
+    }
+
+    /// Takes an element out; false if it was not there.
+    pub fn remove(&mut self, element: T) -> bool {
+        match &mut self.0 {
+            Elements::One(only) if *only == element => {
+                self.0 = Elements::None;
+                true
+            }
+            Elements::None | Elements::One(_) => false,
+            Elements::Many(many) => {
+                let removed = many.remove(element);
+                if let [only] = many.elements[..] {
+                    self.0 = Elements::One(only);
+                }
+                removed
+            }
+        }
+    }
+
+    /// The elements.
+    pub fn as_slice(&self) -> &[T] {
+        match &self.0 {
+            Elements::None => &[],
+            Elements::One(only) => std::slice::from_ref(only),
+            Elements::Many(many) => &many.elements,
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        matches!(self.0, Elements::None)
+    }
+}
+
+impl<T: Copy + Eq + Hash> Many<T> {
+    fn insert(&mut self, element: T) -> bool {
         if self.position(element).is_some() {
             return false;
         }
@@ -40,15 +98,14 @@ impl<T: Copy + Eq + Hash> DenseSet<T> {
                 positions.insert(element, position);
             }
             None if self.elements.len() > INDEXED_ABOVE => {
-                self.positions = Some(Box::new(self.elements.iter().copied().zip(0..).collect()));
+                self.positions = Some(self.elements.iter().copied().zip(0..).collect());
             }
             None => {}
         }
         true
     }
 
-    /// Takes an element out; false if it was not there.
-    pub fn remove(&mut self, element: T) -> bool {
+    fn remove(&mut self, element: T) -> bool {
         let Some(position) = self.position(element) else { return false };
         self.elements.swap_remove(position);
         if let Some(positions) = &mut self.positions {
@@ -61,16 +118,6 @@ impl<T: Copy + Eq + Hash> DenseSet<T> {
         true
     }
 
-    /// The elements.
-    pub fn as_slice(&self) -> &[T] {
-        &self.elements
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.elements.is_empty()
-    }
-
     fn position(&self, element: T) -> Option<usize> {
         match &self.positions {
             Some(positions) => positions.get(&element).map(|position| *position as usize),
@@ -80,7 +127,7 @@ impl<T: Copy + Eq + Hash> DenseSet<T> {
 
     fn give_back_memory(&mut self) {
         let len = self.elements.len();
-        // Half the threshold: a set that hovers around it is not rebuilt all the time.
+        // Half the threshold: a set that hovers around it is not indexed again and again.
         if len <= INDEXED_ABOVE / 2 {
             self.positions = None;
         }
@@ -115,8 +162,14 @@ mod tests {
                 let elements: BTreeSet<_> = set.as_slice().iter().copied().collect();
                 prop_assert_eq!(set.as_slice().len(), model.len());
                 prop_assert_eq!(&elements, &model);
-                if let Some(positions) = &set.positions {
-                    prop_assert_eq!(positions.len(), model.len());
+                prop_assert_eq!(set.is_empty(), model.is_empty());
+                match &set.0 {
+                    Elements::Many(many) => {
+                        prop_assert!(model.len() > 1);
+                        let indexed = many.positions.as_ref().map(FxHashMap::len);
+                        prop_assert!(indexed.is_none_or(|len| len == model.len()));
+                    }
+                    _ => prop_assert!(model.len() < 2),
                 }
             }
         }
@@ -131,7 +184,8 @@ mod tests {
         for element in 10..100_000 {
             set.remove(element);
         }
-        assert!(set.elements.capacity() <= 64, "{}", set.elements.capacity());
-        assert!(set.positions.is_none());
+        let Elements::Many(many) = &set.0 else { panic!("ten elements") };
+        assert!(many.elements.capacity() <= 64, "{}", many.elements.capacity());
+        assert!(many.positions.is_none());
     }
 }

@@ -103,8 +103,10 @@ struct Queue<T> {
     /// Of `begun` alone.
     begun_bytes: usize,
     begun_messages: u64,
-    /// Bytes that lanes above were given while this one waited.
-    /// Invariant: `passed_over <= SHARE * TURN_BYTES`, and 0 if the queue is empty.
+    /// Bytes that lanes above were given while this one waited, less what it was
+    /// given for them. Invariant: 0 if the queue is empty, and never more than
+    /// `(SHARE + 5) * TURN_BYTES`: from `SHARE * TURN_BYTES` on it is due, and only
+    /// due lanes above it, four at most and a turn each, still go first.
     passed_over: usize,
 }
 
@@ -224,8 +226,7 @@ impl<T> Lanes<T> {
         queue.passed_over =
             if queue.is_empty() { 0 } else { queue.passed_over.saturating_sub(sent * Self::SHARE) };
         for queue in below.iter_mut().filter(|queue| !queue.is_empty()) {
-            let most = Self::SHARE * Self::TURN_BYTES;
-            queue.passed_over = (queue.passed_over + sent).min(most);
+            queue.passed_over += sent;
         }
         Some((lane, entry.item))
     }
@@ -262,3 +263,6 @@ impl<T> Lanes<T> {
         queue.begun_bytes.saturating_add(queue.bytes)
     }
 }
+
+#[cfg(test)]
+mod tests;

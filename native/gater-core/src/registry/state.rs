@@ -176,3 +176,6 @@ impl State {
         changes.extend(stores.iter().filter_map(|store| self.remove(store, pid, up_to)));
     }
 }
+
+#[cfg(test)]
+mod tests;
