@@ -1,0 +1,23 @@
+%% @doc What a gateway takes when nothing happens.
+-module(bench_memory).
+-behaviour(bench).
+
+-export([title/0, run/1]).
+
+-spec title() -> string().
+title() -> "memory at rest".
+
+-spec run(bench:options()) -> [bench:row()].
+run(Options) ->
+    Measure = fun() ->
+        bench_rig:with(Options, fun(#{ours := Ours, theirs := Theirs}) ->
+            timer:sleep(1000),
+            {megabytes(Ours), megabytes(Theirs)}
+        end)
+    end,
+    {Ours, Theirs} = lists:unzip([Measure() || _ <- lists:seq(1, 3)]),
+    [#{what => "resident memory, three nodes connected", unit => "MiB", better => less,
+       against => "Erlang gateway", ours => Ours, theirs => Theirs}].
+
+megabytes(Gateway) ->
+    bench_rig:resident_bytes(Gateway) / (1024 * 1024).

@@ -1,0 +1,167 @@
+%% @doc What the benchmarks of a gateway run on: the two gateways, each a program of its own,
+%% and BEAM nodes to publish from and to subscribe on.
+-module(bench_rig).
+
+-export([with/2, call/5, cpu_seconds/1, resident_bytes/1, secret/0]).
+-export_type([rig/0, gateway/0]).
+
+-type gateway() :: #{node := node(), os_pid := integer(), port := port(), log := string()}.
+-type rig() :: #{
+    publisher := pid(),
+    subscriber := pid(),
+    %% A third node, whose messages do not share a connection with the publishers'.
+    alarm := pid(),
+    ours := gateway(),
+    theirs := gateway()
+}.
+
+-define(START_MS, 20000).
+-define(STOP_MS, 10000).
+
+%% @doc Runs `Fun' on a fresh rig and takes it down again, whatever happens.
+-spec with(bench:options(), fun((rig()) -> Result)) -> Result.
+with(#{gateway := Program}, Fun) ->
+    Id = integer_to_list(erlang:unique_integer([positive]) * 1000 + rand:uniform(999)),
+    Dir = filename:absname("target/bench/tmp/" ++ os:getpid() ++ "_" ++ Id),
+    ok = filelib:ensure_dir(Dir ++ "/x"),
+    Cookie = "bench" ++ integer_to_list(rand:uniform(1 bsl 60), 36),
+    %% EPMD must be there before the nodes look for it.
+    _ = os:cmd("epmd -daemon"),
+    Started = ets:new(started, [public]),
+    Keep = fun(Thing) -> ets:insert(Started, {erlang:unique_integer([monotonic]), Thing}), Thing end,
+    try
+        Peer = fun(Name) -> Keep(peer(Name, Cookie)) end,
+        Rig = #{
+            ours => Keep(gateway(Program, "ours", Cookie, Dir)),
+            theirs => Keep(gateway(plain, "theirs", Cookie, Dir)),
+            publisher => Peer("publisher"),
+            subscriber => Peer("subscriber"),
+            alarm => Peer("alarm")
+        },
+        #{publisher := Publisher, subscriber := Subscriber, alarm := Alarm} = Rig,
+        %% Acknowledgements go from node to node, beside the gateway.
+        _ = [pong = call(Peer1, net_adm, ping, [Node], 10000)
+             || Peer1 <- [Publisher, Subscriber, Alarm],
+                Node <- [node_of(Subscriber), maps:get(node, maps:get(ours, Rig)),
+                         maps:get(node, maps:get(theirs, Rig))],
+                node_of(Peer1) =/= Node],
+        Fun(Rig)
+    after
+        _ = [stop(Thing) || {_, Thing} <- lists:reverse(lists:sort(ets:tab2list(Started)))],
+        ets:delete(Started),
+        file:del_dir_r(Dir)
+    end.
+
+%% @doc Calls a function on one of the rig's nodes.
+-spec call(pid(), module(), atom(), [term()], timeout()) -> term().
+call(Peer, Module, Function, Arguments, Timeout) ->
+    peer:call(Peer, Module, Function, Arguments, Timeout).
+
+%% @doc The processor time a gateway has used since it started.
+-spec cpu_seconds(gateway()) -> float().
+cpu_seconds(#{os_pid := OsPid}) ->
+    {ok, Stat} = file:read_file("/proc/" ++ integer_to_list(OsPid) ++ "/stat"),
+    %% The name of the program, in parentheses, may hold anything.
+    [_, Fields] = string:split(Stat, ")", trailing),
+    Words = string:lexemes(Fields, " "),
+    %% utime and stime, fields 14 and 15 of proc(5); the words begin with field 3.
+    Ticks = binary_to_integer(lists:nth(12, Words)) + binary_to_integer(lists:nth(13, Words)),
+    Ticks / ticks_per_second().
+
+%% @doc The memory of a gateway that is in use now.
+-spec resident_bytes(gateway()) -> non_neg_integer().
+resident_bytes(#{os_pid := OsPid}) ->
+    {ok, Status} = file:read_file("/proc/" ++ integer_to_list(OsPid) ++ "/status"),
+    {match, [Kilobytes]} =
+        re:run(Status, "VmRSS:\\s+([0-9]+) kB", [{capture, all_but_first, list}]),
+    list_to_integer(Kilobytes) * 1024.
+
+%% @doc The secret both gateways verify with.
+-spec secret() -> binary().
+secret() -> <<"a secret for benchmarks">>.
+
+ticks_per_second() ->
+    case persistent_term:get({?MODULE, ticks}, undefined) of
+        undefined ->
+            Ticks = list_to_integer(string:trim(os:cmd("getconf CLK_TCK"))),
+            persistent_term:put({?MODULE, ticks}, Ticks),
+            Ticks;
+        Ticks ->
+            Ticks
+    end.
+
+node_of(Peer) -> peer:call(Peer, erlang, node, []).
+
+beam_arguments(Cookie) ->
+    ["-setcookie", Cookie, "-connect_all", "false", "-kernel",
+     "prevent_overlapping_partitions", "false",
+     "+sbwt", "none", "+sbwtdcpu", "none", "+sbwtdio", "none",
+     "-pa", filename:absname("target/bench/ebin")].
+
+name(Role) ->
+    "bench_" ++ Role ++ "_" ++ os:getpid() ++ "_" ++ integer_to_list(rand:uniform(1 bsl 30), 36).
+
+peer(Role, Cookie) ->
+    {ok, Peer, _} = peer:start(#{
+        name => name(Role),
+        host => "127.0.0.1",
+        longnames => true,
+        connection => standard_io,
+        args => beam_arguments(Cookie)
+    }),
+    Peer.
+
+gateway(Program, Role, Cookie, Dir) ->
+    Name = name(Role) ++ "@127.0.0.1",
+    Log = filename:join(Dir, Role ++ ".log"),
+    {Executable, Arguments} = command(Program, Name, Cookie, Dir),
+    %% The shell gives its place to the program, which so keeps the process id.
+    Port = open_port({spawn_executable, "/bin/sh"}, [
+        {args, ["-c", "log=$1; shift; exec \"$@\" 2>\"$log\"", "sh", Log, Executable | Arguments]},
+        {env, [{"ESDB_GATER_SECRET", binary_to_list(secret())}]},
+        {line, 1000}, exit_status
+    ]),
+    {os_pid, OsPid} = erlang:port_info(Port, os_pid),
+    ready(Port, Log),
+    #{node => list_to_atom(Name), os_pid => OsPid, port => Port, log => Log}.
+
+command(plain, Name, Cookie, _) ->
+    {os:find_executable("erl"),
+     ["-noshell", "-name", Name, "-s", "plain_gateway" | beam_arguments(Cookie)]};
+command(Program, Name, Cookie, Dir) ->
+    File = filename:join(Dir, "cookie"),
+    ok = file:write_file(File, Cookie),
+    ok = file:change_mode(File, 8#400),
+    {filename:absname(Program),
+     ["start", "--name", Name, "--cookie-file", File,
+      "--data-dir", filename:join(Dir, "data"), "--embedded"]}.
+
+ready(Port, Log) ->
+    receive
+        {Port, {data, {eol, "ready " ++ _}}} -> ok;
+        {Port, {data, _}} -> ready(Port, Log);
+        {Port, {exit_status, Status}} -> error({gateway_ended, Status, log(Log)})
+    after ?START_MS ->
+        error({gateway_not_ready, log(Log)})
+    end.
+
+log(File) ->
+    case file:read_file(File) of
+        {ok, Text} -> Text;
+        {error, Reason} -> Reason
+    end.
+
+stop(Peer) when is_pid(Peer) ->
+    peer:stop(Peer);
+stop(#{port := Port, os_pid := OsPid}) ->
+    %% Both gateways stop at the end of their input.
+    catch port_close(Port),
+    await_end("/proc/" ++ integer_to_list(OsPid), OsPid, erlang:monotonic_time(millisecond)).
+
+await_end(Proc, OsPid, Since) ->
+    Waited = erlang:monotonic_time(millisecond) - Since,
+    case filelib:is_dir(Proc) of
+        false -> ok;
+        true when Waited > ?STOP_MS -> os:cmd("kill -KILL " ++ integer_to_list(OsPid));
+        true -> timer:sleep(20), await_end(Proc, OsPid, Since)
+    end.

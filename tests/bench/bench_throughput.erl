@@ -1,0 +1,75 @@
+%% @doc How much a gateway delivers, and what that costs it.
+-module(bench_throughput).
+-behaviour(bench).
+
+-export([title/0, run/1]).
+
+%% Deliveries that may be under way: less than any lane of the gateway holds.
+-define(UNDER_WAY, 65536).
+
+-spec title() -> string().
+title() -> "deliveries per second and their cost, without the shim".
+
+-spec run(bench:options()) -> [bench:row()].
+run(Options) ->
+    bench_rig:with(Options, fun(Rig) ->
+        lists:append([rows(Rig, Options, Case) || Case <- cases(Options)])
+    end).
+
+%% Publishers, subscribers, bytes of a message, targets for deliveries and processor time.
+cases(#{quick := true}) ->
+    [{32, 1, 64, 1.8, 1 / 3}, {4, 10, 64, 1.3, none}, {4, 100, 64, 1.0, 0.1}];
+cases(#{quick := false}) ->
+    [{32, 1, 64, 1.8, 1 / 3},
+     {4, 10, 64, 1.3, none}, {4, 100, 64, 1.0, 0.1}, {4, 1000, 64, 1.0, 0.1},
+     {4, 10, 1024, 1.3, none}, {4, 100, 1024, 1.0, 0.1}, {4, 1000, 1024, 1.0, 0.1}].
+
+rows(Rig, Options, {Publishers, Subscribers, Size, Target, CpuTarget}) ->
+    Measure = fun(Side) ->
+        fun() -> measure(Rig, maps:get(Side, Rig), Options, Publishers, Subscribers, Size) end
+    end,
+    #{ours := Ours, theirs := Theirs} =
+        bench:alternate(Options, #{ours => Measure(ours), theirs => Measure(theirs)}),
+    What = lists:flatten(io_lib:format("~b publishers, fan-out ~b, ~b B",
+                                       [Publishers, Subscribers, Size])),
+    Each = fun(Key) ->
+        #{against => "Erlang gateway",
+          ours => [maps:get(Key, M) || M <- Ours], theirs => [maps:get(Key, M) || M <- Theirs]}
+    end,
+    Lost = [io_lib:format("lost ~b of ~b (~ts)", [L, S, Who])
+            || {Who, Side} <- [{"ours", Ours}, {"theirs", Theirs}],
+               #{lost := L, expected := S} <- Side, L > 0],
+    Deliveries = (Each(deliveries))#{what => What, unit => "deliveries/s", better => more,
+                                     target => Target, note => lists:flatten(lists:join("; ", Lost))},
+    Cpu = (Each(cpu))#{what => What ++ ": gateway CPU", unit => "s per million", better => less},
+    [Deliveries, case CpuTarget of none -> Cpu; _ -> Cpu#{target => CpuTarget} end].
+
+measure(#{publisher := Publisher, subscriber := Subscriber}, Gateway, Options, P, S, Size) ->
+    #{milliseconds := Milliseconds} = Options,
+    Window = max(4, min(256, ?UNDER_WAY div (P * S))),
+    Load = #{
+        node => maps:get(node, Gateway), channel => esdb_channel_events, topics => [<<"bench">>],
+        publishers => P, subscribers => S, size => Size,
+        window => Window, chunk => max(1, Window div 4)
+    },
+    Call = fun(Peer, Function, Arguments) ->
+        bench_rig:call(Peer, bench_load, Function, Arguments, 60000)
+    end,
+    Publishers = Call(Publisher, publishers, [Load]),
+    Subscribers = Call(Subscriber, subscribers, [Load, Publishers]),
+    ok = Call(Publisher, go, [Publishers]),
+    timer:sleep(Milliseconds div 4),
+    CpuBefore = bench_rig:cpu_seconds(Gateway),
+    {TimeBefore, Before} = Call(Subscriber, sample, []),
+    timer:sleep(Milliseconds),
+    {TimeAfter, After} = Call(Subscriber, sample, []),
+    CpuAfter = bench_rig:cpu_seconds(Gateway),
+    {Sent, Stalls} = Call(Publisher, stop, [Publishers]),
+    Lost = Call(Subscriber, settle, [Sent * S]),
+    ok = Call(Subscriber, forget, [Load, Subscribers]),
+    Delivered = max(1, After - Before),
+    #{
+        deliveries => Delivered * 1.0e9 / (TimeAfter - TimeBefore),
+        cpu => (CpuAfter - CpuBefore) * 1.0e6 / Delivered,
+        lost => Lost, expected => Sent * S, stalls => Stalls
+    }.
