@@ -27,6 +27,8 @@
     theirs := [number()],
     %% What the ratio ours/theirs is meant to reach.
     target => number(),
+    %% What ours is meant to reach by itself, in the row's unit.
+    limit => number(),
     note => string()
 }.
 
@@ -72,12 +74,13 @@ percentile(Values, Percent) ->
 %% microseconds. Runs in a process of its own, for a fresh heap.
 -spec time_calls(pos_integer(), fun(() -> term())) -> [float()].
 time_calls(Milliseconds, Fun) ->
+    Self = self(),
     {Pid, Ref} = spawn_monitor(fun() ->
         End = now_ns() + Milliseconds * 1000000,
-        exit({times, time_until(End, now_ns(), Fun, [])})
+        Self ! {times, self(), time_until(End, now_ns(), Fun, [])}
     end),
     receive
-        {'DOWN', Ref, process, Pid, {times, Times}} -> Times;
+        {times, Pid, Times} -> demonitor(Ref, [flush]), Times;
         {'DOWN', Ref, process, Pid, Reason} -> error(Reason)
     end.
 

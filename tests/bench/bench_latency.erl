@@ -21,9 +21,7 @@ run(Options) ->
               {get_workers, ?STORE}, [{50, none}, {99, none}])
         ++ calls(Rig, Options, "publish call, nobody subscribed", esdb_channel_events,
                  {publish, <<"nobody">>, binary:copy(<<"x">>, 64)}, [{50, 0.8}, {99.9, 0.6}])
-        ++ alarms(Rig, Options, "critical message, idle", none)
-        ++ alarms(Rig, Options, "critical message, flood of low 1 KiB", {4, 1024, 1024})
-        ++ alarms(Rig, Options, "critical message, low 8 MiB messages", {1, 8 bsl 20, 2})
+        ++ alarms(Rig, Options)
     end).
 
 calls(#{publisher := Publisher} = Rig, Options, What, Server, Request, Percents) ->
@@ -40,12 +38,42 @@ calls(#{publisher := Publisher} = Rig, Options, What, Server, Request, Percents)
          bench:alternate(Options, #{ours => Measure(ours), theirs => Measure(theirs)})).
 
 %% A flood is so many publishers of messages of so many bytes, so many of them under way each.
-alarms(Rig, Options, What, Flood) ->
-    Measure = fun(Side) ->
-        fun() -> alarm_latencies(Rig, maps:get(Side, Rig), Options, Flood) end
+alarms(Rig, #{quick := Quick} = Options) ->
+    Small = {4, 1024, 1024},
+    %% Little less than the longest message there can be.
+    Megabytes = case Quick of true -> 16; false -> 60 end,
+    Big = {1, Megabytes bsl 20, 2},
+    [Idle, Flooded, Passing] = [
+        bench:alternate(Options, #{ours => latencies_of(ours, Rig, Options, Flood),
+                                   theirs => latencies_of(theirs, Rig, Options, Flood)})
+        || Flood <- [none, Small, Big]
+    ],
+    Flow = io_lib:format("low ~b MiB messages flow", [Megabytes]),
+    alarm_rows("critical message, idle", Idle)
+    ++ alarm_rows("critical message, flood of low 1 KiB", Flooded)
+    ++ [flood_row("low 1 KiB messages delivered meanwhile", 1, Flooded)]
+    ++ alarm_rows("critical message, " ++ Flow, Passing)
+    ++ [flood_row("low MiB delivered meanwhile", Megabytes, Passing), added_row(Flow, Idle, Passing)].
+
+alarm_rows(What, Measured) ->
+    Times = maps:map(fun(_, Side) -> [[P50, P99] || #{p50 := P50, p99 := P99} <- Side] end, Measured),
+    rows(What, [{50, none}, {99, none}], Times).
+
+flood_row(What, Each, #{ours := Ours, theirs := Theirs}) ->
+    #{what => What, unit => "per second", better => more, against => "Erlang gateway",
+      ours => [Each * F || #{flood := F} <- Ours], theirs => [Each * F || #{flood := F} <- Theirs]}.
+
+%% What the flow of long messages adds.
+added_row(Flow, Idle, Passing) ->
+    Added = fun(Side) ->
+        [After - Before || {#{p99 := Before}, #{p99 := After}}
+                               <- lists:zip(maps:get(Side, Idle), maps:get(Side, Passing))]
     end,
-    rows(What, [{50, none}, {99, none}],
-         bench:alternate(Options, #{ours => Measure(ours), theirs => Measure(theirs)})).
+    #{what => "critical message, " ++ Flow ++ ", p99 above idle", unit => "us", better => less,
+      limit => 5000, against => "Erlang gateway", ours => Added(ours), theirs => Added(theirs)}.
+
+latencies_of(Side, Rig, Options, Flood) ->
+    fun() -> alarm_latencies(Rig, maps:get(Side, Rig), Options, Flood) end.
 
 alarm_latencies(Rig, #{node := Node}, #{milliseconds := Milliseconds}, Flood) ->
     #{publisher := Publisher, subscriber := Subscriber, alarm := Alarm} = Rig,
@@ -57,16 +85,16 @@ alarm_latencies(Rig, #{node := Node}, #{milliseconds := Milliseconds}, Flood) ->
     Stop = start_flood(Call, Publisher, Subscriber, Node, Flood, Milliseconds),
     Listener = Call(Subscriber, alarm_subscriber, [Node, esdb_channel_alerts, ?TOPIC]),
     Sent = Call(Alarm, alarms, [Alarms]),
-    Stop(),
+    Rate = Stop(),
     timer:sleep(100),
     Latencies = Call(Subscriber, latencies, [Listener]),
     %% One that got lost took for ever.
     Missing = [1.0e9 || _ <- lists:seq(1, Sent - length(Latencies))],
     All = Missing ++ Latencies,
-    [bench:percentile(All, 50), bench:percentile(All, 99)].
+    #{p50 => bench:percentile(All, 50), p99 => bench:percentile(All, 99), flood => Rate}.
 
 start_flood(_, _, _, _, none, _) ->
-    fun() -> ok end;
+    fun() -> 0 end;
 start_flood(Call, Publisher, Subscriber, Node, {Count, Size, Window}, Milliseconds) ->
     %% So many topics that their rate limit does not slow the flood down.
     Topics = [<<"bench.", (integer_to_binary(N))/binary>> || N <- lists:seq(1, 1024)],
@@ -77,10 +105,13 @@ start_flood(Call, Publisher, Subscriber, Node, {Count, Size, Window}, Millisecon
     Subscribers = Call(Subscriber, subscribers, [Load, Publishers]),
     ok = Call(Publisher, go, [Publishers]),
     timer:sleep(Milliseconds div 4),
+    {TimeBefore, Before} = Call(Subscriber, sample, []),
     fun() ->
+        {TimeAfter, After} = Call(Subscriber, sample, []),
         {Sent, _} = Call(Publisher, stop, [Publishers]),
         _ = Call(Subscriber, settle, [Sent]),
-        ok = Call(Subscriber, forget, [Load, Subscribers])
+        ok = Call(Subscriber, forget, [Load, Subscribers]),
+        (After - Before) * 1.0e9 / (TimeAfter - TimeBefore)
     end.
 
 rows(What, Percents, #{ours := Ours, theirs := Theirs}) ->

@@ -7,7 +7,7 @@
 -module(bench_load).
 
 -export([publishers/1, go/1, stop/1, subscribers/2, sample/0, settle/1, forget/2]).
--export([alarm_subscriber/3, alarms/1, latencies/1, calls/3, workers/3]).
+-export([subscriber_of/3, alarm_subscriber/3, alarms/1, latencies/1, calls/3, workers/3]).
 -export_type([load/0]).
 
 -type load() :: #{
@@ -129,6 +129,13 @@ await_no_subscribers(Server, Topic, Tries) when Tries > 0 ->
         [] -> ok;
         _ -> timer:sleep(20), await_no_subscribers(Server, Topic, Tries - 1)
     end.
+
+%% @doc Makes a subscriber that takes whatever comes.
+-spec subscriber_of(node(), atom(), binary()) -> pid().
+subscriber_of(Node, Channel, Topic) ->
+    Pid = spawn(fun Drop() -> receive _ -> Drop() end end),
+    ok = gen_server:call({Channel, Node}, {subscribe, Topic, Pid}),
+    Pid.
 
 %% @doc Makes a subscriber that keeps how long messages of {@link alarms/1} took.
 -spec alarm_subscriber(node(), atom(), binary()) -> pid().

@@ -16,7 +16,7 @@ run(Options) ->
         end)
     end,
     {Ours, Theirs} = lists:unzip([Measure() || _ <- lists:seq(1, 3)]),
-    [#{what => "resident memory, three nodes connected", unit => "MiB", better => less,
+    [#{what => "resident memory, three nodes connected", unit => "MiB", better => less, limit => 20,
        against => "Erlang gateway", ours => Ours, theirs => Theirs}].
 
 megabytes(Gateway) ->

@@ -37,20 +37,20 @@ line(#{what := What, unit := Unit, ours := Ours, theirs := Theirs} = Row) ->
      case ratio(Row) of undefined -> "-"; Ratio -> flat(io_lib:format("~.2f", [Ratio])) end,
      target(Row), verdict(Row)].
 
-target(#{target := Target, better := more}) -> flat(io_lib:format(">= ~.2f", [Target * 1.0]));
-target(#{target := Target, better := less}) -> flat(io_lib:format("<= ~.2f", [Target * 1.0]));
-target(_) -> "".
+target(#{better := Better} = Row) ->
+    Sign = case Better of more -> ">= "; less -> "<= " end,
+    Ratio = [Sign ++ io_lib:format("~.2f", [T * 1.0]) || #{target := T} <- [Row]],
+    Limit = [Sign ++ number(L) ++ " " ++ maps:get(unit, Row) || #{limit := L} <- [Row]],
+    flat(lists:join(", ", Ratio ++ Limit)).
 
-verdict(Row) ->
-    Note = maps:get(note, Row, ""),
-    case {Row, ratio(Row)} of
-        {#{target := Target, better := more}, Ratio} when is_float(Ratio), Ratio < Target ->
-            "missed " ++ Note;
-        {#{target := Target, better := less}, Ratio} when is_float(Ratio), Ratio > Target ->
-            "missed " ++ Note;
-        _ ->
-            Note
-    end.
+verdict(#{ours := Ours} = Row) ->
+    Missed = [missed || #{target := Target} <- [Row], not reached(ratio(Row), Target, Row)]
+        ++ [missed || #{limit := Limit} <- [Row], not reached(bench:median(Ours), Limit, Row)],
+    flat(lists:join(" ", ["MISSED" || Missed =/= []] ++ [maps:get(note, Row, "")])).
+
+reached(undefined, _, _) -> true;
+reached(Value, Target, #{better := more}) -> Value >= Target;
+reached(Value, Target, #{better := less}) -> Value =< Target.
 
 columns([[] | _]) -> [];
 columns(Lines) -> [[hd(Line) || Line <- Lines] | columns([tl(Line) || Line <- Lines])].
@@ -60,6 +60,7 @@ padded(Line, Widths) ->
         flat(lists:join("  ", [string:pad(Cell, Width) || {Cell, Width} <- lists:zip(Line, Widths)])),
         trailing).
 
+number(N) when N < 0 -> [$- | number(-N)];
 number(N) when N >= 1000 -> integer_to_list(round(N));
 number(N) when N >= 10 -> flat(io_lib:format("~.1f", [N * 1.0]));
 number(N) -> flat(io_lib:format("~.3f", [N * 1.0])).
@@ -86,6 +87,7 @@ json_row(#{what := What, unit := Unit, better := Better, against := Against} = R
         {"theirs", list([json_number(N) || N <- Theirs])},
         {"ratio", case ratio(Row) of undefined -> "null"; Ratio -> json_number(Ratio) end},
         {"target", case Row of #{target := Target} -> json_number(Target); _ -> "null" end},
+        {"limit", case Row of #{limit := Limit} -> json_number(Limit); _ -> "null" end},
         {"note", string(maps:get(note, Row, ""))}
     ]).
 

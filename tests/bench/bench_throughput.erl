@@ -36,11 +36,12 @@ rows(Rig, Options, {Publishers, Subscribers, Size, Target, CpuTarget}) ->
         #{against => "Erlang gateway",
           ours => [maps:get(Key, M) || M <- Ours], theirs => [maps:get(Key, M) || M <- Theirs]}
     end,
-    Lost = [io_lib:format("lost ~b of ~b (~ts)", [L, S, Who])
-            || {Who, Side} <- [{"ours", Ours}, {"theirs", Theirs}],
-               #{lost := L, expected := S} <- Side, L > 0],
+    Notes = [io_lib:format("~ts lost ~b of ~b, stalled ~b times", [Who, Lost, Sent, Stalls])
+             || {Who, Side} <- [{"this one", Ours}, {"the other", Theirs}],
+                #{lost := Lost, expected := Sent, stalls := Stalls} <- Side,
+                Lost + Stalls > 0],
     Deliveries = (Each(deliveries))#{what => What, unit => "deliveries/s", better => more,
-                                     target => Target, note => lists:flatten(lists:join("; ", Lost))},
+                                     target => Target, note => lists:flatten(lists:join("; ", Notes))},
     Cpu = (Each(cpu))#{what => What ++ ": gateway CPU", unit => "s per million", better => less},
     [Deliveries, case CpuTarget of none -> Cpu; _ -> Cpu#{target => CpuTarget} end].
 
