@@ -1,0 +1,3 @@
+//! The parts of `esdb-gater`, a gateway node in front of erl-esdb event stores.
+
+pub mod replica;

@@ -1,0 +1,268 @@
+//! The file of the log: a redb database with the entries and a few facts about them.
+
+use std::fmt::Display;
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use redb::{
+    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend,
+    StorageError, TableDefinition, WriteTransaction,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::super::codec;
+use super::super::error::OpenError;
+use super::super::types::{Entry, LogId, NodeId, Vote};
+
+/// Entries by index.
+const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+/// The values of [`Facts`] by name.
+const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("facts");
+
+/// The format of the whole file, as the fact `format`.
+const FORMAT: u64 = 1;
+/// Bytes of the file that redb keeps in memory. The log is read once, at the start.
+const CACHE_BYTES: usize = 2 << 20;
+
+/// What is known of the log beside its entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Whose log it is.
+    pub node_id: NodeId,
+    /// The last vote.
+    pub vote: Option<Vote>,
+    /// A lower bound of what is committed.
+    pub committed: Option<LogId>,
+    /// The last entry that was removed because a snapshot holds it.
+    pub purged: Option<LogId>,
+    /// The last entry; the last purged one if there is no other.
+    pub last: Option<LogId>,
+}
+
+/// A change of the log.
+#[derive(Debug)]
+pub enum Change {
+    /// Entries, in order, after the last one.
+    Append(Vec<Entry>),
+    /// The vote.
+    Vote(Vote),
+    /// Entries from this index on go.
+    Truncate(u64),
+    /// Entries up to this one go.
+    Purge(LogId),
+}
+
+/// Why the log could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct FileError(String);
+
+impl FileError {
+    fn new(error: impl Display) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl FileError {
+    /// The log is closed.
+    pub fn closed() -> Self {
+        Self("the log is closed".into())
+    }
+}
+
+impl From<FileError> for io::Error {
+    fn from(error: FileError) -> Self {
+        Self::other(error)
+    }
+}
+
+/// The open file. No other process can open it meanwhile.
+pub struct LogFile {
+    path: PathBuf,
+    database: Database,
+}
+
+impl LogFile {
+    /// Opens the file, or makes it with a new random node id. Checks every page of
+    /// a file that is there. Blocks.
+    pub fn open(path: &Path) -> Result<(Self, Facts), OpenError> {
+        let new = !path.exists();
+        let database = builder().create(path).map_err(|error| open_error(path, error))?;
+        if new && let Some(directory) = path.parent() {
+            // The name of the file must survive a crash as its content does.
+            fs::File::open(directory)
+                .and_then(|directory| directory.sync_all())
+                .map_err(|error| OpenError::Directory { path: directory.into(), error })?;
+        }
+        Self::start(path, database)
+    }
+
+    /// Opens a log that is kept in `backend` instead of a file, for tests of failing disks.
+    pub fn open_backend(backend: impl StorageBackend) -> Result<(Self, Facts), OpenError> {
+        let path = Path::new("(backend)");
+        let database =
+            builder().create_with_backend(backend).map_err(|error| open_error(path, error))?;
+        Self::start(path, database)
+    }
+
+    fn start(path: &Path, database: Database) -> Result<(Self, Facts), OpenError> {
+        let file = Self { path: path.to_owned(), database };
+        let facts = match file.is_new().and_then(|new| if new { file.found() } else { Ok(()) }) {
+            Ok(()) => file.facts()?,
+            Err(error) => {
+                return Err(OpenError::Io { path: path.into(), error: error.into() });
+            }
+        };
+        Ok((file, facts))
+    }
+
+    fn is_new(&self) -> Result<bool, FileError> {
+        let transaction = self.database.begin_read().map_err(FileError::new)?;
+        Ok(transaction.list_tables().map_err(FileError::new)?.next().is_none())
+    }
+
+    /// Writes the first facts.
+    fn found(&self) -> Result<(), FileError> {
+        // Zero is what an id looks like that was never set.
+        let node_id = getrandom::u64().map_err(FileError::new)?.max(1);
+        let transaction = self.database.begin_write().map_err(FileError::new)?;
+        put(&transaction, "format", &FORMAT)?;
+        put(&transaction, "node_id", &node_id)?;
+        transaction.open_table(LOG).map_err(FileError::new)?;
+        transaction.commit().map_err(FileError::new)
+    }
+
+    fn facts(&self) -> Result<Facts, OpenError> {
+        let corrupt = |reason: String| OpenError::Corrupt { path: self.path.clone(), reason };
+        let found: u64 = self
+            .fact("format")
+            .map_err(|error| corrupt(error.0))?
+            .ok_or_else(|| corrupt("it is not a log of this program".into()))?;
+        if found != FORMAT {
+            let path = self.path.clone();
+            return Err(OpenError::Version { path, found, expected: FORMAT });
+        }
+        let read = || -> Result<Option<Facts>, FileError> {
+            let Some(node_id) = self.fact("node_id")? else { return Ok(None) };
+            let purged: Option<LogId> = self.fact("purged")?;
+            Ok(Some(Facts {
+                node_id,
+                vote: self.fact("vote")?,
+                committed: self.fact("committed")?,
+                purged,
+                last: self.last()?.max(purged),
+            }))
+        };
+        read()
+            .map_err(|error| corrupt(error.0))?
+            .ok_or_else(|| corrupt("it does not say whose log it is".into()))
+    }
+
+    fn fact<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, FileError> {
+        let transaction = self.database.begin_read().map_err(FileError::new)?;
+        let table = transaction.open_table(FACTS).map_err(FileError::new)?;
+        let value = table.get(name).map_err(FileError::new)?;
+        value.map(|value| codec::decode(value.value()).map_err(FileError::new)).transpose()
+    }
+
+    fn last(&self) -> Result<Option<LogId>, FileError> {
+        let transaction = self.database.begin_read().map_err(FileError::new)?;
+        let table = transaction.open_table(LOG).map_err(FileError::new)?;
+        let last = table.last().map_err(FileError::new)?;
+        last.map(|(index, bytes)| Ok(entry(index.value(), bytes.value())?.log_id)).transpose()
+    }
+
+    /// The entries of `range`; fewer where there are none. Blocks.
+    pub fn read(&self, range: Range<u64>) -> Result<Vec<Entry>, FileError> {
+        let transaction = self.database.begin_read().map_err(FileError::new)?;
+        let table = transaction.open_table(LOG).map_err(FileError::new)?;
+        let mut entries = Vec::new();
+        for item in table.range(range).map_err(FileError::new)? {
+            let (index, bytes) = item.map_err(FileError::new)?;
+            entries.push(entry(index.value(), bytes.value())?);
+        }
+        Ok(entries)
+    }
+
+    /// Carries out `changes` in order, all or none. On the disk when it returns. Blocks.
+    pub fn write<'a>(
+        &self,
+        changes: impl Iterator<Item = &'a Change>,
+        committed: Option<LogId>,
+    ) -> Result<(), FileError> {
+        // Redb's default durability is immediate: `commit` returns after the sync.
+        let transaction = self.database.begin_write().map_err(FileError::new)?;
+        {
+            let mut log = transaction.open_table(LOG).map_err(FileError::new)?;
+            for change in changes {
+                match change {
+                    Change::Append(entries) => {
+                        for entry in entries {
+                            let bytes = codec::encode(entry).map_err(FileError::new)?;
+                            log.insert(entry.log_id.index, bytes.as_slice())
+                                .map_err(FileError::new)?;
+                        }
+                    }
+                    Change::Vote(vote) => put(&transaction, "vote", vote)?,
+                    Change::Truncate(from) => {
+                        log.retain_in(*from.., |_, _| false).map_err(FileError::new)?;
+                    }
+                    Change::Purge(upto) => {
+                        log.retain_in(..=upto.index, |_, _| false).map_err(FileError::new)?;
+                        put(&transaction, "purged", upto)?;
+                    }
+                }
+            }
+        }
+        if let Some(committed) = committed {
+            put(&transaction, "committed", &committed)?;
+        }
+        transaction.commit().map_err(FileError::new)
+    }
+}
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder.set_cache_size(CACHE_BYTES);
+    // A page that changed behind our back is an error now, not a wrong answer later.
+    builder.set_check_integrity_on_open(true);
+    builder
+}
+
+fn put<T: Serialize>(
+    transaction: &WriteTransaction,
+    name: &str,
+    value: &T,
+) -> Result<(), FileError> {
+    let bytes = codec::encode(value).map_err(FileError::new)?;
+    let mut table = transaction.open_table(FACTS).map_err(FileError::new)?;
+    table.insert(name, bytes.as_slice()).map_err(FileError::new)?;
+    Ok(())
+}
+
+fn entry(index: u64, bytes: &[u8]) -> Result<Entry, FileError> {
+    let entry: Entry = codec::decode(bytes)
+        .map_err(|error| FileError(format!("entry {index} of the log: {error}")))?;
+    if entry.log_id.index != index {
+        return Err(FileError(format!("entry {index} of the log says it is {}", entry.log_id)));
+    }
+    Ok(entry)
+}
+
+fn open_error(path: &Path, error: DatabaseError) -> OpenError {
+    let path = path.to_owned();
+    match error {
+        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+            OpenError::InUse(path.parent().map_or(path.clone(), Path::to_owned))
+        }
+        DatabaseError::Storage(StorageError::Io(error))
+            if error.kind() != io::ErrorKind::InvalidData =>
+        {
+            OpenError::Io { path, error }
+        }
+        error => OpenError::Corrupt { path, reason: error.to_string() },
+    }
+}

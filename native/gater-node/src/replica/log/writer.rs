@@ -1,0 +1,84 @@
+//! The one thread that writes the log: whatever waits when it comes back from a
+//! write goes into the next one, with one sync for all of it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use openraft::storage::LogFlushed;
+use tokio::sync::oneshot;
+
+use super::Shared;
+use super::file::Change;
+use crate::replica::types::TypeConfig;
+
+/// A change, and who hears when it is on the disk.
+pub struct Job {
+    pub change: Change,
+    pub done: Done,
+}
+
+/// Who hears of the end of a write.
+pub enum Done {
+    /// Openraft, of appended entries.
+    Flushed(LogFlushed<TypeConfig>),
+    /// Whoever waits.
+    Waiting(oneshot::Sender<io::Result<()>>),
+    /// Nobody; a failure shows with the next job.
+    Nobody,
+}
+
+impl Done {
+    fn tell(self, result: io::Result<()>) {
+        match self {
+            Self::Flushed(callback) => callback.log_io_completed(result),
+            Self::Waiting(waiting) => {
+                // Whoever waited gave up.
+                let _ = waiting.send(result);
+            }
+            Self::Nobody => {}
+        }
+    }
+}
+
+/// Starts the thread. It ends when the sender is gone and all is written.
+pub fn start(shared: Arc<Shared>) -> io::Result<(Sender<Job>, JoinHandle<()>)> {
+    let (jobs, queue) = channel();
+    let thread =
+        std::thread::Builder::new().name("log".into()).spawn(move || run(&shared, &queue))?;
+    Ok((jobs, thread))
+}
+
+fn run(shared: &Shared, queue: &Receiver<Job>) {
+    // A disk that failed once may have lost what it took before: nothing is written after.
+    let mut failed: Option<String> = None;
+    let mut written = shared.committed();
+    while let Ok(first) = queue.recv() {
+        let jobs: Vec<Job> = std::iter::once(first).chain(queue.try_iter()).collect();
+        if failed.is_none() {
+            let committed = shared.committed();
+            match shared.write(jobs.iter().map(|job| &job.change), committed) {
+                Ok(()) => written = committed,
+                Err(error) => {
+                    tracing::error!(%error, "the log cannot be written; the registry stops");
+                    failed = Some(error.to_string());
+                }
+            }
+        }
+        for job in jobs {
+            job.done.tell(match &failed {
+                None => Ok(()),
+                Some(error) => Err(io::Error::other(error.clone())),
+            });
+        }
+    }
+    // Not needed, but saves the next start from asking what is committed.
+    let committed = shared.committed();
+    if failed.is_none()
+        && committed != written
+        && let Err(error) = shared.write(std::iter::empty(), committed)
+    {
+        tracing::warn!(%error, "the end of the log could not be written");
+    }
+}

@@ -1,0 +1,274 @@
+//! The replicated registry: what is registered survives a `kill -9` of the gateway.
+//!
+//! Commands go through a Raft log ([`openraft`]) that is on the disk before a
+//! command is answered; the registry itself is in memory. A gateway alone is a
+//! cluster of one. The data directory holds
+//!
+//! - `registry.redb`: log and vote, and the random id of this node. The process
+//!   that has it open holds a lock on it, so two gateways cannot share a directory.
+//! - `registry.snapshot`: the registry at a place of the log. What the log has before is removed.
+//!
+//! A damaged file is an error at the start. A disk that fails later stops the
+//! registry for good (see [`Replica::failed`]): it answers look-ups but takes no commands.
+
+mod coalescer;
+mod codec;
+mod error;
+mod log;
+mod machine;
+mod network;
+mod snapshot;
+mod types;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::future::Future;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gater_core::registry::{Change, Command, Outcome, State};
+use openraft::{Raft, RaftNetworkFactory, SnapshotPolicy};
+
+use self::coalescer::Coalescer;
+pub use self::error::{OpenError, ProposeError};
+pub use self::log::LogStore;
+pub use self::machine::Machine;
+pub use self::network::Alone;
+pub use self::snapshot::SnapshotFile;
+pub use self::types::{Applied, Batch, Member, NodeId, TypeConfig};
+
+/// Is told of changes, in the order in which they are applied.
+pub type OnChange = Box<dyn Fn(&[Change]) + Send + Sync>;
+
+const LOG_FILE: &str = "registry.redb";
+const SNAPSHOT_FILE: &str = "registry.snapshot";
+/// How long a gateway alone may take to lead itself. Only a very slow disk takes long.
+const LEAD_WITHIN: Duration = Duration::from_secs(60);
+
+/// What a replica is told when it is opened.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// A command that is not written within this time is answered `NoQuorum`. Below the
+    /// 5 s after which a `gen_server:call` gives up.
+    pub propose_within: Duration,
+    /// Commands that may wait; more are `Overloaded`.
+    pub max_waiting: usize,
+    /// A snapshot is taken after this many log entries.
+    pub snapshot_after: u64,
+    /// Entries that a snapshot holds already and that are kept for others to catch up.
+    pub keep_entries: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            propose_within: Duration::from_secs(4),
+            max_waiting: 65_536,
+            snapshot_after: 5_000,
+            keep_entries: 1_000,
+        }
+    }
+}
+
+/// This gateway's copy of the registry.
+pub struct Replica {
+    raft: Raft<TypeConfig>,
+    machine: Machine,
+    log: LogStore,
+    coalescer: Coalescer,
+}
+
+impl Replica {
+    /// Opens the registry of a gateway without others in the directory `path`, which is
+    /// made (for its owner alone) if it is not there.
+    ///
+    /// When this returns, everything ever acknowledged is in the state ([`Replica::read`]) and
+    /// commands are taken at once. `on_change` is **not** called for what was restored from the
+    /// disk: read the state once after opening. It is called for all that changes later: after
+    /// the state has changed and before the command is answered, in order, one call at a time,
+    /// on a thread of the runtime. It must not block.
+    pub async fn open(path: &Path, on_change: OnChange) -> Result<Self, OpenError> {
+        Self::open_with(path, Settings::default(), Alone, on_change).await
+    }
+
+    /// As [`Replica::open`], with settings, and with a `network` to other gateways.
+    ///
+    /// With others, what was acknowledged but is not known here to be committed is told
+    /// through `on_change` as soon as a leader says so.
+    pub async fn open_with(
+        path: &Path,
+        settings: Settings,
+        network: impl RaftNetworkFactory<TypeConfig>,
+        on_change: OnChange,
+    ) -> Result<Self, OpenError> {
+        let directory = path.to_owned();
+        let opened = tokio::task::spawn_blocking(move || open_files(&directory, on_change)).await;
+        let (log, machine) = opened.map_err(|error| OpenError::Corrupt {
+            path: path.join(LOG_FILE),
+            reason: error.to_string(),
+        })??;
+        match start(&log, &machine, &settings, network).await {
+            Ok(raft) => {
+                machine.go_live();
+                let waiting = settings.max_waiting;
+                let coalescer = Coalescer::start(raft.clone(), waiting, settings.propose_within);
+                Ok(Self { raft, machine, log, coalescer })
+            }
+            Err(error) => {
+                close(log).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Queues `command` now, whether or not the future is polled, which tells what came of
+    /// it once it is on the disk of a majority. Commands take effect in the order of these calls.
+    pub fn propose(
+        &self,
+        command: Command,
+    ) -> impl Future<Output = Result<Outcome, ProposeError>> + Send + use<> {
+        self.coalescer.propose(command)
+    }
+
+    /// Looks at the registry as it is known here, without asking anybody. Writes wait
+    /// meanwhile: be quick.
+    pub fn read<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        self.machine.read(look)
+    }
+
+    /// The id of this node: drawn at random when its data directory was made.
+    pub fn node_id(&self) -> NodeId {
+        self.log.node_id()
+    }
+
+    /// Resolves when the registry has stopped by itself, with the reason: its disk failed.
+    /// It takes no commands any more, and the process should end. Never resolves otherwise.
+    pub fn failed(&self) -> impl Future<Output = String> + Send + use<> {
+        let mut metrics = self.raft.metrics();
+        async move {
+            loop {
+                let running = metrics.borrow_and_update().running_state.clone();
+                match running {
+                    Err(openraft::error::Fatal::Stopped) | Ok(()) => {}
+                    Err(error) => return error.to_string(),
+                }
+                if metrics.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+    }
+
+    /// Takes a snapshot now and removes from the log what it holds. Returns before it is done.
+    pub async fn compact(&self) -> Result<(), ProposeError> {
+        self.raft.trigger().snapshot().await.map_err(|_| ProposeError::Stopped)
+    }
+
+    /// Answers the commands that were taken, takes no more, and closes the files. What is
+    /// acknowledged is on the disk without it.
+    pub async fn shutdown(&self) {
+        self.coalescer.stop().await;
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::error!(%error, "consensus did not end in order");
+        }
+        close(self.log.clone()).await;
+    }
+}
+
+fn open_files(directory: &Path, on_change: OnChange) -> Result<(LogStore, Machine), OpenError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|error| OpenError::Directory { path: directory.to_owned(), error })?;
+    // The log comes first: its lock keeps others from the snapshot as well.
+    let log = LogStore::open(&directory.join(LOG_FILE))?;
+    let (file, stored) = SnapshotFile::open(&directory.join(SNAPSHOT_FILE), log.node_id())?;
+    let snapshot_path = file.path().to_owned();
+    let stored = match stored {
+        Ok(stored) => stored,
+        // As long as the log is whole, it makes up for a lost snapshot.
+        Err(error) if log.purged().is_none() && log.has_entries() => {
+            tracing::warn!(path = %snapshot_path.display(), %error, "snapshot ignored");
+            None
+        }
+        Err(error) => {
+            return Err(OpenError::Corrupt { path: snapshot_path, reason: error.to_string() });
+        }
+    };
+    if let Some(purged) = log.purged()
+        && stored.as_ref().and_then(|stored| stored.meta.last_log_id) < Some(purged)
+    {
+        let reason =
+            format!("the log begins after {purged}, and no snapshot holds what was before");
+        return Err(OpenError::Corrupt { path: snapshot_path, reason });
+    }
+    let machine = Machine::new(file, stored, on_change)
+        .map_err(|error| OpenError::Corrupt { path: snapshot_path, reason: error.to_string() })?;
+    Ok((log, machine))
+}
+
+/// Starts consensus. When it returns, a gateway without others leads and has applied its log.
+async fn start(
+    log: &LogStore,
+    machine: &Machine,
+    settings: &Settings,
+    network: impl RaftNetworkFactory<TypeConfig>,
+) -> Result<Raft<TypeConfig>, OpenError> {
+    let failed = |error: &dyn std::fmt::Display| OpenError::Raft(error.to_string());
+    let config = openraft::Config {
+        cluster_name: "esdb_gater_registry".into(),
+        // For silent failures only: a broken connection is noticed before.
+        heartbeat_interval: 250,
+        election_timeout_min: 1_000,
+        election_timeout_max: 2_000,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(settings.snapshot_after),
+        max_in_snapshot_log_to_keep: settings.keep_entries,
+        ..openraft::Config::default()
+    };
+    let config = Arc::new(config.validate().map_err(|error| failed(&error))?);
+    let id = log.node_id();
+    let raft = Raft::new(id, config, network, log.clone(), machine.clone())
+        .await
+        .map_err(|error| failed(&error))?;
+
+    // Once in the life of a data directory: openraft refuses it when there is a log or a vote.
+    if !raft.is_initialized().await.map_err(|error| failed(&error))? {
+        let members = BTreeMap::from([(id, Member::default())]);
+        raft.initialize(members).await.map_err(|error| failed(&error))?;
+    }
+    let alone = raft
+        .with_raft_state(move |state| {
+            let mut voters = state.membership_state.effective().voter_ids();
+            voters.next() == Some(id) && voters.next().is_none()
+        })
+        .await
+        .map_err(|error| failed(&error))?;
+    if alone {
+        lead(&raft, id).await.map_err(|error| failed(&error))?;
+    }
+    Ok(raft)
+}
+
+/// Leads a cluster of one, without waiting for the silence of a leader that cannot be.
+async fn lead(raft: &Raft<TypeConfig>, id: NodeId) -> Result<(), String> {
+    let leads = raft.metrics().borrow().current_leader == Some(id);
+    if !leads {
+        raft.trigger().elect().await.map_err(|error| error.to_string())?;
+    }
+    raft.wait(Some(LEAD_WITHIN))
+        .current_leader(id, "the only gateway leads")
+        .await
+        .map_err(|error| error.to_string())?;
+    // An entry of its own commits all those before it, whoever wrote them.
+    coalescer::write(raft, Arc::new([]), LEAD_WITHIN).await.map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+async fn close(log: LogStore) {
+    if let Err(error) = tokio::task::spawn_blocking(move || log.close()).await {
+        tracing::error!(%error, "the log was not closed in order");
+    }
+}

@@ -1,0 +1,229 @@
+//! The file of the last snapshot: the registry as it was at one place of the log.
+//!
+//! Written beside its place, synced and renamed into it, so that it is there
+//! whole or not at all. Layout: [`MAGIC`], SHA-256 of all that follows, length of
+//! the head (4 bytes, big endian), the head ([`Head`]), the body (the registry's
+//! [`Snapshot`](gater_core::registry::Snapshot)); head and body in the form of [`codec`].
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use gater_core::registry::State;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::codec;
+use super::error::OpenError;
+use super::types::{NodeId, SnapshotMeta};
+
+/// The first bytes of a snapshot file, with the version of its layout.
+const MAGIC: &[u8; 8] = b"esdbgsn\x01";
+const DIGEST_BYTES: usize = 32;
+
+/// What a snapshot is of.
+#[derive(Debug, Serialize, Deserialize)]
+struct Head {
+    /// Whose data directory it is in.
+    node_id: NodeId,
+    meta: SnapshotMeta,
+}
+
+/// The place where the snapshot is kept.
+pub struct SnapshotFile {
+    path: PathBuf,
+    node_id: NodeId,
+    /// What the file holds. Locked while it is replaced.
+    current: Mutex<Option<SnapshotMeta>>,
+}
+
+/// A snapshot as it was read from its file.
+pub struct Stored {
+    /// What it is of.
+    pub meta: SnapshotMeta,
+    /// The registry, encoded.
+    pub body: Vec<u8>,
+}
+
+/// What is wrong with a snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// It does not begin as one, or ends too early.
+    #[error("it is not a whole snapshot")]
+    Truncated,
+    /// Its digest is not that of its content.
+    #[error("its digest is wrong")]
+    Digest,
+    /// Its content cannot be read.
+    #[error(transparent)]
+    Codec(#[from] codec::CodecError),
+    /// It belongs to another node's log.
+    #[error("it is of node {found:016x}, and the log beside it of node {expected:016x}")]
+    Stranger {
+        /// The node that wrote it.
+        found: NodeId,
+        /// The node whose log is there.
+        expected: NodeId,
+    },
+    /// The operating system says no.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl SnapshotFile {
+    /// The snapshot file at `path` of the node `node_id`, and what it holds. Removes
+    /// what a crash in the middle of a write left behind. Blocks.
+    pub fn open(
+        path: &Path,
+        node_id: NodeId,
+    ) -> Result<(Self, Result<Option<Stored>, SnapshotError>), OpenError> {
+        let file = Self { path: path.to_owned(), node_id, current: Mutex::new(None) };
+        let unfinished = file.unfinished();
+        match fs::remove_file(&unfinished) {
+            Ok(()) => tracing::info!(path = %unfinished.display(), "unfinished snapshot removed"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(OpenError::Io { path: unfinished, error }),
+        }
+        let stored = file.read();
+        if let Ok(Some(stored)) = &stored {
+            *file.current.lock() = Some(stored.meta.clone());
+        }
+        Ok((file, stored))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Replaces the snapshot, unless the one that is there is of a later place in the
+    /// log. On the disk when it returns. Blocks.
+    pub fn save(&self, meta: &SnapshotMeta, body: &[u8]) -> Result<(), SnapshotError> {
+        let mut current = self.current.lock();
+        if current.as_ref().is_some_and(|current| current.last_log_id > meta.last_log_id) {
+            return Ok(());
+        }
+        let head = codec::encode(&Head { node_id: self.node_id, meta: meta.clone() })?;
+        let length = u32::try_from(head.len()).map_err(|_| SnapshotError::Truncated)?;
+        let length = length.to_be_bytes();
+        let digest =
+            Sha256::new().chain_update(length).chain_update(&head).chain_update(body).finalize();
+
+        let unfinished = self.unfinished();
+        let mut file = File::create(&unfinished)?;
+        for part in [MAGIC.as_slice(), digest.as_slice(), &length, &head, body] {
+            file.write_all(part)?;
+        }
+        file.sync_all()?;
+        drop(file);
+        fs::rename(&unfinished, &self.path)?;
+        if let Some(directory) = self.path.parent() {
+            File::open(directory)?.sync_all()?;
+        }
+        *current = Some(meta.clone());
+        Ok(())
+    }
+
+    /// Reads the snapshot, if there is one. Blocks.
+    pub fn read(&self) -> Result<Option<Stored>, SnapshotError> {
+        let mut bytes = Vec::new();
+        match File::open(&self.path) {
+            Ok(mut file) => file.read_to_end(&mut bytes)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let rest = bytes.strip_prefix(MAGIC).ok_or(SnapshotError::Truncated)?;
+        let (digest, rest) =
+            rest.split_first_chunk::<DIGEST_BYTES>().ok_or(SnapshotError::Truncated)?;
+        if Sha256::digest(rest).as_slice() != digest {
+            return Err(SnapshotError::Digest);
+        }
+        let (length, rest) = rest.split_first_chunk::<4>().ok_or(SnapshotError::Truncated)?;
+        let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+        let (head, body) = rest.split_at_checked(length).ok_or(SnapshotError::Truncated)?;
+        let head: Head = codec::decode(head)?;
+        if head.node_id != self.node_id {
+            let (found, expected) = (head.node_id, self.node_id);
+            return Err(SnapshotError::Stranger { found, expected });
+        }
+        Ok(Some(Stored { meta: head.meta, body: body.to_vec() }))
+    }
+
+    fn unfinished(&self) -> PathBuf {
+        self.path.with_extension("unfinished")
+    }
+}
+
+/// The registry of a snapshot's body.
+pub fn restore(body: &[u8]) -> Result<State, SnapshotError> {
+    Ok(codec::decode(body)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use openraft::CommittedLeaderId;
+
+    fn meta(index: u64) -> SnapshotMeta {
+        let log_id = openraft::LogId::new(CommittedLeaderId::new(1, 7), index);
+        SnapshotMeta {
+            last_log_id: Some(log_id),
+            snapshot_id: index.to_string(),
+            ..Default::default()
+        }
+    }
+
+    fn open(path: &Path) -> (SnapshotFile, Result<Option<Stored>, SnapshotError>) {
+        SnapshotFile::open(path, 7).unwrap()
+    }
+
+    #[test]
+    fn what_was_saved_is_there_when_opened_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("registry.snapshot");
+        let (file, none) = open(&path);
+        assert!(none.unwrap().is_none());
+        file.save(&meta(5), b"five").unwrap();
+        file.save(&meta(4), b"four is older").unwrap();
+        let stored = open(&path).1.unwrap().unwrap();
+        assert_eq!((stored.meta, stored.body), (meta(5), b"five".to_vec()));
+    }
+
+    #[test]
+    fn an_unfinished_snapshot_is_ignored_and_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("registry.snapshot");
+        open(&path).0.save(&meta(5), b"five").unwrap();
+        let torn = fs::read(&path).unwrap();
+        let unfinished = path.with_extension("unfinished");
+        fs::write(&unfinished, &torn[..torn.len() / 2]).unwrap();
+        assert_eq!(open(&path).1.unwrap().unwrap().body, b"five");
+        assert!(!unfinished.exists());
+    }
+
+    #[test]
+    fn any_changed_or_missing_byte_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("registry.snapshot");
+        open(&path).0.save(&meta(5), b"five").unwrap();
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            fs::write(&path, &changed).unwrap();
+            assert!(open(&path).1.is_err(), "byte {at} changed");
+            fs::write(&path, &whole[..at]).unwrap();
+            assert!(open(&path).1.is_err(), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_another_node_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("registry.snapshot");
+        open(&path).0.save(&meta(5), b"five").unwrap();
+        let (_, stored) = SnapshotFile::open(&path, 8).unwrap();
+        assert!(matches!(stored, Err(SnapshotError::Stranger { found: 7, expected: 8 })));
+    }
+}
