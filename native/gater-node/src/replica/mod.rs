@@ -105,10 +105,21 @@ impl Replica {
     ) -> Result<Self, OpenError> {
         let directory = path.to_owned();
         let opened = tokio::task::spawn_blocking(move || open_files(&directory, on_change)).await;
+        // Redb may panic on a page it cannot make sense of.
         let (log, machine) = opened.map_err(|error| OpenError::Corrupt {
             path: path.join(LOG_FILE),
             reason: error.to_string(),
         })??;
+        Self::open_stores(log, machine, settings, network).await
+    }
+
+    /// As [`Replica::open_with`], of a log and a state machine that are open already.
+    pub async fn open_stores(
+        log: LogStore,
+        machine: Machine,
+        settings: Settings,
+        network: impl RaftNetworkFactory<TypeConfig>,
+    ) -> Result<Self, OpenError> {
         match start(&log, &machine, &settings, network).await {
             Ok(raft) => {
                 machine.go_live();
@@ -191,7 +202,9 @@ fn open_files(directory: &Path, on_change: OnChange) -> Result<(LogStore, Machin
         Ok(stored) => stored,
         // As long as the log is whole, it makes up for a lost snapshot.
         Err(error) if log.purged().is_none() && log.has_entries() => {
-            tracing::warn!(path = %snapshot_path.display(), %error, "snapshot ignored");
+            tracing::warn!(path = %snapshot_path.display(), %error, "damaged snapshot set aside");
+            file.set_aside()
+                .map_err(|error| OpenError::Io { path: snapshot_path.clone(), error })?;
             None
         }
         Err(error) => {

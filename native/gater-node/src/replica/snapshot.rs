@@ -97,6 +97,11 @@ impl SnapshotFile {
         &self.path
     }
 
+    /// Renames a snapshot that cannot be read, for somebody to look at. Blocks.
+    pub fn set_aside(&self) -> Result<(), io::Error> {
+        fs::rename(&self.path, self.path.with_extension("damaged"))
+    }
+
     /// Replaces the snapshot, unless the one that is there is of a later place in the
     /// log. On the disk when it returns. Blocks.
     pub fn save(&self, meta: &SnapshotMeta, body: &[u8]) -> Result<(), SnapshotError> {
