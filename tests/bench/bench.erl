@@ -52,14 +52,12 @@ main() ->
             halt(1)
     end.
 
-%% @doc Measures both sides in turns, `rounds' times each: the measurements of each side
+%% @doc Measures all sides in turns, `rounds' times each: the measurements of each side
 %% in order.
--spec alternate(options(), #{ours := fun(() -> A), theirs := fun(() -> A)}) ->
-    #{ours := [A], theirs := [A]}.
-alternate(#{rounds := Rounds}, #{ours := Ours, theirs := Theirs}) ->
-    Pairs = [{Ours(), Theirs()} || _ <- lists:seq(1, Rounds)],
-    {A, B} = lists:unzip(Pairs),
-    #{ours => A, theirs => B}.
+-spec alternate(options(), #{Side => fun(() -> A)}) -> #{Side => [A]}.
+alternate(#{rounds := Rounds}, Sides) ->
+    Measured = [maps:map(fun(_, Measure) -> Measure() end, Sides) || _ <- lists:seq(1, Rounds)],
+    maps:map(fun(Side, _) -> [maps:get(Side, Round) || Round <- Measured] end, Sides).
 
 -spec median([number()]) -> number().
 median(Values) -> percentile(Values, 50).
@@ -96,7 +94,7 @@ defaults() ->
     #{quick => false, rounds => 5, milliseconds => 4000, gateway => "target/release/esdb-gater"}.
 
 options(["--quick" | Rest], Only, Options) ->
-    options(Rest, Only, Options#{quick := true, rounds := 3, milliseconds := 1500});
+    options(Rest, Only, Options#{quick := true, rounds := 3, milliseconds := 1000});
 options(["--only", Name | Rest], Only, Options) ->
     options(Rest, [Name | Only], Options);
 options(["--gateway", "plain" | Rest], Only, Options) ->

@@ -12,9 +12,12 @@
     %% A third node, whose messages do not share a connection with the publishers'.
     alarm := pid(),
     ours := gateway(),
-    theirs := gateway()
+    theirs := gateway(),
+    %% Where it could be compiled.
+    cnode => gateway()
 }.
 
+-define(CNODE, "target/bench/cnode_gateway").
 -define(START_MS, 20000).
 -define(STOP_MS, 10000).
 
@@ -31,19 +34,23 @@ with(#{gateway := Program}, Fun) ->
     Keep = fun(Thing) -> ets:insert(Started, {erlang:unique_integer([monotonic]), Thing}), Thing end,
     try
         Peer = fun(Name) -> Keep(peer(Name, Cookie)) end,
-        Rig = #{
+        Rig0 = #{
             ours => Keep(gateway(Program, "ours", Cookie, Dir)),
             theirs => Keep(gateway(plain, "theirs", Cookie, Dir)),
             publisher => Peer("publisher"),
             subscriber => Peer("subscriber"),
             alarm => Peer("alarm")
         },
+        Rig = case filelib:is_regular(?CNODE) of
+            true -> Rig0#{cnode => Keep(gateway(cnode, "cnode", Cookie, Dir))};
+            false -> Rig0
+        end,
         #{publisher := Publisher, subscriber := Subscriber, alarm := Alarm} = Rig,
+        Gateways = maps:with([ours, theirs, cnode], Rig),
         %% Acknowledgements go from node to node, beside the gateway.
         _ = [pong = call(Peer1, net_adm, ping, [Node], 10000)
              || Peer1 <- [Publisher, Subscriber, Alarm],
-                Node <- [node_of(Subscriber), maps:get(node, maps:get(ours, Rig)),
-                         maps:get(node, maps:get(theirs, Rig))],
+                Node <- [node_of(Subscriber) | [N || #{node := N} <- maps:values(Gateways)]],
                 node_of(Peer1) =/= Node],
         Fun(Rig)
     after
@@ -128,13 +135,20 @@ gateway(Program, Role, Cookie, Dir) ->
 command(plain, Name, Cookie, _) ->
     {os:find_executable("erl"),
      ["-noshell", "-name", Name, "-s", "plain_gateway" | beam_arguments(Cookie)]};
+command(cnode, Name, Cookie, Dir) ->
+    {filename:absname(?CNODE), [Name, cookie_file(Cookie, Dir)]};
 command(Program, Name, Cookie, Dir) ->
-    File = filename:join(Dir, "cookie"),
-    ok = file:write_file(File, Cookie),
-    ok = file:change_mode(File, 8#400),
     {filename:absname(Program),
-     ["start", "--name", Name, "--cookie-file", File,
+     ["start", "--name", Name, "--cookie-file", cookie_file(Cookie, Dir),
       "--data-dir", filename:join(Dir, "data"), "--embedded"]}.
+
+cookie_file(Cookie, Dir) ->
+    File = filename:join(Dir, "cookie"),
+    _ = filelib:is_regular(File) orelse begin
+        ok = file:write_file(File, Cookie),
+        ok = file:change_mode(File, 8#400)
+    end,
+    File.
 
 ready(Port, Log) ->
     receive

@@ -18,7 +18,7 @@ title() -> "publishing while a subscriber node is stopped".
 
 -spec run(bench:options()) -> [bench:row()].
 run(#{quick := Quick} = Options) ->
-    Milliseconds = case Quick of true -> 4000; false -> 30000 end,
+    Milliseconds = case Quick of true -> 3000; false -> 30000 end,
     %% A rig for every measurement: a stopped node leaves its traces.
     Measure = fun(Side) ->
         fun() ->

@@ -25,25 +25,41 @@ cases(#{quick := false}) ->
      {4, 10, 1024, 1.3, none}, {4, 100, 1024, 1.0, 0.1}, {4, 1000, 1024, 1.0, 0.1}].
 
 rows(Rig, Options, {Publishers, Subscribers, Size, Target, CpuTarget}) ->
-    Measure = fun(Side) ->
-        fun() -> measure(Rig, maps:get(Side, Rig), Options, Publishers, Subscribers, Size) end
-    end,
-    #{ours := Ours, theirs := Theirs} =
-        bench:alternate(Options, #{ours => Measure(ours), theirs => Measure(theirs)}),
+    Sides = maps:map(
+        fun(_, Gateway) ->
+            fun() -> measure(Rig, Gateway, Options, Publishers, Subscribers, Size) end
+        end,
+        maps:with([ours, theirs, cnode], Rig)
+    ),
+    #{ours := Ours, theirs := Theirs} = Measured = bench:alternate(Options, Sides),
     What = lists:flatten(io_lib:format("~b publishers, fan-out ~b, ~b B",
                                        [Publishers, Subscribers, Size])),
-    Each = fun(Key) ->
-        #{against => "Erlang gateway",
+    pair(What, "Erlang gateway", Ours, Theirs, Target, CpuTarget)
+    ++ case Measured of
+        #{cnode := InC} -> pair(What, "C node", Ours, InC, c_target(Subscribers), none);
+        #{} -> []
+    end.
+
+c_target(1) -> 1.0;
+c_target(_) -> none.
+
+pair(What, Against, Ours, Theirs, Target, CpuTarget) ->
+    Row = fun(Key) ->
+        #{against => Against,
           ours => [maps:get(Key, M) || M <- Ours], theirs => [maps:get(Key, M) || M <- Theirs]}
     end,
     Notes = [io_lib:format("~ts lost ~b of ~b, stalled ~b times", [Who, Lost, Sent, Stalls])
              || {Who, Side} <- [{"this one", Ours}, {"the other", Theirs}],
                 #{lost := Lost, expected := Sent, stalls := Stalls} <- Side,
                 Lost + Stalls > 0],
-    Deliveries = (Each(deliveries))#{what => What, unit => "deliveries/s", better => more,
-                                     target => Target, note => lists:flatten(lists:join("; ", Notes))},
-    Cpu = (Each(cpu))#{what => What ++ ": gateway CPU", unit => "s per million", better => less},
-    [Deliveries, case CpuTarget of none -> Cpu; _ -> Cpu#{target => CpuTarget} end].
+    [aimed(Target, (Row(deliveries))#{
+        what => What, unit => "deliveries/s", better => more,
+        note => lists:flatten(lists:join("; ", Notes))}),
+     aimed(CpuTarget, (Row(cpu))#{
+        what => What ++ ": gateway CPU", unit => "s per million", better => less})].
+
+aimed(none, Row) -> Row;
+aimed(Target, Row) -> Row#{target => Target}.
 
 measure(#{publisher := Publisher, subscriber := Subscriber}, Gateway, Options, P, S, Size) ->
     #{milliseconds := Milliseconds} = Options,
