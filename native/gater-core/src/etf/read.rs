@@ -234,9 +234,9 @@ impl<'a> Reader<'a> {
         };
         let bytes = cursor.bytes(len)?;
         let text = match tag {
-            tag::SMALL_ATOM_UTF8 | tag::ATOM_UTF8 => Cow::Borrowed(
-                std::str::from_utf8(bytes).map_err(|_| ReadError::Malformed("atom"))?,
-            ),
+            tag::SMALL_ATOM_UTF8 | tag::ATOM_UTF8 => {
+                Cow::Borrowed(std::str::from_utf8(bytes).map_err(|_| ReadError::Malformed("atom"))?)
+            }
             _ => match std::str::from_utf8(bytes) {
                 Ok(text) if bytes.is_ascii() => Cow::Borrowed(text),
                 _ => Cow::Owned(bytes.iter().copied().map(char::from).collect()),
