@@ -13,13 +13,13 @@
     secret :: binary(),
     %% Pids of a topic, ready to be walked.
     topics = #{} :: #{binary() => [pid()]},
-    processes = #{} :: #{pid() => {reference(), [binary()]}},
+    processes = #{} :: #{pid() => {reference(), #{binary() => []}}},
     %% Tokens left and when they were counted, in nanoseconds' worth.
     buckets = #{} :: #{binary() => {number(), integer()}}
 }).
 -record(registry, {
     stores = #{} :: #{atom() => [{node(), pid()}]},
-    processes = #{} :: #{pid() => {reference(), [atom()]}}
+    processes = #{} :: #{pid() => {reference(), #{atom() => []}}}
 }).
 
 -define(TTL_SECONDS, 300).
@@ -100,11 +100,12 @@ handle_cast(_, State) ->
 
 -spec handle_info(term(), State) -> {noreply, State}.
 handle_info({'DOWN', _, process, Pid, _}, #channel{} = Channel) ->
-    {_, Topics} = maps:get(Pid, Channel#channel.processes, {none, []}),
-    {noreply, lists:foldl(fun(T, C) -> unsubscribe(T, Pid, C) end, Channel, Topics)};
+    {_, Topics} = maps:get(Pid, Channel#channel.processes, {none, #{}}),
+    {noreply, lists:foldl(fun(T, C) -> unsubscribe(T, Pid, C) end, Channel, maps:keys(Topics))};
 handle_info({'DOWN', _, process, Pid, _}, #registry{} = Registry) ->
-    {_, Stores} = maps:get(Pid, Registry#registry.processes, {none, []}),
-    {noreply, lists:foldl(fun(S, R) -> unregister_worker(S, Pid, R) end, Registry, Stores)};
+    {_, Stores} = maps:get(Pid, Registry#registry.processes, {none, #{}}),
+    Gone = fun(Store, R) -> unregister_worker(Store, Pid, R) end,
+    {noreply, lists:foldl(Gone, Registry, maps:keys(Stores))};
 handle_info(_, State) ->
     {noreply, State}.
 
@@ -163,13 +164,13 @@ verify(_, _) ->
 
 subscribe(Topic, Pid, #channel{topics = Topics, processes = Processes} = Channel) ->
     {Monitor, Of} = watched(Pid, Processes),
-    case lists:member(Topic, Of) of
-        true ->
+    case Of of
+        #{Topic := _} ->
             Channel;
-        false ->
+        #{} ->
             Pids = maps:get(Topic, Topics, []),
             Channel#channel{topics = Topics#{Topic => [Pid | Pids]},
-                            processes = Processes#{Pid => {Monitor, [Topic | Of]}}}
+                            processes = Processes#{Pid => {Monitor, Of#{Topic => []}}}}
     end.
 
 unsubscribe(Topic, Pid, #channel{topics = Topics, processes = Processes} = Channel) ->
@@ -178,13 +179,13 @@ unsubscribe(Topic, Pid, #channel{topics = Topics, processes = Processes} = Chann
 
 register_worker(Store, Pid, #registry{stores = Stores, processes = Processes} = Registry) ->
     {Monitor, Of} = watched(Pid, Processes),
-    case lists:member(Store, Of) of
-        true ->
+    case Of of
+        #{Store := _} ->
             Registry;
-        false ->
+        #{} ->
             Workers = maps:get(Store, Stores, []),
             Registry#registry{stores = Stores#{Store => Workers ++ [{node(Pid), Pid}]},
-                              processes = Processes#{Pid => {Monitor, [Store | Of]}}}
+                              processes = Processes#{Pid => {Monitor, Of#{Store => []}}}}
     end.
 
 unregister_worker(Store, Pid, #registry{stores = Stores, processes = Processes} = Registry) ->
@@ -194,16 +195,16 @@ unregister_worker(Store, Pid, #registry{stores = Stores, processes = Processes} 
 watched(Pid, Processes) ->
     case Processes of
         #{Pid := Known} -> Known;
-        #{} -> {monitor(process, Pid), []}
+        #{} -> {monitor(process, Pid), #{}}
     end.
 
 unwatched(Pid, Key, Processes) ->
     case Processes of
-        #{Pid := {Monitor, [Key]}} ->
+        #{Pid := {Monitor, #{Key := _} = Keys}} when map_size(Keys) =:= 1 ->
             demonitor(Monitor, [flush]),
             maps:remove(Pid, Processes);
         #{Pid := {Monitor, Keys}} ->
-            Processes#{Pid := {Monitor, lists:delete(Key, Keys)}};
+            Processes#{Pid := {Monitor, maps:remove(Key, Keys)}};
         #{} ->
             Processes
     end.
