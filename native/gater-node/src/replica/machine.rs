@@ -4,7 +4,6 @@ use std::cmp::Ordering;
 use std::io::Cursor;
 use std::sync::Arc;
 
-use gater_core::etf::{Atom, Pid};
 use gater_core::registry::{Change, State};
 use openraft::storage::RaftStateMachine;
 use openraft::{AnyError, EntryPayload, RaftSnapshotBuilder, Snapshot};
@@ -212,9 +211,6 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 
 /// What went and what came between two states.
 fn differences(before: &State, after: &State) -> Vec<Change> {
-    fn key<'a>((store, epoch, pid): (&'a Atom, u64, &'a Pid)) -> (&'a Atom, u64, &'a Pid) {
-        (store, epoch, pid)
-    }
     let (mut gone, mut came) = (Vec::new(), Vec::new());
     let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
     // Both run by store and epoch, and an epoch is given to one registration only.
@@ -223,21 +219,18 @@ fn differences(before: &State, after: &State) -> Vec<Change> {
             (None, None) => break,
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (Some(old), Some(new)) => key(*old).cmp(&key(*new)),
+            (Some(old), Some(new)) => old.cmp(new),
         };
-        if order.is_le()
-            && let Some((store, epoch, pid)) = old.next()
-        {
-            if order.is_lt() {
+        let before = if order.is_le() { old.next() } else { None };
+        let after = if order.is_ge() { new.next() } else { None };
+        match (before, after) {
+            (Some((store, epoch, pid)), None) => {
                 gone.push(Change::Unregistered { store: store.clone(), pid: pid.clone(), epoch });
             }
-        }
-        if order.is_ge()
-            && let Some((store, epoch, pid)) = new.next()
-        {
-            if order.is_gt() {
+            (None, Some((store, epoch, pid))) => {
                 came.push(Change::Registered { store: store.clone(), pid: pid.clone(), epoch });
             }
+            _ => {}
         }
     }
     // Who comes is told in the order of registration, as those before were.
@@ -251,6 +244,7 @@ fn differences(before: &State, after: &State) -> Vec<Change> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gater_core::etf::{Atom, Pid};
     use gater_core::registry::Command;
 
     fn register(store: &str, id: u32) -> Command {

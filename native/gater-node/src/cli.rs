@@ -1,0 +1,112 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Flags;
+
+/// The exit code of a command line or a configuration that cannot be used
+/// (`EX_USAGE` of `sysexits.h`).
+pub const EXIT_USAGE: u8 = 64;
+
+/// What the program is told to do.
+#[derive(Debug)]
+pub enum Action {
+    /// Serve as a gateway.
+    Start {
+        /// Settings from the command line.
+        flags: Flags,
+        /// Whether to stop when standard input ends.
+        embedded: bool,
+    },
+    /// Print this and end with this code.
+    Print {
+        /// The text.
+        text: String,
+        /// Whether it is an answer (standard output, exit code 0) or a complaint.
+        answer: bool,
+    },
+}
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "esdb-gater",
+    version,
+    about = "A gateway node in front of erl-esdb event stores: worker registry and channels",
+    subcommand_required = true,
+    arg_required_else_help = false
+)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a gateway, and serve until SIGTERM or SIGINT
+    #[command(after_help = AFTER_START)]
+    Start(Start),
+}
+
+const AFTER_START: &str = "\
+Flags win over the environment, the environment over the file. Each flag has a
+variable, such as ESDB_GATER_LISTEN for --listen. Further:
+  ESDB_GATER_SECRET  the secret messages are signed with
+  ESDB_GATER_LOG     what is logged on standard error, such as info or
+                     gater_dist=debug,info (default: info)
+
+When it can serve it prints one line: ready node=NAME port=PORT
+Exit codes: 0 told to stop, 64 usage or configuration, 1 anything else.";
+
+#[derive(Debug, Args)]
+struct Start {
+    /// The full node name, such as gater@127.0.0.1
+    #[arg(long, value_name = "NAME@HOST")]
+    name: Option<String>,
+    /// The cookie of the cluster; others on this machine can see it: --cookie-file hides it
+    #[arg(long, value_name = "COOKIE", conflicts_with = "cookie_file")]
+    cookie: Option<String>,
+    /// A file with the cookie [default: $HOME/.erlang.cookie]
+    #[arg(long, value_name = "FILE")]
+    cookie_file: Option<PathBuf>,
+    /// A configuration file
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    /// Where the registry is kept [default: ~/.local/state/esdb-gater/NAME@HOST]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// A node to connect to at the start and to stay connected with (may stand there again)
+    #[arg(long, value_name = "NODE")]
+    join: Vec<String>,
+    /// Where connections are accepted [default: 127.0.0.1:0, any free port]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<String>,
+    /// Stop when standard input ends: for a program that starts its own gateway
+    #[arg(long)]
+    embedded: bool,
+}
+
+/// Understands a command line, the name of the program first.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Action {
+    match CommandLine::try_parse_from(arguments) {
+        Ok(CommandLine { command: Command::Start(start) }) => Action::Start {
+            embedded: start.embedded,
+            flags: Flags {
+                name: start.name,
+                cookie: start.cookie,
+                cookie_file: start.cookie_file,
+                config: start.config,
+                data_dir: start.data_dir,
+                join: start.join,
+                listen: start.listen,
+            },
+        },
+        Err(error) => Action::Print {
+            answer: matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion),
+            text: error.to_string(),
+        },
+    }
+}

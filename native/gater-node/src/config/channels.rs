@@ -1,0 +1,58 @@
+//! The channels: the ten of the reference, changed, and those of the user's own.
+
+use gater_core::channel::{DEFAULTS, Policy, Priority};
+
+use super::error::ConfigError;
+use super::sources::Sources;
+use super::value;
+
+/// Names a gateway answers to already.
+const TAKEN: [&str; 4] = ["net_kernel", "esdb_gater_worker_registry", "esdb_gater_session", "rex"];
+/// The most channels. Each takes memory on every connected node.
+const MAX_CHANNELS: usize = 1_000;
+/// The longest name of a channel, in characters: it is an atom.
+const MAX_NAME: usize = 255;
+
+/// The channels with their rules: the defaults in their order, then the others by name.
+pub fn load(sources: &mut Sources) -> Result<Vec<(String, Policy)>, ConfigError> {
+    let mut channels: Vec<(String, Policy)> =
+        DEFAULTS.iter().map(|(name, policy)| ((*name).to_owned(), *policy)).collect();
+    for (name, table) in sources.channels() {
+        let path = format!("channels.{name}");
+        let bad = |key: &str, problem: &str| {
+            let path = if key.is_empty() { path.clone() } else { format!("{path}.{key}") };
+            ConfigError::new(&path, sources.file_name(), problem)
+        };
+        if name.is_empty() || name.chars().count() > MAX_NAME {
+            return Err(bad("", "must have a name of 1 to 255 characters"));
+        }
+        if TAKEN.contains(&name.as_str()) {
+            return Err(bad("", "must have another name: a gateway uses this one itself"));
+        }
+        let known = channels.iter().position(|(known, _)| known == name);
+        let mut policy = match known.and_then(|at| channels.get(at)) {
+            Some((_, policy)) => *policy,
+            None => Policy::new(Priority::Normal),
+        };
+        for (key, value) in table {
+            let changed = match key.as_str() {
+                "priority" => value::priority(value).map(|it| policy.priority = it),
+                "max_rate" => value::rate(value).map(|it| policy.max_rate = it),
+                "hmac" => value::hmac(value).map(|it| policy.hmac = it),
+                "replay_last" => value::flag(value).map(|it| policy.replay_last = it),
+                // Warned of already.
+                _ => Ok(()),
+            };
+            changed.map_err(|problem| bad(key, &problem))?;
+        }
+        match known.and_then(|at| channels.get_mut(at)) {
+            Some((_, known)) => *known = policy,
+            None => channels.push((name.clone(), policy)),
+        }
+    }
+    if channels.len() > MAX_CHANNELS {
+        let problem = format!("must be no more than {MAX_CHANNELS} channels in all");
+        return Err(ConfigError::new("channels", sources.file_name(), problem));
+    }
+    Ok(channels)
+}

@@ -1,0 +1,58 @@
+//! The keys there are, and the nearest one to a key there is not.
+
+/// A key of the file, and the variable that overrides it.
+pub struct Key {
+    /// Where it stands in the file.
+    pub path: &'static str,
+    /// Its variable, if it has one.
+    pub variable: Option<&'static str>,
+}
+
+const fn key(path: &'static str, variable: Option<&'static str>) -> Key {
+    Key { path, variable }
+}
+
+/// All keys, but for those of channels.
+pub const KEYS: [Key; 18] = [
+    key("name", Some("ESDB_GATER_NAME")),
+    key("cookie", Some("ESDB_GATER_COOKIE")),
+    key("cookie_file", Some("ESDB_GATER_COOKIE_FILE")),
+    key("listen", Some("ESDB_GATER_LISTEN")),
+    key("data_dir", Some("ESDB_GATER_DATA_DIR")),
+    key("join", Some("ESDB_GATER_JOIN")),
+    key("cluster.ra_cluster_name", None),
+    key("cluster.lost_grace_seconds", Some("ESDB_GATER_LOST_GRACE_SECONDS")),
+    key("cluster.max_nodes", Some("ESDB_GATER_MAX_NODES")),
+    key("retry.base_delay_ms", None),
+    key("retry.max_delay_ms", None),
+    key("retry.max_attempts", None),
+    key("security.hmac_secret", Some("ESDB_GATER_SECRET")),
+    key("security.message_ttl_seconds", Some("ESDB_GATER_MESSAGE_TTL_SECONDS")),
+    key("telemetry_handlers", None),
+    // Of the BEAM side: known, and none of the gateway's business.
+    key("gateways", None),
+    key("program", None),
+    key("channels", None),
+];
+
+/// The keys of a channel.
+pub const CHANNEL_KEYS: [&str; 4] = ["priority", "max_rate", "hmac", "replay_last"];
+
+/// Variables that are no keys of the file.
+pub const OTHER_VARIABLES: [&str; 2] = ["ESDB_GATER_CONFIG", "ESDB_GATER_LOG"];
+
+/// The variable of the key at `path`.
+pub fn variable(path: &str) -> Option<&'static str> {
+    KEYS.iter().find(|key| key.path == path)?.variable
+}
+
+/// The candidate that takes the fewest changes to become, with their number.
+pub fn nearest<'a>(
+    wrong: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<(usize, &'a str)> {
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::osa_distance(wrong, candidate), candidate))
+        .min_by_key(|(distance, _)| *distance)
+}

@@ -1,0 +1,194 @@
+//! The configuration of a gateway: flags over environment over file over defaults.
+//!
+//! The file is TOML with the keys of the application's `sys.config`; keys of the
+//! gateway's own stand beside them. The keys are in [`keys`], what each may be in
+//! [`value`]. A key nobody knows is a warning, a bad value is an error that names
+//! its key.
+
+mod channels;
+mod cookie;
+mod error;
+mod keys;
+mod sources;
+mod value;
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use gater_core::channel::Policy;
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
+
+pub use self::error::ConfigError;
+use self::sources::Sources;
+pub use self::sources::{Environment, Flags};
+
+/// How retries of the BEAM side are spaced unless a caller says otherwise.
+///
+/// The gateway itself does not retry; it checks these keys because the file is shared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retry {
+    /// Before the first retry.
+    pub base_delay: Duration,
+    /// The longest.
+    pub max_delay: Duration,
+    /// Calls in all, the first one counted.
+    pub max_attempts: u32,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            base_delay: Duration::from_millis(100),
+            max_delay: Duration::from_millis(5_000),
+            max_attempts: 5,
+        }
+    }
+}
+
+/// All that a gateway is told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The full node name, `name@host`.
+    pub name: String,
+    /// The secret of the cluster's nodes.
+    pub cookie: SecretString,
+    /// Where connections are accepted; port 0 takes any free port.
+    pub listen: SocketAddr,
+    /// Where the registry is kept.
+    pub data_dir: PathBuf,
+    /// Nodes to connect to at the start and to stay connected with.
+    pub join: Vec<String>,
+    /// The name of the registry's cluster, as in the reference. Shown, not otherwise used.
+    pub cluster_name: String,
+    /// How long a node may be away before its workers are given up.
+    pub lost_grace: Duration,
+    /// Nodes with workers or subscribers, at most.
+    pub max_nodes: usize,
+    /// How long a signed message is good.
+    pub message_ttl: Duration,
+    /// The channels by name: the ten of the reference and those of the user's own.
+    pub channels: Vec<(String, Policy)>,
+    /// Retries of the BEAM side.
+    pub retry: Retry,
+    secret: SecretSlice<u8>,
+}
+
+impl Config {
+    /// The secret that messages are signed with.
+    pub fn secret_bytes(&self) -> &[u8] {
+        self.secret.expose_secret()
+    }
+}
+
+/// A configuration, and what its user should hear.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Sentences, one each.
+    pub warnings: Vec<String>,
+}
+
+/// Puts the configuration together. Reads the configuration file and the cookie file.
+pub fn load(flags: Flags, environment: Environment) -> Result<Loaded, ConfigError> {
+    let mut sources = Sources::new(flags, environment)?;
+    let name = match sources.take("name", value::node_name)? {
+        Some(name) => name,
+        None => return Err(ConfigError::missing("name", "give it with --name name@host")),
+    };
+    let cookie = cookie::find(&mut sources)?;
+    let (secret, message_ttl) = security(&mut sources)?;
+    let config = Config {
+        cookie,
+        listen: sources
+            .take("listen", value::socket_address)?
+            .unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)),
+        data_dir: match sources.take("data_dir", value::path)? {
+            Some(path) => path,
+            None => default_data_dir(sources.environment(), &name),
+        },
+        join: sources.take("join", value::node_names)?.unwrap_or_default(),
+        cluster_name: sources
+            .take("cluster.ra_cluster_name", value::text)?
+            .unwrap_or_else(|| "esdb_gater_registry".into()),
+        lost_grace: sources
+            .take("cluster.lost_grace_seconds", value::seconds)?
+            .unwrap_or(Duration::from_secs(60)),
+        max_nodes: sources.take("cluster.max_nodes", value::count)?.unwrap_or(4096),
+        message_ttl,
+        channels: channels::load(&mut sources)?,
+        retry: retry(&mut sources)?,
+        secret,
+        name,
+    };
+    sources.take("telemetry_handlers", value::telemetry_handlers)?;
+    if !config.listen.ip().is_loopback() {
+        sources.warn(format!(
+            "listen is {}: whoever reaches it and knows the cookie is let in, and nothing is encrypted",
+            config.listen
+        ));
+    }
+    Ok(Loaded { config, warnings: sources.finish() })
+}
+
+fn security(sources: &mut Sources) -> Result<(SecretSlice<u8>, Duration), ConfigError> {
+    let ttl = sources
+        .take("security.message_ttl_seconds", value::seconds)?
+        .unwrap_or(Duration::from_secs(300));
+    if let Some(secret) = sources.take_secret("security.hmac_secret")? {
+        return Ok((secret, ttl));
+    }
+    let mut random = vec![0; 32];
+    getrandom::fill(&mut random).map_err(|error| {
+        ConfigError::missing("security.hmac_secret", &format!("no random one either: {error}"))
+    })?;
+    sources.warn(
+        "no secret is configured (ESDB_GATER_SECRET or security.hmac_secret): a random one is used, \
+         and messages signed elsewhere will not verify"
+            .into(),
+    );
+    Ok((random.into(), ttl))
+}
+
+fn retry(sources: &mut Sources) -> Result<Retry, ConfigError> {
+    let default = Retry::default();
+    let retry = Retry {
+        base_delay: sources
+            .take("retry.base_delay_ms", value::milliseconds)?
+            .unwrap_or(default.base_delay),
+        max_delay: sources
+            .take("retry.max_delay_ms", value::milliseconds)?
+            .unwrap_or(default.max_delay),
+        max_attempts: sources
+            .take("retry.max_attempts", value::positive)?
+            .map_or(default.max_attempts, Into::into),
+    };
+    if retry.max_delay < retry.base_delay {
+        let base = retry.base_delay.as_millis();
+        return Err(sources.bad(
+            "retry.max_delay_ms",
+            &format!("must be at least retry.base_delay_ms, which is {base}"),
+        ));
+    }
+    Ok(retry)
+}
+
+/// `$XDG_STATE_HOME/esdb-gater/NAME`, with the usual place of that variable if it is
+/// not set, and `/var/lib/esdb-gater/NAME` for who has no home.
+fn default_data_dir(environment: &Environment, name: &str) -> PathBuf {
+    let absolute = |key: &str| -> Option<PathBuf> {
+        environment.get(key).map(PathBuf::from).filter(|path| path.is_absolute())
+    };
+    let state = absolute("XDG_STATE_HOME")
+        .or_else(|| Some(absolute("HOME")?.join(".local/state")))
+        .unwrap_or_else(|| PathBuf::from("/var/lib"));
+    // A host is any text without space: it must not lead elsewhere.
+    state.join("esdb-gater").join(name.replace('/', "_"))
+}
+
+/// The environment of this process.
+pub fn environment() -> Environment {
+    Environment::new(std::env::vars_os().collect::<Vec<(OsString, OsString)>>())
+}

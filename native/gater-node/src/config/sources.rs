@@ -1,0 +1,299 @@
+//! Where values come from, and which of them wins.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretSlice;
+use toml::{Table, Value};
+
+use super::error::ConfigError;
+use super::keys::{self, KEYS, OTHER_VARIABLES};
+use super::value::Problem;
+
+/// The longest configuration file that is read, in bytes.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+/// A variable that is this close to one of ours is meant to be one.
+const TYPING_ERRORS: usize = 2;
+
+/// What the command line says. An empty list is as good as none.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    /// `--name`.
+    pub name: Option<String>,
+    /// `--cookie`.
+    pub cookie: Option<String>,
+    /// `--cookie-file`.
+    pub cookie_file: Option<PathBuf>,
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// `--data-dir`.
+    pub data_dir: Option<PathBuf>,
+    /// `--join`, as often as it stands there.
+    pub join: Vec<String>,
+    /// `--listen`.
+    pub listen: Option<String>,
+}
+
+/// The variables of a process.
+#[derive(Debug, Clone, Default)]
+pub struct Environment(BTreeMap<OsString, OsString>);
+
+impl Environment {
+    /// The variables in `variables`.
+    pub fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        Self(variables.into_iter().collect())
+    }
+
+    /// The value of a variable.
+    pub fn get(&self, name: &str) -> Option<&OsStr> {
+        self.0.get(OsStr::new(name)).map(OsString::as_os_str)
+    }
+}
+
+/// All sources of values.
+pub struct Sources {
+    flags: BTreeMap<&'static str, Value>,
+    environment: Environment,
+    file: Table,
+    file_name: String,
+    warnings: Vec<String>,
+}
+
+impl Sources {
+    /// The sources, with the configuration file read if there is one.
+    pub fn new(flags: Flags, environment: Environment) -> Result<Self, ConfigError> {
+        let (path, origin) = match (&flags.config, environment.get("ESDB_GATER_CONFIG")) {
+            (Some(path), _) => (Some(path.clone()), "--config"),
+            (None, Some(path)) => (Some(PathBuf::from(path)), "ESDB_GATER_CONFIG"),
+            (None, None) => (None, ""),
+        };
+        let file = match &path {
+            Some(path) => {
+                read_file(path).map_err(|problem| ConfigError::new("config", origin, problem))?
+            }
+            None => Table::new(),
+        };
+        let mut sources = Self {
+            flags: flag_values(flags)?,
+            environment,
+            file,
+            file_name: path.map_or_else(String::new, |path| path.display().to_string()),
+            warnings: Vec::new(),
+        };
+        sources.check_keys()?;
+        sources.check_variables();
+        Ok(sources)
+    }
+
+    /// The value of the key at `path` as `parse` understands it, from the first source that has it.
+    pub fn take<T>(
+        &self,
+        path: &str,
+        parse: impl FnOnce(&Value) -> Result<T, Problem>,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some((origin, value)) = self.find(path)? else { return Ok(None) };
+        parse(&value).map(Some).map_err(|problem| ConfigError::new(path, &origin, problem))
+    }
+
+    /// As [`Sources::take`] for a value that must not be shown and need not be text.
+    pub fn take_secret(&self, path: &str) -> Result<Option<SecretSlice<u8>>, ConfigError> {
+        let variable = keys::variable(path);
+        let set = variable.and_then(|name| Some((name, self.environment.get(name)?)));
+        let (origin, bytes) = match set {
+            Some((name, value)) => (name.to_owned(), Some(value.as_bytes().to_vec())),
+            None => match self.in_file(path) {
+                None => return Ok(None),
+                Some(value) => {
+                    (self.file_name.clone(), value.as_str().map(|text| text.as_bytes().to_vec()))
+                }
+            },
+        };
+        match bytes {
+            Some(bytes) if !bytes.is_empty() => Ok(Some(bytes.into())),
+            _ => Err(ConfigError::new(path, &origin, "must be a text that is not empty")),
+        }
+    }
+
+    /// Where the winning value of `path` comes from; empty if there is none.
+    pub fn origin(&self, path: &str) -> String {
+        self.find(path).ok().flatten().map_or_else(String::new, |(origin, _)| origin)
+    }
+
+    /// How early the winning value of `path` comes: flags are 0; `None` if there is none.
+    pub fn rank(&self, path: &str) -> Option<u8> {
+        if self.flags.contains_key(path) {
+            Some(0)
+        } else if keys::variable(path).is_some_and(|name| self.environment.get(name).is_some()) {
+            Some(1)
+        } else {
+            self.in_file(path).map(|_| 2)
+        }
+    }
+
+    /// The error that the value of `path` is bad, though it was taken.
+    pub fn bad(&self, path: &str, problem: &str) -> ConfigError {
+        ConfigError::new(path, &self.origin(path), problem)
+    }
+
+    /// The tables of the file under `channels`, by name.
+    pub fn channels(&self) -> impl Iterator<Item = (&String, &Table)> {
+        let channels = self.file.get("channels").and_then(Value::as_table);
+        channels.into_iter().flatten().filter_map(|(name, value)| Some((name, value.as_table()?)))
+    }
+
+    /// The name of the configuration file.
+    pub fn file_name(&self) -> &str {
+        &self.file_name
+    }
+
+    /// The environment.
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    /// Adds a warning.
+    pub fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
+    }
+
+    /// All warnings.
+    pub fn finish(self) -> Vec<String> {
+        self.warnings
+    }
+
+    fn find(&self, path: &str) -> Result<Option<(String, Value)>, ConfigError> {
+        if let Some((flag, value)) = self.flags.get_key_value(path) {
+            return Ok(Some((format!("--{}", flag.replace('_', "-")), value.clone())));
+        }
+        if let Some(name) = keys::variable(path)
+            && let Some(text) = self.environment.get(name)
+        {
+            let text = text
+                .to_str()
+                .ok_or_else(|| ConfigError::new(path, name, "must be text in UTF-8"))?;
+            return Ok(Some((name.into(), Value::String(text.into()))));
+        }
+        Ok(self.in_file(path).map(|value| (self.file_name.clone(), value.clone())))
+    }
+
+    fn in_file(&self, path: &str) -> Option<&Value> {
+        match path.split_once('.') {
+            Some((section, key)) => self.file.get(section)?.get(key),
+            None => self.file.get(path),
+        }
+    }
+
+    /// Warns of keys that nobody knows, and refuses what should be a table and is not.
+    fn check_keys(&mut self) -> Result<(), ConfigError> {
+        let mut unknown = Vec::new();
+        let table = |path: &str, value: &Value| {
+            let problem = "must be a table";
+            value
+                .as_table()
+                .cloned()
+                .ok_or_else(|| ConfigError::new(path, &self.file_name, problem))
+        };
+        for (name, value) in &self.file {
+            let section = format!("{name}.");
+            if name == "channels" {
+                for (channel, value) in table(name, value)? {
+                    let path = format!("channels.{channel}");
+                    for key in table(&path, &value)?.keys() {
+                        if !keys::CHANNEL_KEYS.contains(&key.as_str()) {
+                            let near = keys::nearest(key, keys::CHANNEL_KEYS);
+                            let near = near.map(|(_, near)| format!("{path}.{near}"));
+                            unknown.push((format!("{path}.{key}"), near));
+                        }
+                    }
+                }
+            } else if KEYS.iter().any(|key| key.path.starts_with(&section)) {
+                for key in table(name, value)?.keys() {
+                    let path = format!("{name}.{key}");
+                    if !KEYS.iter().any(|key| key.path == path) {
+                        unknown.push((path.clone(), nearest_key(&path)));
+                    }
+                }
+            } else if !KEYS.iter().any(|key| key.path == name) {
+                unknown.push((name.clone(), nearest_key(name)));
+            }
+        }
+        for (path, near) in unknown {
+            let near = near.map_or_else(String::new, |near| format!("; did you mean {near}?"));
+            let file = self.file_name.clone();
+            self.warn(format!("unknown configuration key {path} in {file}{near}"));
+        }
+        Ok(())
+    }
+
+    /// Warns of variables that look like ours and are not.
+    fn check_variables(&mut self) {
+        let known = || {
+            let of_keys = KEYS.iter().filter_map(|key| key.variable);
+            of_keys.chain(OTHER_VARIABLES)
+        };
+        let mut unknown = Vec::new();
+        for name in self.environment.0.keys().filter_map(|name| name.to_str()) {
+            if name.starts_with("ESDB_GATER_")
+                && !known().any(|known| known == name)
+                && let Some((distance, near)) = keys::nearest(name, known())
+                && distance <= TYPING_ERRORS
+            {
+                unknown.push(format!("unknown variable {name}; did you mean {near}?"));
+            }
+        }
+        self.warnings.extend(unknown);
+    }
+}
+
+/// The known key nearest to `wrong`: to its whole path, or to its last part alone.
+fn nearest_key(wrong: &str) -> Option<String> {
+    fn last(path: &str) -> &str {
+        path.rsplit('.').next().unwrap_or(path)
+    }
+    let by_path = keys::nearest(wrong, KEYS.iter().map(|key| key.path));
+    let by_name = KEYS
+        .iter()
+        .map(|key| (strsim::osa_distance(last(wrong), last(key.path)), key.path))
+        .min_by_key(|(distance, _)| *distance);
+    [by_path, by_name].into_iter().flatten().min_by_key(|(d, _)| *d).map(|(_, near)| near.into())
+}
+
+fn flag_values(flags: Flags) -> Result<BTreeMap<&'static str, Value>, ConfigError> {
+    let mut values = BTreeMap::new();
+    let texts = [("name", flags.name), ("cookie", flags.cookie), ("listen", flags.listen)];
+    for (key, text) in texts {
+        values.extend(text.map(|text| (key, Value::String(text))));
+    }
+    for (key, path) in [("cookie_file", flags.cookie_file), ("data_dir", flags.data_dir)] {
+        if let Some(path) = path {
+            let text = String::from_utf8(path.into_os_string().into_vec()).map_err(|_| {
+                ConfigError::new(key, &format!("--{}", key.replace('_', "-")), "must be UTF-8")
+            })?;
+            values.insert(key, Value::String(text));
+        }
+    }
+    if !flags.join.is_empty() {
+        let names = flags.join.into_iter().map(Value::String).collect();
+        values.insert("join", Value::Array(names));
+    }
+    Ok(values)
+}
+
+fn read_file(path: &Path) -> Result<Table, Problem> {
+    let cannot = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
+    if fs::metadata(path).map_err(cannot)?.len() > MAX_FILE_BYTES {
+        return Err(format!("{} is longer than {MAX_FILE_BYTES} bytes", path.display()));
+    }
+    let text = fs::read_to_string(path).map_err(cannot)?;
+    text.parse().map_err(|error: toml::de::Error| {
+        // The error shows the line, in which a secret may stand: its place is enough.
+        let line = error
+            .span()
+            .and_then(|span| text.get(..span.start))
+            .map_or(1, |before| before.matches('\n').count() + 1);
+        format!("{} is not TOML, line {line}: {}", path.display(), error.message())
+    })
+}
