@@ -1,9 +1,19 @@
 //! One established connection to a peer, as its user sees it.
 
-use gater_core::etf::{Atom, Pid};
+use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
+use gater_core::etf::{Atom, Pid, encode};
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use tokio_util::sync::CancellationToken;
+
+use crate::driver::outbox::{Item, Outbox, Outcome};
 use crate::gen_server::From;
-use crate::{Lane, LocalPid, Payload};
+use crate::protocol::encode::{Format, Signal};
+use crate::{DownReason, Events, Lane, LaneLimits, LocalPid, Payload};
 
 /// Who is at the other end of a [`Connection`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,12 +28,6 @@ pub struct Peer {
     pub hidden: bool,
 }
 
-/// An established connection. Sending never blocks: messages are queued in lanes.
-#[derive(Debug)]
-pub struct Connection {
-    peer: Peer,
-}
-
 /// What waits to be written on a connection, per [`Lane`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Queued {
@@ -33,45 +37,211 @@ pub struct Queued {
     pub items: [usize; 5],
 }
 
+/// An established connection. Sending never blocks: messages are queued in lanes.
+pub struct Connection {
+    peer: Peer,
+    format: Format,
+    outbox: Outbox,
+    monitors: Mutex<Monitors>,
+    events: Arc<dyn Events>,
+    me: Weak<Connection>,
+    started: Instant,
+    /// Milliseconds after `started`.
+    heard_at: AtomicU64,
+    /// Set once, before `ending` is cancelled.
+    reason: Mutex<Option<DownReason>>,
+    ending: CancellationToken,
+    ended: CancellationToken,
+}
+
+/// The processes of the peer that are monitored.
+#[derive(Debug, Default)]
+struct Monitors {
+    last: u64,
+    by_pid: FxHashMap<LocalPid, u64>,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
 impl Connection {
+    pub(crate) fn new(
+        peer: Peer,
+        format: Format,
+        lanes: [LaneLimits; 5],
+        events: Arc<dyn Events>,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            peer,
+            format,
+            outbox: Outbox::new(lanes),
+            monitors: Mutex::default(),
+            events,
+            me: me.clone(),
+            started: Instant::now(),
+            heard_at: AtomicU64::new(0),
+            reason: Mutex::new(None),
+            ending: CancellationToken::new(),
+            ended: CancellationToken::new(),
+        })
+    }
+
     /// Who is at the other end.
     pub fn peer(&self) -> &Peer {
         &self.peer
     }
 
     /// Sends `payload` to a process of the peer.
-    pub fn send(&self, _lane: Lane, _to: LocalPid, _payload: &Payload) {}
+    pub fn send(&self, lane: Lane, to: LocalPid, payload: &Payload) {
+        self.push(lane, Item::One(to, payload.clone()));
+    }
 
     /// Sends `payload` to several processes of the peer; the payload is queued once.
-    pub fn send_many(&self, _lane: Lane, _to: &[LocalPid], _payload: &Payload) {}
+    pub fn send_many(&self, lane: Lane, to: &[LocalPid], payload: &Payload) {
+        match to {
+            [] => {}
+            [one] => self.push(lane, Item::One(*one, payload.clone())),
+            several => self
+                .push(lane, Item::Many { to: several.into(), from: 0, payload: payload.clone() }),
+        }
+    }
 
     /// Sends `payload` to a registered name on the peer.
-    pub fn send_name(&self, _lane: Lane, _name: &str, _payload: &Payload) {}
+    pub fn send_name(&self, lane: Lane, name: &str, payload: &Payload) {
+        let control = self.format.send_name(name);
+        self.push(lane, Item::Signal(Signal { control, payload: payload.clone() }));
+    }
 
     /// Answers a call that arrived on this connection with the encoded term `reply`,
     /// in the control lane.
-    pub fn reply(&self, _from: &From, _reply: &[u8]) {}
+    pub fn reply(&self, from: &From, reply: &[u8]) {
+        self.push(Lane::Control, Item::Signal(self.format.reply(from, reply)));
+    }
 
     /// Monitors a process of the peer; its end is told by
     /// [`Events::exited`](crate::Events::exited), once. Monitoring twice is monitoring
     /// once. False, and nothing done, if the pid is not of this node.
-    pub fn monitor(&self, _pid: &Pid) -> bool {
-        false
+    pub fn monitor(&self, pid: &Pid) -> bool {
+        if pid.node != self.peer.name {
+            return false;
+        }
+        let mut monitors = self.monitors.lock();
+        let number = monitors.last + 1;
+        if let Entry::Vacant(entry) = monitors.by_pid.entry(pid.into()) {
+            entry.insert(number);
+            monitors.last = number;
+            // Under the lock: the signals of one pid leave in the order of the calls.
+            self.push(Lane::Control, Item::Signal(self.monitor_signal(true, pid, number)));
+        }
+        true
     }
 
     /// Stops monitoring.
-    pub fn demonitor(&self, _pid: &Pid) {}
+    pub fn demonitor(&self, pid: &Pid) {
+        let mut monitors = self.monitors.lock();
+        if pid.node == self.peer.name
+            && let Some(number) = monitors.by_pid.remove(&pid.into())
+        {
+            self.push(Lane::Control, Item::Signal(self.monitor_signal(false, pid, number)));
+        }
+    }
+
+    fn monitor_signal(&self, begin: bool, pid: &Pid, number: u64) -> Signal {
+        let mut encoded = Vec::with_capacity(64);
+        encode::pid(&mut encoded, pid);
+        self.format.monitor(begin, &encoded, number)
+    }
+
+    /// The end of a monitored process was told by the peer; whether that was asked for.
+    pub(crate) fn monitor_ended(&self, pid: LocalPid, reference: &[u8]) -> bool {
+        let mut monitors = self.monitors.lock();
+        let asked = monitors
+            .by_pid
+            .get(&pid)
+            .is_some_and(|number| self.format.monitor_reference(*number) == reference);
+        if asked {
+            monitors.by_pid.remove(&pid);
+        }
+        asked
+    }
 
     /// Closes the connection at once; what is queued is lost.
-    pub fn close(&self, _reason: &'static str) {}
+    pub fn close(&self, reason: &'static str) {
+        self.end(DownReason::Requested(reason));
+    }
 
     /// Whether the connection is gone or about to go.
     pub fn is_closed(&self) -> bool {
-        false
+        self.ending.is_cancelled()
     }
 
     /// What waits to be written.
     pub fn queued(&self) -> Queued {
-        Queued::default()
+        self.outbox.queued()
+    }
+
+    fn push(&self, lane: Lane, item: Item) {
+        match self.outbox.push(lane, item) {
+            Outcome::Taken => {}
+            Outcome::Dropped { messages, bytes } => {
+                if let Some(me) = self.me.upgrade() {
+                    self.events.dropped(&me, lane, messages, bytes);
+                }
+            }
+            Outcome::Overflow => self.end(DownReason::Overflow(lane)),
+        }
+    }
+
+    pub(crate) fn answer(&self, signal: Signal) {
+        self.push(Lane::Control, Item::Signal(signal));
+    }
+
+    pub(crate) fn format(&self) -> &Format {
+        &self.format
+    }
+
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// Ends the connection; the first reason counts.
+    pub(crate) fn end(&self, reason: DownReason) {
+        self.reason.lock().get_or_insert(reason);
+        self.outbox.close();
+        self.ending.cancel();
+    }
+
+    pub(crate) fn reason(&self) -> DownReason {
+        self.reason.lock().clone().unwrap_or(DownReason::Closed)
+    }
+
+    /// Cancelled when the connection is to end.
+    pub(crate) fn ending(&self) -> &CancellationToken {
+        &self.ending
+    }
+
+    /// Cancelled when the connection has ended and everybody was told.
+    pub(crate) fn ended(&self) -> &CancellationToken {
+        &self.ended
+    }
+
+    /// Time since the connection was made.
+    pub(crate) fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Something has arrived.
+    pub(crate) fn heard(&self, age: Duration) {
+        let millis = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        self.heard_at.store(millis, Ordering::Relaxed);
+    }
+
+    /// Time since something has arrived.
+    pub(crate) fn silence(&self) -> Duration {
+        let heard = Duration::from_millis(self.heard_at.load(Ordering::Relaxed));
+        self.age().saturating_sub(heard)
     }
 }

@@ -197,8 +197,8 @@ pub enum ProtocolError {
     #[error("malformed control message")]
     Control,
     /// A term that does not decode.
-    #[error("malformed term: {0}")]
-    Term(String),
+    #[error("term: {0}")]
+    Term(#[from] gater_core::etf::ScanError),
     /// A message without its payload.
     #[error("payload missing")]
     PayloadMissing,

@@ -4,9 +4,7 @@
 //! `[alias|Ref]`, `[[alias|Ref]|_]` or any other term, and `{'$gen_cast', Message}`.
 
 use bytes::Bytes;
-use gater_core::etf::{Atom, Pid, Reference};
-
-use crate::protocol::scan;
+use gater_core::etf::{Atom, Pid, Reader, Reference};
 
 /// A message to a registered name, seen as a `gen_server` would see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +48,9 @@ fn sort(payload: &Bytes) -> Option<Request> {
         [104, 3] => {
             let from = atom_is(payload.get(2..)?, "$gen_call")?.strip_prefix(&[104, 2])?;
             let (pid, rest) = read_pid(from)?;
-            let (tag, request) = rest.split_at_checked(scan::term(rest).ok()?)?;
+            let mut reader = Reader::new(rest);
+            let tag = reader.skip().ok()?;
+            let request = reader.rest();
             let from = From { pid, tag: Bytes::copy_from_slice(tag), alias: alias(tag) };
             Some(Request::Call { from, request: payload.slice_ref(request) })
         }

@@ -5,10 +5,10 @@
 //! a [`Connection`]. It knows nothing of channels, workers or any other service.
 
 mod connection;
+mod driver;
 mod error;
 mod events;
 pub mod gen_server;
-mod lane;
 mod node;
 mod payload;
 #[doc(hidden)]
@@ -18,7 +18,7 @@ mod settings;
 pub use connection::{Connection, Peer, Queued};
 pub use error::{DialError, DownReason, EpmdError, HandshakeError, ProtocolError, StartError};
 pub use events::{Events, Message, Target};
-pub use lane::{Lane, LaneLimits, LocalPid};
+pub use gater_core::channel::{Lane, LaneLimits, LocalPid};
 pub use node::Node;
 pub use payload::{COPY_BELOW, Payload};
 pub use settings::{DEFAULT_EPMD_PORT, Settings};

@@ -4,62 +4,108 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gater_core::etf::{Atom, Pid};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
 
-use crate::{Connection, DialError, Events, Settings, StartError};
+use crate::driver::shared::Shared;
+use crate::driver::{self};
+use crate::protocol::handshake::Local;
+use crate::protocol::name;
+use crate::{Connection, DialError, DownReason, Events, Settings, StartError};
+
+/// How long connections may take to notice that they are cut.
+const CUT_WITHIN: Duration = Duration::from_secs(1);
 
 /// A running hidden node. Cloning gives another handle of the same node.
 #[derive(Clone)]
-pub struct Node {}
+pub struct Node {
+    shared: Arc<Shared>,
+}
 
 impl Node {
     /// Listens, registers with EPMD and accepts connections from then on.
-    pub async fn start(_settings: Settings, _events: Arc<dyn Events>) -> Result<Self, StartError> {
-        Ok(Self {})
+    pub async fn start(settings: Settings, events: Arc<dyn Events>) -> Result<Self, StartError> {
+        let bad_name = || StartError::BadName(settings.name.clone());
+        let (short, _) = name::split(&settings.name).ok_or_else(bad_name)?;
+        let short = short.to_owned();
+        let name = Atom::new(&settings.name).map_err(|_| bad_name())?;
+        let failed = |source| StartError::Listen { address: settings.listen, source };
+        let listener = TcpListener::bind(settings.listen).await.map_err(failed)?;
+        let port = listener.local_addr().map_err(failed)?.port();
+        let registration = driver::register(&settings, &short, port).await?;
+        let cookie = settings.cookie.clone();
+        let local = Local { name, creation: registration.creation, cookie };
+        let shared = Arc::new(Shared::new(settings, local, port, events));
+        shared.tasks.spawn(driver::stay(shared.clone(), short, registration));
+        shared.tasks.spawn(driver::accept(shared.clone(), listener));
+        Ok(Self { shared })
     }
 
     /// The full name, `name@host`.
     pub fn name(&self) -> &Atom {
-        unimplemented!()
+        &self.shared.local.name
     }
 
     /// The incarnation of this node, given by EPMD.
     pub fn creation(&self) -> u32 {
-        0
+        self.shared.local.creation
     }
 
     /// The TCP port connections are accepted on.
     pub fn port(&self) -> u16 {
-        0
+        self.shared.port
     }
 
     /// A pid of this node never handed out before. It lives as long as the node.
     pub fn new_pid(&self) -> Pid {
-        unimplemented!()
+        self.shared.new_pid()
     }
 
     /// Keeps a connection to `node`: dials it, and dials it again with growing,
     /// jittered pauses whenever the connection is lost, until [`Node::release`].
-    pub fn keep(&self, _node: &Atom) {}
+    pub fn keep(&self, node: &Atom) {
+        if let Some(until) = self.shared.start_keeping(node) {
+            let task = driver::keep(self.shared.clone(), node.clone(), until);
+            self.shared.tasks.spawn_on(task, &self.shared.runtime);
+        }
+    }
 
     /// Stops dialling `node`. A connection that stands is left alone.
-    pub fn release(&self, _node: &Atom) {}
+    pub fn release(&self, node: &Atom) {
+        self.shared.stop_keeping(node);
+    }
 
     /// Connects to `node` once, or gives the connection that stands.
-    pub async fn connect(&self, _node: &Atom) -> Result<Arc<Connection>, DialError> {
-        Err(DialError::Stopped)
+    pub async fn connect(&self, node: &Atom) -> Result<Arc<Connection>, DialError> {
+        driver::connect(&self.shared, node).await
     }
 
     /// The connection to `node`, if one is established.
-    pub fn connection(&self, _node: &str) -> Option<Arc<Connection>> {
-        None
+    pub fn connection(&self, node: &str) -> Option<Arc<Connection>> {
+        self.shared.connection(node)
     }
 
     /// All established connections.
     pub fn connections(&self) -> Vec<Arc<Connection>> {
-        Vec::new()
+        self.shared.connections()
     }
 
     /// Stops accepting and dialling, leaves EPMD, writes out what is queued for at
     /// most `deadline`, and closes all connections.
-    pub async fn shutdown(&self, _deadline: Duration) {}
+    pub async fn shutdown(&self, deadline: Duration) {
+        self.shared.stop.cancel();
+        self.shared.tasks.close();
+        for connection in self.connections() {
+            connection.outbox().drain();
+        }
+        if timeout(deadline, self.shared.tasks.wait()).await.is_ok() {
+            return;
+        }
+        for connection in self.connections() {
+            connection.end(DownReason::Shutdown);
+        }
+        if timeout(CUT_WITHIN, self.shared.tasks.wait()).await.is_err() {
+            tracing::warn!("connections left open at the end");
+        }
+    }
 }

@@ -9,5 +9,4 @@ pub mod fragment;
 pub mod frame;
 pub mod handshake;
 pub mod name;
-pub mod scan;
 pub mod session;

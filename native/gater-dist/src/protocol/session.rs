@@ -6,13 +6,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use gater_core::etf::{Atom, Pid, Reference};
+use gater_core::etf::{self, Atom, Pid, Reference, Scanner};
 
 use super::control::{self, Control, Process, RawPid};
 use super::encode::{Format, Signal};
 use super::fragment::{Limits, Reassembly};
 use super::frame::{self, Frame};
-use super::scan;
 use crate::gen_server::{self, Request};
 use crate::{LocalPid, Peer, ProtocolError, Target};
 
@@ -45,6 +44,7 @@ pub struct Session {
     max_message: usize,
     format: Format,
     reassembly: Reassembly,
+    scanner: Scanner,
 }
 
 impl Session {
@@ -58,6 +58,7 @@ impl Session {
             max_message: limits.message,
             format: Format::new(our_pid, peer),
             reassembly: Reassembly::new(limits),
+            scanner: Scanner::new(etf::Limits { max_bytes: limits.message, ..Default::default() }),
         }
     }
 
@@ -108,7 +109,7 @@ impl Session {
         data: &[u8],
         sink: &mut impl Sink,
     ) -> Result<(), ProtocolError> {
-        let (control, payload) = split(data)?;
+        let (control, payload) = self.split(data)?;
         self.dispatch(buffer, control, payload, sink)
     }
 
@@ -119,7 +120,7 @@ impl Session {
         data: &[u8],
         sink: &mut impl Sink,
     ) -> Result<(), ProtocolError> {
-        let (control, rest) = split(unversioned(data)?)?;
+        let (control, rest) = self.split(unversioned(data)?)?;
         let payload = if rest.is_empty() { rest } else { unversioned(rest)? };
         self.dispatch(buffer, control, payload, sink)
     }
@@ -140,7 +141,7 @@ impl Session {
                 return Err(ProtocolError::MessageTooLong(self.max_message));
             }
             // What follows the term is ignored, as a BEAM does.
-            let (payload, _) = split(payload)?;
+            let (payload, _) = self.split(payload)?;
             buffer.slice_ref(payload)
         } else {
             Bytes::new()
@@ -187,6 +188,12 @@ impl Session {
             Control::Unknown { op } => sink.unknown_operation(op),
         }
         Ok(())
+    }
+
+    /// The valid term at the start of `data`, and what follows it.
+    fn split<'a>(&mut self, data: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), ProtocolError> {
+        let len = self.scanner.scan(data, 0).map_err(ProtocolError::Term)?;
+        data.split_at_checked(len).ok_or(ProtocolError::Control)
     }
 
     fn is_ours(&self, pid: &RawPid<'_>) -> bool {
@@ -238,11 +245,6 @@ fn net_kernel(request: &[u8]) -> &'static [u8] {
     } else {
         b"\x68\x02\x77\x05error\x77\x0funknown_request"
     }
-}
-
-fn split(data: &[u8]) -> Result<(&[u8], &[u8]), ProtocolError> {
-    let len = scan::term(data)?;
-    data.split_at_checked(len).ok_or(ProtocolError::Control)
 }
 
 fn unversioned(data: &[u8]) -> Result<&[u8], ProtocolError> {

@@ -1,0 +1,145 @@
+//! Accepting connections.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gater_core::etf::Atom;
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::shared::Shared;
+use super::{exchange, link};
+use crate::protocol::handshake::{Acceptor, Step};
+use crate::{HandshakeError, Peer};
+
+/// Pause when the system has no more sockets to give.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts until the node stops.
+pub async fn accept(shared: Arc<Shared>, listener: TcpListener) {
+    let slots = Arc::new(Slots::default());
+    loop {
+        let accepted = tokio::select! {
+            () = shared.stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, address)) => {
+                let slot = slots.take(shared.settings.max_handshakes);
+                let task = receive(shared.clone(), socket, address, slot);
+                shared.tasks.spawn(task);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The handshakes under way, the oldest first.
+#[derive(Default)]
+struct Slots(Mutex<VecDeque<(u64, CancellationToken)>>);
+
+/// A place among the handshakes under way; given back when dropped.
+struct Slot {
+    number: u64,
+    given_up: CancellationToken,
+    slots: Arc<Slots>,
+}
+
+impl Slots {
+    /// A place; the oldest handshake gives way if there are `most` already.
+    fn take(self: &Arc<Self>, most: usize) -> Slot {
+        let mut slots = self.0.lock();
+        while slots.len() >= most.max(1) {
+            if let Some((_, oldest)) = slots.pop_front() {
+                oldest.cancel();
+            }
+        }
+        let number = slots.back().map_or(0, |(last, _)| last + 1);
+        let given_up = CancellationToken::new();
+        slots.push_back((number, given_up.clone()));
+        Slot { number, given_up, slots: self.clone() }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut slots = self.slots.0.lock();
+        if let Ok(at) = slots.binary_search_by_key(&self.number, |(number, _)| *number) {
+            slots.remove(at);
+        }
+    }
+}
+
+async fn receive(shared: Arc<Shared>, mut socket: TcpStream, address: SocketAddr, slot: Slot) {
+    let limit = shared.settings.handshake_timeout;
+    let mut name = None;
+    let outcome = tokio::select! {
+        outcome = timeout(limit, shake(&shared, &mut socket, &mut name)) => {
+            outcome.unwrap_or(Err(HandshakeError::Timeout(limit)))
+        }
+        () = slot.given_up.cancelled() => Err(HandshakeError::TooManyConnections),
+        () = shared.stop.cancelled() => return,
+    };
+    drop(slot);
+    match outcome {
+        Ok(peer) => {
+            link::start(&shared, socket, peer);
+        }
+        Err(error) => refused(&error, address, name.as_ref()),
+    }
+}
+
+/// Says in the log why there is no connection; loudly if somebody should act.
+fn refused(error: &HandshakeError, address: SocketAddr, name: Option<&Atom>) {
+    let peer = name.map_or("unnamed", Atom::as_str);
+    match error {
+        HandshakeError::WrongCookie => tracing::warn!(
+            peer, %address,
+            "refused: wrong cookie. Start that node with this gateway's cookie, or this gateway with its"
+        ),
+        HandshakeError::TooOld
+        | HandshakeError::MissingFlags(_)
+        | HandshakeError::BadName(_)
+        | HandshakeError::TooManyConnections => {
+            tracing::warn!(peer, %address, %error, "refused");
+        }
+        _ => tracing::debug!(peer, %address, %error, "handshake ended"),
+    }
+}
+
+async fn shake(
+    shared: &Shared,
+    socket: &mut TcpStream,
+    name: &mut Option<Atom>,
+) -> Result<Peer, HandshakeError> {
+    let challenge = getrandom::u32().map_err(std::io::Error::from)?;
+    let mut acceptor = Acceptor::new(shared.local.clone(), challenge);
+    loop {
+        let Some(message) = exchange::read(socket).await? else {
+            return Err(acceptor.closed());
+        };
+        match acceptor.handle(&message)? {
+            Step::Wait | Step::Alive => {}
+            Step::Send(messages) => exchange::write(socket, &messages).await?,
+            Step::Named => {
+                let Some(peer) = acceptor.peer() else { continue };
+                *name = Some(peer.name.clone());
+                let status = shared.judge(peer);
+                let (messages, outcome) = acceptor.status(status);
+                exchange::write(socket, &messages).await?;
+                outcome?;
+            }
+            Step::Done(messages, peer) => {
+                exchange::write(socket, &messages).await?;
+                return Ok(peer);
+            }
+        }
+    }
+}

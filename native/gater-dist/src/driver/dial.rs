@@ -1,0 +1,158 @@
+//! Connecting to other nodes, and keeping connected.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gater_core::etf::Atom;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::shared::{Shared, Wanted};
+use super::{epmd, exchange, link};
+use crate::protocol::handshake::{Dialer, Step};
+use crate::protocol::name;
+use crate::{Connection, DialError, HandshakeError, Peer};
+
+/// Keeps a connection to `node` until `until` is cancelled.
+pub async fn keep(shared: Arc<Shared>, node: Atom, until: CancellationToken) {
+    let mut pause = shared.settings.redial_min;
+    loop {
+        let outcome = tokio::select! {
+            () = until.cancelled() => return,
+            outcome = connect(&shared, &node) => outcome,
+        };
+        match outcome {
+            Ok(connection) => {
+                let since = Instant::now();
+                tokio::select! {
+                    () = until.cancelled() => return,
+                    () = connection.ended().cancelled() => {}
+                }
+                // A connection that breaks at once is as bad as none.
+                if since.elapsed() >= pause {
+                    pause = shared.settings.redial_min;
+                    continue;
+                }
+            }
+            Err(DialError::Stopped) => return,
+            Err(error) => shared.events.unreachable(&node, &error),
+        }
+        tokio::select! {
+            () = until.cancelled() => return,
+            () = sleep(jittered(pause)) => {}
+        }
+        pause = (pause * 2).min(shared.settings.redial_max);
+    }
+}
+
+/// Half of `pause` to all of it, so that nodes do not dial in step.
+fn jittered(pause: Duration) -> Duration {
+    let part = getrandom::u32().unwrap_or(u32::MAX);
+    pause / 2 + (pause / 2).mul_f64(f64::from(part) / f64::from(u32::MAX))
+}
+
+/// Connects to `node`, or gives the connection that stands.
+pub async fn connect(shared: &Arc<Shared>, node: &Atom) -> Result<Arc<Connection>, DialError> {
+    if *node == shared.local.name || name::split(node.as_str()).is_none() {
+        return Err(DialError::BadName(node.as_str().to_owned()));
+    }
+    loop {
+        let changed = shared.changed.notified();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        match shared.want(node)? {
+            Wanted::Connected(connection) => return Ok(connection),
+            Wanted::UnderWay => changed.await,
+            Wanted::Dial(given_up) => {
+                let _over = Dialed { shared, node };
+                return tokio::select! {
+                    () = given_up.cancelled() => {
+                        Err(DialError::Handshake(HandshakeError::Simultaneous))
+                    }
+                    outcome = dial(shared, node) => outcome,
+                };
+            }
+        }
+    }
+}
+
+/// Says that a dial is over, however it ended.
+struct Dialed<'a> {
+    shared: &'a Shared,
+    node: &'a Atom,
+}
+
+impl Drop for Dialed<'_> {
+    fn drop(&mut self) {
+        self.shared.dialed(self.node);
+    }
+}
+
+async fn dial(shared: &Arc<Shared>, node: &Atom) -> Result<Arc<Connection>, DialError> {
+    let bad_name = || DialError::BadName(node.as_str().to_owned());
+    let (name, host) = name::split(node.as_str()).ok_or_else(bad_name)?;
+    let settings = &shared.settings;
+    let ip = resolve(host, settings.connect_timeout)
+        .await
+        .ok_or_else(|| DialError::Resolve(node.as_str().to_owned()))?;
+    let epmd = SocketAddr::new(ip, settings.epmd.port());
+    let port = epmd::look_up(epmd, name, settings.connect_timeout)
+        .await?
+        .ok_or_else(|| DialError::NotRunning(node.as_str().to_owned()))?;
+    let address = SocketAddr::new(ip, port);
+    let failed = |source| DialError::Connect { address, source };
+    let mut socket = timeout(settings.connect_timeout, TcpStream::connect(address))
+        .await
+        .map_err(|_| failed(std::io::ErrorKind::TimedOut.into()))?
+        .map_err(failed)?;
+    let limit = settings.handshake_timeout;
+    let peer = timeout(limit, shake(shared, &mut socket, node))
+        .await
+        .unwrap_or(Err(HandshakeError::Timeout(limit)))?;
+    Ok(link::start(shared, socket, peer))
+}
+
+async fn resolve(host: &str, limit: Duration) -> Option<IpAddr> {
+    if let Ok(ip) = host.parse() {
+        return Some(ip);
+    }
+    let addresses: Vec<_> = timeout(limit, lookup_host((host, 0))).await.ok()?.ok()?.collect();
+    // BEAM nodes listen on IPv4 unless told otherwise.
+    let first = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
+    first.map(SocketAddr::ip)
+}
+
+async fn shake(
+    shared: &Shared,
+    socket: &mut TcpStream,
+    node: &Atom,
+) -> Result<Peer, HandshakeError> {
+    let challenge = getrandom::u32().map_err(std::io::Error::from)?;
+    let (mut dialer, first) = Dialer::new(shared.local.clone(), node.clone(), challenge);
+    exchange::write(socket, &[first]).await?;
+    loop {
+        let Some(message) = exchange::read(socket).await? else {
+            return Err(dialer.closed());
+        };
+        match dialer.handle(&message)? {
+            Step::Wait | Step::Named => {}
+            Step::Send(messages) => exchange::write(socket, &messages).await?,
+            Step::Alive => {
+                // The peer believes in a connection that we have lost, or that it
+                // has made while we dialled.
+                let go_on = shared.connection(node.as_str()).is_none();
+                let answer = dialer.alive(go_on);
+                exchange::write(socket, &[answer]).await?;
+                if !go_on {
+                    return Err(HandshakeError::AlreadyConnected);
+                }
+            }
+            Step::Done(messages, peer) => {
+                exchange::write(socket, &messages).await?;
+                return Ok(peer);
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The life of an established connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+
+use super::shared::Shared;
+use super::{reader, writer};
+use crate::protocol::fragment::Limits;
+use crate::protocol::session::Session;
+use crate::{Connection, DownReason, Peer};
+
+/// Bytes the kernel may hold unsent. What waits here cannot be overtaken.
+const UNSENT_BYTES: u32 = 256 << 10;
+/// An unfinished message that has not grown for this long may be given up.
+const STALE_AFTER: Duration = Duration::from_secs(60);
+
+/// Registers the connection and runs it to its end.
+pub fn start(shared: &Arc<Shared>, socket: TcpStream, peer: Peer) -> Arc<Connection> {
+    tune(&socket);
+    let limits = Limits {
+        message: shared.settings.max_message,
+        total: shared.settings.max_reassembly,
+        stale: STALE_AFTER,
+    };
+    let session = Session::new(&shared.new_pid(), &peer, limits);
+    let connection = Connection::new(
+        peer,
+        session.format().clone(),
+        shared.settings.lanes,
+        shared.events.clone(),
+    );
+    let replaced = shared.linked(&connection);
+    let task = run(shared.clone(), connection.clone(), session, socket, replaced);
+    shared.tasks.spawn_on(task, &shared.runtime);
+    connection
+}
+
+async fn run(
+    shared: Arc<Shared>,
+    connection: Arc<Connection>,
+    session: Session,
+    socket: TcpStream,
+    replaced: Option<Arc<Connection>>,
+) {
+    if let Some(old) = replaced {
+        old.end(DownReason::Replaced);
+        old.ended().cancelled().await;
+    }
+    let peer = connection.peer();
+    tracing::info!(peer = %peer.name, creation = peer.creation, hidden = peer.hidden, "connected");
+    shared.events.up(&connection);
+
+    let (read, write) = socket.into_split();
+    let settings = &shared.settings;
+    let writing = writer::run(
+        connection.clone(),
+        write,
+        settings.fragment_bytes,
+        settings.tick_time,
+        settings.write_timeout,
+    );
+    let writer = shared.tasks.spawn_on(
+        {
+            let connection = connection.clone();
+            async move {
+                let reason = tokio::select! {
+                    () = connection.ending().cancelled() => None,
+                    reason = writing => reason,
+                };
+                if let Some(reason) = reason {
+                    connection.end(reason);
+                }
+            }
+        },
+        &shared.runtime,
+    );
+    let reason = reader::run(&shared, &connection, session, read).await;
+    connection.end(reason);
+    if writer.await.is_err() {
+        tracing::error!(peer = %connection.peer().name, "the writer of a connection failed");
+    }
+    shared.unlinked(&connection);
+    let reason = connection.reason();
+    match &reason {
+        DownReason::Closed | DownReason::Shutdown | DownReason::Requested(_) => {
+            tracing::info!(peer = %connection.peer().name, %reason, "disconnected");
+        }
+        _ => tracing::warn!(peer = %connection.peer().name, %reason, "disconnected"),
+    }
+    shared.events.down(&connection, &reason);
+    connection.ended().cancel();
+}
+
+/// Sets what makes small messages go at once and dead peers be noticed.
+fn tune(socket: &TcpStream) {
+    let socket = SockRef::from(socket);
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(30));
+    let outcome = socket
+        .set_tcp_nodelay(true)
+        .and_then(|()| socket.set_tcp_keepalive(&keepalive))
+        .and_then(|()| unsent(&socket));
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "a socket option could not be set");
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn unsent(socket: &SockRef<'_>) -> std::io::Result<()> {
+    socket.set_tcp_notsent_lowat(UNSENT_BYTES)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn unsent(socket: &SockRef<'_>) -> std::io::Result<()> {
+    socket.set_send_buffer_size(UNSENT_BYTES as usize)
+}

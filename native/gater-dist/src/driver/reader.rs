@@ -1,0 +1,125 @@
+//! The task that reads from one connection. It never waits for anybody else: a
+//! hidden node that stops reading suspends the processes that send to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use gater_core::etf::Pid;
+use tokio::io::AsyncReadExt;
+use tokio::net::tcp::OwnedReadHalf;
+
+use super::shared::Shared;
+use crate::protocol::encode::Signal;
+use crate::protocol::frame;
+use crate::protocol::session::{Session, Sink};
+use crate::{Connection, DownReason, LocalPid, Message, ProtocolError, Target};
+
+/// The least that is made ready for a read.
+const READ_BYTES: usize = 64 << 10;
+/// Unknown operations that are logged, per connection.
+const LOGGED_UNKNOWN: u64 = 3;
+
+/// Reads until the connection ends, and gives the reason.
+pub async fn run(
+    shared: &Shared,
+    connection: &Arc<Connection>,
+    session: Session,
+    socket: OwnedReadHalf,
+) -> DownReason {
+    tokio::select! {
+        biased;
+        () = connection.ending().cancelled() => connection.reason(),
+        reason = read(shared, connection, session, socket) => reason,
+    }
+}
+
+async fn read(
+    shared: &Shared,
+    connection: &Arc<Connection>,
+    mut session: Session,
+    mut socket: OwnedReadHalf,
+) -> DownReason {
+    let max_frame = shared.settings.max_frame;
+    let mut sink = Incoming { shared, connection, unknown: 0 };
+    let mut buffer = BytesMut::with_capacity(READ_BYTES);
+    loop {
+        match socket.read_buf(&mut buffer).await {
+            Ok(0) => return DownReason::Closed,
+            Ok(_) => {}
+            Err(error) => return DownReason::Io(error.to_string()),
+        }
+        let now = connection.age();
+        connection.heard(now);
+        match handle(&mut session, &mut buffer, max_frame, now, &mut sink) {
+            Ok(wanted) => reserve(&mut buffer, wanted),
+            Err(error) => return DownReason::Protocol(error),
+        }
+        if connection.is_closed() {
+            return connection.reason();
+        }
+    }
+}
+
+/// Handles the whole frames in `buffer`; the bytes of the next frame, if that is known.
+fn handle(
+    session: &mut Session,
+    buffer: &mut BytesMut,
+    max_frame: usize,
+    now: Duration,
+    sink: &mut Incoming<'_>,
+) -> Result<usize, ProtocolError> {
+    let extent = frame::extent(buffer, max_frame)?;
+    if extent.whole > 0 {
+        let frames = buffer.split_to(extent.whole).freeze();
+        session.frames(&frames, now, sink)?;
+    }
+    Ok(extent.next.unwrap_or(0))
+}
+
+/// Makes room for the next read. Room grows with what has arrived, never with
+/// what is announced.
+fn reserve(buffer: &mut BytesMut, wanted: usize) {
+    let missing = wanted.saturating_sub(buffer.len());
+    buffer.reserve(missing.min(buffer.len()).max(READ_BYTES));
+}
+
+/// Carries what the session has understood to the node and its user.
+struct Incoming<'a> {
+    shared: &'a Shared,
+    connection: &'a Arc<Connection>,
+    unknown: u64,
+}
+
+impl Sink for Incoming<'_> {
+    fn knows(&mut self, name: &str) -> bool {
+        self.shared.events.knows(name)
+    }
+
+    fn lives(&mut self, id: u32, serial: u32) -> bool {
+        self.shared.has_pid(id, serial)
+    }
+
+    fn answer(&mut self, signal: Signal) {
+        self.connection.answer(signal);
+    }
+
+    fn message(&mut self, to: Target<'_>, payload: Bytes) {
+        self.shared.events.message(self.connection, Message { to, payload });
+    }
+
+    fn exited(&mut self, local: LocalPid, reference: &[u8], reason: Bytes) {
+        if self.connection.monitor_ended(local, reference) {
+            let LocalPid { id, serial, creation } = local;
+            let pid = Pid { node: self.connection.peer().name.clone(), id, serial, creation };
+            self.shared.events.exited(self.connection, &pid, reason);
+        }
+    }
+
+    fn unknown_operation(&mut self, op: u64) {
+        self.unknown += 1;
+        if self.unknown <= LOGGED_UNKNOWN {
+            tracing::info!(peer = %self.connection.peer().name, op, "unknown operation ignored");
+        }
+    }
+}

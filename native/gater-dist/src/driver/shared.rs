@@ -1,0 +1,215 @@
+//! What all tasks of a node share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use gater_core::etf::{Atom, Pid};
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::protocol::handshake::{Local, Status};
+use crate::{Connection, DialError, Events, Peer, Settings};
+
+/// Process numbers have 28 bits; what is above goes into the serial.
+const ID_BITS: u32 = 28;
+
+/// The state of a node.
+pub struct Shared {
+    pub settings: Settings,
+    pub local: Local,
+    pub port: u16,
+    pub events: Arc<dyn Events>,
+    /// Cancelled when the node is to stop.
+    pub stop: CancellationToken,
+    /// Everything that runs for the node.
+    pub tasks: TaskTracker,
+    pub runtime: Handle,
+    /// Told whenever a link or a dial comes or goes.
+    pub changed: Notify,
+    last_pid: AtomicU64,
+    table: Mutex<FxHashMap<Atom, Entry>>,
+}
+
+/// What is known of one other node.
+#[derive(Default)]
+struct Entry {
+    link: Option<Arc<Connection>>,
+    /// Cancelled to give up the dial that is under way.
+    dialing: Option<CancellationToken>,
+    /// Cancelled to keep the connection no longer.
+    keeping: Option<CancellationToken>,
+}
+
+impl Entry {
+    fn is_idle(&self) -> bool {
+        self.link.is_none() && self.dialing.is_none() && self.keeping.is_none()
+    }
+
+    fn live_link(&self) -> Option<&Arc<Connection>> {
+        self.link.as_ref().filter(|link| !link.is_closed())
+    }
+}
+
+/// What is to be done to have a connection.
+pub enum Wanted {
+    /// There is one.
+    Connected(Arc<Connection>),
+    /// Somebody is at it.
+    UnderWay,
+    /// Dial, unless the token is cancelled meanwhile.
+    Dial(CancellationToken),
+}
+
+impl Shared {
+    /// The state of a node that is about to start.
+    pub fn new(settings: Settings, local: Local, port: u16, events: Arc<dyn Events>) -> Self {
+        Self {
+            settings,
+            local,
+            port,
+            events,
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            runtime: Handle::current(),
+            changed: Notify::new(),
+            last_pid: AtomicU64::new(0),
+            table: Mutex::default(),
+        }
+    }
+
+    /// A pid that was never handed out.
+    pub fn new_pid(&self) -> Pid {
+        let number = self.last_pid.fetch_add(1, Ordering::Relaxed) + 1;
+        Pid {
+            node: self.local.name.clone(),
+            id: (number & ((1 << ID_BITS) - 1)) as u32,
+            serial: (number >> ID_BITS) as u32,
+            creation: self.local.creation,
+        }
+    }
+
+    /// Whether a pid was handed out.
+    pub fn has_pid(&self, id: u32, serial: u32) -> bool {
+        let number = u64::from(serial) << ID_BITS | u64::from(id);
+        id >> ID_BITS == 0 && (1..=self.last_pid.load(Ordering::Relaxed)).contains(&number)
+    }
+
+    /// The connection to a node.
+    pub fn connection(&self, node: &str) -> Option<Arc<Connection>> {
+        self.table.lock().get(node)?.live_link().cloned()
+    }
+
+    /// All connections.
+    pub fn connections(&self) -> Vec<Arc<Connection>> {
+        self.table.lock().values().filter_map(Entry::live_link).cloned().collect()
+    }
+
+    /// How to receive a peer that wants to connect.
+    pub fn judge(&self, peer: &Peer) -> Status {
+        let mut table = self.table.lock();
+        if let Some(entry) = table.get_mut(peer.name.as_str()) {
+            if entry.live_link().is_some() {
+                return Status::Alive;
+            }
+            if let Some(dialing) = &entry.dialing {
+                // Both dial: the one with the greater name goes on (`net_kernel.erl`).
+                if self.local.name.as_str() > peer.name.as_str() {
+                    return Status::Nok;
+                }
+                dialing.cancel();
+                return Status::OkSimultaneous;
+            }
+        }
+        let links = table.values().filter(|entry| entry.link.is_some()).count();
+        if self.stop.is_cancelled() || links >= self.settings.max_connections {
+            return Status::NotAllowed;
+        }
+        Status::Ok
+    }
+
+    /// Puts a new connection in its place; gives the one it replaces.
+    pub fn linked(&self, connection: &Arc<Connection>) -> Option<Arc<Connection>> {
+        let mut table = self.table.lock();
+        let entry = table.entry(connection.peer().name.clone()).or_default();
+        let replaced = entry.link.replace(connection.clone());
+        drop(table);
+        self.changed.notify_waiters();
+        replaced
+    }
+
+    /// A connection has ended.
+    pub fn unlinked(&self, connection: &Arc<Connection>) {
+        self.update(&connection.peer().name, |entry| {
+            if entry.link.as_ref().is_some_and(|link| Arc::ptr_eq(link, connection)) {
+                entry.link = None;
+            }
+        });
+    }
+
+    /// What to do to be connected to `node`.
+    pub fn want(&self, node: &Atom) -> Result<Wanted, DialError> {
+        if self.stop.is_cancelled() {
+            return Err(DialError::Stopped);
+        }
+        let mut table = self.table.lock();
+        let links = table.values().filter(|entry| entry.link.is_some()).count();
+        let entry = table.entry(node.clone()).or_default();
+        if let Some(link) = entry.live_link() {
+            return Ok(Wanted::Connected(link.clone()));
+        }
+        if entry.dialing.is_some() {
+            return Ok(Wanted::UnderWay);
+        }
+        if links >= self.settings.max_connections {
+            if entry.is_idle() {
+                table.remove(node);
+            }
+            return Err(DialError::TooManyConnections);
+        }
+        let token = self.stop.child_token();
+        entry.dialing = Some(token.clone());
+        Ok(Wanted::Dial(token))
+    }
+
+    /// A dial is over.
+    pub fn dialed(&self, node: &Atom) {
+        self.update(node, |entry| entry.dialing = None);
+    }
+
+    /// Marks a node to be kept connected; `None` if it is already.
+    pub fn start_keeping(&self, node: &Atom) -> Option<CancellationToken> {
+        let mut table = self.table.lock();
+        let entry = table.entry(node.clone()).or_default();
+        if entry.keeping.is_some() {
+            return None;
+        }
+        let token = self.stop.child_token();
+        entry.keeping = Some(token.clone());
+        Some(token)
+    }
+
+    /// Keeps a node connected no longer.
+    pub fn stop_keeping(&self, node: &Atom) {
+        self.update(node, |entry| {
+            if let Some(token) = entry.keeping.take() {
+                token.cancel();
+            }
+        });
+    }
+
+    fn update(&self, node: &Atom, change: impl FnOnce(&mut Entry)) {
+        let mut table = self.table.lock();
+        if let Some(entry) = table.get_mut(node.as_str()) {
+            change(entry);
+            if entry.is_idle() {
+                table.remove(node.as_str());
+            }
+        }
+        drop(table);
+        self.changed.notify_waiters();
+    }
+}

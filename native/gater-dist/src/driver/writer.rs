@@ -1,0 +1,288 @@
+//! The task that writes what waits on one connection.
+
+use std::io::IoSlice;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes};
+use gater_core::channel::LocalPid;
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::OwnedWriteHalf;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::outbox::{Fragments, Item, Next};
+use crate::protocol::encode::Format;
+use crate::{COPY_BELOW, Connection, DownReason, Payload};
+
+/// Frames gathered for one write: enough to make system calls cheap, little
+/// enough for a message of a higher lane to come next soon.
+const GATHER_BYTES: usize = 128 << 10;
+/// Slices handed to one system call.
+const MAX_SLICES: usize = 64;
+/// An empty frame.
+const TICK: [u8; 4] = [0; 4];
+
+/// Writes until the connection ends. Gives the reason if writing was it.
+pub async fn run(
+    connection: Arc<Connection>,
+    mut socket: OwnedWriteHalf,
+    fragment_bytes: usize,
+    tick_time: Duration,
+    write_timeout: Duration,
+) -> Option<DownReason> {
+    let mut batch = Batch::new(connection.format().clone(), fragment_bytes);
+    let period = tick_time / 4;
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut wrote_at = Instant::now();
+    loop {
+        batch.clear();
+        match connection.outbox().take(|item| batch.add(item)) {
+            Next::Write => {
+                if let Err(reason) = batch.write(&mut socket, write_timeout).await {
+                    return Some(reason);
+                }
+                wrote_at = Instant::now();
+            }
+            Next::Wait => tokio::select! {
+                () = connection.outbox().woken() => {}
+                _ = ticks.tick() => {
+                    if connection.silence() >= tick_time {
+                        return Some(DownReason::Silent(tick_time));
+                    }
+                    if wrote_at.elapsed() + period / 2 >= period {
+                        batch.bytes(&TICK);
+                        if let Err(reason) = batch.write(&mut socket, write_timeout).await {
+                            return Some(reason);
+                        }
+                        wrote_at = Instant::now();
+                    }
+                }
+            },
+            Next::End => {
+                // Tells the peer that no more comes; it closes when it has read all.
+                // A socket that is broken already needs no telling.
+                let _ = timeout(write_timeout, socket.shutdown()).await;
+                return None;
+            }
+        }
+    }
+}
+
+/// Frames for one gathered write: small parts copied into one buffer, long
+/// payloads by reference.
+struct Batch {
+    format: Format,
+    fragment_bytes: usize,
+    next_sequence: u64,
+    copied: Vec<u8>,
+    /// In the order of the wire. Ranges are of `copied`.
+    segments: Vec<Segment>,
+    bytes: usize,
+}
+
+enum Segment {
+    Copied(Range<usize>),
+    Shared(Bytes),
+}
+
+impl Batch {
+    fn new(format: Format, fragment_bytes: usize) -> Self {
+        Self {
+            format,
+            fragment_bytes: fragment_bytes.max(1),
+            next_sequence: 1,
+            copied: Vec::new(),
+            segments: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    fn clear(&mut self) {
+        self.copied.clear();
+        // One long burst must not hold its memory for good.
+        self.copied.shrink_to(2 * GATHER_BYTES);
+        self.segments.clear();
+        self.bytes = 0;
+    }
+
+    /// Adds the frames of an item; gives back what is left of it when enough is
+    /// gathered, and whether there is room for more.
+    fn add(&mut self, item: Item) -> (Option<Item>, bool) {
+        let rest = match item {
+            Item::Signal(signal) => {
+                let at = self.copied.len();
+                self.format.put_signal(&mut self.copied, &signal.control, signal.payload.len());
+                self.mark(at);
+                self.payload(&signal.payload, 0..signal.payload.len());
+                None
+            }
+            Item::One(to, payload) if self.fragmented(&payload) => {
+                self.first_fragment(to, payload, None)
+            }
+            Item::One(to, payload) => {
+                self.message(to, &payload);
+                None
+            }
+            Item::Many { to, from, payload } if self.fragmented(&payload) => {
+                match to.get(from).copied() {
+                    Some(first) => self.first_fragment(first, payload, Some((to, from + 1))),
+                    None => None,
+                }
+            }
+            Item::Many { to, from, payload } => self.messages(to, from, payload),
+            Item::Rest(rest) => self.next_fragment(rest),
+        };
+        (rest, self.bytes < GATHER_BYTES)
+    }
+
+    fn fragmented(&self, payload: &Payload) -> bool {
+        self.format.header && payload.len() > self.fragment_bytes
+    }
+
+    fn message(&mut self, to: LocalPid, payload: &Payload) {
+        let at = self.copied.len();
+        self.format.put_send(&mut self.copied, to, payload.len());
+        self.mark(at);
+        self.payload(payload, 0..payload.len());
+    }
+
+    fn messages(&mut self, to: Arc<[LocalPid]>, from: usize, payload: Payload) -> Option<Item> {
+        let mut next = from;
+        for receiver in to.get(from..).unwrap_or_default() {
+            if self.bytes >= GATHER_BYTES {
+                return Some(Item::Many { to, from: next, payload });
+            }
+            self.message(*receiver, &payload);
+            next += 1;
+        }
+        None
+    }
+
+    fn first_fragment(
+        &mut self,
+        to: LocalPid,
+        payload: Payload,
+        then: Option<(Arc<[LocalPid]>, usize)>,
+    ) -> Option<Item> {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        let left = payload.len().div_ceil(self.fragment_bytes) as u64;
+        let control = self.format.send_control(to);
+        let sent = self.fragment_bytes.min(payload.len());
+        let at = self.copied.len();
+        // 131, 69, sequence, id, no atom references.
+        self.copied.put_u32((2 + 8 + 8 + 1 + control.len() + sent) as u32);
+        self.copied.put_slice(&[131, 69]);
+        self.copied.put_u64(sequence);
+        self.copied.put_u64(left);
+        self.copied.put_u8(0);
+        self.copied.put_slice(&control);
+        self.mark(at);
+        self.payload(&payload, 0..sent);
+        Self::after(Fragments { sequence, left: left - 1, sent, payload, then })
+    }
+
+    fn next_fragment(&mut self, mut rest: Fragments) -> Option<Item> {
+        let len = self.fragment_bytes.min(rest.payload.len() - rest.sent);
+        let at = self.copied.len();
+        self.copied.put_u32((2 + 8 + 8 + len) as u32);
+        self.copied.put_slice(&[131, 70]);
+        self.copied.put_u64(rest.sequence);
+        self.copied.put_u64(rest.left);
+        self.mark(at);
+        self.payload(&rest.payload, rest.sent..rest.sent + len);
+        rest.left -= 1;
+        rest.sent += len;
+        Self::after(rest)
+    }
+
+    /// What remains after a fragment: more of them, or the next receivers.
+    fn after(rest: Fragments) -> Option<Item> {
+        if rest.left > 0 {
+            return Some(Item::Rest(rest));
+        }
+        let (to, from) = rest.then?;
+        (from < to.len()).then_some(Item::Many { to, from, payload: rest.payload })
+    }
+
+    /// Adds part of a payload.
+    fn payload(&mut self, payload: &Payload, part: Range<usize>) {
+        let head = payload.head();
+        let middle = head.len();
+        self.shared(head, part.start.min(middle)..part.end.min(middle));
+        let body = part.start.max(middle) - middle..part.end.max(middle) - middle;
+        self.shared(payload.body(), body);
+    }
+
+    fn shared(&mut self, bytes: &Bytes, part: Range<usize>) {
+        if part.len() > COPY_BELOW {
+            self.bytes += part.len();
+            self.segments.push(Segment::Shared(bytes.slice(part)));
+        } else if let Some(bytes) = bytes.get(part) {
+            self.bytes(bytes);
+        }
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        let at = self.copied.len();
+        self.copied.extend_from_slice(bytes);
+        self.mark(at);
+    }
+
+    /// What was copied since `at` goes out next.
+    fn mark(&mut self, at: usize) {
+        let end = self.copied.len();
+        self.bytes += end - at;
+        match self.segments.last_mut() {
+            Some(Segment::Copied(range)) if range.end == at => range.end = end,
+            _ => self.segments.push(Segment::Copied(at..end)),
+        }
+    }
+
+    fn slice<'a>(&'a self, segment: &'a Segment) -> &'a [u8] {
+        match segment {
+            Segment::Copied(range) => self.copied.get(range.clone()).unwrap_or_default(),
+            Segment::Shared(bytes) => bytes,
+        }
+    }
+
+    /// Writes everything; each system call must make progress within `limit`.
+    async fn write(
+        &mut self,
+        socket: &mut OwnedWriteHalf,
+        limit: Duration,
+    ) -> Result<(), DownReason> {
+        let mut first = 0;
+        let mut offset = 0;
+        while let Some(segments) = self.segments.get(first..).filter(|rest| !rest.is_empty()) {
+            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+            let mut count = 0;
+            for (slice, segment) in slices.iter_mut().zip(segments) {
+                let bytes = self.slice(segment);
+                let skip = if count == 0 { offset } else { 0 };
+                *slice = IoSlice::new(bytes.get(skip..).unwrap_or_default());
+                count += 1;
+            }
+            let slices = slices.get(..count).unwrap_or_default();
+            let mut written = match timeout(limit, socket.write_vectored(slices)).await {
+                Err(_) => return Err(DownReason::Stalled(limit)),
+                Ok(Err(error)) => return Err(DownReason::Io(error.to_string())),
+                Ok(Ok(0)) => return Err(DownReason::Closed),
+                Ok(Ok(written)) => written,
+            };
+            for segment in segments {
+                let left = self.slice(segment).len() - offset;
+                if written < left {
+                    offset += written;
+                    break;
+                }
+                written -= left;
+                first += 1;
+                offset = 0;
+            }
+        }
+        Ok(())
+    }
+}
