@@ -4,8 +4,9 @@
 //! command is answered; the registry itself is in memory. A gateway alone is a
 //! cluster of one. The data directory holds
 //!
-//! - `registry.redb`: log and vote, and the random id of this node. The process
-//!   that has it open holds a lock on it, so two gateways cannot share a directory.
+//! - `registry.lock`: locked by the process that has the registry open, so two gateways
+//!   cannot share a directory.
+//! - `registry.redb`: log and vote, and the random id of this node.
 //! - `registry.snapshot`: the registry at a place of the log. What the log has before is removed.
 //!
 //! A damaged file is an error at the start. A disk that fails later stops the

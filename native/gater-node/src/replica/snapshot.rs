@@ -156,7 +156,7 @@ impl SnapshotFile {
     }
 
     fn unfinished(&self) -> PathBuf {
-        self.path.with_extension("unfinished")
+        self.path.with_extension("snapshot-unfinished")
     }
 }
 
@@ -201,7 +201,7 @@ mod tests {
         let path = directory.path().join("registry.snapshot");
         open(&path).0.save(&meta(5), b"five").unwrap();
         let torn = fs::read(&path).unwrap();
-        let unfinished = path.with_extension("unfinished");
+        let unfinished = path.with_extension("snapshot-unfinished");
         fs::write(&unfinished, &torn[..torn.len() / 2]).unwrap();
         assert_eq!(open(&path).1.unwrap().unwrap().body, b"five");
         assert!(!unfinished.exists());

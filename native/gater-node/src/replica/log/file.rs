@@ -1,7 +1,7 @@
 //! The file of the log: a redb database with the entries and a few facts about them.
 
 use std::fmt::Display;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -83,21 +83,22 @@ impl From<FileError> for io::Error {
 pub struct LogFile {
     path: PathBuf,
     database: Database,
+    /// Locked for as long as it is open: the lock of what lies beside the file as well.
+    _lock: Option<File>,
 }
 
 impl LogFile {
     /// Opens the file, or makes it with a new random node id. Checks every page of
     /// a file that is there. Blocks.
     pub fn open(path: &Path) -> Result<(Self, Facts), OpenError> {
-        let new = !path.exists();
-        let database = builder().create(path).map_err(|error| open_error(path, error))?;
-        if new && let Some(directory) = path.parent() {
-            // The name of the file must survive a crash as its content does.
-            fs::File::open(directory)
-                .and_then(|directory| directory.sync_all())
-                .map_err(|error| OpenError::Directory { path: directory.into(), error })?;
+        let lock = lock(path)?;
+        if !path.exists() {
+            make(path)?;
         }
-        Self::start(path, database)
+        let database = builder().open(path).map_err(|error| open_error(path, error))?;
+        let file = Self { path: path.to_owned(), database, _lock: Some(lock) };
+        let facts = file.facts()?;
+        Ok((file, facts))
     }
 
     /// Opens a log that is kept in `backend` instead of a file, for tests of failing disks.
@@ -105,23 +106,10 @@ impl LogFile {
         let path = Path::new("(backend)");
         let database =
             builder().create_with_backend(backend).map_err(|error| open_error(path, error))?;
-        Self::start(path, database)
-    }
-
-    fn start(path: &Path, database: Database) -> Result<(Self, Facts), OpenError> {
-        let file = Self { path: path.to_owned(), database };
-        let facts = match file.is_new().and_then(|new| if new { file.found() } else { Ok(()) }) {
-            Ok(()) => file.facts()?,
-            Err(error) => {
-                return Err(OpenError::Io { path: path.into(), error: error.into() });
-            }
-        };
+        let file = Self { path: path.to_owned(), database, _lock: None };
+        file.found().map_err(|error| OpenError::Io { path: path.into(), error: error.into() })?;
+        let facts = file.facts()?;
         Ok((file, facts))
-    }
-
-    fn is_new(&self) -> Result<bool, FileError> {
-        let transaction = self.database.begin_read().map_err(FileError::new)?;
-        Ok(transaction.list_tables().map_err(FileError::new)?.next().is_none())
     }
 
     /// Writes the first facts.
@@ -222,6 +210,43 @@ impl LogFile {
         }
         transaction.commit().map_err(FileError::new)
     }
+}
+
+/// Takes the lock beside the file at `path`.
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let path = path.with_extension("lock");
+    let io = |error| OpenError::Io { path: path.clone(), error };
+    let file = File::options().create(true).append(true).open(&path).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(OpenError::InUse(path.parent().map_or(path.clone(), Path::to_owned)))
+        }
+        Err(TryLockError::Error(error)) => Err(io(error)),
+    }
+}
+
+/// Makes the file with its first facts beside its place and moves it there: a crash
+/// meanwhile leaves no half of it. Needs the lock.
+fn make(path: &Path) -> Result<(), OpenError> {
+    let unfinished = path.with_extension("redb-unfinished");
+    let io = |error| OpenError::Io { path: unfinished.clone(), error };
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+        _ => {}
+    }
+    let database = builder().create(&unfinished).map_err(|error| open_error(&unfinished, error))?;
+    let file = LogFile { path: unfinished.clone(), database, _lock: None };
+    file.found().map_err(|error| io(error.into()))?;
+    drop(file);
+    fs::rename(&unfinished, path).map_err(io)?;
+    if let Some(directory) = path.parent() {
+        // The name of the file must survive a crash as its content does.
+        File::open(directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(|error| OpenError::Directory { path: directory.into(), error })?;
+    }
+    Ok(())
 }
 
 fn builder() -> Builder {
