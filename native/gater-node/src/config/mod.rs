@@ -1,9 +1,33 @@
 //! The configuration of a gateway: flags over environment over file over defaults.
 //!
 //! The file is TOML with the keys of the application's `sys.config`; keys of the
-//! gateway's own stand beside them. The keys are in [`keys`], what each may be in
-//! [`value`]. A key nobody knows is a warning, a bad value is an error that names
-//! its key.
+//! gateway's own stand beside them. A key nobody knows is a warning, a bad value
+//! is an error that names its key.
+//!
+//! | key | flag, variable | value | default |
+//! |---|---|---|---|
+//! | `name` | `--name`, `ESDB_GATER_NAME` | `name@host` | none, must be given |
+//! | `cookie` | `--cookie`, `ESDB_GATER_COOKIE` | text | `$HOME/.erlang.cookie`, refused when others can get at it |
+//! | `cookie_file` | `--cookie-file`, `ESDB_GATER_COOKIE_FILE` | path | |
+//! | `listen` | `--listen`, `ESDB_GATER_LISTEN` | `ADDR:PORT` | `127.0.0.1:0` |
+//! | `data_dir` | `--data-dir`, `ESDB_GATER_DATA_DIR` | path | `~/.local/state/esdb-gater/NAME` |
+//! | `join` | `--join` (repeated), `ESDB_GATER_JOIN` (commas) | list of node names | none |
+//! | `cluster.ra_cluster_name` | | text | `esdb_gater_registry` |
+//! | `cluster.lost_grace_seconds` | `ESDB_GATER_LOST_GRACE_SECONDS` | from 1 | 60 |
+//! | `cluster.max_nodes` | `ESDB_GATER_MAX_NODES` | from 1 | 4096 |
+//! | `security.hmac_secret` | `ESDB_GATER_SECRET` | text (the variable: any bytes) | a random one, with a warning |
+//! | `security.message_ttl_seconds` | `ESDB_GATER_MESSAGE_TTL_SECONDS` | from 1 | 300 |
+//! | `channels.NAME.priority` | | `critical`, `high`, `normal`, `low` | the reference's; `normal` for an own one |
+//! | `channels.NAME.max_rate` | | from 1 per second and topic, or `infinity` | the reference's; `infinity` |
+//! | `channels.NAME.hmac` | | `required`, `optional` | the reference's; `optional` |
+//! | `channels.NAME.replay_last` | | true, false | true for `esdb_channel_health` |
+//! | `retry.base_delay_ms` | | from 0 | 100 |
+//! | `retry.max_delay_ms` | | from `base_delay_ms` | 5000 |
+//! | `retry.max_attempts` | | from 1 | 5 |
+//! | `telemetry_handlers` | | list that may hold `logger` | none |
+//!
+//! `gateways` and `program` are keys of the BEAM side and are passed over. The file itself is
+//! given by `--config` or `ESDB_GATER_CONFIG`, what is logged by `ESDB_GATER_LOG`.
 
 mod channels;
 mod cookie;

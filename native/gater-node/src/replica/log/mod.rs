@@ -30,9 +30,19 @@ pub struct LogStore {
     writer: Arc<Mutex<Option<Writer>>>,
 }
 
+/// The writing thread. Dropped, it writes what is queued and ends.
 struct Writer {
-    jobs: Sender<Job>,
-    thread: JoinHandle<()>,
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that writes the log panicked");
+        }
+    }
 }
 
 /// What the handles and the writing thread share.
@@ -68,7 +78,8 @@ impl LogStore {
         });
         let (jobs, thread) = writer::start(shared.clone())
             .map_err(|error| OpenError::Io { path: path.to_owned(), error })?;
-        Ok(Self { shared, writer: Arc::new(Mutex::new(Some(Writer { jobs, thread }))) })
+        let writer = Writer { jobs: Some(jobs), thread: Some(thread) };
+        Ok(Self { shared, writer: Arc::new(Mutex::new(Some(writer))) })
     }
 
     /// The id of the node whose log it is.
@@ -88,21 +99,15 @@ impl LogStore {
 
     /// Writes what is queued and closes the file, whatever handles there are. Blocks.
     pub fn close(&self) {
-        let writer = self.writer.lock().take();
-        if let Some(Writer { jobs, thread }) = writer {
-            drop(jobs);
-            if thread.join().is_err() {
-                tracing::error!("the thread that writes the log panicked");
-            }
-        }
+        drop(self.writer.lock().take());
         *self.shared.file.write() = None;
     }
 
     fn queue(&self, change: Change, done: Done) -> Result<(), AnyError> {
         let closed = || AnyError::error("the log is closed");
         let writer = self.writer.lock();
-        let writer = writer.as_ref().ok_or_else(closed)?;
-        writer.jobs.send(Job { change, done }).map_err(|_| closed())
+        let jobs = writer.as_ref().and_then(|writer| writer.jobs.as_ref()).ok_or_else(closed)?;
+        jobs.send(Job { change, done }).map_err(|_| closed())
     }
 
     async fn write(&self, change: Change) -> Result<(), AnyError> {
