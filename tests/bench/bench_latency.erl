@@ -37,21 +37,24 @@ calls(#{publisher := Publisher} = Rig, Options, What, Server, Request, Percents)
     rows(What ++ ", round trip", Percents,
          bench:alternate(Options, #{ours => Measure(ours), theirs => Measure(theirs)})).
 
-%% A flood is so many publishers of messages of so many bytes, so many of them under way each.
+%% A flood is so many publishers of messages of so many bytes, so many of them under way each,
+%% at a rate that both gateways can bear or as fast as they can.
 alarms(Rig, #{quick := Quick} = Options) ->
-    Small = {4, 1024, 1024},
     %% Little less than the longest message there can be.
     Megabytes = case Quick of true -> 16; false -> 60 end,
-    Big = {1, Megabytes bsl 20, 2},
-    [Idle, Flooded, Passing] = [
+    Steady = #{publishers => 4, size => 1024, window => 1024, chunk => 16, rate => 50000},
+    Full = #{publishers => 4, size => 1024, window => 1024, chunk => 256},
+    Long = #{publishers => 1, size => Megabytes bsl 20, window => 2, chunk => 1},
+    [Idle, Steadily, Fully, Passing] = [
         bench:alternate(Options, #{ours => latencies_of(ours, Rig, Options, Flood),
                                    theirs => latencies_of(theirs, Rig, Options, Flood)})
-        || Flood <- [none, Small, Big]
+        || Flood <- [none, Steady, Full, Long]
     ],
     Flow = io_lib:format("low ~b MiB messages flow", [Megabytes]),
     alarm_rows("critical message, idle", Idle)
-    ++ alarm_rows("critical message, flood of low 1 KiB", Flooded)
-    ++ [flood_row("low 1 KiB messages delivered meanwhile", 1, Flooded)]
+    ++ alarm_rows("critical message, 50000/s low 1 KiB", Steadily)
+    ++ alarm_rows("critical message, flood of low 1 KiB", Fully)
+    ++ [flood_row("low 1 KiB messages delivered meanwhile", 1, Fully)]
     ++ alarm_rows("critical message, " ++ Flow, Passing)
     ++ [flood_row("low MiB delivered meanwhile", Megabytes, Passing), added_row(Flow, Idle, Passing)].
 
@@ -95,12 +98,11 @@ alarm_latencies(Rig, #{node := Node}, #{milliseconds := Milliseconds}, Flood) ->
 
 start_flood(_, _, _, _, none, _) ->
     fun() -> 0 end;
-start_flood(Call, Publisher, Subscriber, Node, {Count, Size, Window}, Milliseconds) ->
+start_flood(Call, Publisher, Subscriber, Node, Flood, Milliseconds) ->
     %% So many topics that their rate limit does not slow the flood down.
     Topics = [<<"bench.", (integer_to_binary(N))/binary>> || N <- lists:seq(1, 1024)],
-    Load = #{node => Node, channel => esdb_channel_logging, topics => Topics,
-             publishers => Count, subscribers => 1, size => Size,
-             window => Window, chunk => max(1, Window div 4)},
+    Load = Flood#{node => Node, channel => esdb_channel_logging, topics => Topics,
+                  subscribers => 1},
     Publishers = Call(Publisher, publishers, [Load]),
     Subscribers = Call(Subscriber, subscribers, [Load, Publishers]),
     ok = Call(Publisher, go, [Publishers]),

@@ -19,7 +19,9 @@
     %% Bytes of a message, at least 8: its publisher's number and its own.
     size := pos_integer(),
     window := pos_integer(),
-    chunk := pos_integer()
+    chunk := pos_integer(),
+    %% Messages per second, of all publishers together; as many as the window lets, if not given.
+    rate => pos_integer()
 }.
 
 %% Without an acknowledgement for so long, what is under way counts as lost.
@@ -31,25 +33,35 @@ publishers(#{publishers := Count} = Load) ->
     [spawn(fun() -> publisher(N, Load) end) || N <- lists:seq(1, Count)].
 
 publisher(N, #{node := Node, channel := Channel, topics := Topics, size := Size} = Load) ->
-    #{window := Window, chunk := Chunk} = Load,
+    #{window := Window, chunk := Chunk, publishers := Count} = Load,
     Padding = binary:copy(<<"x">>, Size - 8),
-    Server = {Channel, Node},
     receive go -> ok end,
-    publish(Server, N, list_to_tuple(Topics), Padding, {Window, Chunk}, 1, Window, 0).
+    Pace = case Load of
+        #{rate := Rate} -> {erlang:monotonic_time(nanosecond), Count * 1000000000 div Rate};
+        #{} -> none
+    end,
+    publish({Channel, Node}, {N, list_to_tuple(Topics), Padding}, {Window, Chunk, Pace},
+            1, Window, 0).
 
-publish(Server, N, Topics, Padding, {Window, Chunk} = Limits, Seq, 0, Stalls) ->
+publish(Server, What, {Window, Chunk, _} = Limits, Seq, 0, Stalls) ->
     receive
         ack ->
-            publish(Server, N, Topics, Padding, Limits, Seq, Chunk, Stalls);
+            publish(Server, What, Limits, Seq, Chunk, Stalls);
         {stop, From} ->
             From ! {stopped, self(), Seq - 1, Stalls}
     after ?STALL_MS ->
-        publish(Server, N, Topics, Padding, Limits, Seq, Window, Stalls + 1)
+        publish(Server, What, Limits, Seq, Window, Stalls + 1)
     end;
-publish(Server, N, Topics, Padding, Limits, Seq, Credit, Stalls) ->
+publish(Server, {N, Topics, Padding} = What, {_, Chunk, Pace} = Limits, Seq, Credit, Stalls) ->
+    Pace =:= none orelse Seq rem Chunk =/= 0 orelse pause(Seq, Pace),
     Topic = element(Seq rem tuple_size(Topics) + 1, Topics),
     gen_server:cast(Server, {publish, Topic, <<N:16, Seq:48, Padding/binary>>}),
-    publish(Server, N, Topics, Padding, Limits, Seq + 1, Credit - 1, Stalls).
+    publish(Server, What, Limits, Seq + 1, Credit - 1, Stalls).
+
+%% Waits until the message of that number is due.
+pause(Seq, {Start, Interval}) ->
+    Due = Start + Seq * Interval,
+    timer:sleep(max(0, (Due - erlang:monotonic_time(nanosecond)) div 1000000)).
 
 -spec go([pid()]) -> ok.
 go(Publishers) ->
