@@ -3,7 +3,9 @@
 //! Nothing here opens a socket, reads a clock or draws a random number: times
 //! and seeds are arguments.
 
+pub mod canonical;
 pub mod channel;
 pub mod etf;
 pub mod limit;
 pub mod registry;
+pub mod sign;

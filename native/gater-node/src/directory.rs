@@ -148,13 +148,8 @@ impl Directory {
     }
 
     /// The number of registrations, offered or not.
-    pub fn len(&self) -> usize {
+    pub fn registrations(&self) -> usize {
         self.inner.lock().stores.values().map(|store| store.workers.len()).sum()
-    }
-
-    /// Whether nothing is registered.
-    pub fn is_empty(&self) -> bool {
-        self.inner.lock().stores.is_empty()
     }
 
     /// Starts pushing to a shim's link: all that is offered first, then every change.

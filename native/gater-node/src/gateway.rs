@@ -54,8 +54,7 @@ impl Gateway {
         let peers = Arc::new(Peers::new(config.max_nodes));
         let directory = Arc::new(Directory::default());
         let telemetry = Arc::new(Telemetry::default());
-        let secret =
-            Arc::new(Secret::new(config.secret_bytes(), config.message_ttl.as_secs()));
+        let secret = Arc::new(Secret::new(config.secret_bytes(), config.message_ttl.as_secs()));
 
         let follower = Arc::new(Follower {
             peers: peers.clone(),
@@ -83,7 +82,7 @@ impl Gateway {
         let channels: Vec<_> = config
             .channels
             .iter()
-            .map(|(name, policy)| Arc::new(Channel::new(name, policy.clone())))
+            .map(|(name, policy)| Arc::new(Channel::new(name, *policy)))
             .collect();
         let sessions = Sessions::new(
             own_name.clone(),
@@ -125,6 +124,11 @@ impl Gateway {
     /// The port connections are accepted on.
     pub fn port(&self) -> u16 {
         self.node.port()
+    }
+
+    /// Resolves when the registry can be written no more, with the reason.
+    pub fn failed(&self) -> impl Future<Output = String> + Send + use<> {
+        self.replica.failed()
     }
 
     /// Takes no new work, writes out what is queued for at most `deadline`, and stops.

@@ -1,6 +1,15 @@
 //! The parts of `esdb-gater`, a gateway node in front of erl-esdb event stores.
 
 pub mod cli;
+mod clock;
 pub mod config;
+mod directory;
+mod gateway;
 pub mod log;
+mod peers;
 pub mod replica;
+mod router;
+pub mod run;
+mod secret;
+mod service;
+mod telemetry;

@@ -4,9 +4,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use gater_node::cli::{self, Action, EXIT_USAGE};
-use gater_node::config::{self, Config};
-use gater_node::log;
-use gater_node::replica::Replica;
+use gater_node::{config, log, run};
 
 fn main() -> ExitCode {
     let (flags, embedded) = match cli::parse(std::env::args_os()) {
@@ -36,25 +34,13 @@ fn main() -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    match run(&loaded.config, embedded) {
+    match run::run(&loaded.config, embedded) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("esdb-gater: {}", chain(&*error));
+            eprintln!("esdb-gater: {}", chain(&error));
             ExitCode::FAILURE
         }
     }
-}
-
-/// Opens the registry once and says what is in it.
-fn run(config: &Config, _embedded: bool) -> Result<(), Box<dyn Error>> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let replica = Replica::open(&config.data_dir, Box::new(|_| {})).await?;
-        let (workers, id) = (replica.read(|state| state.len()), replica.node_id());
-        tracing::info!(workers, id = format!("{id:016x}"), "registry opened");
-        replica.shutdown().await;
-        Ok(())
-    })
 }
 
 /// An error with its causes.

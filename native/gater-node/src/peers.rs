@@ -317,8 +317,8 @@ impl Peers {
     fn release(&self, peer: &PeerRef) {
         let table = self.table.lock();
         let of_node = table.get(peer.node());
-        let watched = of_node
-            .is_some_and(|peers| peers.iter().any(|peer| !peer.0.watched.lock().is_empty()));
+        let watched =
+            of_node.is_some_and(|peers| peers.iter().any(|peer| !peer.0.watched.lock().is_empty()));
         if !watched && let Some(node) = self.node.get() {
             node.release(peer.node());
         }

@@ -130,12 +130,7 @@ impl Router {
         }
     }
 
-    fn publish(
-        &self,
-        channel: &Channel,
-        topic: &Topic,
-        message: &Bytes,
-    ) -> Result<(), Vec<u8>> {
+    fn publish(&self, channel: &Channel, topic: &Topic, message: &Bytes) -> Result<(), Vec<u8>> {
         let recipients = channel
             .publish(&self.secret, topic, message)
             .map_err(|refusal| error(refusal.as_atom()))?;

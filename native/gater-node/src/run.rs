@@ -21,6 +21,9 @@ pub enum RunError {
     /// The gateway did not start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The registry could not be written any more: going on would lose data.
+    #[error("the registry failed: {0}")]
+    Registry(String),
 }
 
 /// Starts a gateway, prints the ready line on standard output, and serves until
@@ -36,15 +39,20 @@ pub fn run(config: &Config, embedded: bool) -> Result<(), RunError> {
 
         let gateway = Gateway::start(config).await?;
         announce(&gateway);
-        let reason = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-            () = ended(parent_gone) => "the end of standard input",
+        let failed = gateway.failed();
+        let outcome = tokio::select! {
+            _ = terminate.recv() => Ok("SIGTERM"),
+            _ = interrupt.recv() => Ok("SIGINT"),
+            () = ended(parent_gone) => Ok("the end of standard input"),
+            reason = failed => Err(RunError::Registry(reason)),
         };
-        tracing::info!(reason, "draining");
+        match &outcome {
+            Ok(reason) => tracing::info!(reason, "draining"),
+            Err(error) => tracing::error!(%error, "draining"),
+        }
         gateway.drain(DRAIN_WITHIN).await;
         tracing::info!("stopped");
-        Ok(())
+        outcome.map(|_| ())
     })
 }
 

@@ -5,6 +5,8 @@
 //! [`Scanner`] first; [`Reader`] takes it apart, [`encode`] writes new ones.
 
 pub mod encode;
+mod number;
+pub mod order;
 mod read;
 mod scan;
 pub mod tag;

@@ -73,7 +73,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Passes the head of the next term; gives how many terms belong to it.
-    pub(super) fn step(&mut self) -> Result<u64, ReadError> {
+    pub(crate) fn step(&mut self) -> Result<u64, ReadError> {
         let tag = self.u8()?;
         let inner = match tag {
             tag::SMALL_INTEGER | tag::ATOM_CACHE_REF => self.pass(1),
@@ -338,35 +338,35 @@ impl<'a> Reader<'a> {
         Atom::new(&self.atom()?).map_err(|_| ReadError::Malformed("atom"))
     }
 
-    fn pass(&mut self, len: usize) -> Result<(), ReadError> {
+    pub(crate) fn pass(&mut self, len: usize) -> Result<(), ReadError> {
         self.bytes(len).map(|_| ())
     }
 
-    fn bytes(&mut self, len: usize) -> Result<&'a [u8], ReadError> {
+    pub(crate) fn bytes(&mut self, len: usize) -> Result<&'a [u8], ReadError> {
         let (bytes, rest) = self.rest.split_at_checked(len).ok_or(ReadError::Truncated)?;
         self.rest = rest;
         Ok(bytes)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], ReadError> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], ReadError> {
         let (bytes, rest) = self.rest.split_first_chunk::<N>().ok_or(ReadError::Truncated)?;
         self.rest = rest;
         Ok(*bytes)
     }
 
-    fn u8(&mut self) -> Result<u8, ReadError> {
+    pub(crate) fn u8(&mut self) -> Result<u8, ReadError> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    fn u16(&mut self) -> Result<u16, ReadError> {
+    pub(crate) fn u16(&mut self) -> Result<u16, ReadError> {
         self.array().map(u16::from_be_bytes)
     }
 
-    fn u32(&mut self) -> Result<u32, ReadError> {
+    pub(crate) fn u32(&mut self) -> Result<u32, ReadError> {
         self.array().map(u32::from_be_bytes)
     }
 
-    fn len32(&mut self) -> Result<usize, ReadError> {
+    pub(crate) fn len32(&mut self) -> Result<usize, ReadError> {
         // A length beyond the address space is beyond the input too.
         self.u32().map(|len| usize::try_from(len).unwrap_or(usize::MAX))
     }

@@ -149,13 +149,11 @@ impl Batch {
     }
 
     fn messages(&mut self, to: Arc<[LocalPid]>, from: usize, payload: Payload) -> Option<Item> {
-        let mut next = from;
-        for receiver in to.get(from..).unwrap_or_default() {
+        for (next, receiver) in to.iter().enumerate().skip(from) {
             if self.bytes >= GATHER_BYTES {
                 return Some(Item::Many { to, from: next, payload });
             }
             self.message(*receiver, &payload);
-            next += 1;
         }
         None
     }

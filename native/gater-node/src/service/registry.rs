@@ -153,9 +153,7 @@ impl Operation {
         let name = reader.atom().map_err(|_| BadRequest::Unknown)?;
         let bad = |_| BadRequest::BadArgument;
         match (&*name, arity) {
-            ("register", 3) => {
-                Ok(Self::Register(store(&mut reader)?, reader.pid().map_err(bad)?))
-            }
+            ("register", 3) => Ok(Self::Register(store(&mut reader)?, reader.pid().map_err(bad)?)),
             ("unregister", 3) => {
                 Ok(Self::Unregister(store(&mut reader)?, reader.pid().map_err(bad)?))
             }

@@ -66,7 +66,9 @@ impl Sessions {
         match Operation::parse(request) {
             Ok(Operation::Attach(version, _)) if version != VERSION => {
                 let reply = error_with("unsupported_version", |out| {
-                    encode::list_of(out, [VERSION].iter(), |out, version| encode::int(out, *version));
+                    encode::list_of(out, [VERSION].iter(), |out, version| {
+                        encode::int(out, *version)
+                    });
                 });
                 caller.reply(&from, &reply);
             }
@@ -91,7 +93,7 @@ impl Sessions {
                     None => caller.reply(&from, &error("not_attached")),
                 }
             }
-            Ok(Operation::SetSecret(secret)) if secret.is_empty() => {
+            Ok(Operation::SetSecret([])) => {
                 caller.reply(&from, &error("badarg"));
             }
             Ok(Operation::SetSecret(secret)) => {
@@ -151,7 +153,9 @@ impl Sessions {
         encode::atom(&mut out, "version");
         encode::binary(&mut out, env!("CARGO_PKG_VERSION").as_bytes());
         encode::atom(&mut out, "gateways");
-        encode::list_of(&mut out, [&self.own_name].iter(), |out, name| encode::atom(out, name.as_str()));
+        encode::list_of(&mut out, [&self.own_name].iter(), |out, name| {
+            encode::atom(out, name.as_str())
+        });
         encode::atom(&mut out, "channels");
         encode::map(&mut out, self.channels.len() as u32);
         for channel in &self.channels {
@@ -177,7 +181,7 @@ impl Sessions {
         let subscriptions: usize = self.channels.iter().map(|c| c.subscriptions()).sum();
         let numbers = [
             ("uptime_seconds", self.started.elapsed().as_secs()),
-            ("registrations", self.directory.len() as u64),
+            ("registrations", self.directory.registrations() as u64),
             ("subscriptions", subscriptions as u64),
             ("connected_nodes", self.peers.online_count() as u64),
             ("sessions", self.attached.lock().len() as u64),

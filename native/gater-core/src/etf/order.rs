@@ -1,0 +1,413 @@
+//! The order of Erlang terms, on their encoded form.
+//!
+//! There are two orders ("Term Comparisons", Erlang Reference Manual): the
+//! general one, in which 1 and 1.0 are equal, and the one of map keys, in which
+//! every integer comes before every float. The latter holds inside compound keys
+//! as well, and for the keys of maps that are compared in the general order.
+
+use std::cmp::Ordering;
+
+use super::{ReadError, Reader, tag};
+
+/// Compound terms inside each other that are compared.
+pub const MAX_DEPTH: u32 = 256;
+
+/// Which of the two orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// That of `<`, `==` and `lists:sort/1`.
+    General,
+    /// That of map keys, in which only identical terms are equal.
+    Keys,
+}
+
+/// Compares the terms at the start of `a` and `b`. Both have been scanned.
+///
+/// Fails on terms nested more than [`MAX_DEPTH`] deep.
+pub fn compare(a: &[u8], b: &[u8], order: Order) -> Result<Ordering, ReadError> {
+    // The keys of most maps are such atoms.
+    if let (Some(a), Some(b)) = (short_atom(a), short_atom(b)) {
+        return Ok(a.cmp(b));
+    }
+    compare_within(&mut Reader::new(a), &mut Reader::new(b), order, MAX_DEPTH)
+}
+
+/// The text of an atom of the form that is sent between nodes. The order of
+/// UTF-8 is that of its code points.
+fn short_atom(term: &[u8]) -> Option<&[u8]> {
+    match term {
+        [tag::SMALL_ATOM_UTF8, len, rest @ ..] => rest.get(..usize::from(*len)),
+        _ => None,
+    }
+}
+
+/// The kinds of terms, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Number,
+    Atom,
+    Reference,
+    Fun,
+    Port,
+    Pid,
+    Tuple,
+    Map,
+    Nil,
+    List,
+    Bits,
+}
+
+fn rank(reader: Reader<'_>) -> Result<Rank, ReadError> {
+    Ok(match reader.peek_tag()? {
+        tag::SMALL_INTEGER | tag::INTEGER | tag::SMALL_BIG | tag::LARGE_BIG | tag::NEW_FLOAT => {
+            Rank::Number
+        }
+        tag::SMALL_ATOM_UTF8 | tag::ATOM_UTF8 | tag::SMALL_ATOM_LATIN1 | tag::ATOM_LATIN1 => {
+            Rank::Atom
+        }
+        tag::NEWER_REFERENCE => Rank::Reference,
+        tag::NEW_FUN | tag::EXPORT => Rank::Fun,
+        tag::NEW_PORT | tag::V4_PORT => Rank::Port,
+        tag::NEW_PID => Rank::Pid,
+        tag::SMALL_TUPLE | tag::LARGE_TUPLE => Rank::Tuple,
+        tag::MAP => Rank::Map,
+        tag::NIL => Rank::Nil,
+        // A list of no elements is its tail.
+        tag::LIST | tag::STRING => match Cells::at(&mut { reader })?.peek()? {
+            Peeked::Element => Rank::List,
+            Peeked::Tail(tail) => return rank(tail),
+        },
+        tag::BINARY | tag::BIT_BINARY => Rank::Bits,
+        other => return Err(ReadError::UnknownTag(other)),
+    })
+}
+
+/// Compares the next terms. The readers are past them if they are equal.
+fn compare_within(
+    a: &mut Reader<'_>,
+    b: &mut Reader<'_>,
+    order: Order,
+    depth: u32,
+) -> Result<Ordering, ReadError> {
+    let deeper = depth.checked_sub(1).ok_or(ReadError::Malformed("term: nested too deep"))?;
+    let (kind, other) = (rank(*a)?, rank(*b)?);
+    if kind != other {
+        return Ok(kind.cmp(&other));
+    }
+    match kind {
+        Rank::Number => Ok(super::number::read(a)?.compare(&super::number::read(b)?, order)),
+        Rank::Atom => Ok(a.atom()?.cmp(&b.atom()?)),
+        Rank::Reference => {
+            let (a, b) = (a.reference()?, b.reference()?);
+            // From the last word to the first; missing ones are 0.
+            let reversed = |words: &[u32]| {
+                let mut padded = [0; super::Reference::MAX_WORDS];
+                for (to, from) in padded.iter_mut().zip(words) {
+                    *to = *from;
+                }
+                padded.reverse();
+                padded
+            };
+            Ok((a.node(), a.creation())
+                .cmp(&(b.node(), b.creation()))
+                .then_with(|| reversed(a.words()).cmp(&reversed(b.words()))))
+        }
+        Rank::Fun => compare_funs(a, b, order, deeper),
+        Rank::Port => Ok(port(a)?.cmp(&port(b)?)),
+        Rank::Pid => {
+            let (a, b) = (a.pid()?, b.pid()?);
+            let key = |pid: &super::Pid| (pid.serial, pid.id, pid.node.clone(), pid.creation);
+            Ok(key(&a).cmp(&key(&b)))
+        }
+        Rank::Tuple => {
+            let (arity, other) = (a.tuple()?, b.tuple()?);
+            if arity != other {
+                return Ok(arity.cmp(&other));
+            }
+            compare_each(a, b, u64::from(arity), order, deeper)
+        }
+        Rank::Map => compare_maps(a, b, order, deeper),
+        Rank::Nil => {
+            a.skip()?;
+            b.skip()?;
+            Ok(Ordering::Equal)
+        }
+        Rank::List => compare_lists(a, b, order, deeper),
+        Rank::Bits => Ok(compare_bits(bits(a)?, bits(b)?)),
+    }
+}
+
+fn compare_each(
+    a: &mut Reader<'_>,
+    b: &mut Reader<'_>,
+    count: u64,
+    order: Order,
+    depth: u32,
+) -> Result<Ordering, ReadError> {
+    for _ in 0..count {
+        let outcome = compare_within(a, b, order, depth)?;
+        if outcome.is_ne() {
+            return Ok(outcome);
+        }
+    }
+    Ok(Ordering::Equal)
+}
+
+/// `fun M:F/A` after funs with an environment.
+fn compare_funs(
+    a: &mut Reader<'_>,
+    b: &mut Reader<'_>,
+    order: Order,
+    depth: u32,
+) -> Result<Ordering, ReadError> {
+    let (tag, other) = (a.peek_tag()?, b.peek_tag()?);
+    match (tag, other) {
+        (tag::EXPORT, tag::EXPORT) => {
+            a.u8()?;
+            b.u8()?;
+            compare_each(a, b, 3, order, depth)
+        }
+        (tag::NEW_FUN, tag::NEW_FUN) => {
+            let head = |reader: &mut Reader<'_>| -> Result<u32, ReadError> {
+                reader.pass(1 + 4 + 1 + 16 + 4)?;
+                reader.u32()
+            };
+            let (free, others) = (head(a)?, head(b)?);
+            // Module, old index, old unique value; the creator does not count.
+            let outcome = compare_each(a, b, 3, order, depth)?.then(free.cmp(&others));
+            if outcome.is_ne() {
+                return Ok(outcome);
+            }
+            a.skip()?;
+            b.skip()?;
+            compare_each(a, b, u64::from(free), order, depth)
+        }
+        (tag::NEW_FUN, _) => Ok(Ordering::Less),
+        _ => Ok(Ordering::Greater),
+    }
+}
+
+/// By size, then by the keys in their own order, then by the values.
+fn compare_maps(
+    a: &mut Reader<'_>,
+    b: &mut Reader<'_>,
+    order: Order,
+    depth: u32,
+) -> Result<Ordering, ReadError> {
+    let (count, other) = (a.map()?, b.map()?);
+    if count != other {
+        return Ok(count.cmp(&other));
+    }
+    let (a, b) = (sorted_pairs(a, count, depth)?, sorted_pairs(b, count, depth)?);
+    let each = |values: bool, order| {
+        for (a, b) in a.iter().zip(&b) {
+            let (a, b) = if values { (a.value, b.value) } else { (a.key, b.key) };
+            let (mut a, mut b) = (Reader::new(a), Reader::new(b));
+            let outcome = compare_within(&mut a, &mut b, order, depth)?;
+            if outcome.is_ne() {
+                return Ok(outcome);
+            }
+        }
+        Ok(Ordering::Equal)
+    };
+    let keys = each(false, Order::Keys)?;
+    if keys.is_ne() { Ok(keys) } else { each(true, order) }
+}
+
+/// A key and its value, encoded.
+#[derive(Debug, Clone, Copy)]
+pub struct Pair<'a> {
+    /// The key.
+    pub key: &'a [u8],
+    /// The value.
+    pub value: &'a [u8],
+}
+
+fn sorted_pairs<'a>(
+    reader: &mut Reader<'a>,
+    count: u32,
+    depth: u32,
+) -> Result<Vec<Pair<'a>>, ReadError> {
+    let mut pairs = Vec::new();
+    for _ in 0..count {
+        pairs.push(Pair { key: reader.skip()?, value: reader.skip()? });
+    }
+    sort_by(&mut pairs, |a, b| {
+        compare_within(&mut Reader::new(a.key), &mut Reader::new(b.key), Order::Keys, depth)
+    })?;
+    Ok(pairs)
+}
+
+/// Sorts by a comparison that may fail. Keeps the order of what is equal.
+pub fn sort_by<T>(
+    items: &mut [T],
+    mut compare: impl FnMut(&T, &T) -> Result<Ordering, ReadError>,
+) -> Result<(), ReadError> {
+    let mut failed = None;
+    items.sort_by(|a, b| match (&failed, compare(a, b)) {
+        (None, Ok(outcome)) => outcome,
+        (None, Err(error)) => {
+            failed = Some(error);
+            Ordering::Equal
+        }
+        (Some(_), _) => Ordering::Equal,
+    });
+    failed.map_or(Ok(()), Err)
+}
+
+/// Where a list is: `LIST` and `STRING` may follow each other in tails.
+enum Cells<'a> {
+    Elements { left: u32, rest: Reader<'a> },
+    Bytes { bytes: &'a [u8], rest: Reader<'a> },
+    Tail { rest: Reader<'a> },
+}
+
+enum Peeked<'a> {
+    Element,
+    Tail(Reader<'a>),
+}
+
+/// `SMALL_INTEGER` terms of all bytes, to compare the elements of strings by.
+static BYTES: [[u8; 2]; 256] = {
+    let mut all = [[tag::SMALL_INTEGER, 0]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        all[byte] = [tag::SMALL_INTEGER, byte as u8];
+        byte += 1;
+    }
+    all
+};
+
+impl<'a> Cells<'a> {
+    fn at(reader: &mut Reader<'a>) -> Result<Self, ReadError> {
+        let mut rest = *reader;
+        match rest.peek_tag()? {
+            tag::LIST => {
+                rest.u8()?;
+                let left = rest.u32()?;
+                Ok(Self::Elements { left, rest })
+            }
+            tag::STRING => {
+                let bytes = rest.string()?;
+                Ok(Self::Bytes { bytes, rest })
+            }
+            _ => Ok(Self::Tail { rest }),
+        }
+    }
+
+    /// Goes on to where the next element is, or the tail.
+    fn peek(&mut self) -> Result<Peeked<'a>, ReadError> {
+        loop {
+            match self {
+                Self::Elements { left: 0, rest } => *self = Self::at(rest)?,
+                Self::Elements { .. } => return Ok(Peeked::Element),
+                Self::Bytes { bytes: [], .. } => {
+                    return Ok(Peeked::Tail(Reader::new(&[tag::NIL])));
+                }
+                Self::Bytes { .. } => return Ok(Peeked::Element),
+                Self::Tail { rest } => return Ok(Peeked::Tail(*rest)),
+            }
+        }
+    }
+
+    /// Takes the element that [`Cells::peek`] found.
+    fn element(&mut self) -> Result<Reader<'a>, ReadError> {
+        match self {
+            Self::Elements { left, rest } => {
+                *left = left.saturating_sub(1);
+                rest.skip().map(Reader::new)
+            }
+            Self::Bytes { bytes, .. } => {
+                let (first, after) = bytes.split_first().ok_or(ReadError::Truncated)?;
+                *bytes = after;
+                BYTES
+                    .get(usize::from(*first))
+                    .map(|term| Reader::new(term))
+                    .ok_or(ReadError::Truncated)
+            }
+            Self::Tail { .. } => Err(ReadError::Truncated),
+        }
+    }
+
+    /// What comes after the list, once its tail was passed.
+    fn after(&self, tail: Reader<'a>) -> Reader<'a> {
+        match self {
+            Self::Bytes { rest, .. } => *rest,
+            _ => tail,
+        }
+    }
+}
+
+fn compare_lists(
+    a: &mut Reader<'_>,
+    b: &mut Reader<'_>,
+    order: Order,
+    depth: u32,
+) -> Result<Ordering, ReadError> {
+    let (mut left, mut right) = (Cells::at(a)?, Cells::at(b)?);
+    loop {
+        match (left.peek()?, right.peek()?) {
+            (Peeked::Element, Peeked::Element) => {
+                let (mut x, mut y) = (left.element()?, right.element()?);
+                let outcome = compare_within(&mut x, &mut y, order, depth)?;
+                if outcome.is_ne() {
+                    return Ok(outcome);
+                }
+            }
+            (Peeked::Tail(mut x), Peeked::Tail(mut y)) => {
+                let outcome = compare_within(&mut x, &mut y, order, depth)?;
+                *a = left.after(x);
+                *b = right.after(y);
+                return Ok(outcome);
+            }
+            // One list goes on where the other has a tail.
+            (Peeked::Element, Peeked::Tail(tail)) => return Ok(Rank::List.cmp(&rank(tail)?)),
+            (Peeked::Tail(tail), Peeked::Element) => return Ok(rank(tail)?.cmp(&Rank::List)),
+        }
+    }
+}
+
+type Port<'a> = (std::borrow::Cow<'a, str>, u32, u64);
+
+fn port<'a>(reader: &mut Reader<'a>) -> Result<Port<'a>, ReadError> {
+    let wide = reader.u8()? == tag::V4_PORT;
+    let node = reader.atom()?;
+    let high = if wide { reader.u32()? } else { 0 };
+    let low = reader.u32()?;
+    Ok((node, reader.u32()?, u64::from(high) << 32 | u64::from(low)))
+}
+
+/// Bytes, and how many bits of the last one count.
+fn bits<'a>(reader: &mut Reader<'a>) -> Result<(&'a [u8], u8), ReadError> {
+    if reader.peek_tag()? == tag::BINARY {
+        return Ok((reader.binary()?, 8));
+    }
+    reader.u8()?;
+    let len = reader.len32()?;
+    let used = reader.u8()?;
+    Ok((reader.bytes(len)?, used))
+}
+
+fn compare_bits((a, a_used): (&[u8], u8), (b, b_used): (&[u8], u8)) -> Ordering {
+    let bit_len = |bytes: &[u8], used: u8| bytes.len() * 8 - usize::from((8 - used.min(8)) % 8);
+    let masked = |bytes: &[u8], used: u8, at: usize| {
+        let byte = bytes.get(at).copied().unwrap_or(0);
+        if at + 1 == bytes.len() && used < 8 { byte & !(0xff >> used) } else { byte }
+    };
+    let (a_bits, b_bits) = (bit_len(a, a_used), bit_len(b, b_used));
+    let common = a_bits.min(b_bits);
+    let whole = common / 8;
+    let outcome = a.get(..whole).unwrap_or_default().cmp(b.get(..whole).unwrap_or_default());
+    if outcome.is_ne() {
+        return outcome;
+    }
+    let rest = common % 8;
+    if rest > 0 {
+        let mask = !(0xff_u8 >> rest);
+        let (x, y) = (masked(a, a_used, whole) & mask, masked(b, b_used, whole) & mask);
+        if x != y {
+            return x.cmp(&y);
+        }
+    }
+    a_bits.cmp(&b_bits)
+}

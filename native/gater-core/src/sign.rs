@@ -1,0 +1,380 @@
+//! Signing messages and judging signatures.
+//!
+//! A signed message is a map with the atom keys `signed_at`, Unix seconds, and
+//! `signature`, the base64 of an HMAC-SHA256 (RFC 2104) over the
+//! [canonical form](crate::canonical) of the map without `signature`. Terms come and
+//! go without the version byte, and have been scanned.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+
+use crate::canonical::{self, Atoms};
+use crate::etf::order::Pair;
+use crate::etf::{ReadError, Reader, encode};
+
+const SIGNATURE: &str = "signature";
+const SIGNED_AT: &str = "signed_at";
+const MAC_BYTES: usize = 32;
+/// Base64 of [`MAC_BYTES`], padded.
+const SIGNATURE_BYTES: usize = 44;
+
+/// How far, in seconds, a message may be from the future.
+pub const MAX_AHEAD_SECONDS: u64 = 5;
+
+/// A secret, prepared: the part of the work that does not depend on the message
+/// is done.
+#[derive(Clone)]
+pub struct Key(Hmac<Sha256>);
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key(…)")
+    }
+}
+
+impl Key {
+    /// Prepares a secret of any length.
+    pub fn new(secret: &[u8]) -> Self {
+        // A key of up to one block is padded, which takes any length; a longer one
+        // is hashed to 32 bytes first (RFC 2104, section 2).
+        let mut block = hmac::digest::Key::<Hmac<Sha256>>::default();
+        if secret.len() <= block.len() {
+            block[..secret.len()].copy_from_slice(secret);
+        } else {
+            use sha2::Digest;
+            let digest = Sha256::digest(secret);
+            block[..digest.len()].copy_from_slice(&digest);
+        }
+        Self(Hmac::new(&block))
+    }
+
+    /// The MAC of `bytes`.
+    pub fn mac(&self, bytes: &[u8]) -> [u8; MAC_BYTES] {
+        let mut hmac = self.0.clone();
+        hmac.update(bytes);
+        hmac.finalize().into_bytes().into()
+    }
+}
+
+/// The secret in use and, for a while, the one before it.
+#[derive(Debug, Clone)]
+pub struct KeyRing {
+    current: Key,
+    /// With the last second it verifies in.
+    previous: Option<(Key, u64)>,
+}
+
+impl KeyRing {
+    /// With one secret.
+    pub fn new(secret: &[u8]) -> Self {
+        Self { current: Key::new(secret), previous: None }
+    }
+
+    /// Changes the secret at `now_seconds`. The one before verifies for
+    /// `ttl_seconds` more, the longest time a message signed with it is good for.
+    pub fn rotate(&mut self, secret: &[u8], now_seconds: u64, ttl_seconds: u64) {
+        let old = std::mem::replace(&mut self.current, Key::new(secret));
+        self.previous = Some((old, now_seconds.saturating_add(ttl_seconds)));
+    }
+
+    /// The key to sign with.
+    pub fn current(&self) -> &Key {
+        &self.current
+    }
+
+    fn previous(&self, now_seconds: u64) -> Option<&Key> {
+        self.previous.as_ref().filter(|(_, until)| now_seconds <= *until).map(|(key, _)| key)
+    }
+}
+
+/// Why a message was not signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SignError {
+    /// It is no map.
+    #[error("not a map")]
+    NotAMap,
+    /// It cannot be brought into canonical form.
+    #[error(transparent)]
+    Term(#[from] ReadError),
+}
+
+/// What is wrong with the signature of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum VerifyError {
+    /// The message is no map.
+    #[error("not a map")]
+    NotAMap,
+    /// There is no `signature`.
+    #[error("no signature")]
+    MissingSignature,
+    /// There is no `signed_at`.
+    #[error("no time of signing")]
+    MissingTimestamp,
+    /// `signed_at` is no integer.
+    #[error("the time of signing is not an integer")]
+    InvalidTimestamp,
+    /// Older than its time to live, or too far in the future.
+    #[error("expired")]
+    Expired,
+    /// The signature is not that of the message.
+    #[error("wrong signature")]
+    Invalid,
+}
+
+impl VerifyError {
+    /// The reason as callers see it in `{error, Reason}`.
+    pub fn as_atom(&self) -> &'static str {
+        match self {
+            Self::NotAMap => "badarg",
+            Self::MissingSignature => "missing_signature",
+            Self::MissingTimestamp => "missing_timestamp",
+            Self::InvalidTimestamp => "invalid_timestamp",
+            Self::Expired => "message_expired",
+            Self::Invalid => "invalid_signature",
+        }
+    }
+}
+
+/// Whether a term is a map with a `signature`, whatever that is.
+pub fn has_signature(term: &[u8]) -> bool {
+    let mut reader = Reader::new(term);
+    let Ok(count) = reader.map() else { return false };
+    (0..count).any(|_| {
+        let found = reader.is_atom(SIGNATURE);
+        if !found {
+            // Cut short: the next read fails as well.
+            let _ = reader.skip();
+        }
+        let _ = reader.skip();
+        found
+    })
+}
+
+/// Writes the map `term` with `signed_at` and `signature` put, in place of what it
+/// may have of them.
+pub fn sign(term: &[u8], key: &Key, now_seconds: u64, out: &mut Vec<u8>) -> Result<(), SignError> {
+    let message = Message::read(term).map_err(|error| error.unwrap_or(SignError::NotAMap))?;
+    let mut name = Vec::with_capacity(16);
+    encode::atom(&mut name, SIGNED_AT);
+    let mut time = Vec::with_capacity(16);
+    encode::uint(&mut time, now_seconds);
+
+    let mut pairs = message.pairs;
+    pairs.retain(|pair| !Reader::new(pair.key).is_atom(SIGNED_AT));
+    encode::map(out, (pairs.len() + 2) as u32);
+    for pair in &pairs {
+        out.extend_from_slice(pair.key);
+        out.extend_from_slice(pair.value);
+    }
+    pairs.push(Pair { key: &name, value: &time });
+    out.extend_from_slice(&name);
+    out.extend_from_slice(&time);
+    let mut canonical = Vec::with_capacity(term.len() + 64);
+    canonical::write(&mut canonical, &mut pairs, Atoms::Utf8)?;
+    encode::atom(out, SIGNATURE);
+    encode::binary(out, &signature(key, &canonical));
+    Ok(())
+}
+
+/// The signature over canonical bytes.
+pub fn signature(key: &Key, canonical: &[u8]) -> [u8; SIGNATURE_BYTES] {
+    let mut text = [0; SIGNATURE_BYTES];
+    // The length is that of 32 bytes in base64.
+    let _ = STANDARD.encode_slice(key.mac(canonical), &mut text);
+    text
+}
+
+/// Judges a signed message.
+///
+/// The age is judged before the MAC, which is compared in constant time. The
+/// canonical form with atoms in Latin-1, as OTP 25 and earlier write them, is
+/// accepted as well.
+pub fn verify(
+    term: &[u8],
+    ring: &KeyRing,
+    now_seconds: u64,
+    ttl_seconds: u64,
+) -> Result<(), VerifyError> {
+    let mut message = Message::read(term).map_err(|error| match error {
+        None => VerifyError::NotAMap,
+        Some(_) => VerifyError::Invalid,
+    })?;
+    let signature = message.signature.ok_or(VerifyError::MissingSignature)?;
+    let signed_at = message.signed_at.ok_or(VerifyError::MissingTimestamp)?;
+    let signed_at = match Reader::new(signed_at).integer() {
+        Ok(seconds) => u64::try_from(seconds).map_err(|_| VerifyError::Expired)?,
+        Err(ReadError::IntegerRange) => return Err(VerifyError::Expired),
+        Err(_) => return Err(VerifyError::InvalidTimestamp),
+    };
+    if now_seconds.saturating_sub(signed_at) > ttl_seconds
+        || signed_at.saturating_sub(now_seconds) > MAX_AHEAD_SECONDS
+    {
+        return Err(VerifyError::Expired);
+    }
+    let claimed = Reader::new(signature).binary().map_err(|_| VerifyError::Invalid)?;
+    let mut canonical = Vec::with_capacity(term.len() + 64);
+    for atoms in [Atoms::Utf8, Atoms::Latin1] {
+        canonical.clear();
+        canonical::write(&mut canonical, &mut message.pairs, atoms)
+            .map_err(|_| VerifyError::Invalid)?;
+        for key in [Some(&ring.current), ring.previous(now_seconds)].into_iter().flatten() {
+            if bool::from(self::signature(key, &canonical).as_slice().ct_eq(claimed)) {
+                return Ok(());
+            }
+        }
+    }
+    Err(VerifyError::Invalid)
+}
+
+/// A map, taken apart.
+struct Message<'a> {
+    /// All pairs but the signature.
+    pairs: Vec<Pair<'a>>,
+    signature: Option<&'a [u8]>,
+    signed_at: Option<&'a [u8]>,
+}
+
+impl<'a> Message<'a> {
+    /// The error is `None` for what is no map.
+    fn read(term: &'a [u8]) -> Result<Self, Option<SignError>> {
+        let mut reader = Reader::new(term);
+        let count = reader.map().map_err(|_| None)?;
+        // A pair takes two bytes at least.
+        let mut pairs = Vec::with_capacity((count as usize).min(term.len() / 2) + 1);
+        let (mut signature, mut signed_at) = (None, None);
+        let broken = |error| Some(SignError::Term(error));
+        for _ in 0..count {
+            let key = reader.skip().map_err(broken)?;
+            let value = reader.skip().map_err(broken)?;
+            if Reader::new(key).is_atom(SIGNATURE) {
+                signature = Some(value);
+                continue;
+            }
+            if Reader::new(key).is_atom(SIGNED_AT) {
+                signed_at = Some(value);
+            }
+            pairs.push(Pair { key, value });
+        }
+        Ok(Self { pairs, signature, signed_at })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `#{type => alert, level => critical, signed_at => 1700000000}`
+    fn alert() -> Vec<u8> {
+        let mut out = Vec::new();
+        encode::map(&mut out, 3);
+        encode::atom(&mut out, "type");
+        encode::atom(&mut out, "alert");
+        encode::atom(&mut out, "level");
+        encode::atom(&mut out, "critical");
+        encode::atom(&mut out, "signed_at");
+        encode::int(&mut out, 1_700_000_000);
+        out
+    }
+
+    fn with_signature(map: &[u8], signature: &[u8]) -> Vec<u8> {
+        let mut out = map.to_vec();
+        out[4] += 1;
+        encode::atom(&mut out, SIGNATURE);
+        encode::binary(&mut out, signature);
+        out
+    }
+
+    #[test]
+    fn the_known_answer_in_latin_1_holds_and_verifies() {
+        let map = alert();
+        let mut pairs = Message::read(&map).unwrap_or_else(|_| panic!("no map")).pairs;
+        let mut canonical = Vec::new();
+        canonical::write(&mut canonical, &mut pairs, Atoms::Latin1).unwrap();
+        let known = b"8j3TWvslGwqiO0rhDd+P4mR9Q1USZUdOuvHKzWxpGo4=";
+        assert_eq!(&signature(&Key::new(b"secret"), &canonical), known);
+        let signed = with_signature(&map, known);
+        assert_eq!(verify(&signed, &KeyRing::new(b"secret"), 1_700_000_000, 300), Ok(()));
+    }
+
+    #[test]
+    fn what_was_signed_verifies_until_it_expires() {
+        let ring = KeyRing::new(b"secret");
+        let mut signed = Vec::new();
+        sign(&alert(), ring.current(), 1000, &mut signed).unwrap();
+        assert!(has_signature(&signed));
+        for (now, outcome) in [
+            (1000, Ok(())),
+            (1300, Ok(())),
+            (1301, Err(VerifyError::Expired)),
+            (995, Ok(())),
+            (994, Err(VerifyError::Expired)),
+        ] {
+            assert_eq!(verify(&signed, &ring, now, 300), outcome, "at {now}");
+        }
+    }
+
+    #[test]
+    fn signing_again_replaces_time_and_signature() {
+        let ring = KeyRing::new(b"secret");
+        let (mut once, mut twice, mut later) = (Vec::new(), Vec::new(), Vec::new());
+        sign(&alert(), ring.current(), 1000, &mut once).unwrap();
+        sign(&once, ring.current(), 1000, &mut twice).unwrap();
+        assert_eq!(once, twice);
+        sign(&once, ring.current(), 2000, &mut later).unwrap();
+        assert_eq!(verify(&later, &ring, 2000, 300), Ok(()));
+    }
+
+    #[test]
+    fn the_secret_before_verifies_for_the_time_to_live() {
+        let mut ring = KeyRing::new(b"old");
+        let mut signed = Vec::new();
+        sign(&alert(), ring.current(), 1000, &mut signed).unwrap();
+        ring.rotate(b"new", 1100, 300);
+        assert_eq!(verify(&signed, &ring, 1300, 500), Ok(()));
+        assert_eq!(verify(&signed, &ring, 1401, 500), Err(VerifyError::Invalid));
+    }
+
+    #[test]
+    fn no_byte_can_be_changed() {
+        let ring = KeyRing::new(b"secret");
+        let mut signed = Vec::new();
+        sign(&alert(), ring.current(), 1000, &mut signed).unwrap();
+        for at in 0..signed.len() {
+            let mut forged = signed.clone();
+            forged[at] ^= 1;
+            assert!(verify(&forged, &ring, 1000, 300).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn the_judgement_goes_from_shape_to_age_to_signature() {
+        let ring = KeyRing::new(b"secret");
+        let map = |pairs: &[(&str, &dyn Fn(&mut Vec<u8>))]| {
+            let mut out = Vec::new();
+            encode::map(&mut out, pairs.len() as u32);
+            for (key, value) in pairs {
+                encode::atom(&mut out, key);
+                value(&mut out);
+            }
+            out
+        };
+        let text: &dyn Fn(&mut Vec<u8>) = &|out| encode::binary(out, b"x");
+        let old: &dyn Fn(&mut Vec<u8>) = &|out| encode::int(out, 1);
+        let now: &dyn Fn(&mut Vec<u8>) = &|out| encode::int(out, 1000);
+        let cases = [
+            (vec![97, 1], VerifyError::NotAMap),
+            (map(&[]), VerifyError::MissingSignature),
+            (map(&[("signature", text)]), VerifyError::MissingTimestamp),
+            (map(&[("signature", text), ("signed_at", text)]), VerifyError::InvalidTimestamp),
+            (map(&[("signature", text), ("signed_at", old)]), VerifyError::Expired),
+            (map(&[("signature", text), ("signed_at", now)]), VerifyError::Invalid),
+            (map(&[("signature", now), ("signed_at", now)]), VerifyError::Invalid),
+        ];
+        for (message, reason) in cases {
+            assert_eq!(verify(&message, &ring, 1000, 300), Err(reason));
+        }
+    }
+}
