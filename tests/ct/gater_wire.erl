@@ -1,0 +1,156 @@
+%% @doc A peer that says what no BEAM would say: the handshake of Erlang distribution over a plain
+%% socket, then any bytes.
+%%
+%% Source: Erlang/OTP "Distribution Protocol", sections "Distribution Handshake" and
+%% "Protocol between Connected Nodes". Handshake version 6.
+-module(gater_wire).
+
+-export([connect/3, connect/4, open/1, send/2, send/3, frame/2, terms/2, await_close/1,
+         receive_frame/2, received/1, flags/0, fragment_flags/0]).
+-export_type([options/0]).
+
+-type options() :: #{
+    flags => non_neg_integer(),
+    creation => pos_integer(),
+    %% The answer to `alive'.
+    alive => true | false
+}.
+
+-define(TIMEOUT_MS, 20000).
+%% What OTP 25 to 27 insist on, without atom cache and fragments: frames are then 112 and terms.
+-define(BASE, (16#4 bor 16#8 bor 16#10 bor 16#20 bor 16#80 bor 16#100 bor 16#200 bor 16#400
+    bor 16#800 bor 16#4000 bor 16#10000 bor 16#20000 bor 16#40000 bor 16#1000000
+    bor 16#2000000 bor 16#4000000 bor (1 bsl 34))).
+-define(FRAGMENTS, 16#800000).
+
+%% @doc Flags of a peer with frames of the plainest kind.
+-spec flags() -> non_neg_integer().
+flags() -> ?BASE.
+
+%% @doc Flags of a peer that sends and takes fragments.
+-spec fragment_flags() -> non_neg_integer().
+fragment_flags() -> ?BASE bor ?FRAGMENTS.
+
+%% @doc A connected socket, nothing said yet.
+-spec open(inet:port_number()) -> gen_tcp:socket().
+open(Port) ->
+    {ok, Socket} = gen_tcp:connect({127, 0, 0, 1}, Port,
+        [binary, {active, false}, {packet, raw}, {nodelay, true}], ?TIMEOUT_MS),
+    Socket.
+
+%% @doc Connects as the node `Name' and goes through the handshake.
+-spec connect(inet:port_number(), string(), string()) ->
+    {ok, gen_tcp:socket()} | {error, term()}.
+connect(Port, Name, Cookie) -> connect(Port, Name, Cookie, #{}).
+
+%% @doc As `connect/3' with options. Errors: `{status, Text}' and `{closed, Where}'.
+-spec connect(inet:port_number(), string(), string(), options()) ->
+    {ok, gen_tcp:socket()} | {error, term()}.
+connect(Port, Name, Cookie, Options) ->
+    Socket = open(Port),
+    Flags = maps:get(flags, Options, ?BASE),
+    Creation = maps:get(creation, Options, 1 + rand:uniform(1 bsl 31)),
+    message(Socket, [$N, <<Flags:64, Creation:32, (length(Name)):16>>, Name]),
+    case status(Socket, Options) of
+        ok -> challenge(Socket, Cookie);
+        Error -> gen_tcp:close(Socket), Error
+    end.
+
+status(Socket, Options) ->
+    case read(Socket) of
+        {ok, <<$s, "ok">>} -> ok;
+        {ok, <<$s, "ok_simultaneous">>} -> ok;
+        {ok, <<$s, "alive">>} ->
+            Answer = maps:get(alive, Options, true),
+            message(Socket, [$s, atom_to_list(Answer)]),
+            case Answer of true -> ok; false -> {error, {status, <<"alive">>}} end;
+        {ok, <<$s, Status/binary>>} -> {error, {status, Status}};
+        {error, Reason} -> {error, {status, Reason}}
+    end.
+
+challenge(Socket, Cookie) ->
+    case read(Socket) of
+        {ok, <<$N, _Flags:64, Theirs:32, _/binary>>} ->
+            Ours = rand:uniform(1 bsl 32) - 1,
+            message(Socket, [$r, <<Ours:32>>, digest(Theirs, Cookie)]),
+            Expected = digest(Ours, Cookie),
+            case read(Socket) of
+                {ok, <<$a, Expected:16/binary>>} -> {ok, Socket};
+                Other -> gen_tcp:close(Socket), {error, {challenge, Other}}
+            end;
+        Other ->
+            gen_tcp:close(Socket),
+            {error, {no_challenge, Other}}
+    end.
+
+digest(Challenge, Cookie) -> erlang:md5([Cookie, integer_to_list(Challenge)]).
+
+message(Socket, Data) ->
+    %% A closed socket shows when the answer is read.
+    _ = gen_tcp:send(Socket, [<<(iolist_size(Data)):16>>, Data]),
+    ok.
+
+read(Socket) ->
+    case gen_tcp:recv(Socket, 2, ?TIMEOUT_MS) of
+        {ok, <<Length:16>>} -> gen_tcp:recv(Socket, Length, ?TIMEOUT_MS);
+        Error -> Error
+    end.
+
+%% @doc Sends bytes as they are; whether the socket took them.
+-spec send(gen_tcp:socket(), iodata()) -> ok | {error, term()}.
+send(Socket, Bytes) -> gen_tcp:send(Socket, Bytes).
+
+%% @doc Sends a control message and an encoded payload (with its 131) in one plain frame.
+-spec send(gen_tcp:socket(), tuple(), iodata()) -> ok | {error, term()}.
+send(Socket, Control, Payload) -> send(Socket, frame(term_to_binary(Control), Payload)).
+
+%% @doc A frame of the plainest kind: length, 112, control, payload.
+-spec frame(iodata(), iodata()) -> iodata().
+frame(Control, Payload) ->
+    [<<(1 + iolist_size(Control) + iolist_size(Payload)):32, 112>>, Control, Payload].
+
+%% @doc The next frame that is no tick.
+-spec receive_frame(gen_tcp:socket(), timeout()) -> {ok, binary()} | {error, term()}.
+receive_frame(Socket, Timeout) ->
+    case gen_tcp:recv(Socket, 4, Timeout) of
+        {ok, <<0:32>>} ->
+            %% Ticks must be answered by something in time; a tick will do.
+            _ = gen_tcp:send(Socket, <<0:32>>),
+            receive_frame(Socket, Timeout);
+        {ok, <<Length:32>>} ->
+            gen_tcp:recv(Socket, Length, Timeout);
+        Error ->
+            Error
+    end.
+
+%% @doc The control message and payload of the next plain frame.
+-spec terms(gen_tcp:socket(), timeout()) -> {tuple(), term()} | {tuple()} | {error, term()}.
+terms(Socket, Timeout) ->
+    case receive_frame(Socket, Timeout) of
+        {ok, <<112, Rest/binary>>} ->
+            {Control, Used} = binary_to_term(Rest, [used]),
+            case Rest of
+                <<_:Used/binary>> -> {Control};
+                <<_:Used/binary, Payload/binary>> -> {Control, binary_to_term(Payload)}
+            end;
+        Other ->
+            Other
+    end.
+
+%% @doc Waits until the other side closes the connection; what it said before is dropped.
+-spec await_close(gen_tcp:socket()) -> ok | still_open.
+await_close(Socket) ->
+    case gen_tcp:recv(Socket, 0, ?TIMEOUT_MS) of
+        {ok, _} -> await_close(Socket);
+        {error, timeout} -> still_open;
+        {error, _} -> gen_tcp:close(Socket), ok
+    end.
+
+%% @doc Whether bytes are waiting or the connection is closed already.
+-spec received(gen_tcp:socket()) -> {ok, binary()} | none | closed.
+received(Socket) ->
+    case gen_tcp:recv(Socket, 0, 0) of
+        {ok, Bytes} -> {ok, Bytes};
+        {error, timeout} -> none;
+        {error, _} -> closed
+    end.
