@@ -19,7 +19,7 @@ const SIGNATURE: &str = "signature";
 const SIGNED_AT: &str = "signed_at";
 const MAC_BYTES: usize = 32;
 /// Base64 of [`MAC_BYTES`], padded.
-const SIGNATURE_BYTES: usize = 44;
+pub const SIGNATURE_BYTES: usize = 44;
 
 /// How far, in seconds, a message may be from the future.
 pub const MAX_AHEAD_SECONDS: u64 = 5;
@@ -122,6 +122,9 @@ pub enum VerifyError {
     /// The signature is not that of the message.
     #[error("wrong signature")]
     Invalid,
+    /// The message cannot be brought into canonical form.
+    #[error("no canonical form: {0}")]
+    Term(ReadError),
 }
 
 impl VerifyError {
@@ -133,7 +136,7 @@ impl VerifyError {
             Self::MissingTimestamp => "missing_timestamp",
             Self::InvalidTimestamp => "invalid_timestamp",
             Self::Expired => "message_expired",
-            Self::Invalid => "invalid_signature",
+            Self::Invalid | Self::Term(_) => "invalid_signature",
         }
     }
 }
@@ -156,27 +159,68 @@ pub fn has_signature(term: &[u8]) -> bool {
 /// Writes the map `term` with `signed_at` and `signature` put, in place of what it
 /// may have of them.
 pub fn sign(term: &[u8], key: &Key, now_seconds: u64, out: &mut Vec<u8>) -> Result<(), SignError> {
-    let message = Message::read(term).map_err(|error| error.unwrap_or(SignError::NotAMap))?;
-    let mut name = Vec::with_capacity(16);
-    encode::atom(&mut name, SIGNED_AT);
-    let mut time = Vec::with_capacity(16);
-    encode::uint(&mut time, now_seconds);
-
-    let mut pairs = message.pairs;
-    pairs.retain(|pair| !Reader::new(pair.key).is_atom(SIGNED_AT));
+    let time = SignedAt::new(now_seconds);
+    let mut pairs = unsigned(term)?;
     encode::map(out, (pairs.len() + 2) as u32);
+    pairs.push(time.pair());
     for pair in &pairs {
         out.extend_from_slice(pair.key);
         out.extend_from_slice(pair.value);
     }
-    pairs.push(Pair { key: &name, value: &time });
-    out.extend_from_slice(&name);
-    out.extend_from_slice(&time);
-    let mut canonical = Vec::with_capacity(term.len() + 64);
-    canonical::write(&mut canonical, &mut pairs, Atoms::Utf8)?;
+    let signature = signature_of(&mut pairs, key, term.len())?;
     encode::atom(out, SIGNATURE);
-    encode::binary(out, &signature(key, &canonical));
+    encode::binary(out, &signature);
     Ok(())
+}
+
+/// The signature that [`sign`] puts into the map `term`, for callers that put it
+/// themselves.
+pub fn signature_at(
+    term: &[u8],
+    key: &Key,
+    now_seconds: u64,
+) -> Result<[u8; SIGNATURE_BYTES], SignError> {
+    let time = SignedAt::new(now_seconds);
+    let mut pairs = unsigned(term)?;
+    pairs.push(time.pair());
+    signature_of(&mut pairs, key, term.len())
+}
+
+/// The pairs of the map `term` without time and signature.
+fn unsigned(term: &[u8]) -> Result<Vec<Pair<'_>>, SignError> {
+    let message = Message::read(term).map_err(|error| error.unwrap_or(SignError::NotAMap))?;
+    let mut pairs = message.pairs;
+    pairs.retain(|pair| !Reader::new(pair.key).is_atom(SIGNED_AT));
+    Ok(pairs)
+}
+
+fn signature_of(
+    pairs: &mut [Pair<'_>],
+    key: &Key,
+    size: usize,
+) -> Result<[u8; SIGNATURE_BYTES], SignError> {
+    let mut canonical = Vec::with_capacity(size + 64);
+    canonical::write(&mut canonical, pairs, Atoms::Utf8)?;
+    Ok(signature(key, &canonical))
+}
+
+/// The pair of `signed_at`, encoded.
+struct SignedAt {
+    name: Vec<u8>,
+    time: Vec<u8>,
+}
+
+impl SignedAt {
+    fn new(now_seconds: u64) -> Self {
+        let (mut name, mut time) = (Vec::with_capacity(16), Vec::with_capacity(16));
+        encode::atom(&mut name, SIGNED_AT);
+        encode::uint(&mut time, now_seconds);
+        Self { name, time }
+    }
+
+    fn pair(&self) -> Pair<'_> {
+        Pair { key: &self.name, value: &self.time }
+    }
 }
 
 /// The signature over canonical bytes.
@@ -199,8 +243,8 @@ pub fn verify(
     ttl_seconds: u64,
 ) -> Result<(), VerifyError> {
     let mut message = Message::read(term).map_err(|error| match error {
-        None => VerifyError::NotAMap,
-        Some(_) => VerifyError::Invalid,
+        None | Some(SignError::NotAMap) => VerifyError::NotAMap,
+        Some(SignError::Term(error)) => VerifyError::Term(error),
     })?;
     let signature = message.signature.ok_or(VerifyError::MissingSignature)?;
     let signed_at = message.signed_at.ok_or(VerifyError::MissingTimestamp)?;
@@ -218,8 +262,7 @@ pub fn verify(
     let mut canonical = Vec::with_capacity(term.len() + 64);
     for atoms in [Atoms::Utf8, Atoms::Latin1] {
         canonical.clear();
-        canonical::write(&mut canonical, &mut message.pairs, atoms)
-            .map_err(|_| VerifyError::Invalid)?;
+        canonical::write(&mut canonical, &mut message.pairs, atoms).map_err(VerifyError::Term)?;
         for key in [Some(&ring.current), ring.previous(now_seconds)].into_iter().flatten() {
             if bool::from(self::signature(key, &canonical).as_slice().ct_eq(claimed)) {
                 return Ok(());
@@ -352,18 +395,17 @@ mod tests {
     #[test]
     fn the_judgement_goes_from_shape_to_age_to_signature() {
         let ring = KeyRing::new(b"secret");
-        let map = |pairs: &[(&str, &dyn Fn(&mut Vec<u8>))]| {
+        let map = |pairs: &[(&str, &[u8])]| {
             let mut out = Vec::new();
             encode::map(&mut out, pairs.len() as u32);
             for (key, value) in pairs {
                 encode::atom(&mut out, key);
-                value(&mut out);
+                out.extend_from_slice(value);
             }
             out
         };
-        let text: &dyn Fn(&mut Vec<u8>) = &|out| encode::binary(out, b"x");
-        let old: &dyn Fn(&mut Vec<u8>) = &|out| encode::int(out, 1);
-        let now: &dyn Fn(&mut Vec<u8>) = &|out| encode::int(out, 1000);
+        let text = &b"\x6d\0\0\0\x01x"[..];
+        let (old, now) = (&b"\x61\x01"[..], &b"\x62\0\0\x03\xe8"[..]);
         let cases = [
             (vec![97, 1], VerifyError::NotAMap),
             (map(&[]), VerifyError::MissingSignature),
