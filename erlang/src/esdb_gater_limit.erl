@@ -1,0 +1,124 @@
+%%% @doc Rate limits: a token bucket per topic, in this BEAM.
+%%%
+%%% A bucket holds as many tokens as it gains in a second. It is kept as one number, the time at
+%%% which it will be full again (the generic cell rate algorithm, ITU-T I.371), so that a bucket
+%%% that is full needs no memory. The library `gater_nif' does the work; without it the same is
+%%% done here, on an array of atomics, with the same answers.
+%%%
+%%% Memory is bounded: when more topics are in use than a limiter remembers, those used longest
+%%% ago are forgotten, and start with a full bucket when they come back. A limiter needs no
+%%% process, may be used by any, and goes when nobody refers to it.
+%%% @end
+-module(esdb_gater_limit).
+
+-export([new/1, new/2, check/2]).
+-export([new/3, check/3]).
+
+-export_type([limiter/0]).
+
+%% In Erlang: sets of ?WAYS buckets, each two words: a fingerprint of the topic (0: none), and
+%% the nanoseconds since `base' at which the bucket is full again.
+-record(twin, {words :: atomics:atomics_ref(),
+               sets :: pos_integer(),
+               %% Nanoseconds until one token is gained, rounded up.
+               interval :: pos_integer(),
+               %% How far ahead of the clock a bucket may be for a token to be left.
+               tolerance :: non_neg_integer(),
+               base :: integer()}).
+
+-opaque limiter() :: esdb_gater_nif:limiter() | #twin{}.
+
+-define(MAX_TOPICS, 16384).
+-define(MAX_RATE, 16#ffffffff).
+-define(WAYS, 8).
+-define(NANOS_PER_SECOND, 1_000_000_000).
+
+%% @doc A limiter for `Rate' messages per second and topic, and as many at once after a pause.
+-spec new(Rate :: pos_integer()) -> limiter().
+new(Rate) ->
+    new(Rate, ?MAX_TOPICS).
+
+%% @doc A limiter that remembers about so many topics.
+-spec new(Rate :: pos_integer(), MaxTopics :: pos_integer()) -> limiter().
+new(Rate, MaxTopics) ->
+    case esdb_gater_nif:loaded() of
+        true -> new(native, Rate, MaxTopics);
+        false -> new(erlang, Rate, MaxTopics)
+    end.
+
+%% @private
+%% @doc A limiter of one kind.
+-spec new(native | erlang, Rate :: pos_integer(), MaxTopics :: pos_integer()) -> limiter().
+new(Kind, Rate, MaxTopics)
+  when is_integer(Rate), Rate > 0, is_integer(MaxTopics), MaxTopics > 0 ->
+    create(Kind, min(Rate, ?MAX_RATE), min(MaxTopics, 16#ffffff)).
+
+create(native, Rate, MaxTopics) ->
+    esdb_gater_nif:limiter(Rate, MaxTopics);
+create(erlang, Rate, MaxTopics) ->
+    %% Half of the buckets to spare: seldom are all of one set in use before.
+    Sets = (2 * MaxTopics + ?WAYS - 1) div ?WAYS,
+    Interval = (?NANOS_PER_SECOND + Rate - 1) div Rate,
+    #twin{words = atomics:new(Sets * ?WAYS * 2, [{signed, true}]),
+          sets = Sets,
+          interval = Interval,
+          tolerance = Interval * (Rate - 1),
+          base = erlang:monotonic_time(nanosecond)}.
+
+%% @doc Takes a token from the bucket of a topic: whether there was one.
+-spec check(limiter(), Topic :: binary()) -> boolean().
+check(#twin{base = Base} = Limiter, Topic) when is_binary(Topic) ->
+    take(Limiter, Topic, erlang:monotonic_time(nanosecond) - Base);
+check(Limiter, Topic) ->
+    esdb_gater_nif:check(Limiter, Topic).
+
+%% @private
+%% @doc The same at a time of the caller's, which may not go backwards.
+-spec check(limiter(), Topic :: binary(), NowNanos :: non_neg_integer()) -> boolean().
+check(#twin{} = Limiter, Topic, NowNanos) when is_binary(Topic) ->
+    take(Limiter, Topic, NowNanos);
+check(Limiter, Topic, NowNanos) ->
+    esdb_gater_nif:check(Limiter, Topic, NowNanos).
+
+take(#twin{words = Words, sets = Sets} = Limiter, Topic, Now) ->
+    Hash = erlang:phash2(Topic, 1 bsl 32),
+    %% 59 bits, so that it is a small integer, and never 0.
+    Print = (Hash bsl 27) bor (erlang:phash2([Topic]) bor 1),
+    First = (Hash rem Sets) * ?WAYS * 2 + 1,
+    case find(Words, First, First + ?WAYS * 2, Print) of
+        none -> claim(Limiter, Topic, Print, First, Now);
+        At -> step(Limiter, At, Now)
+    end.
+
+find(_Words, End, End, _Print) ->
+    none;
+find(Words, At, End, Print) ->
+    case atomics:get(Words, At) of
+        Print -> At;
+        _ -> find(Words, At + 2, End, Print)
+    end.
+
+step(#twin{words = Words, interval = Interval, tolerance = Tolerance} = Limiter, At, Now) ->
+    State = atomics:get(Words, At + 1),
+    FullAt = max(State, Now),
+    FullAt - Now =< Tolerance andalso
+        case atomics:compare_exchange(Words, At + 1, State, FullAt + Interval) of
+            ok -> true;
+            _ -> step(Limiter, At, Now)
+        end.
+
+%% Takes the bucket that is, or will be, full first. One that is full already needs no change:
+%% it may be anybody's.
+claim(#twin{words = Words} = Limiter, Topic, Print, First, Now) ->
+    {State, At} = lists:min([{atomics:get(Words, At + 1), At}
+                             || At <- lists:seq(First, First + (?WAYS - 1) * 2, 2)]),
+    Old = atomics:get(Words, At),
+    case atomics:compare_exchange(Words, At, Old, Print) of
+        ok when State > Now ->
+            ok = atomics:put(Words, At + 1, 0),
+            step(Limiter, At, Now);
+        ok ->
+            step(Limiter, At, Now);
+        _ ->
+            take(Limiter, Topic, Now)
+    end.

@@ -1,0 +1,369 @@
+%%% @doc Signed messages, and rate limits for who wants to judge them before the gateway does.
+%%%
+%%% {@link sign/1} adds two keys to a map: `signed_at', Unix seconds, and `signature', the base64
+%%% of an HMAC-SHA256 (RFC 2104) over the canonical form of the map without `signature' (see
+%%% `esdb_gater_canonical'). Equal maps are signed alike on every node and release of OTP.
+%%%
+%%% The secret is that of `ESDB_GATER_SECRET' in the environment, else `{security,
+%%% [{hmac_secret, Secret}]}' of the application `erl_esdb_gater', else a random one, of which
+%%% a warning tells. {@link set_secret/1} changes it, here and in the gateway that this node is
+%%% linked to; the one before still verifies for as long as messages are good
+%%% (`message_ttl_seconds', 300).
+%%%
+%%% Nothing here needs the application to run, or a gateway. The library `gater_nif' does the
+%%% work where it is loaded; without it the same is done in Erlang, byte for byte alike.
+%%% @end
+-module(esdb_pubsub_security).
+
+-include_lib("kernel/include/logger.hrl").
+
+-export([sign/1, sign/2, verify/1, verify/2, set_secret/1, get_secret/0,
+         check_rate/2, check_rate/3]).
+-export([configure/1]).
+
+-export_type([secret/0, reason/0]).
+
+-type secret() :: binary() | string().
+%% Not empty. A string counts as its UTF-8.
+
+-type reason() :: missing_signature | missing_timestamp | invalid_timestamp | message_expired
+                | invalid_signature | badarg.
+
+-record(ring, {secret :: binary(),
+               %% The secret before, and the last Unix second it verifies in.
+               previous = none :: none | {binary(), non_neg_integer()},
+               ttl_seconds :: pos_integer(),
+               native :: esdb_gater_nif:ring() | none}).
+
+-define(RING, {?MODULE, ring}).
+-define(RATE(Channel), {?MODULE, rate, Channel}).
+-define(DEFAULT_TTL_SECONDS, 300).
+%% How far a message may be from the future.
+-define(MAX_AHEAD_SECONDS, 5).
+%% Base64 of 32 bytes, padded.
+-define(SIGNATURE_BYTES, 44).
+%% Encoded messages above this go to a dirty scheduler.
+-define(LARGE_BYTES, 16384).
+-define(MAX_TOPIC_BYTES, 255).
+
+%% @doc Signs a map with the secret of this node. What it may have of `signed_at' and
+%% `signature' is replaced.
+-spec sign(Message :: map()) -> map();
+          (term()) -> {error, badarg}.
+sign(Message) when is_map(Message) ->
+    sign_with(Message, ring());
+sign(_) ->
+    {error, badarg}.
+
+%% @doc Signs a map with a secret of the caller's.
+-spec sign(Message :: map(), secret()) -> map() | {error, badarg};
+          (term(), term()) -> {error, badarg}.
+sign(Message, Secret) when is_map(Message) ->
+    case bytes(Secret) of
+        {ok, Bytes} -> sign_with(Message, make_ring(Bytes, none, ?DEFAULT_TTL_SECONDS));
+        error -> {error, badarg}
+    end;
+sign(_, _) ->
+    {error, badarg}.
+
+%% @doc Judges a signed map by the secret of this node and, for a while, the one before.
+%%
+%% `message_expired' is judged before the signature: older than `message_ttl_seconds', or more
+%% than 5 seconds in the future.
+-spec verify(SignedMessage :: term()) -> ok | {error, reason()}.
+verify(Message) when is_map(Message) ->
+    verify_with(Message, ring());
+verify(_) ->
+    {error, badarg}.
+
+%% @doc Judges a signed map by a secret of the caller's.
+-spec verify(SignedMessage :: term(), secret()) -> ok | {error, reason()}.
+verify(Message, Secret) when is_map(Message) ->
+    case bytes(Secret) of
+        {ok, Bytes} -> verify_with(Message, make_ring(Bytes, none, ttl_seconds()));
+        error -> {error, badarg}
+    end;
+verify(_, _) ->
+    {error, badarg}.
+
+%% @doc Changes the secret in this node, and in the gateway it is linked to if there is one.
+-spec set_secret(secret()) -> ok | {error, badarg}.
+set_secret(Secret) ->
+    case bytes(Secret) of
+        {ok, Bytes} ->
+            ok = alone(fun() -> rotate(Bytes, ttl_seconds()) end),
+            esdb_gater_link:push_secret();
+        error ->
+            {error, badarg}
+    end.
+
+%% @doc The secret of this node.
+-spec get_secret() -> binary().
+get_secret() ->
+    #ring{secret = Secret} = ring(),
+    Secret.
+
+%% @doc Takes a token from the bucket that this node keeps for a channel and topic, at the
+%% channel's configured rate. The gateway keeps its own.
+-spec check_rate(Channel :: atom(), Topic :: binary()) ->
+          ok | {error, rate_limited | {bad_topic, empty | too_long | not_binary}
+                     | {unknown_channel, term()}}.
+check_rate(Channel, Topic) ->
+    case persistent_term:get(?RATE(Channel), undefined) of
+        undefined ->
+            case configured_rate(Channel) of
+                {ok, Rate} -> check_rate(Channel, Topic, Rate);
+                error -> {error, {unknown_channel, Channel}}
+            end;
+        {_, Limiter} ->
+            take(Limiter, Topic)
+    end.
+
+%% @doc The same at a rate of the caller's: so many messages per second, and as many at once
+%% after a pause. Another rate than before starts with full buckets.
+-spec check_rate(Channel :: term(), Topic :: binary(), MaxRate :: pos_integer() | infinity) ->
+          ok | {error, rate_limited | badarg | {bad_topic, empty | too_long | not_binary}}.
+check_rate(Channel, Topic, MaxRate)
+  when MaxRate =:= infinity; is_integer(MaxRate), MaxRate > 0 ->
+    case persistent_term:get(?RATE(Channel), undefined) of
+        {MaxRate, Limiter} -> take(Limiter, Topic);
+        _ -> take(alone(fun() -> limiter(Channel, MaxRate) end), Topic)
+    end;
+check_rate(_Channel, _Topic, _MaxRate) ->
+    {error, badarg}.
+
+%% @private
+%% @doc Takes over a checked configuration, as the application does when it starts. A secret
+%% that was set by hand stays unless one is configured.
+-spec configure(map()) -> ok.
+configure(Config) ->
+    Security = maps:get(security, Config, #{}),
+    Ttl = maps:get(message_ttl_seconds, Security, ?DEFAULT_TTL_SECONDS),
+    alone(fun() ->
+              case configured_secret(Security) of
+                  {ok, Secret} -> rotate(Secret, Ttl);
+                  none -> rotate((ring_alone(Ttl))#ring.secret, Ttl)
+              end,
+              lists:foreach(fun forget_rate/1, maps:to_list(esdb_gater_config:channels(Config)))
+          end).
+
+%%% Signatures
+
+sign_with(Message, Ring) ->
+    Now = erlang:system_time(second),
+    Message#{signed_at => Now, signature => signature(Message, Ring, Now)}.
+
+signature(Message, #ring{native = none, secret = Secret}, Now) ->
+    mac(Secret, esdb_gater_canonical:bytes(Message#{signed_at => Now}));
+signature(Message, #ring{native = Native} = Ring, Now) ->
+    Encoded = term_to_binary(Message, [{minor_version, 2}]),
+    try
+        case byte_size(Encoded) of
+            Size when Size =< ?LARGE_BYTES -> esdb_gater_nif:sign(Encoded, Native, Now);
+            _ -> esdb_gater_nif:sign_dirty(Encoded, Native, Now)
+        end
+    of
+        Signature when is_binary(Signature) -> Signature;
+        _ -> signature(Message, Ring#ring{native = none}, Now)
+    catch
+        error:_ -> signature(Message, Ring#ring{native = none}, Now)
+    end.
+
+verify_with(Message, #ring{native = none} = Ring) ->
+    judge(Message, Ring, erlang:system_time(second));
+verify_with(Message, #ring{native = Native, ttl_seconds = Ttl} = Ring) ->
+    Encoded = term_to_binary(Message, [{minor_version, 2}]),
+    Now = erlang:system_time(second),
+    try
+        case byte_size(Encoded) of
+            Size when Size =< ?LARGE_BYTES -> esdb_gater_nif:verify(Encoded, Native, Now, Ttl);
+            _ -> esdb_gater_nif:verify_dirty(Encoded, Native, Now, Ttl)
+        end
+    of
+        ok -> ok;
+        unsupported -> judge(Message, Ring, Now);
+        Reason -> {error, Reason}
+    catch
+        error:_ -> judge(Message, Ring, Now)
+    end.
+
+judge(#{signature := Signature, signed_at := At} = Message, #ring{ttl_seconds = Ttl} = Ring, Now)
+  when is_integer(At) ->
+    if
+        Now - At > Ttl; At - Now > ?MAX_AHEAD_SECONDS ->
+            {error, message_expired};
+        is_binary(Signature), byte_size(Signature) =:= ?SIGNATURE_BYTES ->
+            Secrets = secrets(Ring, Now),
+            Valid = lists:any(
+                      fun(Atoms) ->
+                              Bytes = esdb_gater_canonical:bytes(Message, Atoms),
+                              lists:any(fun(Secret) ->
+                                            crypto:hash_equals(mac(Secret, Bytes), Signature)
+                                        end, Secrets)
+                      end, [utf8, latin1]),
+            case Valid of
+                true -> ok;
+                false -> {error, invalid_signature}
+            end;
+        true ->
+            {error, invalid_signature}
+    end;
+judge(#{signature := _, signed_at := _}, _Ring, _Now) ->
+    {error, invalid_timestamp};
+judge(#{signature := _}, _Ring, _Now) ->
+    {error, missing_timestamp};
+judge(#{}, _Ring, _Now) ->
+    {error, missing_signature}.
+
+secrets(#ring{secret = Secret, previous = {Previous, Until}}, Now) when Now =< Until ->
+    [Secret, Previous];
+secrets(#ring{secret = Secret}, _Now) ->
+    [Secret].
+
+mac(Secret, Bytes) ->
+    base64:encode(crypto:mac(hmac, sha256, Secret, Bytes)).
+
+%%% Secrets
+
+ring() ->
+    case persistent_term:get(?RING, none) of
+        none -> alone(fun() -> ring_alone(ttl_of(environment())) end);
+        Ring -> Ring
+    end.
+
+ttl_seconds() ->
+    case persistent_term:get(?RING, none) of
+        none -> ttl_of(environment());
+        #ring{ttl_seconds = Ttl} -> Ttl
+    end.
+
+ring_alone(Ttl) ->
+    case persistent_term:get(?RING, none) of
+        none ->
+            Secret = case configured_secret(environment()) of
+                         {ok, Configured} -> Configured;
+                         none -> random_secret()
+                     end,
+            keep(make_ring(Secret, none, Ttl));
+        Ring ->
+            Ring
+    end.
+
+random_secret() ->
+    ?LOG_WARNING("erl_esdb_gater: no secret is configured (security.hmac_secret or "
+                 "ESDB_GATER_SECRET); messages are signed with a random one, which no other "
+                 "node knows", [], #{domain => [esdb_gater]}),
+    crypto:strong_rand_bytes(32).
+
+rotate(Secret, Ttl) ->
+    case persistent_term:get(?RING, none) of
+        none ->
+            keep(make_ring(Secret, none, Ttl));
+        #ring{secret = Secret, ttl_seconds = Ttl} = Ring ->
+            Ring;
+        #ring{secret = Secret, previous = Previous} ->
+            keep(make_ring(Secret, Previous, Ttl));
+        #ring{secret = Before} ->
+            keep(make_ring(Secret, {Before, erlang:system_time(second) + Ttl}, Ttl))
+    end,
+    ok.
+
+keep(Ring) ->
+    persistent_term:put(?RING, Ring),
+    Ring.
+
+make_ring(Secret, Previous, Ttl) ->
+    #ring{secret = Secret, previous = Previous, ttl_seconds = Ttl,
+          native = native_ring(Secret, Previous)}.
+
+native_ring(Secret, Previous) ->
+    case {esdb_gater_nif:loaded(), Previous} of
+        {false, _} -> none;
+        {true, none} -> esdb_gater_nif:ring(Secret);
+        {true, {Before, Until}} -> esdb_gater_nif:ring(Secret, Before, Until)
+    end.
+
+bytes(Secret) when is_binary(Secret), Secret =/= <<>> ->
+    {ok, Secret};
+bytes([_ | _] = Secret) ->
+    try io_lib:char_list(Secret) andalso unicode:characters_to_binary(Secret) of
+        Bytes when is_binary(Bytes) -> {ok, Bytes};
+        _ -> error
+    catch
+        error:_ -> error
+    end;
+bytes(_) ->
+    error.
+
+configured_secret(Security) ->
+    case os:getenv("ESDB_GATER_SECRET") of
+        [_ | _] = Secret -> bytes_of(Secret);
+        _ -> bytes_of(maps:get(hmac_secret, Security, none))
+    end.
+
+bytes_of(Secret) ->
+    case bytes(Secret) of
+        {ok, _} = Ok -> Ok;
+        error -> none
+    end.
+
+ttl_of(Security) ->
+    case maps:get(message_ttl_seconds, Security, ?DEFAULT_TTL_SECONDS) of
+        Ttl when is_integer(Ttl), Ttl > 0 -> Ttl;
+        _ -> ?DEFAULT_TTL_SECONDS
+    end.
+
+%% The environment as it is: what is checked when the application starts may be used without.
+environment() ->
+    case application:get_env(erl_esdb_gater, security, []) of
+        Security when is_map(Security) -> Security;
+        Security when is_list(Security) -> maps:from_list([P || {_, _} = P <- Security]);
+        _ -> #{}
+    end.
+
+%%% Rates
+
+take(Limiter, Topic) when is_binary(Topic), Topic =/= <<>>, byte_size(Topic) =< ?MAX_TOPIC_BYTES ->
+    case Limiter =:= infinity orelse esdb_gater_limit:check(Limiter, Topic) of
+        true -> ok;
+        false -> {error, rate_limited}
+    end;
+take(_Limiter, <<>>) ->
+    {error, {bad_topic, empty}};
+take(_Limiter, Topic) when is_binary(Topic) ->
+    {error, {bad_topic, too_long}};
+take(_Limiter, _Topic) ->
+    {error, {bad_topic, not_binary}}.
+
+limiter(Channel, Rate) ->
+    case persistent_term:get(?RATE(Channel), undefined) of
+        {Rate, Limiter} ->
+            Limiter;
+        _ ->
+            Limiter = case Rate of
+                          infinity -> infinity;
+                          _ -> esdb_gater_limit:new(Rate)
+                      end,
+            persistent_term:put(?RATE(Channel), {Rate, Limiter}),
+            Limiter
+    end.
+
+configured_rate(Channel) ->
+    Channels = case esdb_gater_config:check(application:get_all_env(erl_esdb_gater)) of
+                   {ok, Config, _Warnings} -> esdb_gater_config:channels(Config);
+                   {error, _} -> esdb_gater_config:default_channels()
+               end,
+    case Channels of
+        #{Channel := #{max_rate := Rate}} -> {ok, Rate};
+        #{} -> error
+    end.
+
+forget_rate({Channel, #{max_rate := Rate}}) ->
+    case persistent_term:get(?RATE(Channel), undefined) of
+        {Other, _} when Other =/= Rate -> persistent_term:erase(?RATE(Channel));
+        _ -> false
+    end.
+
+%% One at a time on this node: what is made first must be seen by the second.
+alone(Fun) ->
+    global:trans({?MODULE, self()}, Fun, [node()]).
