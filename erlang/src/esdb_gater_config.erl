@@ -17,7 +17,9 @@
 -type warning() :: {unknown_key, Key :: string(), Nearest :: string()}.
 -type channel() :: #{priority := critical | high | normal | low,
                      max_rate := pos_integer() | infinity,
-                     hmac := required | optional}.
+                     hmac := required | optional,
+                     replay_last := boolean()}.
+%% What a channel is like; `max_rate' in messages per second and topic.
 
 %% A secret must not reach a log or a crash report.
 -define(REDACTED, '...').
@@ -78,7 +80,8 @@ channel_keys() ->
       max_rate => value(fun(R) -> R =:= infinity orelse pos(R) end,
                         "messages per second, a whole number from 1, or infinity"),
       hmac => value(fun(H) -> lists:member(H, [required, optional]) end,
-                    "required or optional")}.
+                    "required or optional"),
+      replay_last => value(fun is_boolean/1, "true or false")}.
 
 security_keys() ->
     #{hmac_secret => value(fun secret/1, "a binary or string that is not empty"),
@@ -195,12 +198,13 @@ distance(A, B) ->
 -spec default_channels() -> #{atom() => channel()}.
 default_channels() ->
     Channel = fun(Priority, MaxRate, Hmac) ->
-                  #{priority => Priority, max_rate => MaxRate, hmac => Hmac}
+                  #{priority => Priority, max_rate => MaxRate, hmac => Hmac, replay_last => false}
               end,
+    Health = Channel(high, 100, optional),
     #{esdb_channel_alerts => Channel(critical, infinity, required),
       esdb_channel_security => Channel(critical, infinity, required),
       esdb_channel_events => Channel(high, infinity, optional),
-      esdb_channel_health => Channel(high, 100, optional),
+      esdb_channel_health => Health#{replay_last := true},
       esdb_channel_system => Channel(normal, infinity, optional),
       esdb_channel_metrics => Channel(normal, 10000, optional),
       esdb_channel_audit => Channel(normal, infinity, optional),
@@ -212,7 +216,7 @@ default_channels() ->
 -spec channels(map()) -> #{atom() => channel()}.
 channels(Config) ->
     Own = maps:get(channels, Config, #{}),
-    Blank = #{priority => normal, max_rate => infinity, hmac => optional},
+    Blank = #{priority => normal, max_rate => infinity, hmac => optional, replay_last => false},
     maps:fold(fun(Name, Changes, Acc) ->
                   Acc#{Name => maps:merge(maps:get(Name, Acc, Blank), Changes)}
               end, default_channels(), Own).
@@ -240,6 +244,7 @@ pairs_toml(Map) ->
      || {Key, Value} <- lists:sort(maps:to_list(Map))].
 
 value_toml(N) when is_integer(N) -> integer_to_binary(N);
+value_toml(B) when is_boolean(B) -> atom_to_binary(B);
 value_toml(A) when is_atom(A) -> string_toml(atom_to_binary(A)).
 
 string_toml(Text) ->

@@ -15,7 +15,8 @@ start_link() ->
 
 -spec init([]) -> {ok, undefined}.
 init([]) ->
-    Tables = esdb_gater_workers:tables() ++ esdb_gater_link:tables() ++ esdb_gater_relay:tables(),
+    Tables = esdb_gater_workers:tables() ++ esdb_gater_facts:tables()
+        ++ esdb_gater_wanted:tables() ++ esdb_gater_relay:tables(),
     lists:foreach(fun({Name, Options}) -> Name = ets:new(Name, Options) end, Tables),
     {ok, undefined}.
 

@@ -1,0 +1,146 @@
+%%% @doc Channels: publishing messages and subscribing to them.
+%%%
+%%% A channel has a priority, a rate and a rule for signatures; a topic is a binary of 1 to 255
+%%% bytes. A subscriber is sent `{channel_message, Channel, Topic, Message}' with `Message'
+%%% equal to what was published, at most once, and the messages of one publisher, channel and
+%%% topic in the order in which they were published. There is no order across channels:
+%%% priorities overtake.
+%%%
+%%% Where a subscription ends: when it is taken back or its process ends. It outlives the loss
+%%% of a gateway: it is made again with the next one, and what was published in between is lost.
+%%% @end
+-module(esdb_channel_server).
+
+-export([subscribe/3, unsubscribe/3, publish/3, get_subscribers/2]).
+
+-export_type([channel/0, topic/0, publish_error/0]).
+
+-type channel() :: atom().
+%% Such as `esdb_channel_events'.
+-type topic() :: binary().
+%% 1 to 255 bytes.
+-type publish_error() ::
+        rate_limited | signature_required | invalid_signature | missing_timestamp
+      | invalid_timestamp | message_expired | overloaded | no_gateway | unknown_channel
+      | {bad_topic, not_binary | empty | too_long}.
+
+-define(TIMEOUT, 5000).                 % ms; how long a gateway is waited for
+-define(CALL_TIMEOUT, 10000).           % ms; a relay answers after ?TIMEOUT at the latest
+-define(ASK_TIMEOUT, 2000).             % ms; other nodes, for their subscribers
+
+%% @doc From now on `Pid', of any node, is sent the topic's messages. Subscribing twice is
+%% subscribing once. On a channel that replays (`esdb_channel_health') the topic's last message
+%% follows.
+%%
+%% Errors: `{bad_topic, _}', `badarg' (no pid, no atom), `unknown_channel', `no_gateway' (none
+%% reached in 5 s).
+-spec subscribe(channel(), topic(), pid()) -> ok | {error, term()}.
+subscribe(Channel, Topic, Pid) when is_atom(Channel), is_pid(Pid) ->
+    at_relay_of(Channel, Pid, {subscribe, Topic, Pid});
+subscribe(_Channel, _Topic, _Pid) ->
+    {error, badarg}.
+
+%% @doc `Pid' is not sent the topic's messages any more. Unsubscribing the unknown is `ok'.
+-spec unsubscribe(channel(), topic(), pid()) -> ok | {error, term()}.
+unsubscribe(Channel, Topic, Pid) when is_atom(Channel), is_pid(Pid) ->
+    at_relay_of(Channel, Pid, {unsubscribe, Topic, Pid});
+unsubscribe(_Channel, _Topic, _Pid) ->
+    {error, badarg}.
+
+%% @doc Publishes a message, any term, to the topic's subscribers on all nodes.
+%%
+%% `ok' says that the gateway has taken it. The gateway judges in this order: `signature_required'
+%% (the channel takes signed messages only, and this is none), `rate_limited', then whatever is
+%% wrong with the signature. `no_gateway': none was reached, or none answered, in 5 s; in the
+%% latter case the message may have been delivered.
+-spec publish(channel(), topic(), term()) -> ok | {error, publish_error()}.
+publish(Channel, Topic, Message) when is_atom(Channel) ->
+    case esdb_gater_link:await_gateway(?TIMEOUT) of
+        {ok, Gateway} ->
+            try gen_server:call({Channel, Gateway}, {publish, Topic, Message}, ?TIMEOUT)
+            catch
+                exit:{noproc, _} -> {error, unknown_channel};
+                exit:_ -> {error, no_gateway}
+            end;
+        {error, _} = Error ->
+            Error
+    end;
+publish(_Channel, _Topic, _Message) ->
+    {error, unknown_channel}.
+
+%% @doc The topic's subscribers on all nodes, in no order. Those of a node that does not answer
+%% are left out.
+-spec get_subscribers(channel(), topic()) -> [pid()].
+get_subscribers(Channel, Topic) when is_atom(Channel) ->
+    AtGateway = at_gateway(Channel, Topic),
+    Nodes = lists:usort([node() | [node(Pid) || Pid <- AtGateway]]),
+    Requests = lists:foldl(
+        fun(Node, Acc) ->
+            gen_server:send_request({Channel, Node}, {get_local_subscribers, Topic}, Node, Acc)
+        end, gen_server:reqids_new(), Nodes),
+    Deadline = {abs, erlang:monotonic_time(millisecond) + ?ASK_TIMEOUT},
+    {Relays, Local} = collect(Requests, Deadline, [], []),
+    lists:usort(Local ++ (AtGateway -- Relays)).
+
+at_gateway(Channel, Topic) ->
+    case esdb_gater_link:gateway() of
+        {ok, Gateway} ->
+            try gen_server:call({Channel, Gateway}, {get_subscribers, Topic}, ?TIMEOUT) of
+                Pids when is_list(Pids) -> Pids;
+                _ -> []
+            catch
+                exit:_ -> []
+            end;
+        none ->
+            []
+    end.
+
+%% The gateway knows a node's relay, the relay knows the subscribers it stands for.
+collect(Requests, Deadline, Relays, Local) ->
+    case gen_server:receive_response(Requests, Deadline, true) of
+        {{reply, {Relay, Pids}}, _Node, Rest} ->
+            collect(Rest, Deadline, [Relay | Relays], Pids ++ Local);
+        {_Other, _Node, Rest} ->
+            collect(Rest, Deadline, Relays, Local);
+        _NoneOrTimeout ->
+            {Relays, Local}
+    end.
+
+%% A process is subscribed by the relay of its own node, or twice would not be once. Where
+%% there is none, the relay here sees to it.
+at_relay_of(Channel, Pid, Request) when node(Pid) =:= node() ->
+    at_relay(Channel, Request);
+at_relay_of(Channel, Pid, Request) ->
+    try gen_server:call({Channel, node(Pid)}, Request, ?CALL_TIMEOUT)
+    catch exit:_ -> at_relay(Channel, Request)
+    end.
+
+at_relay(Channel, Request) ->
+    case ensure_relay(Channel) of
+        ok ->
+            try gen_server:call(Channel, Request, ?CALL_TIMEOUT)
+            catch exit:_ -> {error, no_gateway}
+            end;
+        {error, _} = Error ->
+            Error
+    end.
+
+%% Channels that only the gateway's configuration names get their relay when first needed.
+ensure_relay(Channel) ->
+    case whereis(Channel) of
+        undefined ->
+            case esdb_gater_link:await_gateway(?TIMEOUT) of
+                {ok, _} -> start_relay(Channel, esdb_gater_link:gateway_channels());
+                {error, _} = Error -> Error
+            end;
+        _ ->
+            ok
+    end.
+
+start_relay(Channel, Channels) ->
+    case Channels of
+        #{Channel := Policy} ->
+            esdb_channel_sup:start_channel(Channel, maps:get(replay_last, Policy, false));
+        _ ->
+            {error, unknown_channel}
+    end.

@@ -1,0 +1,29 @@
+%%% @private
+%%% @doc What leads to a gateway: the program, where this node runs its own, and the link.
+%%% Each takes up its work after a crash of the other.
+-module(esdb_gater_cluster_sup).
+
+-behaviour(supervisor).
+
+-export([start_link/1]).
+-export([init/1]).
+
+-spec start_link(Config :: map()) -> supervisor:startlink_ret().
+start_link(Config) ->
+    supervisor:start_link({local, ?MODULE}, ?MODULE, Config).
+
+-spec init(map()) -> {ok, {supervisor:sup_flags(), [supervisor:child_spec()]}}.
+init(Config) ->
+    Children =
+        case maps:get(gateways, Config, []) of
+            [] -> [program(Config), session(#{mode => embedded})];
+            Gateways -> [session(#{mode => named, gateways => Gateways})]
+        end,
+    {ok, {#{strategy => one_for_one, intensity => 10, period => 10}, Children}}.
+
+%% The program gets time to write down what it has and to end.
+program(Config) ->
+    #{id => esdb_gater_port, start => {esdb_gater_port, start_link, [Config]}, shutdown => 15000}.
+
+session(Options) ->
+    #{id => esdb_gater_worker_registry, start => {esdb_gater_session, start_link, [Options]}}.

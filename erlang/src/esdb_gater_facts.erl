@@ -1,0 +1,54 @@
+%%% @private
+%%% @doc What everybody in this node may want to know about the gateway, to be read without
+%%% asking a process.
+%%%
+%%% <dl>
+%%% <dt>`gateway'</dt><dd>the gateway in use; absent while there is none. Set by the link.</dd>
+%%% <dt>`copy'</dt><dd>`ready' once the registry has been received. Set by the link.</dd>
+%%% <dt>`channels'</dt><dd>the gateway's channels, as it has told them. Set by the link.</dd>
+%%% <dt>`push_secret'</dt><dd>`true' when the gateways are to be given this node's
+%%%   secret. Set by the link.</dd>
+%%% <dt>`embedded'</dt><dd>the embedded gateway that can serve; absent while it does not run.
+%%%   Set by {@link esdb_gater_port}.</dd>
+%%% </dl>
+%%% @end
+-module(esdb_gater_facts).
+
+-export([tables/0, set/2, unset/1, get/1]).
+
+-export_type([name/0]).
+
+-type name() :: gateway | copy | channels | push_secret | embedded.
+
+-define(TABLE, esdb_gater_facts).
+
+%% @doc The tables to make, as arguments of `ets:new/2'.
+-spec tables() -> [{atom(), [term()]}].
+tables() ->
+    [{?TABLE, [set, public, named_table, {read_concurrency, true}]}].
+
+%% @doc States a fact.
+-spec set(name(), term()) -> ok.
+set(Name, Value) ->
+    true = ets:insert(?TABLE, {Name, Value}),
+    ok.
+
+%% @doc Takes a fact back. Also while the application stops and its tables are gone.
+-spec unset(name()) -> ok.
+unset(Name) ->
+    try
+        true = ets:delete(?TABLE, Name),
+        ok
+    catch
+        error:badarg -> ok
+    end.
+
+%% @doc A fact, if it is one. Nothing is while the application does not run.
+-spec get(name()) -> {ok, term()} | none.
+get(Name) ->
+    try ets:lookup(?TABLE, Name) of
+        [{_, Value}] -> {ok, Value};
+        [] -> none
+    catch
+        error:badarg -> none
+    end.

@@ -1,0 +1,392 @@
+%%% @private
+%%% @doc The relay of one channel on this node, registered under the channel's name.
+%%%
+%%% It subscribes once per topic at the gateway, however many processes of this node want the
+%%% topic, and hands out what arrives; so one copy of a message crosses the wire per node. To
+%%% the gateway it is a subscriber like any other. A process of a node that runs no relay is
+%%% subscribed at the gateway under its own pid, and kept so by this relay.
+%%%
+%%% A *subscription* is a topic with its target, the pid the gateway sends to: this relay or a
+%%% process elsewhere. It is `wanted' (to be made when there is a gateway), `asked' or `held'.
+%%% When the gateway is lost every subscription is wanted again. A caller is answered when its
+%%% subscription is held, or `{error, no_gateway}' after five seconds.
+%%%
+%%% On a channel that replays, the relay remembers the last message of each topic it holds and
+%%% gives it to processes that subscribe later: the gateway sees only the first of them.
+%%%
+%%% `{{Channel, Topic, Pid}}' of all subscribers is kept in a table that outlives the process,
+%%% so a crash costs what arrives meanwhile and no subscription.
+%%% @end
+-module(esdb_gater_relay).
+
+-behaviour(gen_server).
+
+-include_lib("kernel/include/logger.hrl").
+
+-export([start_link/2, tables/0]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
+
+-define(LINK, esdb_gater_worker_registry).
+-define(TABLE, esdb_gater_subscribers).
+-define(CALL_TIMEOUT, 5000).            % ms a caller waits for a gateway
+-define(RETRY, 1000).                   % ms until a refused subscription is asked for again
+-define(FOLLOW, 50).                    % ms until a lost link is looked for again
+-define(LOOK_AGAIN, 5000).              % ms until an unreachable subscriber is watched again
+-define(LOOKS, 12).                     % so often, a minute as the gateway does, then it is gone
+
+-type key() :: {Topic :: binary(), Target :: pid()}.
+
+-record(sub, {
+    status = wanted :: wanted | asked | held,
+    pids = #{} :: #{pid() => []},           % who it is for
+    waiting = [] :: [{pid(), gen_server:from(), Timer :: reference()}],
+    last = none :: none | {last, term()}    % only where the channel replays
+}).
+
+-record(state, {
+    channel :: atom(),
+    replays :: boolean(),
+    link :: reference() | undefined,        % monitor of the link
+    gateway :: node() | undefined,
+    requests :: gen_server:request_id_collection(),
+    subs = #{} :: #{key() => #sub{}},
+    watched = #{} :: #{pid() => {reference(), #{key() => []}}}
+}).
+
+%% @doc Starts the relay of a channel; `Replays' says whether the channel gives its last
+%% message to new subscribers.
+-spec start_link(Channel :: atom(), Replays :: boolean()) -> {ok, pid()} | {error, term()}.
+start_link(Channel, Replays) ->
+    gen_server:start_link({local, Channel}, ?MODULE, {Channel, Replays}, []).
+
+%% @doc The tables to make, as arguments of `ets:new/2'.
+-spec tables() -> [{atom(), [term()]}].
+tables() ->
+    [{?TABLE, [ordered_set, public, named_table]}].
+
+%%% The process
+
+-spec init({atom(), boolean()}) -> {ok, #state{}}.
+init({Channel, Replays}) ->
+    Kept = ets:select(?TABLE, [{{{Channel, '$1', '$2'}}, [], [{{'$1', '$2'}}]}]),
+    State = lists:foldl(fun({Topic, Pid}, Acc) -> added(key(Topic, Pid), Pid, Acc) end,
+                        #state{channel = Channel, replays = Replays,
+                               requests = gen_server:reqids_new()},
+                        Kept),
+    {ok, follow(State)}.
+
+-spec handle_call(term(), gen_server:from(), #state{}) ->
+          {reply, term(), #state{}} | {noreply, #state{}}.
+handle_call({subscribe, Topic, Pid}, From, State) when is_pid(Pid) ->
+    case bad_topic(Topic) of
+        none -> subscribe(Topic, Pid, From, State);
+        Bad -> {reply, {error, {bad_topic, Bad}}, State}
+    end;
+handle_call({subscribe, _, _}, _From, State) ->
+    {reply, {error, badarg}, State};
+handle_call({unsubscribe, Topic, Pid}, _From, State) ->
+    {reply, ok, unsubscribe(Topic, Pid, State)};
+handle_call({publish, _, _}, _From, #state{gateway = undefined} = State) ->
+    {reply, {error, no_gateway}, State};
+handle_call({publish, _, _} = Publish, From, State) ->
+    {noreply, request(Publish, {pass, From}, State)};
+handle_call({get_local_subscribers, Topic}, _From, State) ->
+    {reply, {self(), local_subscribers(Topic, State)}, State};
+handle_call({get_subscribers, Topic}, _From, State) ->
+    {reply, local_subscribers(Topic, State), State};
+handle_call(Request, _From, State) ->
+    {reply, {error, {unknown_request, Request}}, State}.
+
+-spec handle_cast(term(), #state{}) -> {noreply, #state{}}.
+handle_cast({subscribe, Topic, Pid}, State) when is_pid(Pid) ->
+    case bad_topic(Topic) of
+        none -> {noreply, ask(key(Topic, Pid), added(key(Topic, Pid), Pid, State))};
+        _ -> {noreply, State}
+    end;
+handle_cast({unsubscribe, Topic, Pid}, State) ->
+    {noreply, unsubscribe(Topic, Pid, State)};
+handle_cast({publish, _, _} = Publish, #state{channel = Channel, gateway = Node} = State)
+  when Node =/= undefined ->
+    gen_server:cast({Channel, Node}, Publish),
+    {noreply, State};
+handle_cast(_Message, State) ->
+    {noreply, State}.
+
+-spec handle_info(term(), #state{}) -> {noreply, #state{}}.
+handle_info({channel_message, Channel, Topic, _} = Message, #state{channel = Channel} = State) ->
+    {noreply, hand_out(Topic, Message, State)};
+handle_info({esdb_gater_link, {up, Node}}, State) ->
+    {noreply, ask_all(gone_down(State, Node))};
+handle_info({esdb_gater_link, down}, State) ->
+    {noreply, gone_down(State, undefined)};
+handle_info({'DOWN', Ref, process, _, _}, #state{link = Ref} = State) ->
+    {noreply, follow(gone_down(State, undefined))};
+handle_info({'DOWN', Ref, process, Pid, Reason} = Message, #state{watched = Watched} = State) ->
+    case Watched of
+        #{Pid := {Ref, _}} when Reason =:= noconnection ->
+            {noreply, look_again(Pid, ?LOOKS, State)};
+        #{Pid := {Ref, _}} ->
+            {noreply, process_gone(Pid, State)};
+        _ ->
+            {noreply, maybe_response(Message, State)}
+    end;
+handle_info({look_again, Pid, Looks}, #state{watched = Watched} = State) ->
+    case Watched of
+        #{Pid := _} -> {noreply, watch_again(Pid, Looks, State)};
+        _ -> {noreply, State}
+    end;
+handle_info(follow, State) ->
+    {noreply, follow(State)};
+handle_info(ask_all, State) ->
+    {noreply, ask_all(State)};
+handle_info({expire, Key, From}, State) ->
+    {noreply, expire(Key, From, State)};
+handle_info(Message, State) ->
+    {noreply, maybe_response(Message, State)}.
+
+%%% The link
+
+follow(State) ->
+    case whereis(?LINK) of
+        undefined ->
+            _ = erlang:send_after(?FOLLOW, self(), follow),
+            State#state{link = undefined};
+        Pid ->
+            Ref = erlang:monitor(process, Pid),
+            ok = esdb_gater_link:follow(self()),
+            State#state{link = Ref}
+    end.
+
+%% Whatever was asked or held is wanted again from the next gateway.
+gone_down(#state{subs = Subs} = State, Next) ->
+    Wanted = maps:map(fun(_, Sub) -> Sub#sub{status = wanted} end, Subs),
+    State#state{gateway = Next, requests = gen_server:reqids_new(), subs = Wanted}.
+
+%%% Subscribing
+
+key(Topic, Pid) when node(Pid) =:= node() -> {Topic, self()};
+key(Topic, Pid) -> {Topic, Pid}.
+
+bad_topic(<<>>) -> empty;
+bad_topic(Topic) when is_binary(Topic), byte_size(Topic) =< 255 -> none;
+bad_topic(Topic) when is_binary(Topic) -> too_long;
+bad_topic(_) -> not_binary.
+
+subscribe(Topic, Pid, From, #state{subs = Subs} = State) ->
+    Key = key(Topic, Pid),
+    case Subs of
+        #{Key := #sub{status = held, last = Last, pids = Pids}} ->
+            gen_server:reply(From, ok),
+            ok = replay(Last, Topic, Pid, is_map_key(Pid, Pids), State),
+            {noreply, added(Key, Pid, State)};
+        _ ->
+            Sub = maps:get(Key, Subs, #sub{}),
+            Timer = erlang:send_after(?CALL_TIMEOUT, self(), {expire, Key, From}),
+            Waiting = [{Pid, From, Timer} | Sub#sub.waiting],
+            {noreply, ask(Key, put_sub(Key, Sub#sub{waiting = Waiting}, State))}
+    end.
+
+replay({last, Message}, Topic, Pid, false, #state{channel = Channel}) ->
+    _ = Pid ! {channel_message, Channel, Topic, Message},
+    ok;
+replay(_, _Topic, _Pid, _Subscribed, _State) ->
+    ok.
+
+%% The process is a subscriber from now on.
+added({Topic, _} = Key, Pid, #state{channel = Channel, subs = Subs} = State) ->
+    #sub{pids = Pids} = Sub = maps:get(Key, Subs, #sub{}),
+    true = ets:insert(?TABLE, {{Channel, Topic, Pid}}),
+    watch(Pid, Key, put_sub(Key, Sub#sub{pids = Pids#{Pid => []}}, State)).
+
+put_sub(Key, #sub{pids = Pids, waiting = []} = Sub, State) when map_size(Pids) =:= 0 ->
+    given_up(Key, Sub, State);
+put_sub(Key, Sub, #state{subs = Subs} = State) ->
+    State#state{subs = Subs#{Key => Sub}}.
+
+%% Nobody wants it any more. Requests of this process stay in order, so it may be asked for
+%% again at once.
+given_up(Key, #sub{status = wanted}, #state{subs = Subs} = State) ->
+    State#state{subs = maps:remove(Key, Subs)};
+given_up({Topic, Target} = Key, _Sub, #state{subs = Subs} = State) ->
+    request({unsubscribe, Topic, Target}, ignored, State#state{subs = maps:remove(Key, Subs)}).
+
+ask(_Key, #state{gateway = undefined} = State) ->
+    State;
+ask({Topic, Target} = Key, #state{subs = Subs} = State) ->
+    case Subs of
+        #{Key := #sub{status = wanted} = Sub} ->
+            request({subscribe, Topic, Target}, {subscribed, Key},
+                    State#state{subs = Subs#{Key := Sub#sub{status = asked}}});
+        _ ->
+            State
+    end.
+
+ask_all(#state{subs = Subs} = State) ->
+    lists:foldl(fun ask/2, State, maps:keys(Subs)).
+
+subscribed(Key, Answer, #state{subs = Subs} = State) ->
+    case Subs of
+        #{Key := #sub{status = asked, waiting = Waiting} = Sub} ->
+            Status = case Answer of ok -> held; _ -> wanted end,
+            Asked = State#state{subs = Subs#{Key := Sub#sub{status = Status, waiting = []}}},
+            Answered = lists:foldr(fun(Waiter, Acc) -> answer(Key, Waiter, Answer, Acc) end,
+                                   Asked, Waiting),
+            refused(Key, Status, Answered);
+        _ ->
+            State
+    end.
+
+answer(Key, {Pid, From, Timer}, Answer, State) ->
+    _ = erlang:cancel_timer(Timer),
+    gen_server:reply(From, Answer),
+    case Answer of
+        ok -> added(Key, Pid, State);
+        _ -> State
+    end.
+
+refused(_Key, held, State) ->
+    State;
+refused(Key, wanted, #state{subs = Subs} = State) ->
+    case Subs of
+        #{Key := #sub{pids = Pids}} when map_size(Pids) =:= 0 ->
+            State#state{subs = maps:remove(Key, Subs)};
+        _ ->
+            _ = erlang:send_after(?RETRY, self(), ask_all),
+            State
+    end.
+
+expire(Key, From, #state{subs = Subs} = State) ->
+    case Subs of
+        #{Key := #sub{waiting = Waiting} = Sub} ->
+            {Expired, Others} = lists:partition(fun({_, F, _}) -> F =:= From end, Waiting),
+            lists:foreach(fun(_) -> gen_server:reply(From, {error, no_gateway}) end, Expired),
+            put_sub(Key, Sub#sub{waiting = Others}, State);
+        _ ->
+            State
+    end.
+
+%%% Unsubscribing
+
+unsubscribe(Topic, Pid, State) when is_binary(Topic), is_pid(Pid) ->
+    Key = key(Topic, Pid),
+    unwatch(Pid, Key, removed(Key, Pid, State));
+unsubscribe(_Topic, _Pid, State) ->
+    State.
+
+removed({Topic, _} = Key, Pid, #state{channel = Channel, subs = Subs} = State) ->
+    true = ets:delete(?TABLE, {Channel, Topic, Pid}),
+    case Subs of
+        #{Key := #sub{pids = Pids} = Sub} when is_map_key(Pid, Pids) ->
+            put_sub(Key, Sub#sub{pids = maps:remove(Pid, Pids)}, State);
+        _ ->
+            State
+    end.
+
+process_gone(Pid, #state{watched = Watched} = State) ->
+    {{_, Keys}, Rest} = maps:take(Pid, Watched),
+    maps:fold(fun(Key, _, Acc) -> removed(Key, Pid, Acc) end, State#state{watched = Rest}, Keys).
+
+%%% Watching subscribers
+
+watch(Pid, Key, #state{watched = Watched} = State) ->
+    {Ref, Keys} = case Watched of
+                      #{Pid := Known} -> Known;
+                      _ -> {erlang:monitor(process, Pid), #{}}
+                  end,
+    State#state{watched = Watched#{Pid => {Ref, Keys#{Key => []}}}}.
+
+unwatch(Pid, Key, #state{watched = Watched} = State) ->
+    case Watched of
+        #{Pid := {Ref, Keys}} ->
+            case maps:remove(Key, Keys) of
+                Left when map_size(Left) =:= 0 ->
+                    true = erlang:demonitor(Ref, [flush]),
+                    State#state{watched = maps:remove(Pid, Watched)};
+                Left ->
+                    State#state{watched = Watched#{Pid := {Ref, Left}}}
+            end;
+        _ ->
+            State
+    end.
+
+%% Out of reach is not dead; the gateway may still reach it.
+look_again(Pid, 0, State) ->
+    process_gone(Pid, State);
+look_again(Pid, Looks, State) ->
+    _ = erlang:send_after(?LOOK_AGAIN, self(), {look_again, Pid, Looks - 1}),
+    State.
+
+watch_again(Pid, Looks, #state{watched = Watched} = State) ->
+    case net_kernel:hidden_connect_node(node(Pid)) of
+        true ->
+            #{Pid := {_, Keys}} = Watched,
+            Ref = erlang:monitor(process, Pid),
+            State#state{watched = Watched#{Pid := {Ref, Keys}}};
+        _ ->
+            look_again(Pid, Looks, State)
+    end.
+
+%%% Handing out
+
+hand_out(Topic, {_, _, _, Payload} = Message, #state{replays = Replays, subs = Subs} = State) ->
+    Key = {Topic, self()},
+    case Subs of
+        #{Key := #sub{pids = Pids} = Sub} ->
+            maps:foreach(fun(Pid, _) -> Pid ! Message end, Pids),
+            case Replays of
+                true -> State#state{subs = Subs#{Key := Sub#sub{last = {last, Payload}}}};
+                false -> State
+            end;
+        _ ->
+            State
+    end.
+
+local_subscribers(Topic, #state{subs = Subs}) ->
+    case Subs of
+        #{{Topic, self()} := #sub{pids = Pids}} -> maps:keys(Pids);
+        _ -> []
+    end.
+
+%%% Requests to the gateway
+
+request(_Request, {pass, From}, #state{gateway = undefined} = State) ->
+    gen_server:reply(From, {error, no_gateway}),
+    State;
+request(_Request, _Label, #state{gateway = undefined} = State) ->
+    State;
+request(Request, Label, #state{channel = Channel, gateway = Node, requests = Requests} = State) ->
+    State#state{requests = gen_server:send_request({Channel, Node}, Request, Label, Requests)}.
+
+maybe_response(Message, #state{requests = Requests} = State) ->
+    case gen_server:check_response(Message, Requests, true) of
+        {{reply, Reply}, Label, Rest} ->
+            response(Label, Reply, State#state{requests = Rest});
+        {{error, {noproc, _}}, Label, Rest} ->
+            response(Label, {error, unknown_channel}, State#state{requests = Rest});
+        {{error, _}, Label, Rest} ->
+            %% The connection is going; the link says so as well.
+            lost(Label, State#state{requests = Rest});
+        _ ->
+            State
+    end.
+
+response({subscribed, Key}, Answer, State) ->
+    subscribed(Key, Answer, State);
+response({pass, From}, Answer, State) ->
+    gen_server:reply(From, Answer),
+    State;
+response(ignored, _Answer, State) ->
+    State.
+
+lost({subscribed, Key}, #state{subs = Subs} = State) ->
+    case Subs of
+        #{Key := #sub{status = asked} = Sub} ->
+            State#state{subs = Subs#{Key := Sub#sub{status = wanted}}};
+        _ ->
+            State
+    end;
+lost({pass, From}, State) ->
+    gen_server:reply(From, {error, no_gateway}),
+    State;
+lost(ignored, State) ->
+    State.

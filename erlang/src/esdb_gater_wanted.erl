@@ -1,0 +1,60 @@
+%%% @private
+%%% @doc What was registered through this node and should stay registered, whatever happens to
+%%% gateways: `{{Store, Pid}, active | faded}'.
+%%%
+%%% A `faded' registration is one whose worker's node the gateway could not reach: the gateway
+%%% remembers it, and only the gateway can know whether it should come back, so it is not
+%%% repeated from here until the gateway offers it again.
+%%%
+%%% Written by the link; the table belongs to {@link esdb_gater_tables} and so outlives it.
+%%% @end
+-module(esdb_gater_wanted).
+
+-export([tables/0, add/2, remove/2, remove_process/1, mark/3, active/0, processes/0, size/0]).
+
+-define(TABLE, esdb_gater_wanted).
+
+%% @doc The tables to make, as arguments of `ets:new/2'.
+-spec tables() -> [{atom(), [term()]}].
+tables() ->
+    [{?TABLE, [set, public, named_table]}].
+
+%% @doc A registration the gateway has taken.
+-spec add(StoreId :: atom(), pid()) -> ok.
+add(Store, Pid) ->
+    true = ets:insert(?TABLE, {{Store, Pid}, active}),
+    ok.
+
+%% @doc Nobody wants this one any more.
+-spec remove(StoreId :: atom(), pid()) -> ok.
+remove(Store, Pid) ->
+    true = ets:delete(?TABLE, {Store, Pid}),
+    ok.
+
+%% @doc The process has ended. Gives the stores it was to be registered for.
+-spec remove_process(pid()) -> [StoreId :: atom()].
+remove_process(Pid) ->
+    Stores = ets:select(?TABLE, [{{{'$1', Pid}, '_'}, [], ['$1']}]),
+    lists:foreach(fun(Store) -> remove(Store, Pid) end, Stores),
+    Stores.
+
+%% @doc The gateway offers it (`active') or does not (`faded'). Ignored for what is not here.
+-spec mark(StoreId :: atom(), pid(), active | faded) -> ok.
+mark(Store, Pid, Mark) ->
+    _ = ets:update_element(?TABLE, {Store, Pid}, {2, Mark}),
+    ok.
+
+%% @doc What is to be registered again with another gateway.
+-spec active() -> [{StoreId :: atom(), pid()}].
+active() ->
+    lists:sort(ets:select(?TABLE, [{{'$1', active}, [], ['$1']}])).
+
+%% @doc The processes of all registrations.
+-spec processes() -> [pid()].
+processes() ->
+    lists:usort(ets:select(?TABLE, [{{{'_', '$1'}, '_'}, [], ['$1']}])).
+
+%% @doc How many there are.
+-spec size() -> non_neg_integer().
+size() ->
+    ets:info(?TABLE, size).
