@@ -66,7 +66,8 @@ dir(World) -> ask(World, dir).
 -spec gateway(world()) -> gateway().
 gateway(World) -> gateway(World, #{}).
 
-%% @doc As `gateway/1' with `args', `env', `config' (the text of its file) and `base' (of its name).
+%% @doc As `gateway/1' with `args', `env', `config' (the text of its file),
+%% `base' (of its name) and `data_dir'.
 -spec gateway(world(), map()) -> gateway().
 gateway(World, Options) ->
     {ok, Gateway} = launch(World, Options),
@@ -256,7 +257,7 @@ start_gateway(Options0, #{dir := Dir}) ->
     CookieFile = maps:get(cookie_file, Options, filename:join(Dir, "cookie")),
     %% The end of its input stops it, should the tests be ended the hard way.
     All = ["start", "--embedded", "--name", Name, "--cookie-file", CookieFile,
-           "--data-dir", filename:join(Dir, Name)] ++ config_file(Options, Dir, Name) ++ Arguments,
+           "--data-dir", maps:get(data_dir, Options, filename:join(Dir, Name))] ++ config_file(Options, Dir, Name) ++ Arguments,
     %% The shell gives its place to the program, which so keeps the process id.
     Port = open_port({spawn_executable, "/bin/sh"}, [
         {args, ["-c", "log=$1; shift; exec \"$@\" 2>>\"$log\"", "sh", Log, program() | All]},

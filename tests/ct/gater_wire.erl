@@ -5,8 +5,10 @@
 %% "Protocol between Connected Nodes". Handshake version 6.
 -module(gater_wire).
 
--export([connect/3, connect/4, open/1, send/2, send/3, frame/2, terms/2, await_close/1,
-         receive_frame/2, received/1, flags/0, fragment_flags/0]).
+-export([connect/3, connect/4, open/1, send/2, send/3, frame/2, fragment/4, terms/2, await_close/1,
+         receive_frame/2, flags/0, fragment_flags/0]).
+-export([pid/3, call/4, cast/4, name_message/4, read/1]).
+-export([listen_as/1]).
 -export_type([options/0]).
 
 -type options() :: #{
@@ -49,12 +51,16 @@ connect(Port, Name, Cookie) -> connect(Port, Name, Cookie, #{}).
 connect(Port, Name, Cookie, Options) ->
     Socket = open(Port),
     Flags = maps:get(flags, Options, ?BASE),
-    Creation = maps:get(creation, Options, 1 + rand:uniform(1 bsl 31)),
-    message(Socket, [$N, <<Flags:64, Creation:32, (length(Name)):16>>, Name]),
+    name_message(Socket, Name, Flags, maps:get(creation, Options, 4 + rand:uniform(1 bsl 31))),
     case status(Socket, Options) of
         ok -> challenge(Socket, Cookie);
         Error -> gen_tcp:close(Socket), Error
     end.
+
+%% @doc The first message of the handshake.
+-spec name_message(gen_tcp:socket(), string(), non_neg_integer(), pos_integer()) -> ok.
+name_message(Socket, Name, Flags, Creation) ->
+    message(Socket, [$N, <<Flags:64, Creation:32, (length(Name)):16>>, Name]).
 
 status(Socket, Options) ->
     case read(Socket) of
@@ -90,6 +96,8 @@ message(Socket, Data) ->
     _ = gen_tcp:send(Socket, [<<(iolist_size(Data)):16>>, Data]),
     ok.
 
+%% @doc The next message of a handshake.
+-spec read(gen_tcp:socket()) -> {ok, binary()} | {error, term()}.
 read(Socket) ->
     case gen_tcp:recv(Socket, 2, ?TIMEOUT_MS) of
         {ok, <<Length:16>>} -> gen_tcp:recv(Socket, Length, ?TIMEOUT_MS);
@@ -146,11 +154,47 @@ await_close(Socket) ->
         {error, _} -> gen_tcp:close(Socket), ok
     end.
 
-%% @doc Whether bytes are waiting or the connection is closed already.
--spec received(gen_tcp:socket()) -> {ok, binary()} | none | closed.
-received(Socket) ->
-    case gen_tcp:recv(Socket, 0, 0) of
-        {ok, Bytes} -> {ok, Bytes};
-        {error, timeout} -> none;
-        {error, _} -> closed
+%% @doc A fragment frame: 69 begins a message (with no atom references), 70 goes on with it.
+-spec fragment(69 | 70, non_neg_integer(), non_neg_integer(), iodata()) -> iodata().
+fragment(Kind, Sequence, Id, Data) ->
+    NoAtoms = case Kind of 69 -> <<0>>; 70 -> <<>> end,
+    Frame = [<<131, Kind, Sequence:64, Id:64>>, NoAtoms, Data],
+    [<<(iolist_size(Frame)):32>>, Frame].
+
+%% @doc A pid of a node that is none of ours.
+-spec pid(string(), pos_integer(), pos_integer()) -> pid().
+pid(Node, Id, Creation) ->
+    binary_to_term(<<131, 88, 119, (length(Node)), (list_to_binary(Node))/binary, Id:32, 0:32,
+                     Creation:32>>).
+
+%% @doc A `gen_server:call' of the plainest kind; the next answer to `From'.
+-spec call(gen_tcp:socket(), pid(), atom(), term()) -> term().
+call(Socket, From, Name, Request) ->
+    Tag = {tag, rand:uniform(1 bsl 40)},
+    ok = send(Socket, {6, From, '', Name}, term_to_binary({'$gen_call', {From, Tag}, Request})),
+    answer(Socket, Tag).
+
+answer(Socket, Tag) ->
+    case terms(Socket, ?TIMEOUT_MS) of
+        {_, {Tag, Answer}} -> Answer;
+        {error, _} = Error -> Error;
+        _ -> answer(Socket, Tag)
     end.
+
+%% @doc A `gen_server:cast'.
+-spec cast(gen_tcp:socket(), pid(), atom(), term()) -> ok | {error, term()}.
+cast(Socket, From, Name, Request) ->
+    send(Socket, {6, From, '', Name}, term_to_binary({'$gen_cast', Request})).
+
+%% @doc Registers `Name' (before the `@') with EPMD as a hidden node that accepts connections on
+%% the socket returned; it is registered until the second socket is closed.
+-spec listen_as(string()) -> {gen_tcp:socket(), gen_tcp:socket()}.
+listen_as(Name) ->
+    {ok, Listener} = gen_tcp:listen(0, [binary, {active, false}, {ip, {127, 0, 0, 1}}]),
+    {ok, Port} = inet:port(Listener),
+    EpmdPort = list_to_integer(os:getenv("ERL_EPMD_PORT", "4369")),
+    {ok, Epmd} = gen_tcp:connect({127, 0, 0, 1}, EpmdPort, [binary, {active, false}], ?TIMEOUT_MS),
+    %% ALIVE2_REQ: hidden node, TCP, handshake versions 6 to 6.
+    ok = message(Epmd, [<<120, Port:16, 72, 0, 6:16, 6:16, (length(Name)):16>>, Name, <<0:16>>]),
+    {ok, <<118, 0, _Creation:32>>} = gen_tcp:recv(Epmd, 6, ?TIMEOUT_MS),
+    {Listener, Epmd}.
