@@ -27,7 +27,8 @@ pub enum RunError {
 }
 
 /// Starts a gateway, prints the ready line on standard output, and serves until
-/// SIGTERM or SIGINT; an `embedded` one until its standard input ends as well.
+/// SIGTERM or SIGINT; an `embedded` one until something comes on standard input, or its
+/// end, as well.
 /// Then drains.
 pub fn run(config: &Config, embedded: bool) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -67,13 +68,14 @@ fn announce(gateway: &Gateway) {
     tracing::info!(node = %gateway.name(), port = gateway.port(), "ready");
 }
 
-/// Resolves when standard input ends. A thread of its own reads it: a pending
+/// Resolves when standard input ends or has something. A thread of its own reads it: a pending
 /// read on the runtime's threads would hold up its end.
 fn end_of_input() -> Result<oneshot::Receiver<()>, std::io::Error> {
     let (done, ended) = oneshot::channel();
     std::thread::Builder::new().name("stdin".into()).spawn(move || {
-        let mut buffer = [0; 64];
-        while std::io::stdin().read(&mut buffer).is_ok_and(|read| read > 0) {}
+        // Any input asks for the same as its end: the owner of a port that closes
+        // the input could not see the program's exit any more.
+        let _ = std::io::stdin().read_exact(&mut [0]);
         // The receiver is gone if the gateway stops for another reason.
         let _ = done.send(());
     })?;

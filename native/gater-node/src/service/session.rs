@@ -161,7 +161,7 @@ impl Sessions {
         for channel in &self.channels {
             let policy = channel.policy();
             encode::atom(&mut out, channel.name());
-            encode::map(&mut out, 3);
+            encode::map(&mut out, 4);
             encode::atom(&mut out, "priority");
             encode::atom(&mut out, priority_name(policy.priority));
             encode::atom(&mut out, "max_rate");
@@ -172,6 +172,8 @@ impl Sessions {
             encode::atom(&mut out, "hmac");
             let required = policy.hmac == Hmac::Required;
             encode::atom(&mut out, if required { "required" } else { "optional" });
+            encode::atom(&mut out, "replay_last");
+            encode::atom(&mut out, if policy.replay_last { "true" } else { "false" });
         }
         out
     }
