@@ -150,7 +150,7 @@ configure(Config) ->
 %%% Signatures
 
 sign_with(Message, Ring) ->
-    Now = erlang:system_time(second),
+    Now = os:system_time(second),
     Message#{signed_at => Now, signature => signature(Message, Ring, Now)}.
 
 signature(Message, #ring{native = none, secret = Secret}, Now) ->
@@ -170,10 +170,10 @@ signature(Message, #ring{native = Native} = Ring, Now) ->
     end.
 
 verify_with(Message, #ring{native = none} = Ring) ->
-    judge(Message, Ring, erlang:system_time(second));
+    judge(Message, Ring, os:system_time(second));
 verify_with(Message, #ring{native = Native, ttl_seconds = Ttl} = Ring) ->
     Encoded = term_to_binary(Message, [{minor_version, 2}]),
-    Now = erlang:system_time(second),
+    Now = os:system_time(second),
     try
         case byte_size(Encoded) of
             Size when Size =< ?LARGE_BYTES -> esdb_gater_nif:verify(Encoded, Native, Now, Ttl);
@@ -264,7 +264,7 @@ rotate(Secret, Ttl) ->
         #ring{secret = Secret, previous = Previous} ->
             keep(make_ring(Secret, Previous, Ttl));
         #ring{secret = Before} ->
-            keep(make_ring(Secret, {Before, erlang:system_time(second) + Ttl}, Ttl))
+            keep(make_ring(Secret, {Before, os:system_time(second) + Ttl}, Ttl))
     end,
     ok.
 

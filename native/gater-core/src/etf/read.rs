@@ -248,6 +248,15 @@ impl<'a> Reader<'a> {
 
     /// Whether the next term is the atom `text`; reads it only then.
     pub fn is_atom(&mut self, text: &str) -> bool {
+        // Most atoms come in this form, and most are another.
+        if let [tag::SMALL_ATOM_UTF8, len, rest @ ..] = self.rest {
+            let found = match rest.strip_prefix(text.as_bytes()) {
+                Some(after) if usize::from(*len) == text.len() => after,
+                _ => return false,
+            };
+            self.rest = found;
+            return true;
+        }
         let mut cursor = *self;
         match cursor.atom() {
             Ok(found) if found == text => {
