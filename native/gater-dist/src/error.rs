@@ -190,9 +190,12 @@ pub enum ProtocolError {
     /// A fragment out of place.
     #[error("fragment: {0}")]
     Fragment(&'static str),
-    /// A reference to an atom cache that was not negotiated.
-    #[error("atom cache used without negotiation")]
-    AtomCache,
+    /// The list of atoms of a frame makes no sense.
+    #[error("atom cache: {0}")]
+    AtomCache(&'static str),
+    /// The references to atoms in a term make no sense.
+    #[error("atom cache: {0}")]
+    Expand(#[from] gater_core::etf::ExpandError),
     /// A control message that is no tuple of a known shape.
     #[error("malformed control message")]
     Control,

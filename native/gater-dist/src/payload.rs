@@ -1,67 +1,112 @@
 //! A message body shared by every connection it goes to.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes, BytesMut};
+use gater_core::etf::{Atom, encode, tag};
 
 /// Bodies up to this many bytes are copied when a payload is made, so that a
 /// small message never pins the receive buffer it was read from.
 pub const COPY_BELOW: usize = 4 << 10;
 
-/// One encoded term, without the version byte, in two parts: what the sender
-/// encoded itself and, after it, what it only passes on.
+/// The start of a term that many messages share: a tuple and its first elements,
+/// which are atoms. On connections with an atom cache the atoms travel as references.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Opening {
+    atoms: Vec<Atom>,
+    plain: Bytes,
+    /// Refers to the atoms by their places in the list, the node of the receiver
+    /// being the first there.
+    cached: Bytes,
+}
+
+impl Opening {
+    /// A tuple of `arity` elements, of which `atoms` are the first.
+    pub fn tuple(arity: u8, atoms: &[Atom]) -> Self {
+        let (mut plain, mut cached) = (Vec::new(), Vec::new());
+        encode::tuple(&mut plain, arity.into());
+        encode::tuple(&mut cached, arity.into());
+        for (atom, place) in atoms.iter().zip(1_u8..) {
+            encode::atom(&mut plain, atom.as_str());
+            cached.extend([tag::ATOM_CACHE_REF, place]);
+        }
+        Self { atoms: atoms.to_vec(), plain: plain.into(), cached: cached.into() }
+    }
+
+    /// The atoms, in their order.
+    pub(crate) fn atoms(&self) -> &[Atom] {
+        &self.atoms
+    }
+}
+
+/// One encoded term, without the version byte, in up to three parts: an opening that
+/// many messages share, what the sender encoded itself, and what it only passes on.
 ///
-/// Cloning shares both parts.
+/// Cloning shares all parts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Payload {
+    opening: Option<Arc<Opening>>,
     head: Bytes,
     body: Bytes,
 }
 
+static NOTHING: Bytes = Bytes::new();
+
 impl Payload {
-    /// Makes a payload of `head` followed by `body`; together they are one term.
+    /// Makes a payload of `opening`, `head` and `body`; together they are one term.
     ///
     /// `body` may be a slice of a received message: it is shared when it is long
     /// and copied when it is short.
-    pub fn new(head: impl AsRef<[u8]>, body: Bytes) -> Self {
-        let head = head.as_ref();
+    pub fn new(opening: &Arc<Opening>, head: impl AsRef<[u8]>, body: Bytes) -> Self {
+        let (opening, head) = (Some(opening.clone()), head.as_ref());
         if body.len() > COPY_BELOW {
-            return Self { head: Bytes::copy_from_slice(head), body };
+            return Self { opening, head: Bytes::copy_from_slice(head), body };
         }
         let mut whole = BytesMut::with_capacity(head.len() + body.len());
         whole.put_slice(head);
         whole.put_slice(&body);
-        Self { head: whole.freeze(), body: Bytes::new() }
+        Self { opening, head: whole.freeze(), body: Bytes::new() }
     }
 
-    /// The length in bytes.
+    /// The length in bytes, atoms written out.
     pub fn len(&self) -> usize {
-        self.head.len() + self.body.len()
+        self.wire_len(false)
     }
 
     /// Whether there is nothing in it, which is no term.
     pub fn is_empty(&self) -> bool {
-        self.head.is_empty() && self.body.is_empty()
+        self.len() == 0
     }
 
-    /// The first part.
-    pub fn head(&self) -> &Bytes {
-        &self.head
+    /// The opening, if it has one.
+    pub(crate) fn opening(&self) -> Option<&Arc<Opening>> {
+        self.opening.as_ref()
     }
 
-    /// The second part, possibly empty.
-    pub fn body(&self) -> &Bytes {
-        &self.body
+    /// The length with the atoms of the opening as references or written out.
+    pub(crate) fn wire_len(&self, cached: bool) -> usize {
+        self.parts(cached).iter().map(|part| part.len()).sum()
+    }
+
+    /// The parts in their order, empty if they are not there.
+    pub(crate) fn parts(&self, cached: bool) -> [&Bytes; 3] {
+        let opening = self
+            .opening
+            .as_ref()
+            .map_or(&NOTHING, |opening| if cached { &opening.cached } else { &opening.plain });
+        [opening, &self.head, &self.body]
     }
 }
 
 impl From<Vec<u8>> for Payload {
     fn from(term: Vec<u8>) -> Self {
-        Self { head: Bytes::new(), body: term.into() }
+        Bytes::from(term).into()
     }
 }
 
 impl From<Bytes> for Payload {
     /// Takes `term` as it is, without copying: meant for bytes of one's own.
     fn from(term: Bytes) -> Self {
-        Self { head: Bytes::new(), body: term }
+        Self { opening: None, head: Bytes::new(), body: term }
     }
 }

@@ -79,11 +79,12 @@ impl Gateway {
         });
         let replica = Arc::new(replica);
 
+        let tag = atom("channel_message")?;
         let channels: Vec<_> = config
             .channels
             .iter()
-            .map(|(name, policy)| Arc::new(Channel::new(name, *policy)))
-            .collect();
+            .map(|(name, policy)| Ok(Arc::new(Channel::new(&tag, atom(name)?, *policy))))
+            .collect::<Result<_, StartError>>()?;
         let sessions = Sessions::new(
             own_name.clone(),
             directory.clone(),

@@ -5,6 +5,7 @@
 //! [`Scanner`] first; [`Reader`] takes it apart, [`encode`] writes new ones.
 
 pub mod encode;
+mod expand;
 mod number;
 pub mod order;
 mod read;
@@ -12,6 +13,7 @@ mod scan;
 pub mod tag;
 mod types;
 
+pub use expand::{ExpandError, expand};
 pub use read::{ReadError, Reader};
 pub use scan::{Limits, ScanError, Scanner};
 pub use types::{Atom, AtomError, Pid, Reference};

@@ -9,8 +9,8 @@ use tokio::sync::Notify;
 use crate::protocol::encode::Signal;
 use crate::{Payload, Queued};
 
-/// Something to send. Cloning shares the payload and the receivers.
-#[derive(Debug, Clone)]
+/// Something to send.
+#[derive(Debug)]
 pub enum Item {
     /// A control message, never fragmented.
     Signal(Signal),
@@ -30,7 +30,7 @@ pub enum Item {
 }
 
 /// A message that leaves in fragments.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Fragments {
     /// Tells it apart on its connection. Never 0.
     pub sequence: u64,
@@ -40,6 +40,8 @@ pub struct Fragments {
     pub sent: usize,
     /// What is sent.
     pub payload: Payload,
+    /// Whether the atoms of its opening are references.
+    pub cached: bool,
     /// The receivers that come after this one, if any.
     pub then: Option<(Arc<[LocalPid]>, usize)>,
 }
@@ -62,7 +64,7 @@ impl Item {
                 let then = rest.then.as_ref().map_or(0, |(to, from)| to.len() - from);
                 let more = then * size_of::<LocalPid>();
                 (
-                    ENTRY + rest.payload.len() - rest.sent + more,
+                    ENTRY + rest.payload.len().saturating_sub(rest.sent) + more,
                     1 + u32::try_from(then).unwrap_or(u32::MAX - 1),
                 )
             }

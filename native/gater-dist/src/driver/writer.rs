@@ -12,14 +12,18 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::outbox::{Fragments, Item, Next};
-use crate::protocol::encode::Format;
-use crate::{COPY_BELOW, Connection, DownReason, Payload};
+use crate::protocol::atom_cache::Outgoing;
+use crate::protocol::encode::{Format, put_numbers};
+use crate::{COPY_BELOW, Connection, DownReason, Opening, Payload};
 
 /// Frames gathered for one write: enough to make system calls cheap, little
 /// enough for a message of a higher lane to come next soon.
 const GATHER_BYTES: usize = 128 << 10;
 /// Slices handed to one system call.
 const MAX_SLICES: usize = 64;
+/// Openings whose frames start is remembered, per connection: more than there are
+/// channels anywhere.
+const MAX_PREFIXES: usize = 256;
 /// An empty frame.
 const TICK: [u8; 4] = [0; 4];
 
@@ -76,6 +80,8 @@ struct Batch {
     format: Format,
     fragment_bytes: usize,
     next_sequence: u64,
+    atoms: Outgoing,
+    prefixes: Vec<Prefix>,
     copied: Vec<u8>,
     /// In the order of the wire. Ranges are of `copied`.
     segments: Vec<Segment>,
@@ -87,12 +93,21 @@ enum Segment {
     Shared(Bytes),
 }
 
+/// How frames with the same opening start once the peer knows their atoms.
+struct Prefix {
+    opening: Option<Arc<Opening>>,
+    /// From the body's first byte up to the node in the pid of the receiver.
+    bytes: Box<[u8]>,
+}
+
 impl Batch {
     fn new(format: Format, fragment_bytes: usize) -> Self {
         Self {
             format,
             fragment_bytes: fragment_bytes.max(1),
             next_sequence: 1,
+            atoms: Outgoing::default(),
+            prefixes: Vec::new(),
             copied: Vec::new(),
             segments: Vec::new(),
             bytes: 0,
@@ -115,7 +130,7 @@ impl Batch {
                 let at = self.copied.len();
                 self.format.put_signal(&mut self.copied, &signal.control, signal.payload.len());
                 self.mark(at);
-                self.payload(&signal.payload, 0..signal.payload.len());
+                self.payload(&signal.payload, false, 0..signal.payload.len());
                 None
             }
             Item::One(to, payload) if self.fragmented(&payload) => {
@@ -138,14 +153,17 @@ impl Batch {
     }
 
     fn fragmented(&self, payload: &Payload) -> bool {
-        self.format.header && payload.len() > self.fragment_bytes
+        self.format.fragments && payload.len() > self.fragment_bytes
     }
 
     fn message(&mut self, to: LocalPid, payload: &Payload) {
-        let at = self.copied.len();
-        self.format.put_send(&mut self.copied, to, payload.len());
-        self.mark(at);
-        self.payload(payload, 0..payload.len());
+        let at = self.begin();
+        let cached = self.prefix(payload.opening(), 0);
+        put_numbers(&mut self.copied, to);
+        self.copied.put_slice(self.format.payload_prefix());
+        let len = payload.wire_len(cached);
+        self.finish(at, len);
+        self.payload(payload, cached, 0..len);
     }
 
     fn messages(&mut self, to: Arc<[LocalPid]>, from: usize, payload: Payload) -> Option<Item> {
@@ -166,31 +184,32 @@ impl Batch {
     ) -> Option<Item> {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        let left = payload.len().div_ceil(self.fragment_bytes) as u64;
-        let control = self.format.send_control(to);
-        let sent = self.fragment_bytes.min(payload.len());
-        let at = self.copied.len();
-        // 131, 69, sequence, id, no atom references.
-        self.copied.put_u32((2 + 8 + 8 + 1 + control.len() + sent) as u32);
+        let at = self.begin();
         self.copied.put_slice(&[131, 69]);
         self.copied.put_u64(sequence);
-        self.copied.put_u64(left);
-        self.copied.put_u8(0);
-        self.copied.put_slice(&control);
-        self.mark(at);
-        self.payload(&payload, 0..sent);
-        Self::after(Fragments { sequence, left: left - 1, sent, payload, then })
+        let left_at = self.copied.len();
+        self.copied.put_u64(0);
+        let cached = self.prefix(payload.opening(), 2);
+        put_numbers(&mut self.copied, to);
+        let len = payload.wire_len(cached);
+        let left = len.div_ceil(self.fragment_bytes) as u64;
+        if let Some(place) = self.copied.get_mut(left_at..left_at + 8) {
+            place.copy_from_slice(&left.to_be_bytes());
+        }
+        let sent = self.fragment_bytes.min(len);
+        self.finish(at, sent);
+        self.payload(&payload, cached, 0..sent);
+        Self::after(Fragments { sequence, left: left - 1, sent, payload, cached, then })
     }
 
     fn next_fragment(&mut self, mut rest: Fragments) -> Option<Item> {
-        let len = self.fragment_bytes.min(rest.payload.len() - rest.sent);
-        let at = self.copied.len();
-        self.copied.put_u32((2 + 8 + 8 + len) as u32);
+        let len = self.fragment_bytes.min(rest.payload.wire_len(rest.cached) - rest.sent);
+        let at = self.begin();
         self.copied.put_slice(&[131, 70]);
         self.copied.put_u64(rest.sequence);
         self.copied.put_u64(rest.left);
-        self.mark(at);
-        self.payload(&rest.payload, rest.sent..rest.sent + len);
+        self.finish(at, len);
+        self.payload(&rest.payload, rest.cached, rest.sent..rest.sent + len);
         rest.left -= 1;
         rest.sent += len;
         Self::after(rest)
@@ -205,13 +224,67 @@ impl Batch {
         (from < to.len()).then_some(Item::Many { to, from, payload: rest.payload })
     }
 
+    /// Makes room for the length of a frame; gives the place.
+    fn begin(&mut self) -> usize {
+        let at = self.copied.len();
+        self.copied.extend([0; 4]);
+        at
+    }
+
+    /// The part of a frame that is copied is complete; `more` bytes of it follow.
+    fn finish(&mut self, at: usize, more: usize) {
+        let len = (self.copied.len() - at - 4 + more) as u32;
+        if let Some(place) = self.copied.get_mut(at..at + 4) {
+            place.copy_from_slice(&len.to_be_bytes());
+        }
+        self.mark(at);
+    }
+
+    /// Writes the start of a frame, without its first `skip` bytes, up to the node in
+    /// the pid of the receiver. Whether atoms are references.
+    fn prefix(&mut self, opening: Option<&Arc<Opening>>, skip: usize) -> bool {
+        let plain = self.format.send_prefix();
+        if !self.format.atom_cache {
+            self.copied.extend_from_slice(plain.get(skip..).unwrap_or_default());
+            return false;
+        }
+        let known = self.prefixes.iter().find(|prefix| match (&prefix.opening, opening) {
+            (Some(known), Some(opening)) => Arc::ptr_eq(known, opening),
+            (None, None) => true,
+            _ => false,
+        });
+        if let Some(known) = known {
+            self.copied.extend_from_slice(known.bytes.get(skip..).unwrap_or_default());
+            return true;
+        }
+        let mut bytes = vec![131, 68];
+        let atoms: Vec<_> = std::iter::once(&self.format.peer)
+            .chain(opening.into_iter().flat_map(|opening| opening.atoms()))
+            .collect();
+        let Some(all_known) = self.atoms.write(&atoms, &mut bytes) else {
+            self.copied.extend_from_slice(plain.get(skip..).unwrap_or_default());
+            return false;
+        };
+        // {2, '', Pid}, the node of which is the first atom of the list.
+        bytes.extend([104, 3, 97, 2, 119, 0, 88, 82, 0]);
+        self.copied.extend_from_slice(bytes.get(skip..).unwrap_or_default());
+        if all_known && self.prefixes.len() < MAX_PREFIXES {
+            self.prefixes.push(Prefix { opening: opening.cloned(), bytes: bytes.into() });
+        }
+        true
+    }
+
     /// Adds part of a payload.
-    fn payload(&mut self, payload: &Payload, part: Range<usize>) {
-        let head = payload.head();
-        let middle = head.len();
-        self.shared(head, part.start.min(middle)..part.end.min(middle));
-        let body = part.start.max(middle) - middle..part.end.max(middle) - middle;
-        self.shared(payload.body(), body);
+    fn payload(&mut self, payload: &Payload, cached: bool, range: Range<usize>) {
+        let mut start = 0;
+        for part in payload.parts(cached) {
+            let end = start + part.len();
+            let (from, to) = (range.start.clamp(start, end), range.end.clamp(start, end));
+            if from < to {
+                self.shared(part, from - start..to - start);
+            }
+            start = end;
+        }
     }
 
     fn shared(&mut self, bytes: &Bytes, part: Range<usize>) {

@@ -29,14 +29,17 @@ pub struct Signal {
 /// What decides on a connection how signals and frames look.
 #[derive(Debug, Clone)]
 pub struct Format {
-    /// Frames have a distribution header, and long messages are fragmented.
+    /// Frames have a distribution header.
     pub header: bool,
+    /// Long messages are fragmented.
+    pub fragments: bool,
+    /// Atoms may be references to the cache.
+    pub atom_cache: bool,
+    /// The node at the other end.
+    pub peer: Atom,
     /// Exit reasons go into the payload.
     pub exit_payload: bool,
-    /// The start of the frame of a message to a pid of the peer, from the body's
-    /// first byte up to the node in the pid.
     send_prefix: Box<[u8]>,
-    /// Bytes in front of the payload.
     payload_prefix: &'static [u8],
     /// Our pid in signals that name one, encoded.
     our_pid: Box<[u8]>,
@@ -63,7 +66,8 @@ pub fn put_pid(out: &mut impl BufMut, node: &Atom, pid: LocalPid) {
     put_numbers(out, pid);
 }
 
-fn put_numbers(out: &mut impl BufMut, pid: LocalPid) {
+/// Writes the numbers of a pid.
+pub fn put_numbers(out: &mut impl BufMut, pid: LocalPid) {
     out.put_u32(pid.id);
     out.put_u32(pid.serial);
     out.put_u32(pid.creation);
@@ -83,7 +87,7 @@ impl Format {
     /// The format for a connection between `our_pid`'s node and `peer`, both of
     /// which have offered fragments or not.
     pub fn new(our_pid: &Pid, peer: &Peer) -> Self {
-        let header = peer.flags & flags::FRAGMENTS != 0;
+        let header = flags::header(peer.flags);
         let mut send_prefix = if header { vec![131, 68, 0] } else { vec![112, 131] };
         send_prefix.extend([SMALL_TUPLE, 3, SMALL_INTEGER, 2]);
         send_prefix.extend(UNUSED);
@@ -96,6 +100,9 @@ impl Format {
         reference.put_u32(our_pid.creation);
         Self {
             header,
+            fragments: peer.flags & flags::FRAGMENTS != 0,
+            atom_cache: flags::atom_cache(peer.flags),
+            peer: peer.name.clone(),
             exit_payload: peer.flags & flags::EXIT_PAYLOAD != 0,
             send_prefix: send_prefix.into(),
             payload_prefix: if header { &[] } else { &[131] },
@@ -104,26 +111,15 @@ impl Format {
         }
     }
 
-    /// The length of the frame of a message of `payload` bytes to a pid.
-    pub fn send_len(&self, payload: usize) -> usize {
-        4 + self.send_prefix.len() + 12 + self.payload_prefix.len() + payload
+    /// The start of the frame of a message to a pid of the peer, from the body's first
+    /// byte up to the node in the pid.
+    pub fn send_prefix(&self) -> &[u8] {
+        &self.send_prefix
     }
 
-    /// Writes the frame of a message to a pid up to its payload of `payload` bytes.
-    pub fn put_send(&self, out: &mut impl BufMut, to: LocalPid, payload: usize) {
-        out.put_u32((self.send_len(payload) - 4) as u32);
-        out.put_slice(&self.send_prefix);
-        put_numbers(out, to);
-        out.put_slice(self.payload_prefix);
-    }
-
-    /// The control tuple of a message to a pid.
-    pub fn send_control(&self, to: LocalPid) -> Bytes {
-        let skip = if self.header { 3 } else { 2 };
-        let mut out = Vec::with_capacity(self.send_prefix.len() + 12);
-        out.extend_from_slice(self.send_prefix.get(skip..).unwrap_or_default());
-        put_numbers(&mut out, to);
-        out.into()
+    /// Bytes between control message and payload.
+    pub fn payload_prefix(&self) -> &'static [u8] {
+        self.payload_prefix
     }
 
     /// The length of the frame of a signal.

@@ -68,10 +68,11 @@ pub const MANDATORY_25: u64 = EXTENDED_REFERENCES
     | HANDSHAKE_23;
 
 /// What this node offers. Not SPAWN: `erpc` then fails at the caller without
-/// asking. Not the atom cache: frames carry no references.
+/// asking.
 pub const OFFERED: u64 = MANDATORY_25
     | MANDATORY_25_DIGEST
     | DIST_MONITOR
+    | DIST_HDR_ATOM_CACHE
     | DIST_MONITOR_NAME
     | UNICODE_IO
     | SMALL_ATOM_TAGS
@@ -93,16 +94,27 @@ pub fn missing(flags: u64) -> u64 {
     MANDATORY_25 & !flags
 }
 
+/// Whether a peer that offers `theirs` and this node use the atom cache. A reference
+/// on a connection where they do not crashes BEAMs.
+pub fn atom_cache(theirs: u64) -> bool {
+    theirs & OFFERED & DIST_HDR_ATOM_CACHE != 0
+}
+
+/// Whether frames have a distribution header.
+pub fn header(theirs: u64) -> bool {
+    theirs & OFFERED & (DIST_HDR_ATOM_CACHE | FRAGMENTS) != 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_offer_is_what_real_nodes_were_tried_with() {
-        // Seen from OTP 25 and 27, less the atom cache, SPAWN and PUBLISHED.
+        // Seen from OTP 25 and 27, less SPAWN and PUBLISHED.
         let otp = 0xd_07df_7fbd_u64;
         assert_eq!(OFFERED & !otp, 0);
-        assert_eq!(otp & !OFFERED, PUBLISHED | DIST_HDR_ATOM_CACHE | 1 << 32);
+        assert_eq!(otp & !OFFERED, PUBLISHED | 1 << 32);
     }
 
     #[test]

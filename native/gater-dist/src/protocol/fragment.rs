@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use rustc_hash::FxHashMap;
 
+use super::atom_cache::Encoded;
 use crate::ProtocolError;
 
 /// What a message under way costs besides its bytes.
@@ -30,7 +31,11 @@ pub struct Limits {
 #[derive(Debug)]
 struct Unfinished {
     next_id: u64,
+    /// The atoms its terms refer to, as they were when it began.
+    atoms: Vec<Encoded>,
     data: BytesMut,
+    /// Charged for anything but data.
+    kept: usize,
     charged: usize,
     /// Since the start of the connection.
     grown_at: Duration,
@@ -60,13 +65,15 @@ impl Reassembly {
         self.open.len()
     }
 
-    /// Takes the first of `id` fragments; `now` counts from any fixed time. Gives
-    /// control message and payload if the first fragment is the last one as well.
+    /// Takes the first of `id` fragments and the atoms the message refers to; `now`
+    /// counts from any fixed time. Gives control message and payload if the first
+    /// fragment is the last one as well.
     pub fn first(
         &mut self,
         sequence: u64,
         id: u64,
         data: &[u8],
+        atoms: &[Encoded],
         now: Duration,
     ) -> Result<Option<Bytes>, ProtocolError> {
         if data.len() > self.limits.message {
@@ -83,21 +90,25 @@ impl Reassembly {
             return Ok(Some(Bytes::copy_from_slice(data)));
         }
         let data = BytesMut::from(data);
-        let charged = data.capacity() + CHARGE;
+        let atoms = atoms.to_vec();
+        let kept = CHARGE + atoms.iter().map(|atom| CHARGE + atom.len()).sum::<usize>();
+        let charged = data.capacity() + kept;
         self.make_room(charged, now)?;
         self.charged += charged;
-        self.open.insert(sequence, Unfinished { next_id: id - 1, data, charged, grown_at: now });
+        let unfinished = Unfinished { next_id: id - 1, atoms, data, kept, charged, grown_at: now };
+        self.open.insert(sequence, unfinished);
         Ok(None)
     }
 
-    /// Takes a further fragment. Gives control message and payload with the last.
+    /// Takes a further fragment. With the last, gives control message and payload,
+    /// and the atoms they refer to.
     pub fn next(
         &mut self,
         sequence: u64,
         id: u64,
         data: &[u8],
         now: Duration,
-    ) -> Result<Option<Bytes>, ProtocolError> {
+    ) -> Result<Option<(Bytes, Vec<Encoded>)>, ProtocolError> {
         let Entry::Occupied(mut entry) = self.open.entry(sequence) else {
             return Err(ProtocolError::Fragment("continues a message that was not begun"));
         };
@@ -116,10 +127,10 @@ impl Reassembly {
             if self.open.is_empty() {
                 self.open.shrink_to_fit();
             }
-            return Ok(Some(finished.data.freeze()));
+            return Ok(Some((finished.data.freeze(), finished.atoms)));
         }
         message.next_id = id - 1;
-        let charged = message.data.capacity() + CHARGE;
+        let charged = message.data.capacity() + message.kept;
         let more = charged.saturating_sub(message.charged);
         message.charged += more;
         self.charged += more;
@@ -165,8 +176,8 @@ mod tests {
     fn fragments_out_of_place_are_refused() {
         let mut reassembly = Reassembly::new(limits(100, 10_000));
         assert!(reassembly.next(5, 1, b"x", NOW).is_err());
-        reassembly.first(5, 3, b"a", NOW).unwrap();
-        assert!(reassembly.first(5, 3, b"a", NOW).is_err());
+        reassembly.first(5, 3, b"a", &[], NOW).unwrap();
+        assert!(reassembly.first(5, 3, b"a", &[], NOW).is_err());
         assert!(reassembly.next(5, 1, b"gap", NOW).is_err());
         assert!(reassembly.next(5, 3, b"again", NOW).is_err());
     }
@@ -174,18 +185,18 @@ mod tests {
     #[test]
     fn an_announced_count_costs_nothing_and_is_capped() {
         let mut reassembly = Reassembly::new(limits(1 << 20, 1 << 21));
-        reassembly.first(1, 1 << 20, b"a", NOW).unwrap();
+        reassembly.first(1, 1 << 20, b"a", &[], NOW).unwrap();
         assert!(reassembly.charged() < 1000);
         for id in [(1 << 20) + 1, 1 << 32, 1 << 40, 1 << 63, u64::MAX] {
-            assert!(reassembly.first(2, id, b"a", NOW).is_err());
+            assert!(reassembly.first(2, id, b"a", &[], NOW).is_err());
         }
     }
 
     #[test]
     fn a_message_above_the_limit_is_refused() {
         let mut reassembly = Reassembly::new(limits(10, 10_000));
-        assert!(reassembly.first(1, 1, &[0; 11], NOW).is_err());
-        reassembly.first(1, 3, &[0; 10], NOW).unwrap();
+        assert!(reassembly.first(1, 1, &[0; 11], &[], NOW).is_err());
+        reassembly.first(1, 3, &[0; 10], &[], NOW).unwrap();
         assert!(reassembly.next(1, 2, b"", NOW).unwrap().is_none());
         assert!(reassembly.next(1, 1, b"x", NOW).is_err());
     }
@@ -193,12 +204,12 @@ mod tests {
     #[test]
     fn abandoned_messages_give_way_only_when_stale() {
         let mut reassembly = Reassembly::new(limits(1000, 2000));
-        reassembly.first(1, 2, &[0; 1000], NOW).unwrap();
+        reassembly.first(1, 2, &[0; 1000], &[], NOW).unwrap();
         assert_eq!(
-            reassembly.first(2, 2, &[0; 1000], Duration::from_secs(59)),
+            reassembly.first(2, 2, &[0; 1000], &[], Duration::from_secs(59)),
             Err(ProtocolError::ReassemblyFull(2000))
         );
-        assert_eq!(reassembly.first(3, 2, &[0; 1000], Duration::from_secs(60)), Ok(None));
+        assert_eq!(reassembly.first(3, 2, &[0; 1000], &[], Duration::from_secs(60)), Ok(None));
         assert_eq!(reassembly.open(), 1);
     }
 
@@ -222,10 +233,10 @@ mod tests {
                 let sequence = turn as u64 + 1;
                 let data = &fragments[at[turn]];
                 let result = if at[turn] == 0 {
-                    reassembly.first(sequence, id, data, NOW)
+                    reassembly.first(sequence, id, data, &[], NOW).unwrap()
                 } else {
-                    reassembly.next(sequence, id, data, NOW)
-                }.unwrap();
+                    reassembly.next(sequence, id, data, NOW).unwrap().map(|(whole, _)| whole)
+                };
                 at[turn] += 1;
                 prop_assert_eq!(result.is_some(), at[turn] == fragments.len());
                 if let Some(whole) = result {

@@ -52,7 +52,8 @@ pub fn first(frames: &[u8]) -> Option<(&[u8], &[u8])> {
 pub enum Frame<'a> {
     /// An empty frame: the peer lives.
     Tick,
-    /// A control message and its payload, if any; no version bytes in between.
+    /// A list of atoms, a control message and its payload, if any; no version bytes
+    /// in between.
     Whole(&'a [u8]),
     /// The first of `id` fragments of the message `sequence`.
     First {
@@ -60,7 +61,7 @@ pub enum Frame<'a> {
         sequence: u64,
         /// How many fragments there are. Never 0.
         id: u64,
-        /// The control message and the start of the payload.
+        /// A list of atoms, the control message and the start of the payload.
         data: &'a [u8],
     },
     /// A further fragment; the last one has the id 1.
@@ -77,20 +78,14 @@ pub enum Frame<'a> {
     PassThrough(&'a [u8]),
 }
 
-/// Tells what a frame body is. The atom cache was not negotiated: a header that
-/// lists atoms is an error.
+/// Tells what a frame body is.
 pub fn parse(body: &[u8]) -> Result<Frame<'_>, ProtocolError> {
     match body {
         [] => Ok(Frame::Tick),
-        [VERSION, DIST_HEADER, 0, data @ ..] => Ok(Frame::Whole(data)),
-        [VERSION, DIST_HEADER, _, ..] => Err(ProtocolError::AtomCache),
+        [VERSION, DIST_HEADER, data @ ..] => Ok(Frame::Whole(data)),
         [VERSION, DIST_FRAG_HEADER, rest @ ..] => {
-            let (sequence, id, rest) = fragment(rest)?;
-            match rest {
-                [0, data @ ..] => Ok(Frame::First { sequence, id, data }),
-                [_, ..] => Err(ProtocolError::AtomCache),
-                [] => Err(ProtocolError::Fragment("header cut short")),
-            }
+            let (sequence, id, data) = fragment(rest)?;
+            Ok(Frame::First { sequence, id, data })
         }
         [VERSION, DIST_FRAG_CONT, rest @ ..] => {
             let (sequence, id, data) = fragment(rest)?;
@@ -129,14 +124,6 @@ mod tests {
             extent(&[0, 0, 0, 10], 9),
             Err(ProtocolError::FrameTooLong { len: 10, limit: 9 })
         );
-    }
-
-    #[test]
-    fn frames_of_a_negotiated_cache_are_refused() {
-        assert_eq!(parse(&[131, 68, 1, 0, 0]), Err(ProtocolError::AtomCache));
-        let mut first = vec![131, 69];
-        first.extend([0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 2]);
-        assert_eq!(parse(&first), Err(ProtocolError::AtomCache));
     }
 
     #[test]

@@ -5,11 +5,13 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use gater_core::etf::{self, Atom, Pid, Reference, Scanner};
 
+use super::atom_cache::{Encoded, Incoming};
 use super::control::{self, Control, Process, RawPid};
 use super::encode::{Format, Signal};
+use super::flags;
 use super::fragment::{Limits, Reassembly};
 use super::frame::{self, Frame};
 use crate::gen_server::{self, Request};
@@ -17,6 +19,9 @@ use crate::{LocalPid, Peer, ProtocolError, Target};
 
 /// The name every node has, which answers `net_adm:ping`.
 pub const NET_KERNEL: &str = "net_kernel";
+
+/// What the atoms of a message usually take.
+const ROOM_FOR_ATOMS: usize = 256;
 
 /// Where a [`Session`] puts what it has understood.
 pub trait Sink {
@@ -45,6 +50,11 @@ pub struct Session {
     format: Format,
     reassembly: Reassembly,
     scanner: Scanner,
+    cache: Incoming,
+    /// The atoms the frame at hand refers to.
+    atoms: Vec<Encoded>,
+    /// Room for terms whose atoms are written out.
+    expanded: BytesMut,
 }
 
 impl Session {
@@ -56,6 +66,9 @@ impl Session {
             peer: peer.name.clone(),
             peer_creation: peer.creation,
             max_message: limits.message,
+            cache: Incoming::new(flags::atom_cache(peer.flags)),
+            atoms: Vec::new(),
+            expanded: BytesMut::new(),
             format: Format::new(our_pid, peer),
             reassembly: Reassembly::new(limits),
             scanner: Scanner::new(etf::Limits { max_bytes: limits.message, ..Default::default() }),
@@ -85,14 +98,20 @@ impl Session {
             rest = after;
             match frame::parse(body)? {
                 Frame::Tick => {}
-                Frame::Whole(data) => self.message(frames, data, sink)?,
+                Frame::Whole(data) => {
+                    let data = self.cache.read(data, &mut self.atoms)?;
+                    self.message(frames, data, sink)?;
+                }
                 Frame::First { sequence, id, data } => {
-                    if let Some(whole) = self.reassembly.first(sequence, id, data, now)? {
+                    let data = self.cache.read(data, &mut self.atoms)?;
+                    let whole = self.reassembly.first(sequence, id, data, &self.atoms, now)?;
+                    if let Some(whole) = whole {
                         self.message(&whole, &whole, sink)?;
                     }
                 }
                 Frame::Next { sequence, id, data } => {
-                    if let Some(whole) = self.reassembly.next(sequence, id, data, now)? {
+                    if let Some((whole, atoms)) = self.reassembly.next(sequence, id, data, now)? {
+                        self.atoms = atoms;
                         self.message(&whole, &whole, sink)?;
                     }
                 }
@@ -109,6 +128,11 @@ impl Session {
         data: &[u8],
         sink: &mut impl Sink,
     ) -> Result<(), ProtocolError> {
+        if !self.atoms.is_empty() {
+            let whole = self.expand(data)?;
+            let (control, payload) = self.split(&whole)?;
+            return self.dispatch(&whole, control, payload, sink);
+        }
         let (control, payload) = self.split(data)?;
         self.dispatch(buffer, control, payload, sink)
     }
@@ -188,6 +212,19 @@ impl Session {
             Control::Unknown { op } => sink.unknown_operation(op),
         }
         Ok(())
+    }
+
+    /// Control message and payload with their atoms written out.
+    fn expand(&mut self, data: &[u8]) -> Result<Bytes, ProtocolError> {
+        self.expanded.clear();
+        self.expanded.reserve(data.len() + ROOM_FOR_ATOMS);
+        // Either part may be as long as the limit.
+        let limit = self.max_message.saturating_mul(2);
+        let control = etf::expand(data, &self.atoms, limit, &mut self.expanded)?;
+        if let Some(payload) = data.get(control..).filter(|rest| !rest.is_empty()) {
+            etf::expand(payload, &self.atoms, limit, &mut self.expanded)?;
+        }
+        Ok(self.expanded.split().freeze())
     }
 
     /// The valid term at the start of `data`, and what follows it.

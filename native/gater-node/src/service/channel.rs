@@ -1,11 +1,13 @@
 //! One channel: subscriptions, and the way of a published message.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use gater_core::channel::{Hmac, LocalPid, Policy, Subscribers, Topic};
-use gater_core::etf::{Pid, Reader, encode};
+use gater_core::etf::{Atom, Pid, Reader, encode};
 use gater_core::limit::RateLimiter;
 use gater_core::sign;
-use gater_dist::Payload;
+use gater_dist::{Opening, Payload};
 use parking_lot::{Mutex, RwLock};
 
 use super::last::LastValues;
@@ -18,10 +20,10 @@ const MAX_RATED_TOPICS: usize = 100_000;
 
 /// A channel of the gateway.
 pub struct Channel {
-    name: String,
+    name: Atom,
     policy: Policy,
     /// `{channel_message, Channel, ` without what follows: the same for every message.
-    opening: Vec<u8>,
+    opening: Arc<Opening>,
     subscribers: RwLock<Subscribers<PeerRef>>,
     limiter: Option<Mutex<RateLimiter>>,
     last: Option<Mutex<LastValues>>,
@@ -50,15 +52,11 @@ impl Refusal {
 }
 
 impl Channel {
-    /// A channel without subscribers.
-    pub fn new(name: &str, policy: Policy) -> Self {
-        let mut opening = Vec::new();
-        encode::tuple(&mut opening, 4);
-        encode::atom(&mut opening, "channel_message");
-        encode::atom(&mut opening, name);
+    /// A channel without subscribers; `tag` is the first element of its messages.
+    pub fn new(tag: &Atom, name: Atom, policy: Policy) -> Self {
         Self {
-            name: name.to_owned(),
-            opening,
+            opening: Arc::new(Opening::tuple(4, &[tag.clone(), name.clone()])),
+            name,
             subscribers: RwLock::default(),
             limiter: policy
                 .max_rate
@@ -70,7 +68,7 @@ impl Channel {
 
     /// The registered name of the channel.
     pub fn name(&self) -> &str {
-        &self.name
+        self.name.as_str()
     }
 
     /// Priority, rate and signature rule.
@@ -175,10 +173,9 @@ impl Channel {
 
     fn payload(&self, topic: &Topic, term: &Bytes) -> Payload {
         let topic = topic.as_bytes();
-        let mut head = Vec::with_capacity(self.opening.len() + 5 + topic.len());
-        head.extend_from_slice(&self.opening);
+        let mut head = Vec::with_capacity(5 + topic.len());
         encode::binary(&mut head, topic);
-        Payload::new(head, term.clone())
+        Payload::new(&self.opening, head, term.clone())
     }
 }
 

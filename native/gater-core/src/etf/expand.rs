@@ -1,0 +1,196 @@
+//! Writing out atoms that came as references to an atom cache.
+
+use bytes::{BufMut, BytesMut};
+
+use super::{ReadError, Reader, tag};
+
+/// Why a term was not expanded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ExpandError {
+    /// It is no term.
+    #[error(transparent)]
+    Term(#[from] ReadError),
+    /// It refers to an atom that is not in the list.
+    #[error("reference to atom {0}, which is not there")]
+    NoSuchAtom(u8),
+    /// It would be longer than the limit.
+    #[error("longer than {0} bytes")]
+    TooLong(usize),
+}
+
+/// A fun whose end has not been reached.
+struct Fun {
+    ends: usize,
+    /// Where its size is in the output.
+    size_at: usize,
+}
+
+/// Appends the term at the start of `input` to `out`, with the encoded atoms of
+/// `atoms` in place of references to them; gives its length in `input`.
+///
+/// The term need not have been scanned, and the result must be. `out` never gets
+/// longer than `limit`.
+pub fn expand(
+    input: &[u8],
+    atoms: &[impl AsRef<[u8]>],
+    limit: usize,
+    out: &mut BytesMut,
+) -> Result<usize, ExpandError> {
+    let mut copy = Copy { input, atoms, limit, out, copied: 0 };
+    let mut reader = Reader::new(input);
+    let mut wanted: u64 = 1;
+    let mut funs: Vec<Fun> = Vec::new();
+    while wanted > 0 {
+        wanted -= 1;
+        match reader.peek_tag()? {
+            tag::ATOM_CACHE_REF => copy.atom(&mut reader)?,
+            tag::NEW_PID | tag::V4_PORT => copy.identifier(&mut reader, 1, 12)?,
+            tag::NEW_PORT => copy.identifier(&mut reader, 1, 8)?,
+            tag::NEWER_REFERENCE => {
+                let mut ahead = reader;
+                ahead.u8()?;
+                let words = usize::from(ahead.u16()?);
+                copy.identifier(&mut reader, 3, 4 + 4 * words)?;
+            }
+            tag::NEW_FUN => {
+                reader.u8()?;
+                let start = input.len() - reader.rest().len();
+                copy.up_to(start)?;
+                let size_at = copy.out.len();
+                let size = reader.u32()? as usize;
+                reader.pass(1 + 16 + 4)?;
+                wanted += u64::from(reader.u32()?) + 4;
+                funs.push(Fun { ends: start.saturating_add(size), size_at });
+            }
+            _ => wanted += reader.step()?,
+        }
+        let at = input.len() - reader.rest().len();
+        while let Some(fun) = funs.pop_if(|fun| fun.ends <= at) {
+            if fun.ends < at {
+                return Err(ReadError::Malformed("fun size").into());
+            }
+            copy.up_to(at)?;
+            let size = (copy.out.len() - fun.size_at) as u32;
+            if let Some(place) = copy.out.get_mut(fun.size_at..fun.size_at + 4) {
+                place.copy_from_slice(&size.to_be_bytes());
+            }
+        }
+    }
+    let end = input.len() - reader.rest().len();
+    copy.up_to(end)?;
+    Ok(end)
+}
+
+/// Copies what lies between references.
+struct Copy<'a, A> {
+    input: &'a [u8],
+    atoms: &'a [A],
+    limit: usize,
+    out: &'a mut BytesMut,
+    /// How much of the input is in the output.
+    copied: usize,
+}
+
+impl<A: AsRef<[u8]>> Copy<'_, A> {
+    fn up_to(&mut self, at: usize) -> Result<(), ExpandError> {
+        let part = self.input.get(self.copied..at).unwrap_or_default();
+        self.copied = at;
+        self.put(part)
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), ExpandError> {
+        if self.out.len().saturating_add(bytes.len()) > self.limit {
+            return Err(ExpandError::TooLong(self.limit));
+        }
+        self.out.put_slice(bytes);
+        Ok(())
+    }
+
+    /// A reference in place of an atom, or the atom.
+    fn atom(&mut self, reader: &mut Reader<'_>) -> Result<(), ExpandError> {
+        if reader.peek_tag()? != tag::ATOM_CACHE_REF {
+            reader.atom()?;
+            return Ok(());
+        }
+        self.up_to(self.input.len() - reader.rest().len())?;
+        reader.u8()?;
+        let index = reader.u8()?;
+        self.copied = self.input.len() - reader.rest().len();
+        let atoms = self.atoms;
+        let atom = atoms.get(usize::from(index)).ok_or(ExpandError::NoSuchAtom(index))?;
+        self.put(atom.as_ref())
+    }
+
+    /// `before` bytes, a node and `after` bytes.
+    fn identifier(
+        &mut self,
+        reader: &mut Reader<'_>,
+        before: usize,
+        after: usize,
+    ) -> Result<(), ExpandError> {
+        reader.pass(before)?;
+        self.atom(reader)?;
+        Ok(reader.pass(after)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ATOMS: [&[u8]; 3] = [b"\x77\x02ok", b"\x77\x03a@h", b"\x77\x01m"];
+
+    fn expanded(input: &[u8]) -> Result<Vec<u8>, ExpandError> {
+        let mut out = BytesMut::new();
+        let len = expand(input, &ATOMS, 1000, &mut out)?;
+        assert_eq!(len, input.len());
+        Ok(out.to_vec())
+    }
+
+    #[test]
+    fn references_become_atoms_wherever_they_are() {
+        for (input, output) in [
+            (&b"\x52\x00"[..], &b"\x77\x02ok"[..]),
+            (b"\x68\x02\x52\x00\x61\x01", b"\x68\x02\x77\x02ok\x61\x01"),
+            (
+                b"\x58\x52\x01\0\0\0\x01\0\0\0\x02\0\0\0\x03",
+                b"\x58\x77\x03a@h\0\0\0\x01\0\0\0\x02\0\0\0\x03",
+            ),
+            (
+                b"\x5a\0\x01\x52\x01\0\0\0\x01\0\0\0\x02",
+                b"\x5a\0\x01\x77\x03a@h\0\0\0\x01\0\0\0\x02",
+            ),
+            (b"\x71\x52\x02\x52\x00\x61\x01", b"\x71\x77\x01m\x77\x02ok\x61\x01"),
+            (
+                b"\x74\0\0\0\x01\x52\x00\x6d\0\0\0\x02\x52\x00",
+                b"\x74\0\0\0\x01\x77\x02ok\x6d\0\0\0\x02\x52\x00",
+            ),
+            (b"\x61\x52", b"\x61\x52"),
+        ] {
+            assert_eq!(expanded(input).as_deref(), Ok(output));
+        }
+    }
+
+    #[test]
+    fn the_size_of_a_fun_is_that_of_what_was_written_out() {
+        let mut input = b"\x70\0\0\0\0\x01".to_vec();
+        input.extend([7; 16]);
+        input.extend(b"\0\0\0\x01\0\0\0\x01\x52\x02\x61\x01\x61\x02\x58\x52\x01\0\0\0\x01\0\0\0\x02\0\0\0\x03\x52\x00");
+        let size = (input.len() - 1) as u32;
+        input[1..5].copy_from_slice(&size.to_be_bytes());
+        let output = expanded(&input).unwrap();
+        assert_eq!(super::super::Scanner::default().scan(&output, 0), Ok(output.len()));
+        input[4] -= 1;
+        assert!(expanded(&input).is_err());
+    }
+
+    #[test]
+    fn short_references_to_long_atoms_do_not_exceed_the_limit() {
+        let long = vec![b'x'; 300];
+        let mut input = vec![104, 200];
+        input.extend([82, 0].repeat(200));
+        let outcome = expand(&input, &[long], 1000, &mut BytesMut::new());
+        assert_eq!(outcome, Err(ExpandError::TooLong(1000)));
+        assert_eq!(expanded(b"\x52\x03"), Err(ExpandError::NoSuchAtom(3)));
+    }
+}

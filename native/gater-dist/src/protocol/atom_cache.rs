@@ -1,0 +1,204 @@
+//! The atom cache of a connection: atoms that both ends know by number.
+//!
+//! Each direction has its own 2048 slots. A frame lists the atoms it refers to by
+//! slot, with their text when a slot is new, and its terms refer to the list.
+//! What arrives is written out at once, so nothing behind this module knows of the
+//! cache; what leaves refers to the few atoms the gateway writes itself.
+//!
+//! Source: "Distribution Header", ERTS User's Guide.
+
+use std::sync::Arc;
+
+use bytes::BufMut;
+use gater_core::etf::{Atom, encode};
+use rustc_hash::FxHashMap;
+
+use crate::ProtocolError;
+
+/// Slots of a direction.
+const SLOTS: usize = 2048;
+/// The flag of an atom whose text comes with it.
+const NEW: u8 = 8;
+
+/// An atom, encoded.
+pub type Encoded = Arc<[u8]>;
+
+/// What the peer has put into its slots.
+#[derive(Debug, Default)]
+pub struct Incoming {
+    /// Whether both ends have agreed to use the cache.
+    agreed: bool,
+    slots: FxHashMap<u16, Encoded>,
+}
+
+impl Incoming {
+    /// Without atoms.
+    pub fn new(agreed: bool) -> Self {
+        Self { agreed, slots: FxHashMap::default() }
+    }
+
+    /// Reads the list of a frame into `atoms`; gives what follows it.
+    pub fn read<'a>(
+        &mut self,
+        header: &'a [u8],
+        atoms: &mut Vec<Encoded>,
+    ) -> Result<&'a [u8], ProtocolError> {
+        atoms.clear();
+        let cut = || ProtocolError::AtomCache("header cut short");
+        let (count, rest) = header.split_first().ok_or_else(cut)?;
+        if *count == 0 {
+            return Ok(rest);
+        }
+        if !self.agreed {
+            return Err(ProtocolError::AtomCache("not agreed"));
+        }
+        let count = usize::from(*count);
+        let (flags, mut rest) = rest.split_at_checked(count / 2 + 1).ok_or_else(cut)?;
+        let half = |at: usize| {
+            flags
+                .get(at / 2)
+                .map_or(0, |byte| if at.is_multiple_of(2) { byte & 15 } else { byte >> 4 })
+        };
+        let long = half(count) & 1 == 1;
+        for at in 0..count {
+            let flag = half(at);
+            let (slot, after) = rest.split_first().ok_or_else(cut)?;
+            rest = after;
+            let slot = u16::from(flag & 7) << 8 | u16::from(*slot);
+            if flag & NEW == 0 {
+                let known = self.slots.get(&slot);
+                atoms.push(known.ok_or(ProtocolError::AtomCache("empty slot"))?.clone());
+                continue;
+            }
+            let (len, after) = if long {
+                let (len, after) = rest.split_first_chunk().ok_or_else(cut)?;
+                (usize::from(u16::from_be_bytes(*len)), after)
+            } else {
+                let (len, after) = rest.split_first().ok_or_else(cut)?;
+                (usize::from(*len), after)
+            };
+            let (text, after) = after.split_at_checked(len).ok_or_else(cut)?;
+            rest = after;
+            let text = std::str::from_utf8(text)
+                .ok()
+                .filter(|text| text.chars().count() <= Atom::MAX_CHARS)
+                .ok_or(ProtocolError::AtomCache("malformed atom"))?;
+            let mut encoded = Vec::with_capacity(len + 3);
+            encode::atom(&mut encoded, text);
+            let encoded = Encoded::from(encoded);
+            self.slots.insert(slot, encoded.clone());
+            atoms.push(encoded);
+        }
+        Ok(rest)
+    }
+}
+
+/// What this node has put into its slots.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    slots: FxHashMap<Atom, u16>,
+}
+
+impl Outgoing {
+    /// Writes the list of a frame that refers to `atoms`, which are few. True if the
+    /// same list will be written the next time: all of them were known.
+    ///
+    /// False and nothing written if there is no slot left.
+    pub fn write(&mut self, atoms: &[&Atom], out: &mut Vec<u8>) -> Option<bool> {
+        let count = u8::try_from(atoms.len()).ok()?;
+        if self.slots.len() + atoms.len() > SLOTS {
+            return None;
+        }
+        let mut flags = vec![0_u8; atoms.len() / 2 + 1];
+        let mut set = |at: usize, flag: u8| {
+            if let Some(byte) = flags.get_mut(at / 2) {
+                *byte |= if at.is_multiple_of(2) { flag } else { flag << 4 };
+            }
+        };
+        // Texts of more than 255 bytes need lengths of two bytes, all of them then.
+        let long = atoms.iter().any(|atom| atom.as_str().len() > 255);
+        set(atoms.len(), u8::from(long));
+        let mut refs = Vec::new();
+        let mut all_known = true;
+        for (at, atom) in atoms.iter().enumerate() {
+            let next = self.slots.len() as u16;
+            let known = self.slots.get(atom.as_str()).copied();
+            let slot = known.unwrap_or(next);
+            set(at, (slot >> 8) as u8 & 7 | if known.is_none() { NEW } else { 0 });
+            refs.push(slot as u8);
+            if known.is_none() {
+                all_known = false;
+                self.slots.insert((*atom).clone(), slot);
+                let text = atom.as_str().as_bytes();
+                if long {
+                    refs.put_u16(text.len() as u16);
+                } else {
+                    refs.put_u8(text.len() as u8);
+                }
+                refs.extend_from_slice(text);
+            }
+        }
+        out.push(count);
+        out.extend_from_slice(&flags);
+        out.extend_from_slice(&refs);
+        Some(all_known)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn atom(text: &str) -> Atom {
+        Atom::new(text).unwrap()
+    }
+
+    fn texts(atoms: &[Encoded]) -> Vec<String> {
+        let text = |atom: &Encoded| gater_core::etf::Reader::new(atom).atom().unwrap().into_owned();
+        atoms.iter().map(text).collect()
+    }
+
+    #[test]
+    fn what_is_written_is_read_the_first_time_and_from_the_slots() {
+        let (mut outgoing, mut incoming) = (Outgoing::default(), Incoming::new(true));
+        let long = "é".repeat(200);
+        let names: Vec<_> = (0..300).map(|n| atom(&format!("atom{n}"))).collect();
+        let mut all: Vec<Vec<&Atom>> = names.chunks(7).map(|some| some.iter().collect()).collect();
+        let long = atom(&long);
+        all.push(vec![&names[3], &long, &names[299]]);
+        for known in [false, true] {
+            for atoms in &all {
+                let mut header = Vec::new();
+                let outcome = outgoing.write(atoms, &mut header);
+                assert!(outcome == Some(known) || atoms.len() == 3);
+                header.push(42);
+                let mut read = Vec::new();
+                assert_eq!(incoming.read(&header, &mut read), Ok(&[42_u8][..]));
+                let expected: Vec<_> = atoms.iter().map(|a| a.as_str().to_owned()).collect();
+                assert_eq!(texts(&read), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn slots_that_are_full_are_not_written_over() {
+        let mut outgoing = Outgoing::default();
+        let names: Vec<_> = (0..SLOTS + 1).map(|n| atom(&format!("atom{n}"))).collect();
+        for name in &names[..SLOTS] {
+            assert_eq!(outgoing.write(&[name], &mut Vec::new()), Some(false));
+        }
+        assert_eq!(outgoing.write(&[&names[SLOTS]], &mut Vec::new()), None);
+    }
+
+    #[test]
+    fn lists_out_of_place_are_refused() {
+        let mut atoms = Vec::new();
+        assert!(Incoming::new(false).read(&[1, 0, 0], &mut atoms).is_err());
+        assert!(Incoming::new(true).read(&[1, 0, 7], &mut atoms).is_err());
+        for cut in [&[][..], &[1], &[1, 8], &[1, 8, 0], &[1, 8, 0, 5, b'a']] {
+            assert!(Incoming::new(true).read(cut, &mut atoms).is_err());
+        }
+        assert!(Incoming::new(true).read(&[1, 8, 0, 1, 0xff], &mut atoms).is_err());
+        assert_eq!(Incoming::new(false).read(&[0, 9], &mut atoms), Ok(&[9_u8][..]));
+    }
+}
