@@ -19,7 +19,7 @@ main([Ebin, Logs | Selected]) ->
         [Suite] -> [{suite, list_to_atom(Suite)}];
         [Suite | Cases] -> [{suite, list_to_atom(Suite)}, {testcase, [list_to_atom(C) || C <- Cases]}]
     end,
-    Result = ct:run_test([{dir, Ebin}, {logdir, Logs}, {auto_compile, false}, {verbosity, 0},
+    Result = ct:run_test([{dir, Ebin}, {logdir, Logs}, {auto_compile, false},
                           {ct_hooks, [?MODULE]} | What]),
     case Result of
         {Passed, Failed, {ByUser, ByConfiguration}} ->

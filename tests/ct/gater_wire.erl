@@ -19,6 +19,7 @@
 }.
 
 -define(TIMEOUT_MS, 20000).
+-define(CLOSE_MS, 30000).
 %% What OTP 25 to 27 insist on, without atom cache and fragments: frames are then 112 and terms.
 -define(BASE, (16#4 bor 16#8 bor 16#10 bor 16#20 bor 16#80 bor 16#100 bor 16#200 bor 16#400
     bor 16#800 bor 16#4000 bor 16#10000 bor 16#20000 bor 16#40000 bor 16#1000000
@@ -146,10 +147,14 @@ terms(Socket, Timeout) ->
     end.
 
 %% @doc Waits until the other side closes the connection; what it said before is dropped.
+%% Sooner than it would close for silence.
 -spec await_close(gen_tcp:socket()) -> ok | still_open.
 await_close(Socket) ->
-    case gen_tcp:recv(Socket, 0, ?TIMEOUT_MS) of
-        {ok, _} -> await_close(Socket);
+    await_close(Socket, erlang:monotonic_time(millisecond) + ?CLOSE_MS).
+
+await_close(Socket, Deadline) ->
+    case gen_tcp:recv(Socket, 0, max(0, Deadline - erlang:monotonic_time(millisecond))) of
+        {ok, _} -> await_close(Socket, Deadline);
         {error, timeout} -> still_open;
         {error, _} -> gen_tcp:close(Socket), ok
     end.

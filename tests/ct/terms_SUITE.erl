@@ -109,6 +109,10 @@ deep_lists_and_tuples(Config) ->
     arrives(Config, fun() ->
         Deep = fun(Wrap) -> lists:foldl(fun(_, Inner) -> Wrap(Inner) end, bottom, lists:seq(1, 9000)) end,
         [Deep(fun(T) -> [T] end), Deep(fun(T) -> {T} end), Deep(fun(T) -> [a, T, b] end)]
+    end),
+    %% Where nothing follows the inner term there is no limit.
+    arrives(Config, fun() ->
+        lists:foldl(fun(_, Inner) -> {Inner} end, bottom, lists:seq(1, 1000000))
     end).
 
 a_list_of_a_million(Config) ->
