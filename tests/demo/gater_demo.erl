@@ -115,6 +115,8 @@ story(World) ->
     ?assertEqual({ok, {node(Survivor), appended, 4}}, Last),
     say("ben calls ~p -> ~0tp", [Survivor, Last]),
 
+    gater_shim_demo:story(World, Again, ?SECRET, #{chapter => fun chapter/1, say => fun say/2}),
+
     chapter("SIGTERM drains and ends it"),
     gater_harness:signal(Again, "TERM"),
     ?assertEqual(0, gater_harness:await_exit(World, Again)),
