@@ -38,7 +38,8 @@ init(_Id, _Options) -> {ok, undefined}.
 %% @private
 post_end_per_testcase(Suite, Case, _Config, Return, State) ->
     case Return of
-        {skip, Reason} -> io:format(user, "SKIPPED ~s:~s: ~ts~n", [Suite, Case, text(Reason)]);
+        %% Told by on_tc_skip.
+        {skip, _} -> ok;
         {Bad, _} when Bad =:= error; Bad =:= failed -> ok;
         {'EXIT', _} -> ok;
         _ -> io:format(user, "ok      ~s:~s~n", [Suite, Case])
