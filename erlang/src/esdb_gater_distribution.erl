@@ -26,13 +26,13 @@ start() ->
 %% @doc Ends what {@link start/0} has started, and nothing else.
 -spec stop() -> ok.
 stop() ->
-    case persistent_term:get(?STARTED_HERE, none) of
-        none ->
+    case persistent_term:get(?STARTED_HERE, false) of
+        false ->
             ok;
-        Interface ->
+        true ->
             _ = persistent_term:erase(?STARTED_HERE),
             _ = net_kernel:stop(),
-            restore_interface(Interface)
+            ok
     end.
 
 %% @doc The host of a gateway's name that this node can connect to: 127.0.0.1 for long names,
@@ -50,19 +50,20 @@ start_own() ->
             Interface = application:get_env(kernel, inet_dist_use_interface),
             ok = application:set_env(kernel, inet_dist_use_interface, {127, 0, 0, 1}),
             Name = list_to_atom(lists:concat([beam_, os:getpid(), "_", random(), "@127.0.0.1"])),
-            case net_kernel:start([Name, longnames]) of
-                {ok, _} ->
-                    persistent_term:put(?STARTED_HERE, Interface),
-                    ?LOG_NOTICE("erl_esdb_gater: this node had no name; it is now ~ts and "
-                                "listens on 127.0.0.1", [Name], #{domain => [esdb_gater]}),
-                    ok;
-                {error, _} = Error ->
-                    ok = restore_interface(Interface),
-                    Error
-            end;
+            Started = net_kernel:start([Name, longnames]),
+            %% Read when the listener was made; the setting is not ours.
+            ok = restore_interface(Interface),
+            started(Name, Started);
         {error, _} = Error ->
             Error
     end.
+
+started(Name, {ok, _}) ->
+    persistent_term:put(?STARTED_HERE, true),
+    ?LOG_NOTICE("erl_esdb_gater: this node had no name; it is now ~ts and listens on 127.0.0.1",
+                [Name], #{domain => [esdb_gater]});
+started(_Name, {error, _} = Error) ->
+    Error.
 
 restore_interface(undefined) -> application:unset_env(kernel, inet_dist_use_interface);
 restore_interface({ok, Interface}) ->

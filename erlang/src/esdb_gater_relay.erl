@@ -49,6 +49,7 @@
     link :: reference() | undefined,        % monitor of the link
     gateway :: node() | undefined,
     requests :: gen_server:request_id_collection(),
+    restoring = none :: none | #{key() => []},  % asked for since the gateway came, unanswered
     subs = #{} :: #{key() => #sub{}},
     watched = #{} :: #{pid() => {reference(), #{key() => []}}}
 }).
@@ -116,7 +117,9 @@ handle_cast(_Message, State) ->
 handle_info({channel_message, Channel, Topic, _} = Message, #state{channel = Channel} = State) ->
     {noreply, hand_out(Topic, Message, State)};
 handle_info({esdb_gater_link, {up, Node}}, State) ->
-    {noreply, ask_all(gone_down(State, Node))};
+    Down = #state{subs = Subs} = gone_down(State, Node),
+    Asked = ask_all(Down),
+    {noreply, maybe_restored(Asked#state{restoring = maps:map(fun(_, _) -> [] end, Subs)})};
 handle_info({esdb_gater_link, down}, State) ->
     {noreply, gone_down(State, undefined)};
 handle_info({'DOWN', Ref, process, _, _}, #state{link = Ref} = State) ->
@@ -160,7 +163,20 @@ follow(State) ->
 %% Whatever was asked or held is wanted again from the next gateway.
 gone_down(#state{subs = Subs} = State, Next) ->
     Wanted = maps:map(fun(_, Sub) -> Sub#sub{status = wanted} end, Subs),
-    State#state{gateway = Next, requests = gen_server:reqids_new(), subs = Wanted}.
+    State#state{gateway = Next, requests = gen_server:reqids_new(), restoring = none,
+                subs = Wanted}.
+
+%% The link waits for this before it lets others use the gateway.
+maybe_restored(#state{restoring = Left, gateway = Node} = State)
+  when is_map(Left), map_size(Left) =:= 0 ->
+    gen_server:cast(?LINK, {restored, Node, self()}),
+    State#state{restoring = none};
+maybe_restored(State) ->
+    State.
+
+restored(_Key, #state{restoring = none} = State) -> State;
+restored(Key, #state{restoring = Left} = State) ->
+    maybe_restored(State#state{restoring = maps:remove(Key, Left)}).
 
 %%% Subscribing
 
@@ -208,7 +224,8 @@ put_sub(Key, Sub, #state{subs = Subs} = State) ->
 given_up(Key, #sub{status = wanted}, #state{subs = Subs} = State) ->
     State#state{subs = maps:remove(Key, Subs)};
 given_up({Topic, Target} = Key, _Sub, #state{subs = Subs} = State) ->
-    request({unsubscribe, Topic, Target}, ignored, State#state{subs = maps:remove(Key, Subs)}).
+    restored(Key, request({unsubscribe, Topic, Target}, ignored,
+                          State#state{subs = maps:remove(Key, Subs)})).
 
 ask(_Key, #state{gateway = undefined} = State) ->
     State;
@@ -371,7 +388,7 @@ maybe_response(Message, #state{requests = Requests} = State) ->
     end.
 
 response({subscribed, Key}, Answer, State) ->
-    subscribed(Key, Answer, State);
+    restored(Key, subscribed(Key, Answer, State));
 response({pass, From}, Answer, State) ->
     gen_server:reply(From, Answer),
     State;

@@ -6,15 +6,15 @@
 %%% <ul>
 %%% <li>connects to a gateway: the embedded one when {@link esdb_gater_port} says that it is
 %%%     up, or one of the named ones, those on this host first, the next when one is lost;</li>
-%%% <li>registers there again whatever was registered through this node and still lives, then
-%%%     attaches a session and keeps this node's copy of the registry
+%%% <li>registers there again whatever was registered through this node and still lives, and
+%%%     has its followers, the relays of the channels, subscribe again;</li>
+%%% <li>then attaches a session and keeps this node's copy of the registry
 %%%     ({@link esdb_gater_workers}) by what the session sends;</li>
-%%% <li>tells its followers, the relays of the channels, when a gateway comes and goes;</li>
 %%% <li>carries registrations to the gateway. One that finds no gateway waits for it, and is
 %%%     answered `{error, no_gateway}' after five seconds.</li>
 %%% </ul>
-%%% Phases: `idle' (no connection), `connecting', `restoring' (registrations are being
-%%% repeated), `attaching', `attached'. In every phase but the last, calls wait.
+%%% Phases: `idle' (no connection), `connecting', `restoring' (registrations and subscriptions
+%%% are being repeated), `attaching', `attached'. In every phase but the last, calls wait.
 %%%
 %%% Messages of a session carry a revision that grows by one; a gap means that something was
 %%% missed, and the session is attached anew. A session's messages arrive before the answer
@@ -63,7 +63,8 @@
     phase_timer :: reference() | undefined,
     backoff_timer :: reference() | undefined,
     requests :: gen_server:request_id_collection(),
-    restoring = 0 :: non_neg_integer(),
+    restoring = 0 :: non_neg_integer(),     % registrations not yet answered
+    relays = #{} :: #{pid() => []},         % followers that have not yet subscribed again
     rev :: integer() | undefined,           % of the last message; undefined before the reset
     info :: map() | undefined,              % the answer to attach
     ops = #{} :: #{integer() => #op{}},
@@ -153,6 +154,8 @@ handle_cast({follow, Pid}, #state{followers = Followers} = State) ->
         #{Pid := _} -> {noreply, State};
         _ -> {noreply, State#state{followers = Followers#{Pid => erlang:monitor(process, Pid)}}}
     end;
+handle_cast({restored, Node, Pid}, #state{node = Node, phase = restoring} = State) ->
+    {noreply, relay_restored(Pid, State)};
 handle_cast(handlers_changed, State) ->
     {noreply, tell_events(none, State)};
 handle_cast({embedded_up, Node}, #state{mode = embedded, node = Node, phase = Phase} = State)
@@ -196,7 +199,8 @@ handle_info({'DOWN', Ref, process, Pid, Reason} = Message, State) ->
         {#{Pid := Ref}, _} ->
             {noreply, wanted_down(Pid, Reason, State#state{monitors = maps:remove(Pid, Monitors)})};
         {_, #{Pid := Ref}} ->
-            {noreply, State#state{followers = maps:remove(Pid, Followers)}};
+            Fewer = State#state{followers = maps:remove(Pid, Followers)},
+            {noreply, relay_restored(Pid, Fewer)};
         _ ->
             {noreply, maybe_response(Message, State)}
     end;
@@ -235,6 +239,8 @@ terminate(_Reason, _State) ->
 only(Node, State) ->
     State#state{candidates = esdb_gater_candidates:new([Node])}.
 
+%% The helper gives its answer by its exit.
+-dialyzer({nowarn_function, connect/1}).
 connect(#state{phase = idle, candidates = Candidates} = State) ->
     case esdb_gater_candidates:current(Candidates) of
         {ok, Node} ->
@@ -296,10 +302,11 @@ lost(Reason, #state{phase = Phase, node = Node, session = Session} = State) ->
     %% again either: its messages would mix with those of the next.
     _ = (Reason =:= no_answer orelse Reason =:= superseded)
         andalso erlang:disconnect_node(Node),
-    _ = Phase =:= attached andalso tell_followers(down, State),
+    _ = Phase =/= connecting andalso tell_followers(down, State),
     State#state{phase = idle, node = undefined, session = undefined, helper = undefined,
                 phase_timer = undefined, requests = gen_server:reqids_new(), rev = undefined,
-                info = undefined, events = [], heartbeat = undefined, restoring = 0}.
+                info = undefined, events = [], heartbeat = undefined, restoring = 0,
+                relays = #{}}.
 
 stop_helper(undefined) -> ok;
 stop_helper({Pid, Ref}) ->
@@ -309,22 +316,31 @@ stop_helper({Pid, Ref}) ->
 
 %%% Restoring and attaching
 
-%% What was registered through this node is registered again before the session begins, so
-%% that the copy never lacks it.
-restore(State) ->
-    Monitored = monitor_wanted(State),
+%% What was registered and subscribed through this node is so again before the session begins:
+%% the copy never lacks it, and who waits for a gateway finds it there.
+restore(#state{node = Node, followers = Followers} = State) ->
+    ok = tell_followers({up, Node}, State),
     Wanted = esdb_gater_wanted:active(),
     Sent = lists:foldl(fun({Store, Pid}, Acc) ->
                            request(?REGISTRY, {register, Store, Pid}, {restored, Store, Pid}, Acc)
-                       end, Monitored, Wanted),
-    case length(Wanted) of
-        0 -> attach(Sent);
-        N -> Sent#state{restoring = N}
-    end.
+                       end, monitor_wanted(State), Wanted),
+    maybe_restored(Sent#state{restoring = length(Wanted),
+                              relays = maps:map(fun(_, _) -> [] end, Followers)}).
 
-restored(#state{phase = restoring, restoring = 1} = State) -> attach(State#state{restoring = 0});
-restored(#state{phase = restoring, restoring = N} = State) -> State#state{restoring = N - 1};
-restored(State) -> State.
+restored(#state{phase = restoring, restoring = N} = State) ->
+    maybe_restored(State#state{restoring = N - 1});
+restored(State) ->
+    State.
+
+relay_restored(Pid, #state{phase = restoring, relays = Relays} = State) ->
+    maybe_restored(State#state{relays = maps:remove(Pid, Relays)});
+relay_restored(_Pid, State) ->
+    State.
+
+maybe_restored(#state{restoring = 0, relays = Relays} = State) when map_size(Relays) =:= 0 ->
+    attach(State);
+maybe_restored(State) ->
+    State.
 
 attach(State) ->
     request(?SESSION, {attach, ?PROTOCOL, self(), #{}}, attach,
@@ -343,7 +359,6 @@ maybe_attached(#state{phase = attaching, rev = Rev, info = Info, node = Node} = 
     Flushed = maps:fold(fun send_op/3, Events, Events#state.ops),
     ok = esdb_gater_facts:set(copy, ready),
     ok = esdb_gater_facts:set(gateway, Node),
-    tell_followers({up, Node}, Flushed),
     learn(maps:get(gateways, Info, []), wake(Flushed));
 maybe_attached(State) ->
     State.
@@ -366,8 +381,11 @@ new_waiting(What, Timeout, From, #state{waiting = Waiting} = State) ->
     _ = erlang:send_after(Timeout, self(), {expire_waiting, Ref}),
     State#state{waiting = Waiting#{Ref => {What, From}}}.
 
-follower_news(#state{phase = attached, node = Node}) -> {up, Node};
-follower_news(_) -> down.
+follower_news(#state{phase = Phase, node = Node})
+  when Phase =:= restoring; Phase =:= attaching; Phase =:= attached ->
+    {up, Node};
+follower_news(_) ->
+    down.
 
 tell_followers(News, #state{followers = Followers}) ->
     maps:foreach(fun(Pid, _) -> Pid ! {esdb_gater_link, News} end, Followers).
