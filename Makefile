@@ -12,7 +12,7 @@ demo: build ## installs what is missing, builds, and shows the main job on real 
 
 build: ## leaves target/release/esdb-gater and _build/default/lib/erl_esdb_gater
 	@scripts/setup build
-	cargo build --release --locked -p gater-node
+	cargo build --release --locked -p gater-node -p gater-nif
 	rebar3 compile
 
 test: ## sets everything up, runs every test and ends with `N passed, N failed, N skipped`
