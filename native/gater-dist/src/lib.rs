@@ -20,5 +20,5 @@ pub use error::{DialError, DownReason, EpmdError, HandshakeError, ProtocolError,
 pub use events::{Events, Message, Target};
 pub use gater_core::channel::{Lane, LaneLimits, LocalPid};
 pub use node::Node;
-pub use payload::{COPY_BELOW, Opening, Payload};
+pub use payload::{Opening, Payload};
 pub use settings::{DEFAULT_EPMD_PORT, Settings};

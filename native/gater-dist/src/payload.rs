@@ -5,9 +5,10 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use gater_core::etf::{Atom, encode, tag};
 
-/// Bodies up to this many bytes are copied when a payload is made, so that a
-/// small message never pins the receive buffer it was read from.
-pub const COPY_BELOW: usize = 4 << 10;
+/// Bodies up to this many bytes are copied when a payload is made. A longer one is at
+/// least half of the receive buffer it was read from and pins: so what waits takes at
+/// most about twice the memory it is counted for.
+const COPY_BELOW: usize = 32 << 10;
 
 /// The start of a term that many messages share: a tuple and its first elements,
 /// which are atoms. On connections with an atom cache the atoms travel as references.

@@ -62,7 +62,7 @@ impl Router {
                 }
                 (Some(channel), Request::Cast(request)) => {
                     // A cast has nobody to tell the outcome to.
-                    let _ = self.channel_operation(channel, &request);
+                    let _ = self.channel_operation(channel, &request, || {});
                 }
                 _ => tracing::debug!(peer = %caller.peer().name, name, "message ignored"),
             },
@@ -76,19 +76,22 @@ impl Router {
         from: &From,
         request: &Bytes,
     ) {
-        match self.channel_operation(channel, request) {
-            Ok(Done::Nothing) => caller.reply(from, OK),
-            Ok(Done::Subscribed { topic, peer, local }) => {
-                caller.reply(from, OK);
-                channel.replay(&topic, &peer, local);
-            }
-            Ok(Done::Answer(answer)) => caller.reply(from, &answer),
-            Err(answer) => caller.reply(from, &answer),
-        }
+        let answer = match self.channel_operation(channel, request, || caller.reply(from, OK)) {
+            Ok(Done::Acknowledged) => return,
+            Ok(Done::Nothing) => OK.into(),
+            Ok(Done::Answer(answer)) => answer,
+            Err(error) => error,
+        };
+        caller.reply(from, &answer);
     }
 
     /// Carries out one request to a channel; the error is the encoded answer.
-    fn channel_operation(&self, channel: &Channel, request: &Bytes) -> Result<Done, Vec<u8>> {
+    fn channel_operation(
+        &self,
+        channel: &Channel,
+        request: &Bytes,
+        acknowledge: impl FnOnce(),
+    ) -> Result<Done, Vec<u8>> {
         let mut reader = Reader::new(request);
         let unknown = || unknown_request(request);
         let arity = reader.tuple().map_err(|_| unknown())?;
@@ -124,8 +127,8 @@ impl Router {
                     return Ok(Done::Nothing);
                 }
                 let peer = self.peers.of(&pid).map_err(|_| error("overloaded"))?;
-                channel.subscribe(&self.peers, &topic, &peer, local);
-                Ok(Done::Subscribed { topic: topic.as_bytes().into(), peer, local })
+                channel.subscribe(&self.peers, &topic, &peer, local, acknowledge);
+                Ok(Done::Acknowledged)
             }
         }
     }
@@ -163,8 +166,11 @@ impl Router {
 
 /// What a request to a channel came to.
 enum Done {
+    /// The answer is `ok`.
     Nothing,
-    Subscribed { topic: Box<[u8]>, peer: PeerRef, local: LocalPid },
+    /// It was answered already.
+    Acknowledged,
+    /// The answer, encoded.
     Answer(Vec<u8>),
 }
 

@@ -14,11 +14,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use super::outbox::{Fragments, Item, Next};
 use crate::protocol::atom_cache::Outgoing;
 use crate::protocol::encode::{Format, put_numbers};
-use crate::{COPY_BELOW, Connection, DownReason, Opening, Payload};
+use crate::{Connection, DownReason, Opening, Payload};
 
 /// Frames gathered for one write: enough to make system calls cheap, little
 /// enough for a message of a higher lane to come next soon.
 const GATHER_BYTES: usize = 128 << 10;
+/// Parts of a payload up to this length are copied between their headers: that is
+/// cheaper than a slice of their own.
+const COPY_BELOW: usize = 4 << 10;
 /// Slices handed to one system call.
 const MAX_SLICES: usize = 64;
 /// Openings whose frames start is remembered, per connection: more than there are

@@ -76,8 +76,19 @@ impl Channel {
         &self.policy
     }
 
-    /// Subscribes a process; whether it was not subscribed before.
-    pub fn subscribe(&self, peers: &Peers, topic: &Topic, peer: &PeerRef, local: LocalPid) -> bool {
+    /// Subscribes a process, and has it acknowledged. On channels that keep the last
+    /// message of a topic, a process that was not subscribed is sent that then.
+    ///
+    /// No message is published on the channel meanwhile: what is sent is older than all
+    /// that follows, and is not sent twice.
+    pub fn subscribe(
+        &self,
+        peers: &Peers,
+        topic: &Topic,
+        peer: &PeerRef,
+        local: LocalPid,
+        acknowledge: impl FnOnce(),
+    ) {
         // Table and watch change under one lock: a subscribe and an unsubscribe of
         // the same process must not cross between the two.
         let mut subscribers = self.subscribers.write();
@@ -85,7 +96,14 @@ impl Channel {
         if new {
             peers.watch(peer, local, Interest::Subscriber);
         }
-        new
+        acknowledge();
+        if new
+            && let Some(last) = &self.last
+            && let Some(payload) = last.lock().get(topic.as_bytes())
+            && let Some(link) = &*peer.link()
+        {
+            link.send(self.policy.priority.into(), local, &payload);
+        }
     }
 
     /// Ends a subscription; whether there was one.
@@ -102,15 +120,6 @@ impl Channel {
             peers.unwatch(peer, local, Interest::Subscriber);
         }
         known
-    }
-
-    /// Sends the last message of a topic to a process that has just subscribed,
-    /// on channels that keep it.
-    pub fn replay(&self, topic: &[u8], peer: &PeerRef, local: LocalPid) {
-        let Some(last) = &self.last else { return };
-        if let (Some(payload), Some(link)) = (last.lock().get(topic), &*peer.link()) {
-            link.send(self.policy.priority.into(), local, &payload);
-        }
     }
 
     /// The subscribers of a topic.
@@ -164,9 +173,9 @@ impl Channel {
                     recipients += locals.len();
                 }
             }
-        }
-        if let Some(last) = &self.last {
-            last.lock().put(topic, payload);
+            if let Some(last) = &self.last {
+                last.lock().put(topic, payload);
+            }
         }
         Ok(recipients)
     }
