@@ -17,6 +17,8 @@ use crate::{Connection, DownReason, LocalPid, Message, ProtocolError, Target};
 
 /// The least that is made ready for a read.
 const READ_BYTES: usize = 64 << 10;
+/// A buffer that has grown beyond this for a long frame is given back after it.
+const KEPT_BYTES: usize = 512 << 10;
 /// Unknown operations that are logged, per connection.
 const LOGGED_UNKNOWN: u64 = 3;
 
@@ -82,6 +84,11 @@ fn handle(
 fn reserve(buffer: &mut BytesMut, wanted: usize) {
     let missing = wanted.saturating_sub(buffer.len());
     buffer.reserve(missing.min(buffer.len()).max(READ_BYTES));
+    if wanted <= READ_BYTES && buffer.capacity() > KEPT_BYTES {
+        let mut smaller = BytesMut::with_capacity(2 * READ_BYTES);
+        smaller.extend_from_slice(buffer);
+        *buffer = smaller;
+    }
 }
 
 /// Carries what the session has understood to the node and its user.

@@ -20,6 +20,8 @@ use crate::{LocalPid, Peer, ProtocolError, Target};
 /// The name every node has, which answers `net_adm:ping`.
 pub const NET_KERNEL: &str = "net_kernel";
 
+/// Room that has grown beyond this for a long message is given back after it.
+const KEPT_BYTES: usize = 512 << 10;
 /// What the atoms of a message usually take.
 const ROOM_FOR_ATOMS: usize = 256;
 
@@ -224,7 +226,11 @@ impl Session {
         if let Some(payload) = data.get(control..).filter(|rest| !rest.is_empty()) {
             etf::expand(payload, &self.atoms, limit, &mut self.expanded)?;
         }
-        Ok(self.expanded.split().freeze())
+        let expanded = self.expanded.split().freeze();
+        if expanded.len() > KEPT_BYTES {
+            self.expanded = BytesMut::new();
+        }
+        Ok(expanded)
     }
 
     /// The valid term at the start of `data`, and what follows it.
