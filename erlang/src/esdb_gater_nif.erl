@@ -113,4 +113,4 @@ candidates() ->
               Dir when is_list(Dir) -> [Dir];
               {error, bad_name} -> []
           end,
-    [filename:absname(filename:join(Priv, ?LIBRARY)) || Priv <- lists:usort(Beside ++ Own)].
+    [filename:absname(filename:join(Priv, ?LIBRARY)) || Priv <- Beside ++ (Own -- Beside)].
