@@ -171,7 +171,7 @@ environment(Config) ->
                     [{"ESDB_GATER_SECRET", random_text()}]
             end,
     Level = case os:getenv("ESDB_GATER_LOG") of
-                false -> [{"ESDB_GATER_LOG", "warn"}];
+                false -> [{"ESDB_GATER_LOG", "warn,openraft=error"}];
                 _ -> []
             end,
     Join = case maps:get(data_dir, Config, none) of
