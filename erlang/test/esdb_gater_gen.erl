@@ -143,7 +143,15 @@ library() ->
         true ->
             {ok, filename:join(code:priv_dir(erl_esdb_gater), "gater_nif.so")};
         false ->
-            io:format(user, "~n*** LEFT OUT: what needs gater_nif; ~0tp ***~n",
-                      [esdb_gater_nif:status()]),
+            said_once(esdb_gater_nif:status()),
             none
+    end.
+
+said_once(Status) ->
+    case persistent_term:get({?MODULE, said}, no) of
+        Status ->
+            ok;
+        _ ->
+            persistent_term:put({?MODULE, said}, Status),
+            io:format(user, "~n*** LEFT OUT: what needs gater_nif; ~0tp ***~n", [Status])
     end.
