@@ -30,8 +30,9 @@ signed = :esdb_pubsub_security.sign(%{type: :alert, level: :critical})
   :esdb_channel_server.publish(:esdb_channel_alerts, "alerts.critical", %{})
 
 config = :esdb_gater_retry.new_config(1, 10, 3)
+:ok = :esdb_gater_api.register_worker(:busy_store, self())
 {:error, {:retries_exhausted, :busy}} =
-  :esdb_gater_api.execute(:my_store, fn _ -> {:error, :busy} end, config)
+  :esdb_gater_api.execute(:busy_store, fn _ -> {:error, :busy} end, config)
 
 :ok = Application.stop(:erl_esdb_gater)
 IO.puts("passed")
