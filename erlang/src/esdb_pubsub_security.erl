@@ -47,17 +47,15 @@
 -define(MAX_TOPIC_BYTES, 255).
 
 %% @doc Signs a map with the secret of this node. What it may have of `signed_at' and
-%% `signature' is replaced.
--spec sign(Message :: map()) -> map();
-          (term()) -> {error, badarg}.
+%% `signature' is replaced. What is no map is `{error, badarg}'.
+-spec sign(Message :: map()) -> map() | {error, badarg}.
 sign(Message) when is_map(Message) ->
     sign_with(Message, ring());
 sign(_) ->
     {error, badarg}.
 
 %% @doc Signs a map with a secret of the caller's.
--spec sign(Message :: map(), secret()) -> map() | {error, badarg};
-          (term(), term()) -> {error, badarg}.
+-spec sign(Message :: map(), secret()) -> map() | {error, badarg}.
 sign(Message, Secret) when is_map(Message) ->
     case bytes(Secret) of
         {ok, Bytes} -> sign_with(Message, make_ring(Bytes, none, ?DEFAULT_TTL_SECONDS));
@@ -256,16 +254,16 @@ random_secret() ->
     crypto:strong_rand_bytes(32).
 
 rotate(Secret, Ttl) ->
-    case persistent_term:get(?RING, none) of
-        none ->
-            keep(make_ring(Secret, none, Ttl));
-        #ring{secret = Secret, ttl_seconds = Ttl} = Ring ->
-            Ring;
-        #ring{secret = Secret, previous = Previous} ->
-            keep(make_ring(Secret, Previous, Ttl));
-        #ring{secret = Before} ->
-            keep(make_ring(Secret, {Before, os:system_time(second) + Ttl}, Ttl))
-    end,
+    _ = case persistent_term:get(?RING, none) of
+            none ->
+                keep(make_ring(Secret, none, Ttl));
+            #ring{secret = Secret, ttl_seconds = Ttl} = Ring ->
+                Ring;
+            #ring{secret = Secret, previous = Previous} ->
+                keep(make_ring(Secret, Previous, Ttl));
+            #ring{secret = Before} ->
+                keep(make_ring(Secret, {Before, os:system_time(second) + Ttl}, Ttl))
+        end,
     ok.
 
 keep(Ring) ->
