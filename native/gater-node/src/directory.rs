@@ -147,6 +147,11 @@ impl Directory {
         out
     }
 
+    /// Whether any worker of the incarnation is registered, offered or not.
+    pub fn has_workers(&self, peer: &PeerRef) -> bool {
+        self.inner.lock().by_peer.contains_key(peer)
+    }
+
     /// The number of registrations, offered or not.
     pub fn registrations(&self) -> usize {
         self.inner.lock().stores.values().map(|store| store.workers.len()).sum()

@@ -44,7 +44,11 @@ impl Router {
             channel.remove_peer(peer);
         }
         self.sessions.peer_gone(peer);
-        self.registry.purge(peer.node().clone(), peer.creation());
+        // Nothing is written for the many nodes that come, go and never had a worker. A
+        // registration under way makes the incarnation known anew, to be lost again.
+        if self.directory.has_workers(peer) {
+            self.registry.purge(peer.node().clone(), peer.creation());
+        }
     }
 
     fn request(&self, caller: &Arc<Connection>, name: &str, request: Request) {
