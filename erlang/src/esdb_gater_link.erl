@@ -34,7 +34,7 @@ gateway() ->
     esdb_gater_facts:get(gateway).
 
 %% @doc The gateway in use; waits for one if there is none.
--spec await_gateway(timeout()) -> {ok, node()} | {error, no_gateway}.
+-spec await_gateway(Milliseconds :: non_neg_integer()) -> {ok, node()} | {error, no_gateway}.
 await_gateway(Timeout) ->
     case esdb_gater_facts:get(gateway) of
         {ok, _} = Ok -> Ok;

@@ -159,7 +159,7 @@ current() ->
 
 %% Never asked while an application stops: the application controller does not answer then.
 backend() ->
-    try lists:keymember(telemetry, 1, application:which_applications(1000)) of
+    try lists:keymember(telemetry, 1, application:which_applications(200)) of
         true ->
             case code:ensure_loaded(telemetry) of
                 {module, telemetry} -> telemetry;
