@@ -14,7 +14,7 @@ use crate::clock;
 use crate::directory::Directory;
 use crate::peers::{PeerRef, Peers};
 use crate::secret::Secret;
-use crate::service::channel::{self, Channel};
+use crate::service::channel::{self, Channel, TooManySubscriptions};
 use crate::service::registry::Registry;
 use crate::service::session::Sessions;
 use crate::service::{OK, error, error_with, unknown_request};
@@ -131,8 +131,10 @@ impl Router {
                     return Ok(Done::Nothing);
                 }
                 let peer = self.peers.of(&pid).map_err(|_| error("overloaded"))?;
-                channel.subscribe(&self.peers, &topic, &peer, local, acknowledge);
-                Ok(Done::Acknowledged)
+                channel
+                    .subscribe(&self.peers, &topic, &peer, local, acknowledge)
+                    .map(|()| Done::Acknowledged)
+                    .map_err(|TooManySubscriptions| error("overloaded"))
             }
         }
     }

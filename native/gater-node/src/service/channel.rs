@@ -18,6 +18,9 @@ use crate::secret::Secret;
 /// Topics whose rate is remembered per channel; the idlest go first.
 const MAX_RATED_TOPICS: usize = 100_000;
 
+/// Subscriptions of one channel, some 100 bytes each.
+const MAX_SUBSCRIPTIONS: usize = 4_000_000;
+
 /// A channel of the gateway.
 pub struct Channel {
     name: Atom,
@@ -28,6 +31,10 @@ pub struct Channel {
     limiter: Option<Mutex<RateLimiter>>,
     last: Option<Mutex<LastValues>>,
 }
+
+/// The channel has as many subscriptions as it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooManySubscriptions;
 
 /// Why a message was not published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,10 +95,13 @@ impl Channel {
         peer: &PeerRef,
         local: LocalPid,
         acknowledge: impl FnOnce(),
-    ) {
+    ) -> Result<(), TooManySubscriptions> {
         // Table and watch change under one lock: a subscribe and an unsubscribe of
         // the same process must not cross between the two.
         let mut subscribers = self.subscribers.write();
+        if subscribers.len() >= MAX_SUBSCRIPTIONS {
+            return Err(TooManySubscriptions);
+        }
         let new = subscribers.subscribe(topic, peer.clone(), local);
         if new {
             peers.watch(peer, local, Interest::Subscriber);
@@ -104,6 +114,7 @@ impl Channel {
         {
             link.send(self.policy.priority.into(), local, &payload);
         }
+        Ok(())
     }
 
     /// Ends a subscription; whether there was one.
