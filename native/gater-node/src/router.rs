@@ -107,16 +107,16 @@ impl Router {
         if !known {
             return Err(unknown());
         }
-        let topic = channel::topic(&mut reader)
-            .map_err(|reason| error_with("bad_topic", |out| encode::atom(out, reason)))?;
+        let bad = |reason: &str| error_with("bad_topic", |out| encode::atom(out, reason));
+        let topic = channel::topic(&mut reader).map_err(bad)?;
         match &*name {
             "publish" => {
                 let message = request.slice_ref(reader.rest());
-                self.publish(channel, &topic, &message)?;
+                self.publish(channel, topic, &message)?;
                 Ok(Done::Nothing)
             }
             "get_subscribers" => {
-                let pids = channel.subscribers(topic.as_bytes());
+                let pids = channel.subscribers(topic);
                 let mut out = Vec::with_capacity(pids.len() * 40 + 8);
                 encode::list_of(&mut out, pids.iter(), encode::pid);
                 Ok(Done::Answer(out))
@@ -126,10 +126,11 @@ impl Router {
                 let local = LocalPid::from(&pid);
                 if subscription == "unsubscribe" {
                     if let Some(peer) = self.peers.find(&pid) {
-                        channel.unsubscribe(&self.peers, topic.as_bytes(), &peer, local);
+                        channel.unsubscribe(&self.peers, topic, &peer, local);
                     }
                     return Ok(Done::Nothing);
                 }
+                let topic = Topic::new(topic).map_err(|error| bad(error.as_atom()))?;
                 let peer = self.peers.of(&pid).map_err(|_| error("overloaded"))?;
                 channel
                     .subscribe(&self.peers, &topic, &peer, local, acknowledge)
@@ -139,7 +140,7 @@ impl Router {
         }
     }
 
-    fn publish(&self, channel: &Channel, topic: &Topic, message: &Bytes) -> Result<(), Vec<u8>> {
+    fn publish(&self, channel: &Channel, topic: &[u8], message: &Bytes) -> Result<(), Vec<u8>> {
         let recipients = channel
             .publish(&self.secret, topic, message)
             .map_err(|refusal| error(refusal.as_atom()))?;
@@ -151,7 +152,7 @@ impl Router {
             encode::atom(out, "channel");
             encode::atom(out, channel.name());
             encode::atom(out, "topic");
-            encode::binary(out, topic.as_bytes());
+            encode::binary(out, topic);
         });
         Ok(())
     }

@@ -161,13 +161,13 @@ impl Channel {
     /// to how many, if it may be published.
     ///
     /// The message is encoded once, whatever the number of subscribers.
-    pub fn publish(&self, secret: &Secret, topic: &Topic, term: &Bytes) -> Result<usize, Refusal> {
+    pub fn publish(&self, secret: &Secret, topic: &[u8], term: &Bytes) -> Result<usize, Refusal> {
         let signed = self.policy.hmac == Hmac::Required;
         if signed && !sign::has_signature(term) {
             return Err(Refusal::SignatureRequired);
         }
         if let Some(limiter) = &self.limiter
-            && !limiter.lock().check(topic.as_bytes(), clock::monotonic_nanos())
+            && !limiter.lock().check(topic, clock::monotonic_nanos())
         {
             return Err(Refusal::RateLimited);
         }
@@ -178,7 +178,7 @@ impl Channel {
         let mut recipients = 0;
         {
             let subscribers = self.subscribers.read();
-            for (peer, locals) in subscribers.get(topic.as_bytes()) {
+            for (peer, locals) in subscribers.get(topic) {
                 if let Some(link) = &*peer.link() {
                     link.send_many(self.policy.priority.into(), locals, &payload);
                     recipients += locals.len();
@@ -191,8 +191,7 @@ impl Channel {
         Ok(recipients)
     }
 
-    fn payload(&self, topic: &Topic, term: &Bytes) -> Payload {
-        let topic = topic.as_bytes();
+    fn payload(&self, topic: &[u8], term: &Bytes) -> Payload {
         let mut head = Vec::with_capacity(5 + topic.len());
         encode::binary(&mut head, topic);
         Payload::new(&self.opening, head, term.clone())
@@ -200,9 +199,9 @@ impl Channel {
 }
 
 /// Reads a topic: a binary of 1 to 255 bytes, else the encoded `{bad_topic, Reason}`.
-pub fn topic(reader: &mut Reader<'_>) -> Result<Topic, &'static str> {
+pub fn topic<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], &'static str> {
     match reader.binary() {
-        Ok(bytes) => Topic::new(bytes).map_err(|error| error.as_atom()),
+        Ok(bytes) => Topic::check(bytes).map_err(|error| error.as_atom()),
         Err(_) => Err("not_binary"),
     }
 }
