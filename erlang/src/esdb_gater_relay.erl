@@ -120,6 +120,11 @@ handle_info({esdb_gater_link, {up, Node}}, State) ->
     Down = #state{subs = Subs} = gone_down(State, Node),
     Asked = ask_all(Down),
     {noreply, maybe_restored(Asked#state{restoring = maps:map(fun(_, _) -> [] end, Subs)})};
+handle_info({esdb_gater_link, {former, Node}}, #state{channel = Channel, subs = Subs} = State) ->
+    lists:foreach(fun({Topic, Target}) ->
+                      gen_server:cast({Channel, Node}, {unsubscribe, Topic, Target})
+                  end, maps:keys(Subs)),
+    {noreply, State};
 handle_info({esdb_gater_link, down}, State) ->
     {noreply, gone_down(State, undefined)};
 handle_info({'DOWN', Ref, process, _, _}, #state{link = Ref} = State) ->

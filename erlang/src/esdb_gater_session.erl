@@ -50,7 +50,8 @@
     store :: atom(),
     pid :: pid(),
     from :: gen_server:from() | none,
-    timer :: reference() | none
+    timer :: reference() | none,
+    sent = false :: boolean()               % to the gateway in use
 }).
 
 -record(state, {
@@ -69,14 +70,13 @@
     info :: map() | undefined,              % the answer to attach
     ops = #{} :: #{integer() => #op{}},
     next_op = 1 :: pos_integer(),
-    waiting = #{} :: #{reference() => {copy | gateway, gen_server:from()}},
+    waiting = esdb_gater_awaiting:new() :: esdb_gater_awaiting:awaiting(),
     monitors = #{} :: #{pid() => reference()},
     followers = #{} :: #{pid() => reference()},
+    former = #{} :: #{node() => []},        % lost gateways that may live and remember us
     events = [] :: [esdb_gater_telemetry:event()],
     heartbeat :: integer() | undefined      % monotonic ms of the one that is unanswered
 }).
-
-%%% The process
 
 -spec start_link(options()) -> {ok, pid()} | {error, term()}.
 start_link(Options) ->
@@ -90,6 +90,7 @@ init(#{mode := Mode} = Options) ->
     State = #state{mode = Mode,
                    candidates = esdb_gater_candidates:new(maps:get(gateways, Options, [])),
                    requests = gen_server:reqids_new()},
+    _ = Mode =:= named andalso net_kernel:monitor_nodes(true, [{node_type, all}]),
     _ = erlang:send_after(?TICK, self(), tick),
     _ = erlang:send_after(?REASSERT, self(), reassert),
     {ok, monitor_wanted(State), {continue, start}}.
@@ -126,7 +127,9 @@ handle_call({await, What, Timeout}, From, State) ->
     case esdb_gater_facts:get(What) of
         {ok, ready} -> {reply, ok, State};
         {ok, Node} -> {reply, {ok, Node}, State};
-        none -> {noreply, new_waiting(What, Timeout, From, State)}
+        none ->
+            Waiting = esdb_gater_awaiting:add(What, Timeout, From, State#state.waiting),
+            {noreply, State#state{waiting = Waiting}}
     end;
 handle_call(handlers_changed, From, State) ->
     {noreply, tell_events(From, State)};
@@ -216,16 +219,22 @@ handle_info(connect, State) ->
 handle_info({phase_timeout, Node}, #state{node = Node, phase = Phase} = State)
   when Phase =:= restoring; Phase =:= attaching ->
     {noreply, reconnect(lost(no_answer, State))};
+handle_info({nodeup, Node, _}, #state{former = Former, node = Current} = State)
+  when is_map_key(Node, Former), Node =/= Current ->
+    {noreply, take_leave(Node, State)};
+handle_info({left, Node}, #state{former = Former, phase = Phase} = State) ->
+    Left = State#state{former = maps:remove(Node, Former)},
+    %% What it has sent meanwhile may have been taken for the other's.
+    case Phase of
+        attached -> {noreply, attach(Left)};
+        _ -> {noreply, Left}
+    end;
+handle_info({UpOrDown, _, _}, State) when UpOrDown =:= nodeup; UpOrDown =:= nodedown ->
+    {noreply, State};
 handle_info({expire_op, Id}, State) ->
     {noreply, expire_op(Id, State)};
 handle_info({expire_waiting, Ref}, #state{waiting = Waiting} = State) ->
-    case maps:take(Ref, Waiting) of
-        {{_, From}, Rest} ->
-            gen_server:reply(From, {error, no_gateway}),
-            {noreply, State#state{waiting = Rest}};
-        error ->
-            {noreply, State}
-    end;
+    {noreply, State#state{waiting = esdb_gater_awaiting:expire(Ref, Waiting)}};
 handle_info(Message, State) ->
     {noreply, maybe_response(Message, State)}.
 
@@ -256,7 +265,8 @@ connect(State) ->
 connected({connected, true}, #state{phase = connecting, node = Node} = State) ->
     Session = erlang:monitor(process, {?SESSION, Node}),
     Timer = erlang:send_after(?PHASE_TIMEOUT, self(), {phase_timeout, Node}),
-    restore(State#state{phase = restoring, session = Session, phase_timer = Timer});
+    Former = maps:remove(Node, State#state.former),
+    restore(State#state{former = Former, phase = restoring, session = Session, phase_timer = Timer});
 connected(Result, #state{phase = connecting, node = Node} = State) ->
     case Result of
         {connected, ignored} ->
@@ -303,10 +313,19 @@ lost(Reason, #state{phase = Phase, node = Node, session = Session} = State) ->
     _ = (Reason =:= no_answer orelse Reason =:= superseded)
         andalso erlang:disconnect_node(Node),
     _ = Phase =/= connecting andalso tell_followers(down, State),
-    State#state{phase = idle, node = undefined, session = undefined, helper = undefined,
+    State#state{former = (State#state.former)#{Node => []},
+                ops = maps:map(fun(_, Op) -> Op#op{sent = false} end, State#state.ops),
+                phase = idle, node = undefined, session = undefined, helper = undefined,
                 phase_timer = undefined, requests = gen_server:reqids_new(), rev = undefined,
                 info = undefined, events = [], heartbeat = undefined, restoring = 0,
                 relays = #{}}.
+
+%% A gateway keeps subscriptions over a lost connection, and connects again by itself. When
+%% another has taken over, what is published there would come twice.
+take_leave(Node, State) ->
+    ok = tell_followers({former, Node}, State),
+    ok = esdb_gater_link:leave(Node, self()),
+    State.
 
 stop_helper(undefined) -> ok;
 stop_helper({Pid, Ref}) ->
@@ -343,8 +362,10 @@ maybe_restored(State) ->
     State.
 
 attach(State) ->
+    cancel(State#state.phase_timer),
+    Timer = erlang:send_after(?PHASE_TIMEOUT, self(), {phase_timeout, State#state.node}),
     request(?SESSION, {attach, ?PROTOCOL, self(), #{}}, attach,
-            State#state{phase = attaching, rev = undefined, info = undefined}).
+            State#state{phase = attaching, phase_timer = Timer, rev = undefined, info = undefined}).
 
 %% Both the answer and the registry are needed; either may come first.
 maybe_attached(#state{phase = attaching, rev = Rev, info = Info, node = Node} = State)
@@ -356,10 +377,12 @@ maybe_attached(#state{phase = attaching, rev = Rev, info = Info, node = Node} = 
                            candidates = esdb_gater_candidates:succeeded(State#state.candidates)},
     Secret = send_secret(none, Attached),
     Events = tell_events(none, Secret),
-    Flushed = maps:fold(fun send_op/3, Events, Events#state.ops),
+    Unsent = maps:filter(fun(_, #op{sent = Sent}) -> not Sent end, Events#state.ops),
+    Flushed = maps:fold(fun send_op/3, Events, Unsent),
     ok = esdb_gater_facts:set(copy, ready),
     ok = esdb_gater_facts:set(gateway, Node),
-    learn(maps:get(gateways, Info, []), wake(Flushed));
+    Woken = esdb_gater_awaiting:wake(Node, Flushed#state.waiting),
+    learn(maps:get(gateways, Info, []), Flushed#state{waiting = Woken});
 maybe_attached(State) ->
     State.
 
@@ -369,17 +392,6 @@ learn(Gateways, #state{mode = named, candidates = Candidates} = State) when is_l
     State#state{candidates = esdb_gater_candidates:learn(Nodes, Candidates)};
 learn(_Gateways, State) ->
     State.
-
-wake(#state{waiting = Waiting, node = Node} = State) ->
-    maps:foreach(fun(_, {copy, From}) -> gen_server:reply(From, ok);
-                    (_, {gateway, From}) -> gen_server:reply(From, {ok, Node})
-                 end, Waiting),
-    State#state{waiting = #{}}.
-
-new_waiting(What, Timeout, From, #state{waiting = Waiting} = State) ->
-    Ref = make_ref(),
-    _ = erlang:send_after(Timeout, self(), {expire_waiting, Ref}),
-    State#state{waiting = Waiting#{Ref => {What, From}}}.
 
 follower_news(#state{phase = Phase, node = Node})
   when Phase =:= restoring; Phase =:= attaching; Phase =:= attached ->
@@ -425,8 +437,9 @@ new_op(Kind, Store, Pid, From, #state{next_op = Id, ops = Ops} = State) ->
         _ -> Queued
     end.
 
-send_op(Id, #op{kind = Kind, store = Store, pid = Pid}, State) ->
-    request(?REGISTRY, {Kind, Store, Pid}, {op, Id, Kind, Store, Pid}, State).
+send_op(Id, #op{kind = Kind, store = Store, pid = Pid} = Op, #state{ops = Ops} = State) ->
+    request(?REGISTRY, {Kind, Store, Pid}, {op, Id, Kind, Store, Pid},
+            State#state{ops = Ops#{Id := Op#op{sent = true}}}).
 
 expire_op(Id, #state{ops = Ops} = State) ->
     case maps:take(Id, Ops) of
@@ -453,6 +466,8 @@ op_answered(Id, Kind, Store, Pid, Answer, #state{ops = Ops} = State) ->
 
 op_done(register, Store, Pid, ok, State) ->
     ok = esdb_gater_wanted:add(Store, Pid),
+    %% While a session is attached anew, its messages are not heard.
+    _ = State#state.phase =:= attaching andalso esdb_gater_workers:add(Store, Pid),
     monitor_pid(Pid, State);
 op_done(unregister, Store, Pid, ok, State) ->
     ok = esdb_gater_wanted:remove(Store, Pid),

@@ -22,7 +22,7 @@ all() ->
      registering_twice_is_one_entry, what_is_no_worker_is_refused,
      workers_come_in_registration_order, a_dead_worker_disappears_everywhere,
      workers_without_a_shim_are_seen, the_registry_can_be_called_by_its_name_here,
-     turns_are_exactly_even_over_two_nodes, results_come_in_their_shapes,
+     a_missed_change_is_healed, turns_are_exactly_even_over_two_nodes, results_come_in_their_shapes,
      a_worker_that_dies_half_way_is_replaced, the_failed_worker_is_not_chosen_again,
      no_worker_is_retried_and_reported, a_worker_that_comes_in_time_is_used,
      an_error_is_the_callers_bug, local_workers_are_preferred_when_asked,
@@ -119,6 +119,32 @@ the_registry_can_be_called_by_its_name_here(Config) ->
         ok = gen_server:call(Registry, {unregister, by_name, self()}),
         {error, {unknown_request, what}} = gen_server:call(Registry, what)
     end).
+
+a_missed_change_is_healed(Config) ->
+    {A, _} = both(Config),
+    [Pid] = gater_shim:workers(A, healed, 1),
+    on(A, fun() ->
+        #{rev := Revision} = esdb_gater_link:status(),
+        %% As if those between had been lost, with registrations under way.
+        esdb_gater_worker_registry ! {esdb_gater_registry, added, Revision + 7, healed, self()},
+        Self = self(),
+        Registered = [spawn_link(fun() ->
+                          ok = esdb_gater_api:register_worker(healed, self()),
+                          {ok, Workers} = esdb_gater_api:get_workers(healed),
+                          true = lists:keymember(self(), 2, Workers),
+                          Self ! {registered, self()},
+                          gater_shim:echo()
+                      end) || _ <- lists:seq(1, 20)],
+        [receive {registered, Worker} -> ok end || Worker <- Registered]
+    end),
+    until(fun() -> on(A, fun() -> maps:get(phase, esdb_gater_link:status()) end) =:= attached end),
+    #{node := Gateway} = value(gateway, Config),
+    {ok, Workers} = on(A, fun() ->
+        {ok, Workers} = gen_server:call({esdb_gater_worker_registry, Gateway}, {get_workers, healed}),
+        {ok, Workers} = esdb_gater_api:get_workers(healed)
+    end),
+    ?assertEqual(21, length(Workers)),
+    ?assert(lists:keymember(Pid, 2, Workers)).
 
 %%% execute and cast
 

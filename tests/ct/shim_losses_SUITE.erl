@@ -11,6 +11,7 @@
          the_embedded_program_gets_the_configuration/1, a_secret_of_any_bytes_reaches_the_program/1,
          without_the_program_calls_say_no_gateway/1, a_bad_value_stops_the_start/1,
          a_restarted_gateway_gets_everything_again/1, the_next_gateway_takes_over/1,
+         a_gateway_that_was_silent_is_left_for_good/1,
          without_a_gateway_calls_end_in_time/1, a_gateway_that_comes_later_is_used/1,
          a_worker_that_died_meanwhile_is_not_registered_again/1,
          every_process_of_the_shim_may_crash/1]).
@@ -27,6 +28,7 @@ all() ->
      the_embedded_program_gets_the_configuration, a_secret_of_any_bytes_reaches_the_program,
      without_the_program_calls_say_no_gateway, a_bad_value_stops_the_start,
      a_restarted_gateway_gets_everything_again, the_next_gateway_takes_over,
+     a_gateway_that_was_silent_is_left_for_good,
      without_a_gateway_calls_end_in_time, a_gateway_that_comes_later_is_used,
      a_worker_that_died_meanwhile_is_not_registered_again, every_process_of_the_shim_may_crash].
 
@@ -193,6 +195,27 @@ the_next_gateway_takes_over(Config) ->
     [Other] = gater_shim:workers(Beam, store, 1),
     ?assertEqual({ok, [{node(Worker), Worker}, {node(Other), Other}]},
                  on(Beam, fun() -> esdb_gater_api:get_workers(store) end)).
+
+a_gateway_that_was_silent_is_left_for_good(Config) ->
+    World = value(world, Config),
+    [First, Second] = Gateways = [gater_harness:gateway(World) || _ <- [1, 2]],
+    Beam = named(Config, Gateways),
+    Subscriber = subscriber(Beam, ?TOPIC),
+    gater_harness:signal(First, "STOP"),
+    until(fun() -> on(Beam, fun() -> esdb_gater_link:gateway() end)
+                       =:= {ok, maps:get(node, Second)} end),
+    ok = publish(Beam, ?TOPIC, second),
+    gater_harness:signal(First, "CONT"),
+    Plain = gater_harness:node(World),
+    At = fun(Gateway) ->
+             gater_harness:call(Plain, {?EVENTS, Gateway}, {get_subscribers, ?TOPIC})
+         end,
+    until(fun() -> At(First) =:= [] end),
+    ?assertMatch([_], At(Second)),
+    ok = gater_harness:call(Plain, {?EVENTS, First}, {publish, ?TOPIC, first}),
+    ok = publish(Beam, ?TOPIC, last),
+    until(fun() -> lists:member(last, payloads(Subscriber)) end),
+    ?assertEqual([second, last], payloads(Subscriber)).
 
 without_a_gateway_calls_end_in_time(Config) ->
     Beam = gater_shim:node(value(world, Config), [?MODULE]),
