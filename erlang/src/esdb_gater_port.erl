@@ -156,7 +156,8 @@ name(#state{name = Name}) ->
 arguments(Name, Folder, Config) ->
     DataDir = maps:get(data_dir, Config, filename:join(Folder, "data")),
     ["start", "--embedded", "--name", Name, "--listen", "127.0.0.1:0",
-     "--data-dir", DataDir, "--config", filename:join(Folder, "gater.toml")].
+     "--data-dir", DataDir, "--config", filename:join(Folder, "gater.toml"),
+     "--scratch-dir", Folder].
 
 %% Arguments can be seen by every user of the machine, the environment cannot.
 environment(Config) ->
@@ -263,16 +264,23 @@ kill(OsPid) ->
 now_ms() ->
     erlang:monotonic_time(millisecond).
 
-%%% The folder of its files
+%%% The folder of its files. The program removes it when this node has ended without a word, and
+%%% this process when the application stops.
 
-with_folder(#state{folder = undefined, config = Config} = State) ->
-    Folder = filename:join(temporary(), lists:concat(["esdb_gater_", os:getpid(), "_", random()])),
-    ok = file:make_dir(Folder),
-    ok = file:change_mode(Folder, 8#700),
-    ok = file:write_file(filename:join(Folder, "gater.toml"), esdb_gater_config:to_toml(Config)),
-    State#state{folder = Folder};
-with_folder(State) ->
-    State.
+with_folder(#state{folder = undefined} = State) ->
+    Name = lists:concat(["esdb_gater_", os:getpid(), "_", random()]),
+    with_folder(State#state{folder = filename:join(temporary(), Name)});
+with_folder(#state{folder = Folder, config = Config} = State) ->
+    case filelib:is_dir(Folder) of
+        true ->
+            State;
+        false ->
+            ok = file:make_dir(Folder),
+            ok = file:change_mode(Folder, 8#700),
+            ok = file:write_file(filename:join(Folder, "gater.toml"),
+                                 esdb_gater_config:to_toml(Config)),
+            State
+    end.
 
 remove_folder(undefined) ->
     ok;

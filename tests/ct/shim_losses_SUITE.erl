@@ -81,7 +81,8 @@ a_killed_embedded_program_is_back_within_two_seconds(Config) ->
 stopping_leaves_nothing_behind(Config) ->
     Beam = gater_shim:node(value(world, Config), [?MODULE]),
     Before = on(Beam, fun state_of_node/0),
-    Temporary = value(priv_dir, Config),
+    Temporary = filename:join(gater_harness:dir(value(world, Config)), "temporary"),
+    ok = file:make_dir(Temporary),
     on(Beam, fun() -> os:putenv("TMPDIR", Temporary) end),
     [begin
          ok = gater_shim:start(Beam, gater_shim:embedded()),
@@ -106,11 +107,17 @@ state_of_node() ->
                     lists:prefix(os:getpid(), Rest)]}.
 
 a_killed_node_leaves_no_program(Config) ->
-    Beam = embedded(Config, []),
+    Beam = gater_shim:node(value(world, Config), [?MODULE]),
+    Temporary = filename:join(gater_harness:dir(value(world, Config)), "temporary"),
+    ok = file:make_dir(Temporary),
+    on(Beam, fun() -> os:putenv("TMPDIR", Temporary) end),
+    ok = gater_shim:start(Beam, gater_shim:embedded()),
     works(Beam),
+    {ok, [_]} = file:list_dir(Temporary),
     Program = program(Beam),
     gater_harness:kill_node(value(world, Config), Beam),
-    until(fun() -> not gater_harness:alive(#{os_pid => Program}) end).
+    until(fun() -> not gater_harness:alive(#{os_pid => Program}) end),
+    ?assertEqual({ok, []}, file:list_dir(Temporary)).
 
 the_embedded_program_gets_the_configuration(Config) ->
     Beam = embedded(Config, [{channels, [{own, [{priority, low}, {max_rate, 7}, {hmac, required}]},
@@ -137,10 +144,13 @@ a_secret_of_any_bytes_reaches_the_program(Config) ->
     Beam = embedded(Config, [{security, [{hmac_secret, <<0, 255, 10, "x">>}]}]),
     works_signed(Beam),
     %% Also the one that takes its place.
-    Program = program(Beam),
-    gater_harness:signal(#{os_pid => Program}, "KILL"),
-    until(fun() -> case program(Beam) of none -> false; Other -> Other =/= Program end end),
-    works_signed(Beam).
+    %% However it ends.
+    [begin
+         Program = program(Beam),
+         gater_harness:signal(#{os_pid => Program}, Signal),
+         until(fun() -> case program(Beam) of none -> false; Other -> Other =/= Program end end),
+         works_signed(Beam)
+     end || Signal <- ["KILL", "TERM"]].
 
 without_the_program_calls_say_no_gateway(Config) ->
     Beam = gater_shim:node(value(world, Config), [?MODULE]),

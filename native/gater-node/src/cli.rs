@@ -21,6 +21,8 @@ pub enum Action {
         flags: Flags,
         /// Whether to stop when standard input ends.
         embedded: bool,
+        /// A folder to remove at the end.
+        scratch_dir: Option<PathBuf>,
     },
     /// Print this and end with this code.
     Print {
@@ -87,6 +89,9 @@ struct Start {
     /// Stop when standard input ends: for a program that starts its own gateway
     #[arg(long)]
     embedded: bool,
+    /// A folder to remove after having stopped when told to: who started this may be gone
+    #[arg(long, value_name = "DIR", requires = "embedded")]
+    scratch_dir: Option<PathBuf>,
 }
 
 /// Understands a command line, the name of the program first.
@@ -94,6 +99,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Action {
     match CommandLine::try_parse_from(arguments) {
         Ok(CommandLine { command: Command::Start(start) }) => Action::Start {
             embedded: start.embedded,
+            scratch_dir: start.scratch_dir,
             flags: Flags {
                 name: start.name,
                 cookie: start.cookie,

@@ -1,14 +1,16 @@
 //! esdb-gater: the gateway program.
 
 use std::error::Error;
+use std::io::ErrorKind;
+use std::path::Path;
 use std::process::ExitCode;
 
 use gater_node::cli::{self, Action, EXIT_USAGE};
 use gater_node::{config, log, run};
 
 fn main() -> ExitCode {
-    let (flags, embedded) = match cli::parse(std::env::args_os()) {
-        Action::Start { flags, embedded } => (flags, embedded),
+    let (flags, embedded, scratch_dir) = match cli::parse(std::env::args_os()) {
+        Action::Start { flags, embedded, scratch_dir } => (flags, embedded, scratch_dir),
         Action::Print { text, answer: true } => {
             print!("{text}");
             return ExitCode::SUCCESS;
@@ -35,11 +37,26 @@ fn main() -> ExitCode {
         tracing::warn!("{warning}");
     }
     match run::run(&loaded.config, embedded) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            if let Some(folder) = scratch_dir {
+                remove(&folder);
+            }
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("esdb-gater: {}", chain(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Removes a folder, unless somebody else has done so.
+fn remove(folder: &Path) {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            tracing::warn!(folder = %folder.display(), %error, "not removed");
+        }
+        _ => {}
     }
 }
 
