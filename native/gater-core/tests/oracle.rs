@@ -184,6 +184,61 @@ fn what_is_accepted_after_damage_still_decodes() {
     assert!(accepted == 0 && refused == 0 || accepted > 100 && refused > 100);
 }
 
+/// A fun of module `m` and a reference, made of what may differ in them.
+fn fun_and_reference(parts: [u8; 6]) -> [Vec<u8>; 2] {
+    let [arity, md5, index, old_index, old_unique, creator] = parts;
+    let mut fun = vec![112, 0, 0, 0, 0, arity];
+    fun.extend([md5; 16]);
+    fun.extend([0, 0, 0, index, 0, 0, 0, 0]);
+    encode::atom(&mut fun, "m");
+    encode::uint(&mut fun, old_index.into());
+    encode::uint(&mut fun, old_unique.into());
+    fun.push(88);
+    encode::atom(&mut fun, "a@h");
+    fun.extend([0, 0, 0, creator, 0, 0, 0, 0, 0, 0, 0, 1]);
+    let size = fun.len() as u8 - 1;
+    fun[4] = size;
+    let mut reference = vec![90, 0, 1 + arity * 2];
+    encode::atom(&mut reference, "a@h");
+    reference.extend([0, 0, 0, 1]);
+    for word in [md5, index, old_index, old_unique, creator].iter().take(1 + 2 * arity as usize) {
+        reference.extend([0, 0, 0, *word]);
+    }
+    [fun, reference]
+}
+
+#[test]
+fn keys_that_are_one_to_otp_are_one_to_the_scanner() {
+    let Some(mut oracle) = Oracle::start() else { return };
+    let parts = |bits: u8| fun_and_reference(std::array::from_fn(|at| bits >> at & 1));
+    let (mut accepted, mut refused) = (0, 0);
+    for bits in 0..64 {
+        for kind in 0..2 {
+            for large in [false, true] {
+                // Maps of more than 32 keys are made another way.
+                let mut map = Vec::new();
+                encode::map(&mut map, if large { 40 } else { 2 });
+                for key in [&parts(0)[kind], &parts(bits)[kind]] {
+                    encode::raw(&mut map, key);
+                    encode::nil(&mut map);
+                }
+                for key in 0..if large { 38 } else { 0 } {
+                    encode::uint(&mut map, key);
+                    encode::nil(&mut map);
+                }
+                match Scanner::default().scan(&map, 0) {
+                    Ok(_) => {
+                        accepted += 1;
+                        assert!(oracle.decodes(&map), "{bits:06b} of {kind}: {map:?}");
+                    }
+                    Err(_) => refused += 1,
+                }
+            }
+        }
+    }
+    assert!(accepted > 50 && refused > 10, "{accepted} {refused}");
+}
+
 #[test]
 fn what_is_signed_verifies_and_what_is_changed_does_not() {
     let ring = KeyRing::new(b"a secret");

@@ -45,6 +45,9 @@ pub enum ScanError {
     /// A map has the same key twice.
     #[error("a map has a key twice")]
     DuplicateKey,
+    /// Maps are keys of maps that are keys of maps, too often for the size.
+    #[error("keys of maps too complex")]
+    KeysTooComplex,
     /// The limit on depth.
     #[error("terms nested more than {0} deep")]
     TooDeep(u32),
@@ -91,9 +94,10 @@ impl Scanner {
     /// version byte. Indices into the atom cache below `cached_atoms` are legal.
     pub fn scan(&mut self, input: &[u8], cached_atoms: u8) -> Result<usize, ScanError> {
         self.open.clear();
-        self.keys.clear();
         let within = input.get(..self.limits.max_bytes).unwrap_or(input);
+        self.keys.begin(within.len());
         let result = self.run(&mut Cursor { input: within, at: 0, cached_atoms });
+        self.keys.give_back();
         match result {
             Err(ScanError::Truncated) if within.len() < input.len() => {
                 Err(ScanError::TooLong(self.limits.max_bytes))
@@ -247,6 +251,9 @@ impl<'a> Cursor<'a> {
         // Arity, MD5 of the module, index.
         self.pass(1 + 16 + 4)?;
         let free = self.u32()?;
+        if free > MAX_FREE {
+            return Err(ScanError::Malformed("fun"));
+        }
         self.atom()?;
         for _ in 0..2 {
             match self.u8()? {
@@ -344,6 +351,8 @@ impl<'a> Cursor<'a> {
 
 /// The references of OTP 24 to 29 have 3 or 5 words; older ones fewer.
 const MAX_REFERENCE_WORDS: u16 = 5;
+/// What a fun holds beside its arguments: with them no more than a call takes.
+const MAX_FREE: u32 = 255;
 /// From OTP 26 integers have at most 4 Mbit less one word.
 const MAX_BIG_BYTES: u32 = 8 * 0xffff;
 

@@ -13,18 +13,43 @@ pub(super) struct Keys {
     boundaries: Vec<usize>,
     hashes: Vec<u64>,
     open: Vec<Open>,
+    /// Bytes of keys that may still be hashed. What is in a key of a map that is in
+    /// a key is hashed for either.
+    effort: usize,
 }
+
+/// Per byte of the term: keys in keys so deep, if there is nothing else in it.
+const EFFORT_PER_BYTE: usize = 8;
+/// For any term.
+const EFFORT_AT_LEAST: usize = 1 << 20;
+
+/// So much room is kept from one term to the next.
+const KEPT: usize = 4096;
 
 /// Maps of up to so many atoms are compared pair by pair.
 const PAIRWISE: usize = 16;
 
 impl Keys {
-    pub(super) fn clear(&mut self) {
+    /// Begins with a term of at most so many bytes.
+    pub(super) fn begin(&mut self, bytes: usize) {
         self.boundaries.clear();
+        self.effort = bytes.saturating_mul(EFFORT_PER_BYTE).saturating_add(EFFORT_AT_LEAST);
+    }
+
+    /// Gives back what one large map took.
+    pub(super) fn give_back(&mut self) {
+        if self.boundaries.capacity() > KEPT {
+            *self = Self::default();
+        }
     }
 
     pub(super) fn len(&self) -> usize {
         self.boundaries.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.boundaries.capacity() + self.hashes.capacity()
     }
 
     /// A key starts or ends.
@@ -50,8 +75,10 @@ impl Keys {
                 })
             }
             _ => {
-                let Self { boundaries, hashes, open } = self;
+                let Self { boundaries, hashes, open, effort } = self;
                 let keys = boundaries.get(first..).unwrap_or_default();
+                let bytes: usize = keys.chunks(2).map(|extent| key(extent).len()).sum();
+                *effort = effort.checked_sub(bytes).ok_or(ScanError::KeysTooComplex)?;
                 hashes.clear();
                 hashes.extend(keys.chunks(2).map(|extent| identity(key(extent), open)));
                 hashes.sort_unstable();
@@ -204,8 +231,8 @@ fn next(rest: &mut &[u8], hash: &mut Hash) -> Option<Option<Open>> {
             let [bits] = take(rest)?;
             hash.bits(slice(rest, len)?, bits);
         }
-        tag::NEW_PID => return identifier(rest, hash, tag, 12),
-        tag::V4_PORT => return identifier(rest, hash, tag::NEW_PORT, 12),
+        tag::NEW_PID => identifier(rest, hash, tag, 12)?,
+        tag::V4_PORT => identifier(rest, hash, tag::NEW_PORT, 12)?,
         tag::NEW_PORT => {
             // The number is the low half of the wide form's.
             hash.number(u64::from(tag));
@@ -215,16 +242,27 @@ fn next(rest: &mut &[u8], hash: &mut Hash) -> Option<Option<Open>> {
         }
         tag::NEWER_REFERENCE => {
             let words = usize::from(u16::from_be_bytes(take(rest)?));
-            return identifier(rest, hash, tag, 4 + 4 * words);
+            hash.number(u64::from(tag));
+            atom(rest, hash)?;
+            hash.bytes(slice(rest, 4)?);
+            // Words that are missing are 0.
+            let words = slice(rest, 4 * words)?;
+            let used = words.iter().rposition(|byte| *byte != 0).map_or(0, |last| last / 4 + 1);
+            hash.bytes(words.get(..4 * used).unwrap_or_default());
         }
         tag::NEW_FUN => {
-            // Size is left out: it depends on how the parts are encoded.
-            slice(rest, 4)?;
+            // Size, arity and the MD5 of the module do not count, or not in every
+            // release; nor do the old index and the creator.
+            slice(rest, 4 + 1 + 16)?;
             hash.number(u64::from(tag));
-            hash.bytes(slice(rest, 21)?);
+            hash.bytes(slice(rest, 4)?);
             let free = u32::from_be_bytes(take(rest)?);
-            // Module, old index, old unique value, pid.
-            return Some(plain(u64::from(free) + 4));
+            hash.number(free.into());
+            atom(rest, hash)?;
+            next(rest, &mut Hash(0))?;
+            next(rest, hash)?;
+            next(rest, &mut Hash(0))?;
+            return Some(plain(free.into()));
         }
         tag::EXPORT => {
             hash.number(u64::from(tag));
@@ -236,11 +274,11 @@ fn next(rest: &mut &[u8], hash: &mut Hash) -> Option<Option<Open>> {
 }
 
 /// A node name and numbers.
-fn identifier(rest: &mut &[u8], hash: &mut Hash, tag: u8, len: usize) -> Option<Option<Open>> {
+fn identifier(rest: &mut &[u8], hash: &mut Hash, tag: u8, len: usize) -> Option<()> {
     hash.number(u64::from(tag));
     atom(rest, hash)?;
     hash.bytes(slice(rest, len)?);
-    Some(None)
+    Some(())
 }
 
 fn atom(rest: &mut &[u8], hash: &mut Hash) -> Option<()> {

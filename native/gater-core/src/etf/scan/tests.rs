@@ -160,3 +160,90 @@ fn keys_of_inner_maps_are_their_own() {
     let broken = map(&[b"\x77\x01a", &map(&[b"\x61\x01", b"\x61\x01"])]);
     assert_eq!(scan(&broken), Err(ScanError::DuplicateKey));
 }
+
+/// A fun of module `m`.
+fn fun(arity: u8, md5: u8, index: u32, old_unique: u8, creator: u32, free: u32) -> Vec<u8> {
+    let mut body = vec![arity];
+    body.extend([md5; 16]);
+    body.extend(index.to_be_bytes());
+    body.extend(free.to_be_bytes());
+    body.extend(b"\x77\x01m\x61");
+    body.extend([index as u8, 97, old_unique]);
+    body.extend(b"\x58\x77\x03a@h");
+    body.extend(creator.to_be_bytes());
+    body.extend(b"\0\0\0\0\0\0\0\x01");
+    body.extend(b"\x61\x01".repeat(free as usize));
+    let mut out = vec![112];
+    out.extend((body.len() as u32 + 4).to_be_bytes());
+    out.extend(body);
+    out
+}
+
+fn reference(words: &[u32]) -> Vec<u8> {
+    let mut out = vec![90];
+    out.extend((words.len() as u16).to_be_bytes());
+    out.extend(b"\x77\x03a@h\0\0\0\x01");
+    out.extend(words.iter().flat_map(|word| word.to_be_bytes()));
+    out
+}
+
+#[test]
+fn a_fun_holds_at_most_255_terms() {
+    let most = fun(0, 0, 0, 0, 1, 255);
+    assert_eq!(scan(&most), Ok(most.len()));
+    assert_eq!(scan(&fun(0, 0, 0, 0, 1, 256)), Err(ScanError::Malformed("fun")));
+}
+
+#[test]
+fn funs_and_references_are_the_same_keys_as_in_a_beam() {
+    let same = [
+        [fun(0, 0, 0, 0, 1, 1), fun(0, 0, 0, 0, 2, 1)], // another creator
+        [fun(0, 0, 0, 0, 1, 1), fun(1, 0, 0, 0, 1, 1)], // another arity
+        [fun(0, 0, 0, 0, 1, 1), fun(0, 1, 0, 0, 1, 1)], // another version of the module
+        [reference(&[1, 2, 3]), reference(&[1, 2, 3, 0, 0])],
+        [reference(&[1]), reference(&[1, 0])],
+    ];
+    for [a, b] in same {
+        assert_eq!(scan(&map(&[&a, &b])), Err(ScanError::DuplicateKey), "{a:?} {b:?}");
+    }
+    let different = [
+        [fun(0, 0, 0, 0, 1, 1), fun(0, 0, 1, 0, 1, 1)],
+        [fun(0, 0, 0, 0, 1, 1), fun(0, 0, 0, 1, 1, 1)],
+        [fun(0, 0, 0, 0, 1, 1), fun(0, 0, 0, 0, 1, 2)],
+        [reference(&[1, 2, 3]), reference(&[1, 2, 3, 0, 1])],
+        [reference(&[0, 1]), reference(&[1])],
+    ];
+    for [a, b] in different {
+        assert!(scan(&map(&[&a, &b])).is_ok(), "{a:?} {b:?}");
+    }
+}
+
+/// `#{Key => [], [] => []}`, where `Key` is such a map again.
+fn keys_in_keys(depth: usize, innermost: usize) -> Vec<u8> {
+    let mut term = b"\x74\0\0\0\x02".repeat(depth);
+    term.push(109);
+    term.extend((innermost as u32).to_be_bytes());
+    term.resize(term.len() + innermost, 0);
+    term.extend(b"\x6a\x61\x01\x6a".repeat(depth));
+    term
+}
+
+#[test]
+fn keys_in_keys_are_not_hashed_without_end() {
+    let some = keys_in_keys(8, 1 << 20);
+    assert_eq!(scan(&some), Ok(some.len()));
+    let small = keys_in_keys(100, 1000);
+    assert_eq!(scan(&small), Ok(small.len()));
+    assert_eq!(scan(&keys_in_keys(9000, 1 << 20)), Err(ScanError::KeysTooComplex));
+}
+
+#[test]
+fn the_room_for_a_large_map_is_given_back() {
+    let keys: Vec<_> =
+        (0_u32..100_000).map(|key| [&[98_u8][..], &key.to_be_bytes()].concat()).collect();
+    let keys: Vec<_> = keys.iter().map(Vec::as_slice).collect();
+    let term = map(&keys);
+    let mut scanner = Scanner::default();
+    assert_eq!(scanner.scan(&term, 0), Ok(term.len()));
+    assert_eq!(scanner.keys.room(), 0);
+}
