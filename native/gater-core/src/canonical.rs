@@ -6,7 +6,8 @@
 //! in the order of keys. Whatever way a term came encoded, equal terms give equal
 //! bytes. (Source: "External Term Format", ERTS User's Guide.)
 
-use crate::etf::order::{self, Order, Pair};
+use crate::etf::order::{self, Effort, Order, Pair};
+use crate::etf::sort::sort_by;
 use crate::etf::{ReadError, Reader, tag};
 
 /// How atoms are written.
@@ -18,24 +19,21 @@ pub enum Atoms {
     Latin1,
 }
 
-/// Steps of looking ahead that one term may cost, per byte of it. Only maps
-/// inside maps inside maps need more than a few.
-const LOOKS_PER_BYTE: usize = 64;
-
 /// Writes the canonical form of a map, the version byte first.
 ///
 /// `pairs` are those of the map, encoded and scanned, in any order; they are
-/// sorted. Terms nested in keys more than [`order::MAX_DEPTH`] deep, and maps nested
-/// absurdly deep, are refused.
+/// sorted. Terms nested in keys more than [`order::MAX_DEPTH`] deep, and those that
+/// take more than the [`Effort`] for their size, are refused.
 pub fn write(out: &mut Vec<u8>, pairs: &mut [Pair<'_>], atoms: Atoms) -> Result<(), ReadError> {
-    sort_as_tuples(pairs)?;
+    let size: usize = pairs.iter().map(|pair| pair.key.len() + pair.value.len()).sum();
+    let mut effort = Effort::for_bytes(size);
+    sort_as_tuples(&mut effort, pairs)?;
     out.push(tag::VERSION);
     let Some(count) = u32::try_from(pairs.len()).ok().filter(|count| *count > 0) else {
         out.push(tag::NIL);
         return Ok(());
     };
-    let size: usize = pairs.iter().map(|pair| pair.key.len() + pair.value.len()).sum();
-    let mut writer = Writer { out, atoms, open: Vec::new(), looks: size * LOOKS_PER_BYTE };
+    let mut writer = Writer { out, atoms, open: Vec::new(), effort };
     writer.out.push(tag::LIST);
     writer.out.extend(count.to_be_bytes());
     for pair in pairs {
@@ -50,17 +48,17 @@ pub fn write(out: &mut Vec<u8>, pairs: &mut [Pair<'_>], atoms: Atoms) -> Result<
 /// Sorts `{Key, Value}` tuples as `lists:sort/1` does. Keys that are equal but not
 /// the same (1 and 1.0) are sorted by their values; if those are equal too, the
 /// integer comes first.
-fn sort_as_tuples(pairs: &mut [Pair<'_>]) -> Result<(), ReadError> {
-    order::sort_by(pairs, |a, b| {
-        let keys = order::compare(a.key, b.key, Order::General)?;
+fn sort_as_tuples(effort: &mut Effort, pairs: &mut [Pair<'_>]) -> Result<(), ReadError> {
+    sort_by(pairs, |a, b| {
+        let keys = order::compare_with(effort, a.key, b.key, Order::General)?;
         if keys.is_ne() {
             return Ok(keys);
         }
-        let values = order::compare(a.value, b.value, Order::General)?;
+        let values = order::compare_with(effort, a.value, b.value, Order::General)?;
         if values.is_ne() {
             return Ok(values);
         }
-        order::compare(a.key, b.key, Order::Keys)
+        order::compare_with(effort, a.key, b.key, Order::Keys)
     })
 }
 
@@ -68,7 +66,7 @@ struct Writer<'o, 'a> {
     out: &'o mut Vec<u8>,
     atoms: Atoms,
     open: Vec<Open<'a>>,
-    looks: usize,
+    effort: Effort,
 }
 
 /// A container that has been begun. Its parts are read from the cursor.
@@ -387,7 +385,7 @@ impl<'a> Writer<'_, 'a> {
                 tag::LIST => {
                     cursor.u8()?;
                     for _ in 0..cursor.u32()? {
-                        self.look()?;
+                        self.effort.spend()?;
                         let Ok(byte) = integer_byte(cursor) else { return Ok(false) };
                         self.out.push(byte);
                     }
@@ -409,9 +407,12 @@ impl<'a> Writer<'_, 'a> {
         let mut sorted = true;
         let mut pairs: Vec<Pair<'a>> = Vec::new();
         for _ in 0..count {
-            let pair = Pair { key: self.ahead(&mut after)?, value: self.ahead(&mut after)? };
+            let pair =
+                Pair { key: self.effort.skip(&mut after)?, value: self.effort.skip(&mut after)? };
             if let Some(last) = pairs.last() {
-                sorted = sorted && order::compare(last.key, pair.key, Order::Keys)?.is_lt();
+                sorted = sorted
+                    && order::compare_with(&mut self.effort, last.key, pair.key, Order::Keys)?
+                        .is_lt();
             }
             pairs.push(pair);
         }
@@ -419,26 +420,9 @@ impl<'a> Writer<'_, 'a> {
             self.begin(Open::Plain(u64::from(count) * 2));
             return Ok(());
         }
-        order::sort_by(&mut pairs, |a, b| order::compare(a.key, b.key, Order::Keys))?;
+        let effort = &mut self.effort;
+        sort_by(&mut pairs, |a, b| order::compare_with(effort, a.key, b.key, Order::Keys))?;
         self.begin(Open::Map { pairs, next: 0, after });
-        Ok(())
-    }
-
-    /// Passes one term. What is passed at one level is passed again at the next,
-    /// so a term could be made that takes for ever.
-    fn ahead(&mut self, cursor: &mut Reader<'a>) -> Result<&'a [u8], ReadError> {
-        let start = *cursor;
-        let mut wanted: u64 = 1;
-        while wanted > 0 {
-            self.look()?;
-            wanted = wanted - 1 + cursor.step()?;
-        }
-        let len = start.rest().len() - cursor.rest().len();
-        Ok(start.rest().get(..len).unwrap_or_default())
-    }
-
-    fn look(&mut self) -> Result<(), ReadError> {
-        self.looks = self.looks.checked_sub(1).ok_or(ReadError::Malformed("term: too complex"))?;
         Ok(())
     }
 }

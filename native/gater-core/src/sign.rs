@@ -438,4 +438,77 @@ mod tests {
             assert_eq!(verify(&message, &ring, 1000, 300), Err(reason));
         }
     }
+
+    /// `#{{...{Key}...} => [], ...}` with so many tuples around each key, signed by
+    /// nobody.
+    fn with_keys(keys: impl Iterator<Item = (usize, i64)>) -> Vec<u8> {
+        let (mut pairs, mut count) = (Vec::new(), 2);
+        for (depth, key) in keys {
+            (0..depth).for_each(|_| encode::tuple(&mut pairs, 1));
+            encode::int(&mut pairs, key);
+            encode::nil(&mut pairs);
+            count += 1;
+        }
+        let mut out = Vec::new();
+        encode::map(&mut out, count);
+        encode::atom(&mut out, SIGNED_AT);
+        encode::int(&mut out, 1000);
+        encode::atom(&mut out, SIGNATURE);
+        encode::binary(&mut out, b"forged");
+        out.extend(pairs);
+        out
+    }
+
+    #[test]
+    fn keys_that_cannot_be_compared_end_the_judgement_without_a_panic() {
+        let ring = KeyRing::new(b"secret");
+        for step in 1..2000_i64 {
+            // Pairs of keys that differ too deep inside, among others out of order.
+            let deep = |n: i64| n * step % 11 == 0;
+            let keys = (0..70).map(|n| (if deep(n) { 300 } else { 1 }, n * step % 1009 * 100 + n));
+            let verdict = verify(&with_keys(keys), &ring, 1000, 300);
+            assert!(matches!(verdict, Err(VerifyError::Term(_) | VerifyError::Invalid)));
+        }
+    }
+
+    #[test]
+    fn keys_made_to_take_for_ever_are_given_up() {
+        // Maps of two pairs inside each other; what differs is at the bottom.
+        let mut pairs = Vec::new();
+        for key in [2, 1] {
+            for _ in 0..200 {
+                encode::map(&mut pairs, 2);
+                encode::atom(&mut pairs, "a");
+                encode::nil(&mut pairs);
+                encode::atom(&mut pairs, "b");
+            }
+            encode::list(&mut pairs, 200_000);
+            (0..200_000).for_each(|_| encode::nil(&mut pairs));
+            encode::int(&mut pairs, key);
+            encode::nil(&mut pairs);
+        }
+        let mut message = with_keys(std::iter::empty());
+        message[4] += 2;
+        message.extend(pairs);
+        let verdict = verify(&message, &KeyRing::new(b"secret"), 1000, 300);
+        assert_eq!(verdict, Err(VerifyError::Term(ReadError::Malformed("term: too complex"))));
+    }
+
+    #[test]
+    fn many_maps_as_keys_are_no_trouble() {
+        let ring = KeyRing::new(b"secret");
+        let mut message = Vec::new();
+        encode::map(&mut message, 10_000);
+        for key in 0..10_000_i64 {
+            encode::map(&mut message, 3);
+            for name in ["region", "account", "order"] {
+                encode::atom(&mut message, name);
+                encode::int(&mut message, if name == "order" { key * 7919 % 10_000 } else { 1 });
+            }
+            encode::nil(&mut message);
+        }
+        let mut signed = Vec::new();
+        sign(&message, ring.current(), 1000, &mut signed).unwrap();
+        assert_eq!(verify(&signed, &ring, 1000, 300), Ok(()));
+    }
 }

@@ -10,6 +10,7 @@ mod number;
 pub mod order;
 mod read;
 mod scan;
+pub(crate) mod sort;
 pub mod tag;
 mod types;
 

@@ -7,6 +7,7 @@
 
 use std::cmp::Ordering;
 
+use super::sort::sort_by;
 use super::{ReadError, Reader, tag};
 
 /// Compound terms inside each other that are compared.
@@ -21,15 +22,64 @@ pub enum Order {
     Keys,
 }
 
+/// How much may still be done for a term: heads of terms to compare or to pass.
+///
+/// To find the next key of a map or the next element of a list a term is passed,
+/// and what is inside it again one level deeper. So terms can be made that take
+/// their size times their depth; this is where that ends.
+#[derive(Debug)]
+pub struct Effort(u64);
+
+impl Effort {
+    /// Per byte. To sort the keys of a map takes about one for each time their
+    /// number can be halved, and a byte is seldom a term.
+    const PER_BYTE: u64 = 32;
+    /// For any term; some milliseconds.
+    const AT_LEAST: u64 = 1 << 20;
+
+    /// What is allowed for a term of so many bytes.
+    pub fn for_bytes(bytes: usize) -> Self {
+        Self((bytes as u64).saturating_mul(Self::PER_BYTE).saturating_add(Self::AT_LEAST))
+    }
+
+    pub(crate) fn spend(&mut self) -> Result<(), ReadError> {
+        self.0 = self.0.checked_sub(1).ok_or(ReadError::Malformed("term: too complex"))?;
+        Ok(())
+    }
+
+    /// Passes a term, as [`Reader::skip`] does.
+    pub(crate) fn skip<'a>(&mut self, reader: &mut Reader<'a>) -> Result<&'a [u8], ReadError> {
+        let start = *reader;
+        let mut wanted: u64 = 1;
+        while wanted > 0 {
+            self.spend()?;
+            wanted = wanted - 1 + reader.step()?;
+        }
+        let len = start.rest().len() - reader.rest().len();
+        Ok(start.rest().get(..len).unwrap_or_default())
+    }
+}
+
 /// Compares the terms at the start of `a` and `b`. Both have been scanned.
 ///
-/// Fails on terms nested more than [`MAX_DEPTH`] deep.
+/// Fails on terms nested more than [`MAX_DEPTH`] deep, and on those that take more
+/// than the [`Effort`] for their size.
 pub fn compare(a: &[u8], b: &[u8], order: Order) -> Result<Ordering, ReadError> {
+    compare_with(&mut Effort::for_bytes(a.len().saturating_add(b.len())), a, b, order)
+}
+
+/// As [`compare`], one of many comparisons that share an effort.
+pub fn compare_with(
+    effort: &mut Effort,
+    a: &[u8],
+    b: &[u8],
+    order: Order,
+) -> Result<Ordering, ReadError> {
     // The keys of most maps are such atoms.
     if let (Some(a), Some(b)) = (short_atom(a), short_atom(b)) {
         return Ok(a.cmp(b));
     }
-    compare_within(&mut Reader::new(a), &mut Reader::new(b), order, MAX_DEPTH)
+    compare_within(effort, &mut Reader::new(a), &mut Reader::new(b), order, MAX_DEPTH)
 }
 
 /// The text of an atom of the form that is sent between nodes. The order of
@@ -84,11 +134,13 @@ fn rank(reader: Reader<'_>) -> Result<Rank, ReadError> {
 
 /// Compares the next terms. The readers are past them if they are equal.
 fn compare_within(
+    effort: &mut Effort,
     a: &mut Reader<'_>,
     b: &mut Reader<'_>,
     order: Order,
     depth: u32,
 ) -> Result<Ordering, ReadError> {
+    effort.spend()?;
     let deeper = depth.checked_sub(1).ok_or(ReadError::Malformed("term: nested too deep"))?;
     let (kind, other) = (rank(*a)?, rank(*b)?);
     if kind != other {
@@ -112,7 +164,7 @@ fn compare_within(
                 .cmp(&(b.node(), b.creation()))
                 .then_with(|| reversed(a.words()).cmp(&reversed(b.words()))))
         }
-        Rank::Fun => compare_funs(a, b, order, deeper),
+        Rank::Fun => compare_funs(effort, a, b, order, deeper),
         Rank::Port => Ok(port(a)?.cmp(&port(b)?)),
         Rank::Pid => {
             let (a, b) = (a.pid()?, b.pid()?);
@@ -124,20 +176,21 @@ fn compare_within(
             if arity != other {
                 return Ok(arity.cmp(&other));
             }
-            compare_each(a, b, u64::from(arity), order, deeper)
+            compare_each(effort, a, b, u64::from(arity), order, deeper)
         }
-        Rank::Map => compare_maps(a, b, order, deeper),
+        Rank::Map => compare_maps(effort, a, b, order, deeper),
         Rank::Nil => {
             a.skip()?;
             b.skip()?;
             Ok(Ordering::Equal)
         }
-        Rank::List => compare_lists(a, b, order, deeper),
+        Rank::List => compare_lists(effort, a, b, order, deeper),
         Rank::Bits => Ok(compare_bits(bits(a)?, bits(b)?)),
     }
 }
 
 fn compare_each(
+    effort: &mut Effort,
     a: &mut Reader<'_>,
     b: &mut Reader<'_>,
     count: u64,
@@ -145,7 +198,7 @@ fn compare_each(
     depth: u32,
 ) -> Result<Ordering, ReadError> {
     for _ in 0..count {
-        let outcome = compare_within(a, b, order, depth)?;
+        let outcome = compare_within(effort, a, b, order, depth)?;
         if outcome.is_ne() {
             return Ok(outcome);
         }
@@ -155,6 +208,7 @@ fn compare_each(
 
 /// `fun M:F/A` after funs with an environment.
 fn compare_funs(
+    effort: &mut Effort,
     a: &mut Reader<'_>,
     b: &mut Reader<'_>,
     order: Order,
@@ -165,7 +219,7 @@ fn compare_funs(
         (tag::EXPORT, tag::EXPORT) => {
             a.u8()?;
             b.u8()?;
-            compare_each(a, b, 3, order, depth)
+            compare_each(effort, a, b, 3, order, depth)
         }
         (tag::NEW_FUN, tag::NEW_FUN) => {
             let head = |reader: &mut Reader<'_>| -> Result<u32, ReadError> {
@@ -174,13 +228,13 @@ fn compare_funs(
             };
             let (free, others) = (head(a)?, head(b)?);
             // Module, old index, old unique value; the creator does not count.
-            let outcome = compare_each(a, b, 3, order, depth)?.then(free.cmp(&others));
+            let outcome = compare_each(effort, a, b, 3, order, depth)?.then(free.cmp(&others));
             if outcome.is_ne() {
                 return Ok(outcome);
             }
             a.skip()?;
             b.skip()?;
-            compare_each(a, b, u64::from(free), order, depth)
+            compare_each(effort, a, b, u64::from(free), order, depth)
         }
         (tag::NEW_FUN, _) => Ok(Ordering::Less),
         _ => Ok(Ordering::Greater),
@@ -189,6 +243,7 @@ fn compare_funs(
 
 /// By size, then by the keys in their own order, then by the values.
 fn compare_maps(
+    effort: &mut Effort,
     a: &mut Reader<'_>,
     b: &mut Reader<'_>,
     order: Order,
@@ -198,12 +253,17 @@ fn compare_maps(
     if count != other {
         return Ok(count.cmp(&other));
     }
-    let (a, b) = (sorted_pairs(a, count, depth)?, sorted_pairs(b, count, depth)?);
-    let each = |values: bool, order| {
+    if count == 1 {
+        let keys = compare_within(effort, a, b, Order::Keys, depth)?;
+        return if keys.is_ne() { Ok(keys) } else { compare_within(effort, a, b, order, depth) };
+    }
+    let a = sorted_pairs(effort, a, count, depth)?;
+    let b = sorted_pairs(effort, b, count, depth)?;
+    let mut each = |values: bool, order| {
         for (a, b) in a.iter().zip(&b) {
             let (a, b) = if values { (a.value, b.value) } else { (a.key, b.key) };
             let (mut a, mut b) = (Reader::new(a), Reader::new(b));
-            let outcome = compare_within(&mut a, &mut b, order, depth)?;
+            let outcome = compare_within(effort, &mut a, &mut b, order, depth)?;
             if outcome.is_ne() {
                 return Ok(outcome);
             }
@@ -224,35 +284,20 @@ pub struct Pair<'a> {
 }
 
 fn sorted_pairs<'a>(
+    effort: &mut Effort,
     reader: &mut Reader<'a>,
     count: u32,
     depth: u32,
 ) -> Result<Vec<Pair<'a>>, ReadError> {
     let mut pairs = Vec::new();
     for _ in 0..count {
-        pairs.push(Pair { key: reader.skip()?, value: reader.skip()? });
+        pairs.push(Pair { key: effort.skip(reader)?, value: effort.skip(reader)? });
     }
     sort_by(&mut pairs, |a, b| {
-        compare_within(&mut Reader::new(a.key), &mut Reader::new(b.key), Order::Keys, depth)
+        let (mut a, mut b) = (Reader::new(a.key), Reader::new(b.key));
+        compare_within(effort, &mut a, &mut b, Order::Keys, depth)
     })?;
     Ok(pairs)
-}
-
-/// Sorts by a comparison that may fail. Keeps the order of what is equal.
-pub fn sort_by<T>(
-    items: &mut [T],
-    mut compare: impl FnMut(&T, &T) -> Result<Ordering, ReadError>,
-) -> Result<(), ReadError> {
-    let mut failed = None;
-    items.sort_by(|a, b| match (&failed, compare(a, b)) {
-        (None, Ok(outcome)) => outcome,
-        (None, Err(error)) => {
-            failed = Some(error);
-            Ordering::Equal
-        }
-        (Some(_), _) => Ordering::Equal,
-    });
-    failed.map_or(Ok(()), Err)
 }
 
 /// Where a list is: `LIST` and `STRING` may follow each other in tails.
@@ -311,11 +356,11 @@ impl<'a> Cells<'a> {
     }
 
     /// Takes the element that [`Cells::peek`] found.
-    fn element(&mut self) -> Result<Reader<'a>, ReadError> {
+    fn element(&mut self, effort: &mut Effort) -> Result<Reader<'a>, ReadError> {
         match self {
             Self::Elements { left, rest } => {
                 *left = left.saturating_sub(1);
-                rest.skip().map(Reader::new)
+                effort.skip(rest).map(Reader::new)
             }
             Self::Bytes { bytes, .. } => {
                 let (first, after) = bytes.split_first().ok_or(ReadError::Truncated)?;
@@ -339,6 +384,7 @@ impl<'a> Cells<'a> {
 }
 
 fn compare_lists(
+    effort: &mut Effort,
     a: &mut Reader<'_>,
     b: &mut Reader<'_>,
     order: Order,
@@ -348,14 +394,27 @@ fn compare_lists(
     loop {
         match (left.peek()?, right.peek()?) {
             (Peeked::Element, Peeked::Element) => {
-                let (mut x, mut y) = (left.element()?, right.element()?);
-                let outcome = compare_within(&mut x, &mut y, order, depth)?;
+                if let (
+                    Cells::Elements { left: m, rest: x },
+                    Cells::Elements { left: n, rest: y },
+                ) = (&mut left, &mut right)
+                {
+                    // What is equal has been read when it has been compared.
+                    (*m, *n) = (m.saturating_sub(1), n.saturating_sub(1));
+                    let outcome = compare_within(effort, x, y, order, depth)?;
+                    if outcome.is_ne() {
+                        return Ok(outcome);
+                    }
+                    continue;
+                }
+                let (mut x, mut y) = (left.element(effort)?, right.element(effort)?);
+                let outcome = compare_within(effort, &mut x, &mut y, order, depth)?;
                 if outcome.is_ne() {
                     return Ok(outcome);
                 }
             }
             (Peeked::Tail(mut x), Peeked::Tail(mut y)) => {
-                let outcome = compare_within(&mut x, &mut y, order, depth)?;
+                let outcome = compare_within(effort, &mut x, &mut y, order, depth)?;
                 *a = left.after(x);
                 *b = right.after(y);
                 return Ok(outcome);
