@@ -153,15 +153,15 @@ impl VerifyError {
 pub fn has_signature(term: &[u8]) -> bool {
     let mut reader = Reader::new(term);
     let Ok(count) = reader.map() else { return false };
-    (0..count).any(|_| {
-        let found = reader.is_atom(SIGNATURE);
-        if !found {
-            // Cut short: the next read fails as well.
-            let _ = reader.skip();
+    for _ in 0..count {
+        if reader.is_atom(SIGNATURE) {
+            return true;
         }
-        let _ = reader.skip();
-        found
-    })
+        if reader.skip().and_then(|_| reader.skip()).is_err() {
+            break;
+        }
+    }
+    false
 }
 
 /// Writes the map `term` with `signed_at` and `signature` put, in place of what it
@@ -398,6 +398,11 @@ mod tests {
         ring.rotate(b"new", 1200, 300);
         assert_eq!(verify(&signed, &ring, 1300, 500), Ok(()));
         assert_eq!(verify(&signed, &ring, 1401, 500), Err(VerifyError::Invalid));
+    }
+
+    #[test]
+    fn a_map_cut_short_has_no_signature_however_many_pairs_it_claims() {
+        assert!(!has_signature(b"\x74\xff\xff\xff\xff\x77\x01a\x6a\x6d\0"));
     }
 
     #[test]
