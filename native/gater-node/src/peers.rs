@@ -20,6 +20,8 @@ use gater_core::etf::{Atom, Pid};
 use gater_dist::{Connection, Node};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
 
 /// Why the gateway watches a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +149,8 @@ pub struct Peers {
     next_id: AtomicU64,
     max_nodes: usize,
     node: OnceLock<Node>,
+    /// Those that may wait for a node to be reached.
+    waiters: Arc<Semaphore>,
     table: Mutex<FxHashMap<Atom, Vec<PeerRef>>>,
 }
 
@@ -157,6 +161,7 @@ impl Peers {
             next_id: AtomicU64::new(0),
             max_nodes,
             node: OnceLock::new(),
+            waiters: Arc::new(Semaphore::new(MAX_WAITERS)),
             table: Mutex::default(),
         }
     }
@@ -341,6 +346,32 @@ impl Peers {
         lost
     }
 
+    /// What to wait for before a process of `peer` is told that it is registered or
+    /// subscribed: that its node is connected, or cannot be just now. `None` if there is
+    /// nothing to wait for, or too many wait already.
+    pub fn reach(&self, peer: &PeerRef) -> Option<impl Future<Output = ()> + Send + use<>> {
+        if peer.online() {
+            return None;
+        }
+        let node = self.node.get()?.clone();
+        let permit = self.waiters.clone().try_acquire_owned().ok()?;
+        let peer = peer.clone();
+        Some(async move {
+            let attempt = async {
+                let Ok(connection) = node.connect(peer.node()).await else { return };
+                // Another incarnation answers: this one is gone. Else the connection's own
+                // task makes it known, right after.
+                let same = connection.peer().creation == peer.creation();
+                while same && !peer.online() && !connection.is_closed() {
+                    sleep(LOOK_EVERY).await;
+                }
+            };
+            // Out of reach is no reason to refuse: the node may come back.
+            let _ = timeout(REACH_WITHIN, attempt).await;
+            drop(permit);
+        })
+    }
+
     /// Whether every node that is known is connected.
     pub fn all_online(&self) -> bool {
         self.table.lock().values().flatten().all(PeerRef::online)
@@ -352,6 +383,12 @@ impl Peers {
     }
 }
 
+/// How long a registration or subscription waits for the node of its process.
+const REACH_WITHIN: Duration = Duration::from_secs(2);
+/// Between two looks at a connection that is just being made known.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// Registrations and subscriptions that wait at a time; further ones do not wait.
+const MAX_WAITERS: usize = 1024;
 /// Incarnations of one node that are remembered at a time: the connected one
 /// and a few that pids still speak of.
 const MAX_INCARNATIONS: usize = 8;

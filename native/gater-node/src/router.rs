@@ -62,11 +62,13 @@ impl Router {
             }
             (name, request) => match (self.channels.get(name), request) {
                 (Some(channel), Request::Call { from, request }) => {
-                    self.channel_call(channel, caller, &from, &request);
+                    self.channel_call(channel, caller, from, &request);
                 }
                 (Some(channel), Request::Cast(request)) => {
                     // A cast has nobody to tell the outcome to.
-                    let _ = self.channel_operation(channel, &request, || {});
+                    if let Ok(Done::Subscribe(subscription)) = self.operate(channel, &request) {
+                        self.subscribe(channel, subscription, None);
+                    }
                 }
                 _ => tracing::debug!(peer = %caller.peer().name, name, "message ignored"),
             },
@@ -76,26 +78,55 @@ impl Router {
     fn channel_call(
         &self,
         channel: &Arc<Channel>,
-        caller: &Connection,
-        from: &From,
+        caller: &Arc<Connection>,
+        from: From,
         request: &Bytes,
     ) {
-        let answer = match self.channel_operation(channel, request, || caller.reply(from, OK)) {
-            Ok(Done::Acknowledged) => return,
-            Ok(Done::Nothing) => OK.into(),
-            Ok(Done::Answer(answer)) => answer,
-            Err(error) => error,
-        };
-        caller.reply(from, &answer);
+        match self.operate(channel, request) {
+            Ok(Done::Nothing) => caller.reply(&from, OK),
+            Ok(Done::Subscribe(subscription)) => {
+                self.subscribe(channel, subscription, Some((caller.clone(), from)));
+            }
+            Ok(Done::Answer(answer)) | Err(answer) => caller.reply(&from, &answer),
+        }
     }
 
-    /// Carries out one request to a channel; the error is the encoded answer.
-    fn channel_operation(
+    /// Subscribes, and answers `from`. Who waits for the answer finds that the node of
+    /// the process is connected, if it can be: no message is lost to a dial.
+    fn subscribe(
         &self,
-        channel: &Channel,
-        request: &Bytes,
-        acknowledge: impl FnOnce(),
-    ) -> Result<Done, Vec<u8>> {
+        channel: &Arc<Channel>,
+        subscription: Subscription,
+        from: Option<(Arc<Connection>, From)>,
+    ) {
+        let Subscription { topic, peer, local } = subscription;
+        let reached = from.as_ref().and_then(|_| self.peers.reach(&peer));
+        let (channel, peers) = (channel.clone(), self.peers.clone());
+        let subscribe = move || {
+            let reply = |answer: &[u8]| {
+                if let Some((caller, from)) = &from {
+                    caller.reply(from, answer);
+                }
+            };
+            let outcome = channel.subscribe(&peers, &topic, &peer, local, || reply(OK));
+            if let Err(TooManySubscriptions) = outcome {
+                reply(&error("overloaded"));
+            }
+        };
+        match reached {
+            None => subscribe(),
+            Some(reached) => {
+                tokio::spawn(async move {
+                    reached.await;
+                    subscribe();
+                });
+            }
+        }
+    }
+
+    /// Carries out one request to a channel, but for subscribing; the error is the
+    /// encoded answer.
+    fn operate(&self, channel: &Channel, request: &Bytes) -> Result<Done, Vec<u8>> {
         let mut reader = Reader::new(request);
         let unknown = || unknown_request(request);
         let arity = reader.tuple().map_err(|_| unknown())?;
@@ -132,10 +163,7 @@ impl Router {
                 }
                 let topic = Topic::new(topic).map_err(|error| bad(error.as_atom()))?;
                 let peer = self.peers.of(&pid).map_err(|_| error("overloaded"))?;
-                channel
-                    .subscribe(&self.peers, &topic, &peer, local, acknowledge)
-                    .map(|()| Done::Acknowledged)
-                    .map_err(|TooManySubscriptions| error("overloaded"))
+                Ok(Done::Subscribe(Subscription { topic, peer, local }))
             }
         }
     }
@@ -171,12 +199,19 @@ impl Router {
     }
 }
 
+/// A process and the topic it wants.
+struct Subscription {
+    topic: Topic,
+    peer: PeerRef,
+    local: LocalPid,
+}
+
 /// What a request to a channel came to.
 enum Done {
     /// The answer is `ok`.
     Nothing,
-    /// It was answered already.
-    Acknowledged,
+    /// This is to be made.
+    Subscribe(Subscription),
     /// The answer, encoded.
     Answer(Vec<u8>),
 }

@@ -10,13 +10,14 @@ use gater_dist::gen_server::From;
 
 use super::{OK, error, unknown_request};
 use crate::directory::Directory;
-use crate::peers::Peers;
+use crate::peers::{PeerRef, Peers, TooManyNodes};
 use crate::replica::Replica;
 
 /// Pause before a removal that could not be written is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The registry service.
+/// The registry service. Cloning gives another handle.
+#[derive(Clone)]
 pub struct Registry {
     replica: Arc<Replica>,
     directory: Arc<Directory>,
@@ -38,9 +39,23 @@ impl Registry {
     /// Answers a `gen_server:call`.
     pub fn call(&self, caller: &Arc<Connection>, from: From, request: &[u8]) {
         match Operation::parse(request) {
-            Ok(Operation::Register(store, pid)) => match self.refusal(caller, &pid) {
-                Some(reason) => caller.reply(&from, &error(reason)),
-                None => self.write(Command::Register { store, pid }, Some((caller.clone(), from))),
+            Ok(Operation::Register(store, pid)) => match self.judge(caller, &pid) {
+                Err(reason) => caller.reply(&from, &error(reason)),
+                Ok(peer) => {
+                    let command = Command::Register { store, pid };
+                    let from = Some((caller.clone(), from));
+                    // Who is told `ok` finds the worker among those that are offered.
+                    match self.peers.reach(&peer) {
+                        None => self.write(command, from),
+                        Some(reached) => {
+                            let registry = self.clone();
+                            tokio::spawn(async move {
+                                reached.await;
+                                registry.write(command, from);
+                            });
+                        }
+                    }
+                }
             },
             Ok(Operation::Unregister(store, pid)) => {
                 let command = Command::Unregister { store, pid, epoch: None };
@@ -62,7 +77,7 @@ impl Registry {
     /// Carries out a `gen_server:cast`.
     pub fn cast(&self, caller: &Arc<Connection>, request: &[u8]) {
         match Operation::parse(request) {
-            Ok(Operation::Register(store, pid)) if self.refusal(caller, &pid).is_none() => {
+            Ok(Operation::Register(store, pid)) if self.judge(caller, &pid).is_ok() => {
                 self.write(Command::Register { store, pid }, None);
             }
             Ok(Operation::Unregister(store, pid)) => {
@@ -72,13 +87,14 @@ impl Registry {
         }
     }
 
-    /// Why a pid cannot be a worker, where that is known at once.
-    fn refusal(&self, caller: &Connection, pid: &Pid) -> Option<&'static str> {
+    /// The incarnation a worker belongs to, or why it cannot be one, where that is
+    /// known at once.
+    fn judge(&self, caller: &Connection, pid: &Pid) -> Result<PeerRef, &'static str> {
         let stale = pid.node == caller.peer().name && pid.creation != caller.peer().creation;
         if stale || pid.node == self.own_name {
-            return Some("noproc");
+            return Err("noproc");
         }
-        self.peers.of(pid).err().map(|_| "overloaded")
+        self.peers.of(pid).map_err(|TooManyNodes| "overloaded")
     }
 
     /// A worker is gone: its registrations go, however long that takes to write.
