@@ -51,6 +51,7 @@
     requests :: gen_server:request_id_collection(),
     restoring = none :: none | #{key() => []},  % asked for since the gateway came, unanswered
     subs = #{} :: #{key() => #sub{}},
+    withdrawn = #{} :: #{key() => []},      % given up while no gateway could be told
     watched = #{} :: #{pid() => {reference(), #{key() => []}}}
 }).
 
@@ -117,7 +118,7 @@ handle_cast(_Message, State) ->
 handle_info({channel_message, Channel, Topic, _} = Message, #state{channel = Channel} = State) ->
     {noreply, hand_out(Topic, Message, State)};
 handle_info({esdb_gater_link, {up, Node}}, State) ->
-    Down = #state{subs = Subs} = gone_down(State, Node),
+    Down = #state{subs = Subs} = withdraw(gone_down(State, Node)),
     Asked = ask_all(Down),
     {noreply, maybe_restored(Asked#state{restoring = maps:map(fun(_, _) -> [] end, Subs)})};
 handle_info({esdb_gater_link, {former, Node}}, #state{channel = Channel, subs = Subs} = State) ->
@@ -170,6 +171,13 @@ gone_down(#state{subs = Subs} = State, Next) ->
     Wanted = maps:map(fun(_, Sub) -> Sub#sub{status = wanted} end, Subs),
     State#state{gateway = Next, requests = gen_server:reqids_new(), restoring = none,
                 subs = Wanted}.
+
+%% A gateway that was only out of reach still has what was given up meanwhile.
+withdraw(#state{subs = Subs, withdrawn = Withdrawn} = State) ->
+    maps:fold(fun({Topic, Target}, [], Acc) ->
+                  request({unsubscribe, Topic, Target}, ignored, Acc)
+              end,
+              State#state{withdrawn = #{}}, maps:without(maps:keys(Subs), Withdrawn)).
 
 %% The link waits for this before it lets others use the gateway.
 maybe_restored(#state{restoring = Left, gateway = Node} = State)
@@ -226,8 +234,8 @@ put_sub(Key, Sub, #state{subs = Subs} = State) ->
 
 %% Nobody wants it any more. Requests of this process stay in order, so it may be asked for
 %% again at once.
-given_up(Key, #sub{status = wanted}, #state{subs = Subs} = State) ->
-    State#state{subs = maps:remove(Key, Subs)};
+given_up(Key, #sub{status = wanted}, #state{subs = Subs, withdrawn = Withdrawn} = State) ->
+    State#state{subs = maps:remove(Key, Subs), withdrawn = Withdrawn#{Key => []}};
 given_up({Topic, Target} = Key, _Sub, #state{subs = Subs} = State) ->
     restored(Key, request({unsubscribe, Topic, Target}, ignored,
                           State#state{subs = maps:remove(Key, Subs)})).

@@ -12,6 +12,7 @@
          without_the_program_calls_say_no_gateway/1, a_bad_value_stops_the_start/1,
          a_restarted_gateway_gets_everything_again/1, the_next_gateway_takes_over/1,
          a_gateway_that_was_silent_is_left_for_good/1,
+         what_was_given_up_without_a_gateway_is_given_up_there_too/1,
          without_a_gateway_calls_end_in_time/1, a_gateway_that_comes_later_is_used/1,
          a_worker_that_died_meanwhile_is_not_registered_again/1,
          every_process_of_the_shim_may_crash/1]).
@@ -29,6 +30,7 @@ all() ->
      without_the_program_calls_say_no_gateway, a_bad_value_stops_the_start,
      a_restarted_gateway_gets_everything_again, the_next_gateway_takes_over,
      a_gateway_that_was_silent_is_left_for_good,
+     what_was_given_up_without_a_gateway_is_given_up_there_too,
      without_a_gateway_calls_end_in_time, a_gateway_that_comes_later_is_used,
      a_worker_that_died_meanwhile_is_not_registered_again, every_process_of_the_shim_may_crash].
 
@@ -226,6 +228,22 @@ a_gateway_that_was_silent_is_left_for_good(Config) ->
     ok = publish(Beam, ?TOPIC, last),
     until(fun() -> lists:member(last, payloads(Subscriber)) end),
     ?assertEqual([second, last], payloads(Subscriber)).
+
+what_was_given_up_without_a_gateway_is_given_up_there_too(Config) ->
+    World = value(world, Config),
+    Gateway = #{node := Node} = gater_harness:gateway(World),
+    Beam = named(Config, [Gateway]),
+    {_, Pid} = Subscriber = subscriber(Beam, ?TOPIC),
+    gater_harness:signal(Gateway, "STOP"),
+    on(Beam, fun() -> true = erlang:disconnect_node(Node), ok end),
+    until(fun() -> on(Beam, fun() -> esdb_gater_link:gateway() end) =/= {ok, Node} end),
+    on(Beam, fun() -> ok = esdb_channel_server:unsubscribe(?EVENTS, ?TOPIC, Pid) end),
+    gater_harness:signal(Gateway, "CONT"),
+    Plain = gater_harness:node(World),
+    until(fun() ->
+              gater_harness:call(Plain, {?EVENTS, Gateway}, {get_subscribers, ?TOPIC}) =:= []
+          end),
+    ?assertEqual([], payloads(Subscriber)).
 
 without_a_gateway_calls_end_in_time(Config) ->
     Beam = gater_shim:node(value(world, Config), [?MODULE]),
