@@ -2,7 +2,7 @@
 %% subscribers and callers of the tests.
 -module(gater_agent).
 
--export([start/0, run/2, messages/1, flush/1, mailbox_length/1]).
+-export([start/0, run/2, messages/1, flush/1]).
 
 %% @doc Starts an agent that lives until it is killed or its node ends.
 -spec start() -> pid().
@@ -23,12 +23,6 @@ messages(Agent) -> ask(Agent, messages).
 %% @doc As `messages/1', and forgets them.
 -spec flush(pid()) -> [term()].
 flush(Agent) -> ask(Agent, flush).
-
-%% @doc The number of messages waiting in any process of this node.
--spec mailbox_length(pid()) -> non_neg_integer().
-mailbox_length(Pid) ->
-    {message_queue_len, Length} = process_info(Pid, message_queue_len),
-    Length.
 
 ask(Agent, Request) ->
     Monitor = monitor(process, Agent),
