@@ -121,7 +121,11 @@ generated_messages_verify_from_any_release(Config) ->
     from_each_release(Config, fun() ->
         rand:seed(exsss, Seed),
         [sign(#{body => generate(5), generate(2) => generate(3), at => N}) || N <- lists:seq(1, 500)]
-    end).
+    end),
+    case value(otp27, Config) of
+        none -> {skip, "there is no OTP 27 here: the part within one release has passed"};
+        _ -> ok
+    end.
 
 the_age_is_judged_before_the_signature(Config) ->
     Now = erlang:system_time(second),
