@@ -1,5 +1,5 @@
 %% @doc Signed channels, with OTP itself as the oracle of the canonical form: messages are signed
-%% with `term_to_binary' and `crypto', without any code of ours.
+%% with `term_to_binary' and `crypto', without any code of ours but where a case says so.
 -module(signature_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -9,7 +9,8 @@
          a_message_that_is_no_map_is_refused/1, a_forged_alert_is_refused/1,
          tampering_with_any_byte_fails/1, the_older_latin1_form_verifies/1,
          forty_atom_keys_in_a_nested_map_verify_from_any_release/1,
-         generated_messages_verify_from_any_release/1, the_age_is_judged_before_the_signature/1,
+         generated_messages_verify_from_any_release/1,
+         the_module_of_one_release_verifies_what_that_of_another_signed/1, the_age_is_judged_before_the_signature/1,
          the_signature_must_be_there_before_the_rate_counts/1,
          a_changed_secret_verifies_and_so_does_the_one_before/1, a_secret_is_never_logged/1]).
 
@@ -22,7 +23,8 @@ all() ->
     [a_signed_alert_is_accepted_and_arrives_as_signed, an_unsigned_alert_is_refused,
      a_message_that_is_no_map_is_refused, a_forged_alert_is_refused, tampering_with_any_byte_fails,
      the_older_latin1_form_verifies, forty_atom_keys_in_a_nested_map_verify_from_any_release,
-     generated_messages_verify_from_any_release, the_age_is_judged_before_the_signature,
+     generated_messages_verify_from_any_release,
+     the_module_of_one_release_verifies_what_that_of_another_signed, the_age_is_judged_before_the_signature,
      the_signature_must_be_there_before_the_rate_counts,
      a_changed_secret_verifies_and_so_does_the_one_before, a_secret_is_never_logged].
 
@@ -42,7 +44,8 @@ end_per_suite(Config) ->
     gater_harness:stop(value(world, Config)).
 
 beam(World, Release) ->
-    Beam = gater_harness:node(World, #{otp => Release, modules => [?MODULE]}),
+    Signing = [esdb_gater_nif, esdb_gater_canonical, esdb_gater_limit, esdb_pubsub_security],
+    Beam = gater_harness:node(World, #{otp => Release, modules => [?MODULE | Signing]}),
     {ok, _} = gater_harness:on(Beam, fun() -> application:ensure_all_started(crypto) end),
     Beam.
 
@@ -124,6 +127,30 @@ generated_messages_verify_from_any_release(Config) ->
     end),
     case value(otp27, Config) of
         none -> {skip, "there is no OTP 27 here: the part within one release has passed"};
+        _ -> ok
+    end.
+
+the_module_of_one_release_verifies_what_that_of_another_signed(Config) ->
+    Beams = [Beam || Beam <- [value(beam, Config), value(otp27, Config)], Beam =/= none],
+    [begin
+         Signed = gater_harness:on(Signer, fun() ->
+             Keys = [list_to_atom("module_key_" ++ integer_to_list(N)) || N <- lists:seq(1, 40)],
+             [esdb_pubsub_security:sign(Map, ?SECRET)
+              || Map <- [#{type => alert}, #{nested => maps:from_list([{K, K} || K <- Keys])}
+                         | [#{body => generate(4), generate(2) => N} || N <- lists:seq(1, 50)]]]
+         end),
+         [?assertEqual(ok, publish(Config, Message)) || Message <- Signed],
+         [begin
+              Answers = gater_harness:on(Verifier, fun() ->
+                  [{esdb_pubsub_security:verify(Message, ?SECRET),
+                    esdb_pubsub_security:verify(Message#{forged => true}, ?SECRET)}
+                   || Message <- Signed]
+              end),
+              ?assertEqual([{ok, {error, invalid_signature}}], lists:usort(Answers))
+          end || Verifier <- Beams]
+     end || Signer <- Beams],
+    case Beams of
+        [_] -> {skip, "there is no OTP 27 here: the part within one release has passed"};
         _ -> ok
     end.
 
