@@ -105,7 +105,7 @@ impl Node {
         let raft = Raft::new(id, config, network.clone(), log.clone(), machine.clone());
         let raft = raft.await.unwrap();
         network.0.lock().insert(id, raft.clone());
-        machine.go_live();
+        machine.go_live(|_| ());
         Self { id, raft, log, machine, told, directory }
     }
 

@@ -16,14 +16,20 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::error::ProposeError;
+use super::forward::{Forward, Written};
+use super::machine::Machine;
 use super::types::{Batch, TypeConfig};
 
 /// The most commands in a batch. Less than 65,536, so that epochs of entries do not overlap.
 const MAX_BATCH: usize = 1024;
 
+/// The pause before a leader that did not take a batch is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+
 /// A command, and where its outcome goes.
 struct Proposal {
     command: Command,
+    deadline: Instant,
     answer: oneshot::Sender<Result<Outcome, ProposeError>>,
 }
 
@@ -36,11 +42,11 @@ pub struct Coalescer {
 }
 
 impl Coalescer {
-    /// Starts to carry commands to `raft`: at most `waiting` of them, each answered `within`.
-    pub fn start(raft: Raft<TypeConfig>, waiting: usize, within: Duration) -> Self {
+    /// Starts to carry commands on their `way`: at most `waiting` of them, each answered `within`.
+    pub fn start(way: Way, waiting: usize, within: Duration) -> Self {
         let (proposals, queue) = mpsc::channel(waiting.max(1));
         let stop = CancellationToken::new();
-        let task = tokio::spawn(run(raft, queue, within, stop.clone()));
+        let task = tokio::spawn(run(way, queue, stop.clone()));
         Self { proposals, within, stop, task: parking_lot::Mutex::new(Some(task)) }
     }
 
@@ -51,7 +57,7 @@ impl Coalescer {
     ) -> impl Future<Output = Result<Outcome, ProposeError>> + Send + use<> {
         let deadline = Instant::now() + self.within;
         let (answer, outcome) = oneshot::channel();
-        let queued = self.proposals.try_send(Proposal { command, answer });
+        let queued = self.proposals.try_send(Proposal { command, deadline, answer });
         async move {
             queued.map_err(|error| match error {
                 TrySendError::Full(_) => ProposeError::Overloaded,
@@ -77,12 +83,17 @@ impl Coalescer {
     }
 }
 
-async fn run(
-    raft: Raft<TypeConfig>,
-    mut queue: mpsc::Receiver<Proposal>,
-    within: Duration,
-    stop: CancellationToken,
-) {
+/// What it takes to write a batch.
+pub struct Way {
+    /// Consensus, as this gateway takes part in it.
+    pub raft: Raft<TypeConfig>,
+    /// The registry here.
+    pub machine: Machine,
+    /// The way to the leader, if another leads.
+    pub leader: Arc<dyn Forward>,
+}
+
+async fn run(way: Way, mut queue: mpsc::Receiver<Proposal>, stop: CancellationToken) {
     let mut proposals = Vec::new();
     loop {
         let taken = tokio::select! {
@@ -96,9 +107,15 @@ async fn run(
         if taken == 0 {
             return;
         }
+        // Whoever asked for what is late was told that it was not done.
+        let now = Instant::now();
+        proposals.retain(|proposal| proposal.deadline > now);
+        let Some(deadline) = proposals.iter().map(|proposal| proposal.deadline).max() else {
+            continue;
+        };
         let (commands, answers): (Vec<_>, Vec<_>) =
             proposals.drain(..).map(|proposal| (proposal.command, proposal.answer)).unzip();
-        match write(&raft, commands.into(), within).await {
+        match way.write(Batch(commands.into()), deadline).await {
             Ok(outcomes) => {
                 for (answer, outcome) in answers.into_iter().zip(outcomes) {
                     // Whoever asked may have gone.
@@ -114,26 +131,52 @@ async fn run(
     }
 }
 
-/// Writes one batch through consensus: one outcome for each command.
-pub async fn write(
-    raft: &Raft<TypeConfig>,
-    batch: Arc<[Command]>,
-    within: Duration,
-) -> Result<Vec<Outcome>, ProposeError> {
-    match timeout(within, raft.client_write(Batch(batch))).await {
-        Ok(Ok(response)) => Ok(response.data.0),
-        Ok(Err(RaftError::Fatal(error))) => {
-            tracing::error!(%error, "the registry is stopped");
-            Err(ProposeError::Stopped)
-        }
-        Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(leader)))) => {
-            tracing::debug!(leader = ?leader.leader_id, "another gateway leads");
-            Err(ProposeError::NoQuorum)
-        }
-        Ok(Err(RaftError::APIError(error))) => {
-            tracing::error!(%error, "a batch of registry commands was refused");
-            Err(ProposeError::NoQuorum)
-        }
-        Err(_) => Err(ProposeError::NoQuorum),
+impl Way {
+    /// Writes one batch, here or through the leader, whoever that comes to be before
+    /// `deadline`: one outcome for each command.
+    ///
+    /// When the answer of a leader is lost the batch is written again. Commands can bear
+    /// that: who waits for the answer sees them carried out between question and answer.
+    pub async fn write(
+        &self,
+        batch: Batch,
+        deadline: Instant,
+    ) -> Result<Vec<Outcome>, ProposeError> {
+        let mut metrics = self.raft.metrics();
+        let write = async {
+            loop {
+                match self.raft.client_write(batch.clone()).await {
+                    Ok(response) => return Ok(response.data.0),
+                    Err(RaftError::Fatal(error)) => {
+                        tracing::error!(%error, "the registry is stopped");
+                        return Err(ProposeError::Stopped);
+                    }
+                    Err(RaftError::APIError(ClientWriteError::ForwardToLeader(leader))) => {
+                        if let (Some(id), Some(member)) = (leader.leader_id, leader.leader_node)
+                            && id != metrics.borrow_and_update().id
+                        {
+                            let written = tokio::select! {
+                                written = self.leader.forward(&member, &batch) => written.ok(),
+                                _ = metrics.wait_for(|now| now.current_leader != Some(id)) => None,
+                            };
+                            if let Some(Written { index, applied }) = written {
+                                // Who is told finds it in the registry here.
+                                self.machine.has_told(index).await;
+                                return Ok(applied.0);
+                            }
+                        }
+                    }
+                    Err(RaftError::APIError(error)) => {
+                        tracing::error!(%error, "a batch of registry commands was refused");
+                        return Err(ProposeError::NoQuorum);
+                    }
+                }
+                // Another leader, or the same one after a pause.
+                let known = metrics.borrow_and_update().current_leader;
+                let _ =
+                    timeout(ASK_AGAIN, metrics.wait_for(|now| now.current_leader != known)).await;
+            }
+        };
+        timeout_at(deadline, write).await.unwrap_or(Err(ProposeError::NoQuorum))
     }
 }

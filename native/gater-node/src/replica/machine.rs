@@ -8,6 +8,7 @@ use gater_core::registry::{Change, State};
 use openraft::storage::RaftStateMachine;
 use openraft::{AnyError, EntryPayload, RaftSnapshotBuilder, Snapshot};
 use parking_lot::RwLock;
+use tokio::sync::watch;
 
 use super::OnChange;
 use super::codec;
@@ -26,6 +27,8 @@ struct Shared {
     core: RwLock<Core>,
     on_change: OnChange,
     file: SnapshotFile,
+    /// The index of the last entry that was applied and told.
+    told: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -53,12 +56,23 @@ impl Machine {
                 live: false,
             },
         };
-        Ok(Self { shared: Arc::new(Shared { core: RwLock::new(core), on_change, file }) })
+        let told = watch::Sender::new(core.applied.map_or(0, |id| id.index));
+        let shared = Shared { core: RwLock::new(core), on_change, file, told };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// From here on changes are told: each is either in the state now or will be told.
-    pub fn go_live(&self) {
-        self.shared.core.write().live = true;
+    /// From here on changes are told: each is either in the state that `restored` looks
+    /// at now or will be told. Nothing is applied meanwhile.
+    pub fn go_live(&self, restored: impl FnOnce(&State)) {
+        let mut core = self.shared.core.write();
+        restored(&core.state);
+        core.live = true;
+    }
+
+    /// Waits until the entry at `index` is applied here and its changes were told.
+    pub async fn has_told(&self, index: u64) {
+        // The sender lives as long as this machine.
+        let _ = self.shared.told.subscribe().wait_for(|told| *told >= index).await;
     }
 
     /// Looks at the registry.
@@ -69,6 +83,13 @@ impl Machine {
     /// The last entry that was applied.
     pub fn applied(&self) -> Option<LogId> {
         self.shared.core.read().applied
+    }
+}
+
+impl Shared {
+    fn tell_index(&self) {
+        let index = self.core.read().applied.map_or(0, |id| id.index);
+        self.told.send_replace(index);
     }
 }
 
@@ -112,6 +133,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 }
             }
         }
+        self.shared.tell_index();
         Ok(results)
     }
 
@@ -162,6 +184,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         if live && !changes.is_empty() {
             (self.shared.on_change)(&changes);
         }
+        self.shared.tell_index();
         Ok(())
     }
 

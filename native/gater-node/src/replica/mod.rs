@@ -13,10 +13,12 @@
 //! registry for good (see [`Replica::failed`]): it answers look-ups but takes no commands.
 
 mod coalescer;
-mod codec;
+pub(crate) mod codec;
 mod error;
+mod forward;
 mod log;
 mod machine;
+mod members;
 mod network;
 mod snapshot;
 mod types;
@@ -31,11 +33,14 @@ use std::time::Duration;
 
 use gater_core::registry::{Change, Command, Outcome, State};
 use openraft::{Raft, RaftNetworkFactory, SnapshotPolicy};
+use tokio::time::{Instant, timeout};
 
-use self::coalescer::Coalescer;
+use self::coalescer::{Coalescer, Way};
 pub use self::error::{OpenError, ProposeError};
+pub use self::forward::{Forward, ForwardError, Forwarded, Written};
 pub use self::log::LogStore;
 pub use self::machine::Machine;
+pub use self::members::{MemberError, Role, Standing};
 pub use self::network::Alone;
 pub use self::snapshot::SnapshotFile;
 pub use self::types::{Applied, Batch, Member, NodeId, TypeConfig};
@@ -56,6 +61,9 @@ pub struct Settings {
     pub propose_within: Duration,
     /// Commands that may wait; more are `Overloaded`.
     pub max_waiting: usize,
+    /// Whether a new directory makes a cluster of one. Else it waits to be founded
+    /// together with others ([`Replica::found`]) or to be added to them.
+    pub found_alone: bool,
     /// A snapshot is taken after this many log entries.
     pub snapshot_after: u64,
     /// Entries that a snapshot holds already and that are kept for others to catch up.
@@ -67,6 +75,7 @@ impl Default for Settings {
         Self {
             propose_within: Duration::from_secs(4),
             max_waiting: 65_536,
+            found_alone: true,
             snapshot_after: 5_000,
             keep_entries: 1_000,
         }
@@ -91,17 +100,20 @@ impl Replica {
     /// the state has changed and before the command is answered, in order, one call at a time,
     /// on a thread of the runtime. It must not block.
     pub async fn open(path: &Path, on_change: OnChange) -> Result<Self, OpenError> {
-        Self::open_with(path, Settings::default(), Alone, on_change).await
+        let replica = Self::open_with(path, Settings::default(), Alone, on_change).await?;
+        replica.follow(|_| ());
+        Ok(replica)
     }
 
     /// As [`Replica::open`], with settings, and with a `network` to other gateways.
+    /// Nothing is told through `on_change` before [`Replica::follow`].
     ///
     /// With others, what was acknowledged but is not known here to be committed is told
     /// through `on_change` as soon as a leader says so.
     pub async fn open_with(
         path: &Path,
         settings: Settings,
-        network: impl RaftNetworkFactory<TypeConfig>,
+        network: impl RaftNetworkFactory<TypeConfig> + Forward + Clone,
         on_change: OnChange,
     ) -> Result<Self, OpenError> {
         let directory = path.to_owned();
@@ -119,13 +131,14 @@ impl Replica {
         log: LogStore,
         machine: Machine,
         settings: Settings,
-        network: impl RaftNetworkFactory<TypeConfig>,
+        network: impl RaftNetworkFactory<TypeConfig> + Forward + Clone,
     ) -> Result<Self, OpenError> {
-        match start(&log, &machine, &settings, network).await {
+        let leader = Arc::new(network.clone());
+        match start(&log, &machine, &settings, network, leader.clone()).await {
             Ok(raft) => {
-                machine.go_live();
-                let waiting = settings.max_waiting;
-                let coalescer = Coalescer::start(raft.clone(), waiting, settings.propose_within);
+                let way = Way { raft: raft.clone(), machine: machine.clone(), leader };
+                let within = settings.propose_within;
+                let coalescer = Coalescer::start(way, settings.max_waiting, within);
                 Ok(Self { raft, machine, log, coalescer })
             }
             Err(error) => {
@@ -133,6 +146,12 @@ impl Replica {
                 Err(error)
             }
         }
+    }
+
+    /// Has `restored` look at the registry as it is, and changes told from then on: each
+    /// is in what `restored` sees or will be told, none is in both.
+    pub fn follow(&self, restored: impl FnOnce(&State)) {
+        self.machine.go_live(restored);
     }
 
     /// Queues `command` now, whether or not the future is polled, which tells what came of
@@ -148,6 +167,35 @@ impl Replica {
     /// meanwhile: be quick.
     pub fn read<R>(&self, look: impl FnOnce(&State) -> R) -> R {
         self.machine.read(look)
+    }
+
+    /// Writes `batch` if this gateway leads, for one that does not.
+    pub(crate) async fn write_as_leader(
+        &self,
+        batch: Batch,
+        within: Duration,
+    ) -> Result<Written, ForwardError> {
+        match timeout(within, self.raft.client_write(batch)).await {
+            Ok(Ok(response)) => {
+                Ok(Written { index: response.log_id.index, applied: response.data })
+            }
+            Ok(Err(error)) if error.forward_to_leader().is_some() => Err(ForwardError::NotLeader),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a forwarded batch of registry commands was not written");
+                Err(ForwardError::Lost)
+            }
+            Err(_) => Err(ForwardError::Lost),
+        }
+    }
+
+    /// Consensus itself, for what other gateways ask of it.
+    pub(crate) fn raft(&self) -> &Raft<TypeConfig> {
+        &self.raft
+    }
+
+    /// The log, which keeps a few facts beside its entries.
+    pub(crate) fn log(&self) -> &LogStore {
+        &self.log
     }
 
     /// The id of this node: drawn at random when its data directory was made.
@@ -230,14 +278,19 @@ async fn start(
     machine: &Machine,
     settings: &Settings,
     network: impl RaftNetworkFactory<TypeConfig>,
+    leader: Arc<dyn Forward>,
 ) -> Result<Raft<TypeConfig>, OpenError> {
     let failed = |error: &dyn std::fmt::Display| OpenError::Raft(error.to_string());
     let config = openraft::Config {
         cluster_name: "esdb_gater_registry".into(),
         // For silent failures only: a broken connection is noticed before.
         heartbeat_interval: 250,
-        election_timeout_min: 1_000,
-        election_timeout_max: 2_000,
+        election_timeout_min: 750,
+        election_timeout_max: 1_500,
+        // An append and a piece of a snapshot stay well below the longest message.
+        max_payload_entries: 64,
+        snapshot_max_chunk_size: 1 << 20,
+        install_snapshot_timeout: 5_000,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(settings.snapshot_after),
         max_in_snapshot_log_to_keep: settings.keep_entries,
         ..openraft::Config::default()
@@ -249,7 +302,7 @@ async fn start(
         .map_err(|error| failed(&error))?;
 
     // Once in the life of a data directory: openraft refuses it when there is a log or a vote.
-    if !raft.is_initialized().await.map_err(|error| failed(&error))? {
+    if settings.found_alone && !raft.is_initialized().await.map_err(|error| failed(&error))? {
         let members = BTreeMap::from([(id, Member::default())]);
         raft.initialize(members).await.map_err(|error| failed(&error))?;
     }
@@ -262,6 +315,10 @@ async fn start(
         .map_err(|error| failed(&error))?;
     if alone {
         lead(&raft, id).await.map_err(|error| failed(&error))?;
+        // An entry of its own commits all those before it, whoever wrote them.
+        let way = Way { raft: raft.clone(), machine: machine.clone(), leader };
+        let deadline = Instant::now() + LEAD_WITHIN;
+        way.write(Batch(Arc::new([])), deadline).await.map_err(|error| failed(&error))?;
     }
     Ok(raft)
 }
@@ -276,8 +333,6 @@ async fn lead(raft: &Raft<TypeConfig>, id: NodeId) -> Result<(), String> {
         .current_leader(id, "the only gateway leads")
         .await
         .map_err(|error| error.to_string())?;
-    // An entry of its own commits all those before it, whoever wrote them.
-    coalescer::write(raft, Arc::new([]), LEAD_WITHIN).await.map_err(|error| error.to_string())?;
     Ok(())
 }
 

@@ -53,6 +53,8 @@ pub enum Change {
     Truncate(u64),
     /// Entries up to this one go.
     Purge(LogId),
+    /// Something to be remembered by name, encoded.
+    Note(&'static str, Vec<u8>),
 }
 
 /// Why the log could not be read or written.
@@ -114,8 +116,8 @@ impl LogFile {
 
     /// Writes the first facts.
     fn found(&self) -> Result<(), FileError> {
-        // Zero is what an id looks like that was never set.
-        let node_id = getrandom::u64().map_err(FileError::new)?.max(1);
+        // Zero is what an id looks like that was never set. One in 63 bits fits every integer type.
+        let node_id = (getrandom::u64().map_err(FileError::new)? >> 1).max(1);
         let transaction = self.database.begin_write().map_err(FileError::new)?;
         put(&transaction, "format", &FORMAT)?;
         put(&transaction, "node_id", &node_id)?;
@@ -149,7 +151,8 @@ impl LogFile {
             .ok_or_else(|| corrupt("it does not say whose log it is".into()))
     }
 
-    fn fact<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, FileError> {
+    /// The fact `name`, if it was ever written. Blocks.
+    pub fn fact<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, FileError> {
         let transaction = self.database.begin_read().map_err(FileError::new)?;
         let table = transaction.open_table(FACTS).map_err(FileError::new)?;
         let value = table.get(name).map_err(FileError::new)?;
@@ -202,6 +205,7 @@ impl LogFile {
                         log.retain_in(..=upto.index, |_, _| false).map_err(FileError::new)?;
                         put(&transaction, "purged", upto)?;
                     }
+                    Change::Note(name, bytes) => put_bytes(&transaction, name, bytes)?,
                 }
             }
         }
@@ -262,9 +266,12 @@ fn put<T: Serialize>(
     name: &str,
     value: &T,
 ) -> Result<(), FileError> {
-    let bytes = codec::encode(value).map_err(FileError::new)?;
+    put_bytes(transaction, name, &codec::encode(value).map_err(FileError::new)?)
+}
+
+fn put_bytes(transaction: &WriteTransaction, name: &str, bytes: &[u8]) -> Result<(), FileError> {
     let mut table = transaction.open_table(FACTS).map_err(FileError::new)?;
-    table.insert(name, bytes.as_slice()).map_err(FileError::new)?;
+    table.insert(name, bytes).map_err(FileError::new)?;
     Ok(())
 }
 

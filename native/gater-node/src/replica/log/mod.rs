@@ -15,11 +15,14 @@ use std::thread::JoinHandle;
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, LogState, RaftLogReader};
 use parking_lot::{Mutex, RwLock};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
 use self::file::{Change, Facts, FileError, LogFile};
 use self::tail::Tail;
 use self::writer::{Done, Job};
+use super::codec;
 use super::error::OpenError;
 use super::types::{Entry, LogId, NodeId, StorageError, StorageIoError, TypeConfig, Vote};
 
@@ -95,6 +98,20 @@ impl LogStore {
     /// Whether there are entries, be it in a snapshot.
     pub fn has_entries(&self) -> bool {
         self.shared.known.lock().facts.last.is_some()
+    }
+
+    /// Remembers `value` under a `name` that no fact of the log has; on the disk when it returns.
+    pub async fn note<T: Serialize>(&self, name: &'static str, value: &T) -> Result<(), AnyError> {
+        let bytes = codec::encode(value).map_err(|error| AnyError::new(&error))?;
+        self.write(Change::Note(name, bytes)).await
+    }
+
+    /// What was remembered under `name`. Blocks for a moment.
+    pub fn noted<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, AnyError> {
+        match &*self.shared.file.read() {
+            Some(file) => file.fact(name).map_err(|error| AnyError::new(&error)),
+            None => Err(AnyError::error("the log is closed")),
+        }
     }
 
     /// Writes what is queued and closes the file, whatever handles there are. Blocks.

@@ -1,0 +1,225 @@
+//! Who belongs to the cluster, as consensus has it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use openraft::error::{ClientWriteError, RaftError};
+use openraft::{ChangeMembers, ServerState};
+
+use super::Replica;
+use super::types::{Member, NodeId};
+
+/// What a gateway is in its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Not a member of any cluster yet.
+    Waiting,
+    /// Takes part without a vote.
+    Learner,
+    /// Follows the leader.
+    Follower,
+    /// Stands for election.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+impl Role {
+    /// The name operators see.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Learner => "learner",
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+            Self::Leader => "leader",
+        }
+    }
+}
+
+/// The cluster as one gateway knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Its own id.
+    pub id: NodeId,
+    /// What it is itself.
+    pub role: Role,
+    /// The term it is in.
+    pub term: u64,
+    /// Who leads, as far as it knows.
+    pub leader: Option<NodeId>,
+    /// The last entry of the log that its registry holds.
+    pub applied: u64,
+    /// All members, with whether they vote.
+    pub members: BTreeMap<NodeId, (Member, bool)>,
+}
+
+impl Standing {
+    /// The node name of a member.
+    pub fn name_of(&self, id: NodeId) -> Option<&str> {
+        self.members.get(&id).map(|(member, _)| member.name.as_str())
+    }
+
+    /// Whether this gateway has a vote.
+    pub fn votes(&self) -> bool {
+        self.members.get(&self.id).is_some_and(|(_, votes)| *votes)
+    }
+
+    /// The ids of those that vote.
+    pub fn voters(&self) -> impl Iterator<Item = NodeId> {
+        self.members.iter().filter(|(_, (_, votes))| *votes).map(|(id, _)| *id)
+    }
+}
+
+/// Why the members could not be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum MemberError {
+    /// Another gateway leads, or nobody does.
+    #[error("this gateway does not lead")]
+    NotLeader,
+    /// There is no such member.
+    #[error("there is no such member")]
+    Unknown,
+    /// Without it there would be nobody left.
+    #[error("it is the only member that votes")]
+    Last,
+    /// An earlier change is not done yet, or the cluster is not ready.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<RaftError<NodeId, ClientWriteError<NodeId, Member>>> for MemberError {
+    fn from(error: RaftError<NodeId, ClientWriteError<NodeId, Member>>) -> Self {
+        match error {
+            RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => Self::NotLeader,
+            error => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+impl Replica {
+    /// The cluster as this gateway knows it.
+    pub fn standing(&self) -> Standing {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        let voters: BTreeSet<_> = membership.voter_ids().collect();
+        let members: BTreeMap<_, _> = membership
+            .nodes()
+            .map(|(id, member)| (*id, (member.clone(), voters.contains(id))))
+            .collect();
+        Standing {
+            id: metrics.id,
+            role: match metrics.state {
+                _ if members.is_empty() => Role::Waiting,
+                ServerState::Leader => Role::Leader,
+                ServerState::Candidate => Role::Candidate,
+                ServerState::Follower => Role::Follower,
+                ServerState::Learner | ServerState::Shutdown => Role::Learner,
+            },
+            term: metrics.current_term,
+            leader: metrics.current_leader,
+            applied: metrics.last_applied.map_or(0, |id| id.index),
+            members,
+        }
+    }
+
+    /// Returns when something of the [`Standing`] may have changed since `seen`, which
+    /// is taken from [`Replica::changes`].
+    pub async fn changed(&self, seen: &mut Changes) {
+        if seen.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// What [`Replica::changed`] needs to remember.
+    pub fn changes(&self) -> Changes {
+        Changes(self.raft.metrics())
+    }
+
+    /// Makes `members` a cluster. To be called with the same members wherever it is called.
+    pub async fn found(&self, members: BTreeMap<NodeId, Member>) -> Result<(), MemberError> {
+        match self.raft.initialize(members).await {
+            // Another founder was faster, with the same members.
+            Ok(()) | Err(RaftError::APIError(openraft::error::InitializeError::NotAllowed(_))) => {
+                Ok(())
+            }
+            Err(error) => Err(MemberError::Refused(error.to_string())),
+        }
+    }
+
+    /// Has a gateway catch up and then vote. Whoever had its name before is a member no more.
+    pub async fn add(&self, id: NodeId, member: Member) -> Result<(), MemberError> {
+        let standing = self.standing();
+        let replaced: BTreeSet<_> = standing
+            .members
+            .iter()
+            .filter(|(other, (known, _))| **other != id && known.name == member.name)
+            .map(|(other, _)| *other)
+            .collect();
+        self.raft.add_learner(id, member, true).await?;
+        let mut voters: BTreeSet<_> = self.standing().voters().collect();
+        voters.insert(id);
+        voters.retain(|voter| !replaced.contains(voter));
+        self.raft.change_membership(voters, false).await?;
+        let learners: BTreeSet<_> =
+            self.standing().members.keys().filter(|id| replaced.contains(id)).copied().collect();
+        if !learners.is_empty() {
+            self.raft.change_membership(ChangeMembers::RemoveNodes(learners), false).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes a gateway out of the cluster.
+    pub async fn remove(&self, name: &str) -> Result<(), MemberError> {
+        let standing = self.standing();
+        let named: BTreeSet<_> = standing
+            .members
+            .iter()
+            .filter(|(_, (member, _))| member.name == name)
+            .map(|(id, _)| *id)
+            .collect();
+        if named.is_empty() {
+            return Err(MemberError::Unknown);
+        }
+        let voters: BTreeSet<_> = standing.voters().filter(|id| !named.contains(id)).collect();
+        if voters.is_empty() {
+            return Err(MemberError::Last);
+        }
+        if voters.len() < standing.voters().count() {
+            self.raft.change_membership(voters, false).await?;
+        }
+        let learners: BTreeSet<_> =
+            self.standing().members.keys().filter(|id| named.contains(id)).copied().collect();
+        if !learners.is_empty() {
+            self.raft.change_membership(ChangeMembers::RemoveNodes(learners), false).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives this gateway, the only member, the name that others reach it by.
+    pub async fn take_name(&self, name: &str) -> Result<(), MemberError> {
+        let standing = self.standing();
+        let alone = standing.members.len() == 1 && standing.votes();
+        if alone && standing.name_of(standing.id) != Some(name) {
+            let member = Member { name: name.to_owned() };
+            let nodes = BTreeMap::from([(standing.id, member)]);
+            self.raft.change_membership(ChangeMembers::SetNodes(nodes), true).await?;
+        }
+        Ok(())
+    }
+
+    /// Stands for election now, without waiting for the silence of a leader.
+    pub async fn stand(&self) {
+        if let Err(error) = self.raft.trigger().elect().await {
+            tracing::warn!(%error, "no election");
+        }
+    }
+
+    /// Never stands for election again: this gateway is no member any more.
+    pub fn retire(&self) {
+        self.raft.runtime_config().elect(false);
+    }
+}
+
+/// See [`Replica::changes`].
+pub struct Changes(tokio::sync::watch::Receiver<openraft::RaftMetrics<NodeId, Member>>);
