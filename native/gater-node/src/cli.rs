@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
+use crate::admin::Order;
 use crate::config::Flags;
 
 /// The exit code of a command line or a configuration that cannot be used
@@ -23,6 +24,13 @@ pub enum Action {
         embedded: bool,
         /// A folder to remove at the end.
         scratch_dir: Option<PathBuf>,
+    },
+    /// Ask a running gateway about its cluster, or have that changed.
+    Cluster {
+        /// Settings from the command line: name and cookie count.
+        flags: Flags,
+        /// What to do.
+        order: Order,
     },
     /// Print this and end with this code.
     Print {
@@ -51,6 +59,52 @@ enum Command {
     /// Start a gateway, and serve until SIGTERM or SIGINT
     #[command(after_help = AFTER_START)]
     Start(Start),
+    /// Show or change the cluster that a running gateway belongs to
+    Cluster(Cluster),
+}
+
+#[derive(Debug, Args)]
+struct Cluster {
+    #[command(flatten)]
+    gateway: Gateway,
+    #[command(subcommand)]
+    order: ClusterOrder,
+}
+
+#[derive(Debug, Subcommand)]
+enum ClusterOrder {
+    /// Print what the gateway knows of its cluster
+    Status,
+    /// Let a gateway in that runs with --cluster on a new data directory. It takes the
+    /// place of a member of its name
+    Add {
+        /// The node name of the gateway
+        #[arg(value_name = "NODE")]
+        node: String,
+    },
+    /// Put a gateway out of the cluster, whether it runs or not
+    Remove {
+        /// The node name of the gateway
+        #[arg(value_name = "NODE")]
+        node: String,
+    },
+}
+
+/// Which gateway to talk to.
+#[derive(Debug, Args)]
+struct Gateway {
+    /// The gateway to ask: any member, such as gater1@127.0.0.1
+    #[arg(long, value_name = "NAME@HOST", global = true)]
+    name: Option<String>,
+    /// The cookie of the cluster; others on this machine can see it: --cookie-file hides it
+    #[arg(long, value_name = "COOKIE", conflicts_with = "cookie_file", global = true)]
+    cookie: Option<String>,
+    /// A file with the cookie [default: $HOME/.erlang.cookie]
+    #[arg(long, value_name = "FILE", global = true)]
+    cookie_file: Option<PathBuf>,
+    /// A configuration file, as the gateway has it
+    #[arg(long, value_name = "FILE.toml", global = true)]
+    config: Option<PathBuf>,
 }
 
 const AFTER_START: &str = "\
@@ -83,6 +137,10 @@ struct Start {
     /// A node to connect to at the start and to stay connected with (may stand there again)
     #[arg(long, value_name = "NODE")]
     join: Vec<String>,
+    /// The gateways that keep one registry, this one among them: the same list on each.
+    /// New ones found it together once a majority is there (commas, or repeated)
+    #[arg(long, value_name = "NODES")]
+    cluster: Vec<String>,
     /// Where connections are accepted [default: 127.0.0.1:0, any free port]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<String>,
@@ -107,9 +165,26 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Action {
                 config: start.config,
                 data_dir: start.data_dir,
                 join: start.join,
+                cluster: start.cluster,
                 listen: start.listen,
             },
         },
+        Ok(CommandLine { command: Command::Cluster(Cluster { gateway, order }) }) => {
+            Action::Cluster {
+                flags: Flags {
+                    name: gateway.name,
+                    cookie: gateway.cookie,
+                    cookie_file: gateway.cookie_file,
+                    config: gateway.config,
+                    ..Flags::default()
+                },
+                order: match order {
+                    ClusterOrder::Status => Order::Status,
+                    ClusterOrder::Add { node } => Order::Add(node),
+                    ClusterOrder::Remove { node } => Order::Remove(node),
+                },
+            }
+        }
         Err(error) => Action::Print {
             answer: matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion),
             text: error.to_string(),

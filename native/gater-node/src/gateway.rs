@@ -9,13 +9,17 @@ use gater_dist::{Node, Settings};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
+use crate::cluster::Cluster;
+use crate::cluster::network::Network;
+use crate::cluster::rpc::Rpc;
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::peers::{Interest, Peers};
-use crate::replica::Replica;
+use crate::replica::{self, Replica};
 use crate::router::Router;
 use crate::secret::Secret;
 use crate::service::channel::Channel;
+use crate::service::cluster::ClusterService;
 use crate::service::registry::Registry;
 use crate::service::session::Sessions;
 use crate::telemetry::{Event, Telemetry};
@@ -37,7 +41,7 @@ pub struct Gateway {
 pub enum StartError {
     /// The registry's data could not be opened.
     #[error("cannot open the registry")]
-    Registry(#[from] crate::replica::OpenError),
+    Registry(#[from] replica::OpenError),
     /// The distribution node could not be started.
     #[error("cannot start the node")]
     Node(#[from] gater_dist::StartError),
@@ -62,8 +66,14 @@ impl Gateway {
             telemetry: telemetry.clone(),
         });
         let follow = follower.clone();
-        let replica = Replica::open(
+        let rpc = Arc::new(Rpc::default());
+        let replica = Replica::open_with(
             &config.data_dir,
+            replica::Settings {
+                found_alone: config.cluster.is_empty(),
+                ..replica::Settings::default()
+            },
+            Network::new(rpc.clone()),
             Box::new(move |changes: &[Change]| {
                 for change in changes {
                     follow.changed(change);
@@ -71,13 +81,21 @@ impl Gateway {
             }),
         )
         .await?;
-        // What was on disk is not told as changes; nothing is proposed before it is taken over.
-        replica.read(|state| {
+        // What was on disk is not told as changes.
+        replica.follow(|state| {
             for (store, epoch, pid) in state.iter() {
                 follower.registered(store, pid, epoch);
             }
         });
         let replica = Arc::new(replica);
+        let cluster = Cluster::open(
+            own_name.clone(),
+            &config.cluster,
+            replica.clone(),
+            peers.clone(),
+            rpc,
+            config.lost_grace,
+        )?;
 
         let tag = atom("channel_message")?;
         let channels: Vec<_> = config
@@ -97,6 +115,8 @@ impl Gateway {
             Registry::new(replica.clone(), directory.clone(), peers.clone(), own_name.clone());
         let router = Arc::new(Router {
             peers: peers.clone(),
+            cluster_service: ClusterService::new(cluster.clone(), directory.clone()),
+            cluster: cluster.clone(),
             directory,
             registry,
             sessions,
@@ -107,12 +127,14 @@ impl Gateway {
 
         let node = Node::start(settings(config), router.clone()).await?;
         peers.attach(node.clone());
+        let stop = CancellationToken::new();
+        cluster.start(node.clone(), &stop);
         for name in &config.join {
             node.keep(&atom(name)?);
         }
         rejoin(&peers).await;
 
-        let stop = CancellationToken::new();
+        tokio::spawn(tell_gateways(router.clone(), stop.clone()));
         tokio::spawn(sweep(router, config.lost_grace, stop.clone()));
         Ok(Self { node, replica, stop })
     }
@@ -216,8 +238,25 @@ async fn sweep(router: Arc<Router>, lost_grace: Duration, stop: CancellationToke
             _ = ticks.tick() => {}
             () = stop.cancelled() => return,
         }
-        for peer in router.peers.take_lost(lost_grace) {
-            router.gone(&peer);
+        let lost = router.peers.take_lost(lost_grace);
+        for peer in &lost.forgotten {
+            router.forget(peer);
+        }
+        router.cluster.give_up(&lost.with_workers).await;
+    }
+}
+
+/// Tells the shims which gateways there are, whenever that changes.
+async fn tell_gateways(router: Arc<Router>, stop: CancellationToken) {
+    let replica = router.cluster.replica();
+    let mut changes = replica.changes();
+    loop {
+        let names = router.cluster.gateways();
+        // Names of members were names of nodes when they became members.
+        router.sessions.set_gateways(names.iter().filter_map(|name| atom(name).ok()).collect());
+        tokio::select! {
+            () = replica.changed(&mut changes) => {}
+            () = stop.cancelled() => return,
         }
     }
 }

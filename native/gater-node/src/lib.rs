@@ -1,7 +1,9 @@
 //! The parts of `esdb-gater`, a gateway node in front of erl-esdb event stores.
 
+pub mod admin;
 pub mod cli;
 mod clock;
+pub mod cluster;
 pub mod config;
 mod directory;
 mod gateway;

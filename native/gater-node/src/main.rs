@@ -2,15 +2,18 @@
 
 use std::error::Error;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use gater_node::admin::{self, Order};
 use gater_node::cli::{self, Action, EXIT_USAGE};
+use gater_node::config::Flags;
 use gater_node::{config, log, run};
 
 fn main() -> ExitCode {
-    let (flags, embedded, scratch_dir) = match cli::parse(std::env::args_os()) {
-        Action::Start { flags, embedded, scratch_dir } => (flags, embedded, scratch_dir),
+    let outcome = match cli::parse(std::env::args_os()) {
+        Action::Start { flags, embedded, scratch_dir } => start(flags, embedded, scratch_dir),
+        Action::Cluster { flags, order } => cluster(flags, &order),
         Action::Print { text, answer: true } => {
             print!("{text}");
             return ExitCode::SUCCESS;
@@ -20,33 +23,58 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    let filter = std::env::var_os(log::VARIABLE);
-    if let Err(error) = log::start(filter.as_deref().map(|text| text.to_string_lossy()).as_deref())
-    {
-        eprintln!("esdb-gater: {error}");
-        return ExitCode::from(EXIT_USAGE);
-    }
-    let loaded = match config::load(flags, config::environment()) {
-        Ok(loaded) => loaded,
-        Err(error) => {
-            eprintln!("esdb-gater: {error}");
-            return ExitCode::from(EXIT_USAGE);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { code, text }) => {
+            eprintln!("esdb-gater: {text}");
+            code
         }
-    };
+    }
+}
+
+/// What ends the program but success.
+struct Failure {
+    code: ExitCode,
+    text: String,
+}
+
+impl Failure {
+    fn usage(error: &dyn Error) -> Self {
+        Self { code: ExitCode::from(EXIT_USAGE), text: error.to_string() }
+    }
+
+    fn other(error: &dyn Error) -> Self {
+        Self { code: ExitCode::FAILURE, text: chain(error) }
+    }
+}
+
+/// `esdb-gater start`.
+fn start(flags: Flags, embedded: bool, scratch_dir: Option<PathBuf>) -> Result<(), Failure> {
+    let filter = std::env::var_os(log::VARIABLE);
+    log::start(filter.as_deref().map(|text| text.to_string_lossy()).as_deref())
+        .map_err(|error| Failure::usage(&error))?;
+    let loaded =
+        config::load(flags, config::environment()).map_err(|error| Failure::usage(&error))?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    match run::run(&loaded.config, embedded) {
-        Ok(()) => {
-            if let Some(folder) = scratch_dir {
-                remove(&folder);
-            }
-            ExitCode::SUCCESS
+    run::run(&loaded.config, embedded).map_err(|error| Failure::other(&error))?;
+    if let Some(folder) = scratch_dir {
+        remove(&folder);
+    }
+    Ok(())
+}
+
+/// `esdb-gater cluster`. Nothing is logged: the answer is all there is to say.
+fn cluster(flags: Flags, order: &Order) -> Result<(), Failure> {
+    let loaded =
+        config::load(flags, config::environment()).map_err(|error| Failure::usage(&error))?;
+    match admin::run(&loaded.config, order) {
+        Ok(text) => {
+            print!("{text}");
+            Ok(())
         }
-        Err(error) => {
-            eprintln!("esdb-gater: {}", chain(&error));
-            ExitCode::FAILURE
-        }
+        Err(error) => Err(Failure::other(&error)),
     }
 }
 

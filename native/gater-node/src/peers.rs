@@ -125,6 +125,11 @@ impl PeerRef {
         }
     }
 
+    /// Whether it has not been connected for `grace`.
+    fn is_lost(&self, grace: Duration) -> bool {
+        self.0.lost_since.lock().is_some_and(|since| since.elapsed() >= grace)
+    }
+
     /// Takes out all that was watched of `local`: it is gone.
     pub fn take(&self, local: LocalPid) -> Interests {
         self.0.watched.lock().remove(&local).unwrap_or_default()
@@ -135,6 +140,16 @@ impl PeerRef {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many nodes")]
 pub struct TooManyNodes;
+
+/// What [`Peers::take_lost`] found.
+#[derive(Debug, Default)]
+pub struct Lost {
+    /// Of these nothing is watched any more but workers: their subscriptions and
+    /// sessions are to be forgotten.
+    pub forgotten: Vec<PeerRef>,
+    /// These still have workers.
+    pub with_workers: Vec<PeerRef>,
+}
 
 /// What a new connection changed.
 pub struct Joined {
@@ -329,18 +344,32 @@ impl Peers {
         }
     }
 
-    /// Takes out the incarnations that nobody has reached for `grace`: their
-    /// processes count as gone.
-    pub fn take_lost(&self, grace: Duration) -> Vec<PeerRef> {
-        let mut lost = Vec::new();
+    /// The incarnations that this gateway has not reached for `grace`. Those without
+    /// workers are taken out. Those with workers stay until they have none, as the registry
+    /// is not for this gateway to decide on; of them it forgets all but the workers.
+    pub fn take_lost(&self, grace: Duration) -> Lost {
+        let mut lost = Lost::default();
         self.table.lock().retain(|_, peers| {
-            let gone = |peer: &PeerRef| {
-                peer.0.lost_since.lock().is_some_and(|since| since.elapsed() >= grace)
-            };
-            lost.extend(peers.extract_if(.., |peer| gone(peer)));
+            for peer in peers.iter().filter(|peer| peer.is_lost(grace)) {
+                let mut watched = peer.0.watched.lock();
+                let before = watched.len();
+                let mut forgotten = false;
+                watched.retain(|_, interests| {
+                    forgotten |= interests.subscriber > 0 || interests.session > 0;
+                    *interests = Interests { worker: interests.worker, ..Interests::default() };
+                    !interests.none()
+                });
+                if !watched.is_empty() {
+                    lost.with_workers.push(peer.clone());
+                }
+                if forgotten || (before == 0 && watched.is_empty()) {
+                    lost.forgotten.push(peer.clone());
+                }
+            }
+            peers.retain(|peer| !peer.is_lost(grace) || !peer.0.watched.lock().is_empty());
             !peers.is_empty()
         });
-        for peer in &lost {
+        for peer in &lost.forgotten {
             self.release(peer);
         }
         lost
@@ -369,6 +398,14 @@ impl Peers {
             // Out of reach is no reason to refuse: the node may come back.
             let _ = timeout(REACH_WITHIN, attempt).await;
             drop(permit);
+        })
+    }
+
+    /// Whether that incarnation of a node was connected, or first heard of, within `grace`.
+    pub fn reached(&self, node: &Atom, creation: u32, grace: Duration) -> bool {
+        let table = self.table.lock();
+        table.get(node).is_some_and(|peers| {
+            peers.iter().any(|peer| peer.creation() == creation && !peer.is_lost(grace))
         })
     }
 

@@ -11,10 +11,12 @@ use gater_dist::{Connection, DialError, DownReason, Events, Message, Target};
 use rustc_hash::FxHashMap;
 
 use crate::clock;
+use crate::cluster::{Cluster, wire};
 use crate::directory::Directory;
 use crate::peers::{PeerRef, Peers};
 use crate::secret::Secret;
 use crate::service::channel::{self, Channel, TooManySubscriptions};
+use crate::service::cluster::ClusterService;
 use crate::service::registry::Registry;
 use crate::service::session::Sessions;
 use crate::service::{OK, error, error_with, unknown_request};
@@ -24,12 +26,16 @@ use crate::telemetry::{Event, Telemetry};
 pub const REGISTRY: &str = "esdb_gater_worker_registry";
 /// The registered name of the session service.
 pub const SESSION: &str = "esdb_gater_session";
+/// The registered name of the cluster service.
+pub const CLUSTER: &str = "esdb_gater_cluster";
 
 /// The parts a router hands events to.
 pub struct Router {
     pub(crate) peers: Arc<Peers>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) registry: Registry,
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) cluster_service: ClusterService,
     pub(crate) sessions: Sessions,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) secret: Arc<Secret>,
@@ -37,13 +43,18 @@ pub struct Router {
 }
 
 impl Router {
-    /// An incarnation of a node is gone for good: nothing of it stays.
-    pub fn gone(&self, peer: &PeerRef) {
-        tracing::info!(node = %peer.node(), creation = peer.creation(), "the node's processes are gone");
+    /// Subscriptions and sessions of an incarnation of a node are forgotten.
+    pub fn forget(&self, peer: &PeerRef) {
         for channel in self.channels.values() {
             channel.remove_peer(peer);
         }
         self.sessions.peer_gone(peer);
+    }
+
+    /// An incarnation of a node is gone for good: nothing of it stays.
+    pub fn gone(&self, peer: &PeerRef) {
+        tracing::info!(node = %peer.node(), creation = peer.creation(), "the node's processes are gone");
+        self.forget(peer);
         // Nothing is written for the many nodes that come, go and never had a worker. A
         // registration under way makes the incarnation known anew, to be lost again.
         if self.directory.has_workers(peer) {
@@ -57,6 +68,9 @@ impl Router {
                 self.registry.call(caller, from, &request);
             }
             (REGISTRY, Request::Cast(request)) => self.registry.cast(caller, &request),
+            (CLUSTER, Request::Call { from, request }) => {
+                self.cluster_service.call(caller, from, &request);
+            }
             (SESSION, Request::Call { from, request }) => {
                 self.sessions.call(caller, from, &request);
             }
@@ -218,7 +232,8 @@ enum Done {
 
 impl Events for Router {
     fn knows(&self, name: &str) -> bool {
-        name == REGISTRY || name == SESSION || self.channels.contains_key(name)
+        matches!(name, REGISTRY | SESSION | CLUSTER | wire::NAME)
+            || self.channels.contains_key(name)
     }
 
     fn up(&self, connection: &Arc<Connection>) {
@@ -228,10 +243,12 @@ impl Events for Router {
             self.gone(peer);
         }
         self.directory.up(&joined.peer);
+        self.cluster.up(connection);
         self.node_event(Event::NodeUp, joined.peer.node());
     }
 
     fn down(&self, connection: &Arc<Connection>, _reason: &DownReason) {
+        self.cluster.down(connection);
         if let Some(peer) = self.peers.left(connection) {
             self.directory.down(&peer);
             self.node_event(Event::NodeDown, peer.node());
@@ -240,7 +257,9 @@ impl Events for Router {
 
     fn message(&self, caller: &Arc<Connection>, message: Message<'_>) {
         // No process of the gateway takes messages by pid.
-        if let Target::Name(name) = message.to {
+        if let Target::Name(wire::NAME) = message.to {
+            self.cluster.message(caller, &message.payload);
+        } else if let Target::Name(name) = message.to {
             self.request(caller, name, gen_server::parse(&message.payload));
         }
     }

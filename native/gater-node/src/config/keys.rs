@@ -13,13 +13,14 @@ const fn key(path: &'static str, variable: Option<&'static str>) -> Key {
 }
 
 /// All keys, but for those of channels.
-pub const KEYS: [Key; 18] = [
+pub const KEYS: [Key; 19] = [
     key("name", Some("ESDB_GATER_NAME")),
     key("cookie", Some("ESDB_GATER_COOKIE")),
     key("cookie_file", Some("ESDB_GATER_COOKIE_FILE")),
     key("listen", Some("ESDB_GATER_LISTEN")),
     key("data_dir", Some("ESDB_GATER_DATA_DIR")),
     key("join", Some("ESDB_GATER_JOIN")),
+    key("cluster.members", Some("ESDB_GATER_CLUSTER")),
     key("cluster.ra_cluster_name", None),
     key("cluster.lost_grace_seconds", Some("ESDB_GATER_LOST_GRACE_SECONDS")),
     key("cluster.max_nodes", Some("ESDB_GATER_MAX_NODES")),

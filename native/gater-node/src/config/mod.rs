@@ -12,6 +12,7 @@
 //! | `listen` | `--listen`, `ESDB_GATER_LISTEN` | `ADDR:PORT` | `127.0.0.1:0` |
 //! | `data_dir` | `--data-dir`, `ESDB_GATER_DATA_DIR` | path | `~/.local/state/esdb-gater/NAME` |
 //! | `join` | `--join` (repeated), `ESDB_GATER_JOIN` (commas) | list of node names | none |
+//! | `cluster.members` | `--cluster` (commas, or repeated), `ESDB_GATER_CLUSTER` (commas) | list of node names | none: alone |
 //! | `cluster.ra_cluster_name` | | text | `esdb_gater_registry` |
 //! | `cluster.lost_grace_seconds` | `ESDB_GATER_LOST_GRACE_SECONDS` | from 1 | 60 |
 //! | `cluster.max_nodes` | `ESDB_GATER_MAX_NODES` | from 1 | 4096 |
@@ -84,6 +85,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Nodes to connect to at the start and to stay connected with.
     pub join: Vec<String>,
+    /// The gateways that keep one registry together, this one among them; none if it is alone.
+    pub cluster: Vec<String>,
     /// The name of the registry's cluster, as in the reference. Shown, not otherwise used.
     pub cluster_name: String,
     /// How long a node may be away before its workers are given up.
@@ -134,6 +137,7 @@ pub fn load(flags: Flags, environment: Environment) -> Result<Loaded, ConfigErro
             None => default_data_dir(sources.environment(), &name),
         },
         join: sources.take("join", value::node_names)?.unwrap_or_default(),
+        cluster: sources.take("cluster.members", value::node_names)?.unwrap_or_default(),
         cluster_name: sources
             .take("cluster.ra_cluster_name", value::text)?
             .unwrap_or_else(|| "esdb_gater_registry".into()),

@@ -33,6 +33,8 @@ pub struct Flags {
     pub data_dir: Option<PathBuf>,
     /// `--join`, as often as it stands there.
     pub join: Vec<String>,
+    /// `--cluster`, as often as it stands there, each with commas or without.
+    pub cluster: Vec<String>,
     /// `--listen`.
     pub listen: Option<String>,
 }
@@ -166,7 +168,9 @@ impl Sources {
 
     fn find(&self, path: &str) -> Result<Option<(String, Value)>, ConfigError> {
         if let Some((flag, value)) = self.flags.get_key_value(path) {
-            return Ok(Some((format!("--{}", flag.replace('_', "-")), value.clone())));
+            // The flag of `cluster.members` is `--cluster`.
+            let flag = flag.split('.').next().unwrap_or_default().replace('_', "-");
+            return Ok(Some((format!("--{flag}"), value.clone())));
         }
         if let Some(name) = keys::variable(path)
             && let Some(text) = self.environment.get(name)
@@ -274,6 +278,9 @@ fn flag_values(flags: Flags) -> Result<BTreeMap<&'static str, Value>, ConfigErro
             })?;
             values.insert(key, Value::String(text));
         }
+    }
+    if !flags.cluster.is_empty() {
+        values.insert("cluster.members", Value::String(flags.cluster.join(",")));
     }
     if !flags.join.is_empty() {
         let names = flags.join.into_iter().map(Value::String).collect();

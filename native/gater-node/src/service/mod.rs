@@ -5,6 +5,7 @@
 //! on by itself and answers when it is done.
 
 pub mod channel;
+pub mod cluster;
 pub mod last;
 pub mod registry;
 pub mod session;

@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use gater_core::channel::{Hmac, LocalPid, Priority};
+use gater_core::channel::{Hmac, Lane, LocalPid, Priority};
 use gater_core::etf::{Atom, Pid, Reader, encode};
-use gater_dist::Connection;
 use gater_dist::gen_server::From;
+use gater_dist::{Connection, Payload};
 use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
 
@@ -37,6 +37,8 @@ pub struct Sessions {
     secret: Arc<Secret>,
     channels: Vec<Arc<Channel>>,
     attached: Mutex<FxHashSet<(PeerRef, LocalPid)>>,
+    /// All gateways of the cluster.
+    gateways: Mutex<Vec<Atom>>,
 }
 
 impl Sessions {
@@ -50,6 +52,7 @@ impl Sessions {
         channels: Vec<Arc<Channel>>,
     ) -> Self {
         Self {
+            gateways: Mutex::new(vec![own_name.clone()]),
             own_name,
             started: Instant::now(),
             directory,
@@ -121,7 +124,41 @@ impl Sessions {
         }
         caller.reply(from, &self.welcome());
         self.directory.attach(&peer, local);
+        self.tell_gateways(&[(peer.clone(), local)]);
         tracing::info!(node = %peer.node(), "shim attached");
+    }
+
+    /// The cluster consists of these gateways now: every link is told.
+    pub fn set_gateways(&self, gateways: Vec<Atom>) {
+        let changed = {
+            let mut known = self.gateways.lock();
+            let changed = *known != gateways;
+            *known = gateways;
+            changed
+        };
+        if changed {
+            let links: Vec<_> = self.attached.lock().iter().cloned().collect();
+            self.tell_gateways(&links);
+        }
+    }
+
+    /// `{esdb_gater_gateways, [Node]}`.
+    fn tell_gateways(&self, links: &[(PeerRef, LocalPid)]) {
+        let mut out = Vec::with_capacity(128);
+        encode::tuple(&mut out, 2);
+        encode::atom(&mut out, "esdb_gater_gateways");
+        self.encode_gateways(&mut out);
+        let payload = Payload::from(out);
+        for (peer, local) in links {
+            if let Some(link) = &*peer.link() {
+                link.send(Lane::Control, *local, &payload);
+            }
+        }
+    }
+
+    fn encode_gateways(&self, out: &mut Vec<u8>) {
+        let gateways = self.gateways.lock();
+        encode::list_of(out, gateways.iter(), |out, name| encode::atom(out, name.as_str()));
     }
 
     fn is_attached(&self, peer: &PeerRef, local: LocalPid) -> bool {
@@ -153,9 +190,7 @@ impl Sessions {
         encode::atom(&mut out, "version");
         encode::binary(&mut out, env!("CARGO_PKG_VERSION").as_bytes());
         encode::atom(&mut out, "gateways");
-        encode::list_of(&mut out, [&self.own_name].iter(), |out, name| {
-            encode::atom(out, name.as_str())
-        });
+        self.encode_gateways(&mut out);
         encode::atom(&mut out, "channels");
         encode::map(&mut out, self.channels.len() as u32);
         for channel in &self.channels {
