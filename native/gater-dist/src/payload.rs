@@ -74,6 +74,11 @@ impl Payload {
         self.wire_len(false)
     }
 
+    /// All of it in one piece, atoms written out.
+    pub fn to_vec(&self) -> Vec<u8> {
+        self.parts(false).map(|part| &part[..]).concat()
+    }
+
     /// Whether there is nothing in it, which is no term.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

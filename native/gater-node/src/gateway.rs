@@ -21,6 +21,7 @@ use crate::secret::Secret;
 use crate::service::channel::Channel;
 use crate::service::cluster::ClusterService;
 use crate::service::registry::Registry;
+use crate::service::relay::Relays;
 use crate::service::session::Sessions;
 use crate::telemetry::{Event, Telemetry};
 
@@ -117,6 +118,7 @@ impl Gateway {
             peers: peers.clone(),
             cluster_service: ClusterService::new(cluster.clone(), directory.clone()),
             cluster: cluster.clone(),
+            relays: Arc::new(Relays::new(peers.clone(), &channels)),
             directory,
             registry,
             sessions,
@@ -128,6 +130,7 @@ impl Gateway {
         let node = Node::start(settings(config), router.clone()).await?;
         peers.attach(node.clone());
         let stop = CancellationToken::new();
+        router.relays.attach(&node);
         cluster.start(node.clone(), &stop);
         for name in &config.join {
             node.keep(&atom(name)?);

@@ -11,7 +11,7 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -65,6 +65,8 @@ pub struct Peer {
     node: Atom,
     creation: u32,
     link: ArcSwapOption<Connection>,
+    /// It is another gateway.
+    gateway: AtomicBool,
     watched: Mutex<FxHashMap<LocalPid, Interests>>,
     /// When the last connection went, or when the incarnation was first heard of.
     lost_since: Mutex<Option<Instant>>,
@@ -123,6 +125,16 @@ impl PeerRef {
             serial: local.serial,
             creation: local.creation,
         }
+    }
+
+    /// Whether it is known as another gateway.
+    pub fn is_gateway(&self) -> bool {
+        self.0.gateway.load(Ordering::Relaxed)
+    }
+
+    /// It is another gateway.
+    pub fn set_gateway(&self) {
+        self.0.gateway.store(true, Ordering::Relaxed);
     }
 
     /// Whether it has not been connected for `grace`.
@@ -237,6 +249,7 @@ impl Peers {
             node: node.clone(),
             creation,
             link: ArcSwapOption::empty(),
+            gateway: AtomicBool::new(false),
             watched: Mutex::default(),
             lost_since: Mutex::new(Some(Instant::now())),
         }))

@@ -8,7 +8,7 @@ use gater_core::channel::{Lane, LocalPid, Topic};
 use gater_core::etf::{Atom, Pid, Reader, encode};
 use gater_dist::gen_server::{self, From, Request};
 use gater_dist::{Connection, DialError, DownReason, Events, Message, Target};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::clock;
 use crate::cluster::{Cluster, wire};
@@ -18,6 +18,7 @@ use crate::secret::Secret;
 use crate::service::channel::{self, Channel, TooManySubscriptions};
 use crate::service::cluster::ClusterService;
 use crate::service::registry::Registry;
+use crate::service::relay::{self, Relays};
 use crate::service::session::Sessions;
 use crate::service::{OK, error, error_with, unknown_request};
 use crate::telemetry::{Event, Telemetry};
@@ -36,6 +37,7 @@ pub struct Router {
     pub(crate) registry: Registry,
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) cluster_service: ClusterService,
+    pub(crate) relays: Arc<Relays>,
     pub(crate) sessions: Sessions,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) secret: Arc<Secret>,
@@ -101,12 +103,14 @@ impl Router {
             Ok(Done::Subscribe(subscription)) => {
                 self.subscribe(channel, subscription, Some((caller.clone(), from)));
             }
-            Ok(Done::Answer(answer)) | Err(answer) => caller.reply(&from, &answer),
+            Ok(Done::List(topic)) => self.subscribers(channel, &topic, caller, from),
+            Err(answer) => caller.reply(&from, &answer),
         }
     }
 
     /// Subscribes, and answers `from`. Who waits for the answer finds that the node of
-    /// the process is connected, if it can be: no message is lost to a dial.
+    /// the process is connected, if it can be, and that the other gateways know: no message
+    /// is lost to a dial or published elsewhere in vain.
     fn subscribe(
         &self,
         channel: &Arc<Channel>,
@@ -115,6 +119,8 @@ impl Router {
     ) {
         let Subscription { topic, peer, local } = subscription;
         let reached = from.as_ref().and_then(|_| self.peers.reach(&peer));
+        let known = from.as_ref().and_then(|_| channel.await_topic(&topic));
+        let awaited = known.is_some();
         let (channel, peers) = (channel.clone(), self.peers.clone());
         let subscribe = move || {
             let reply = |answer: &[u8]| {
@@ -122,17 +128,44 @@ impl Router {
                     caller.reply(from, answer);
                 }
             };
-            let outcome = channel.subscribe(&peers, &topic, &peer, local, || reply(OK));
+            let process = (&peer, local);
+            let outcome = channel.subscribe(&peers, &topic, process, awaited, || reply(OK));
             if let Err(TooManySubscriptions) = outcome {
                 reply(&error("overloaded"));
             }
         };
-        match reached {
-            None => subscribe(),
-            Some(reached) => {
+        if reached.is_none() && known.is_none() {
+            return subscribe();
+        }
+        tokio::spawn(async move {
+            if let Some(known) = known {
+                known.await;
+            }
+            if let Some(reached) = reached {
+                reached.await;
+            }
+            subscribe();
+        });
+    }
+
+    /// Answers with the subscribers of a topic, those at other gateways among them.
+    fn subscribers(&self, channel: &Channel, topic: &[u8], caller: &Arc<Connection>, from: From) {
+        let answer = |pids: &[Pid]| {
+            let mut out = Vec::with_capacity(pids.len() * 40 + 8);
+            encode::list_of(&mut out, pids.iter(), encode::pid);
+            out
+        };
+        let mut pids = channel.subscribers(topic);
+        match self.relays.subscribers(channel.name(), topic) {
+            None => caller.reply(&from, &answer(&pids)),
+            Some(theirs) => {
+                let caller = caller.clone();
                 tokio::spawn(async move {
-                    reached.await;
-                    subscribe();
+                    pids.extend(theirs.await);
+                    // A process may be subscribed at several gateways.
+                    let mut seen = FxHashSet::default();
+                    pids.retain(|pid| seen.insert(pid.clone()));
+                    caller.reply(&from, &answer(&pids));
                 });
             }
         }
@@ -160,12 +193,7 @@ impl Router {
                 self.publish(channel, topic, &message)?;
                 Ok(Done::Nothing)
             }
-            "get_subscribers" => {
-                let pids = channel.subscribers(topic);
-                let mut out = Vec::with_capacity(pids.len() * 40 + 8);
-                encode::list_of(&mut out, pids.iter(), encode::pid);
-                Ok(Done::Answer(out))
-            }
+            "get_subscribers" => Ok(Done::List(topic.to_vec())),
             subscription => {
                 let pid = reader.pid().map_err(|_| error("badarg"))?;
                 let local = LocalPid::from(&pid);
@@ -226,13 +254,13 @@ enum Done {
     Nothing,
     /// This is to be made.
     Subscribe(Subscription),
-    /// The answer, encoded.
-    Answer(Vec<u8>),
+    /// The answer is the subscribers of this topic.
+    List(Vec<u8>),
 }
 
 impl Events for Router {
     fn knows(&self, name: &str) -> bool {
-        matches!(name, REGISTRY | SESSION | CLUSTER | wire::NAME)
+        matches!(name, REGISTRY | SESSION | CLUSTER | wire::NAME | relay::NAME)
             || self.channels.contains_key(name)
     }
 
@@ -244,11 +272,15 @@ impl Events for Router {
         }
         self.directory.up(&joined.peer);
         self.cluster.up(connection);
+        if self.cluster.is_other(connection.peer().name.as_str()) {
+            self.relays.greet(connection);
+        }
         self.node_event(Event::NodeUp, joined.peer.node());
     }
 
     fn down(&self, connection: &Arc<Connection>, _reason: &DownReason) {
         self.cluster.down(connection);
+        self.relays.lost(connection);
         if let Some(peer) = self.peers.left(connection) {
             self.directory.down(&peer);
             self.node_event(Event::NodeDown, peer.node());
@@ -256,11 +288,17 @@ impl Events for Router {
     }
 
     fn message(&self, caller: &Arc<Connection>, message: Message<'_>) {
-        // No process of the gateway takes messages by pid.
-        if let Target::Name(wire::NAME) = message.to {
-            self.cluster.message(caller, &message.payload);
-        } else if let Target::Name(name) = message.to {
-            self.request(caller, name, gen_server::parse(&message.payload));
+        match message.to {
+            Target::Name(wire::NAME) => self.cluster.message(caller, &message.payload),
+            Target::Name(relay::NAME) => self.relays.message(caller, &message.payload),
+            Target::Name(name) => {
+                self.request(caller, name, gen_server::parse(&message.payload));
+            }
+            Target::Pid(pid) if self.relays.takes(&pid) => {
+                self.relays.relayed(caller, &message.payload);
+            }
+            // No other process of the gateway takes messages.
+            Target::Pid(_) | Target::Alias(_) => {}
         }
     }
 

@@ -166,6 +166,11 @@ impl<P: Clone + Eq + Hash> Subscribers<P> {
         self.len == 0
     }
 
+    /// The topics that have subscribers, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &Topic> {
+        self.ids.keys()
+    }
+
     /// The number of topics that have subscribers.
     pub fn topics(&self) -> usize {
         self.ids.len()

@@ -33,18 +33,17 @@ pub struct Links {
     bell: watch::Sender<u64>,
 }
 
-impl Default for Links {
-    fn default() -> Self {
+impl Links {
+    /// The connections to the other gateways, of which these are known by name.
+    pub fn new(names: BTreeSet<String>) -> Self {
         Self {
             started: Instant::now(),
-            names: Mutex::default(),
+            names: Mutex::new(names),
             lost: Mutex::default(),
             bell: watch::Sender::default(),
         }
     }
-}
 
-impl Links {
     /// The connection to the gateway `name` is gone.
     pub fn lost(&self, name: &str) {
         self.lost.lock().insert(name.to_owned(), Instant::now());

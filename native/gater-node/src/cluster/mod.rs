@@ -73,14 +73,15 @@ impl Cluster {
         if let Some(cluster) = noted.or(founded.then(|| replica.node_id())) {
             rpc.belong(cluster);
         }
+        let others = listed.iter().filter(|name| *name != own_name.as_str()).cloned().collect();
         Ok(Arc::new(Self {
-            own_name,
             listed: listed.iter().cloned().collect(),
+            own_name,
             replica,
             peers,
             rpc,
             founder,
-            links: Links::default(),
+            links: Links::new(others),
             lost_grace,
             questions: Arc::new(Semaphore::new(MAX_QUESTIONS)),
         }))
@@ -138,6 +139,11 @@ impl Cluster {
     /// Whether the gateway `name` is connected; it is to itself.
     pub fn is_connected(&self, name: &str) -> bool {
         name == self.own_name.as_str() || self.rpc.connection(name).is_some()
+    }
+
+    /// Whether the node `name` is one of the other gateways.
+    pub fn is_other(&self, name: &str) -> bool {
+        self.links.is_one(name)
     }
 
     /// A connection has come up.

@@ -1,5 +1,7 @@
 //! One channel: subscriptions, and the way of a published message.
 
+use std::collections::BTreeSet;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,10 +9,12 @@ use gater_core::channel::{Hmac, LocalPid, Policy, Subscribers, Topic};
 use gater_core::etf::{Atom, Pid, Reader, encode};
 use gater_core::limit::RateLimiter;
 use gater_core::sign;
-use gater_dist::{Opening, Payload};
+use gater_dist::{Connection, Opening, Payload};
 use parking_lot::{Mutex, RwLock};
+use rustc_hash::FxHashMap;
 
 use super::last::LastValues;
+use super::relay::Gateway;
 use crate::clock;
 use crate::peers::{Interest, PeerRef, Peers};
 use crate::secret::Secret;
@@ -27,9 +31,41 @@ pub struct Channel {
     policy: Policy,
     /// `{channel_message, Channel, ` without what follows: the same for every message.
     opening: Arc<Opening>,
-    subscribers: RwLock<Subscribers<PeerRef>>,
+    table: RwLock<Table>,
     limiter: Option<Mutex<RateLimiter>>,
     last: Option<Mutex<LastValues>>,
+}
+
+/// Who is to get messages.
+#[derive(Default)]
+struct Table {
+    /// Processes, and for other gateways the process there that takes messages for theirs.
+    subscribers: Subscribers<PeerRef>,
+    /// The other gateways that are connected.
+    gateways: Vec<Arc<Gateway>>,
+    /// Topics somebody is about to subscribe to, and how many.
+    awaited: FxHashMap<Topic, usize>,
+}
+
+impl Table {
+    /// Whether a process that is not of another gateway is subscribed.
+    fn has_own(&self, topic: &[u8]) -> bool {
+        self.subscribers.get(topic).any(|(peer, _)| !peer.is_gateway())
+    }
+
+    fn wants(&self, topic: &[u8]) -> bool {
+        self.has_own(topic) || self.awaited.contains_key(topic)
+    }
+
+    /// One fewer is about to subscribe.
+    fn arrived(&mut self, topic: &Topic) {
+        if let Entry::Occupied(mut count) = self.awaited.entry(topic.clone()) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
 }
 
 /// The channel has as many subscriptions as it may.
@@ -64,7 +100,7 @@ impl Channel {
         Self {
             opening: Arc::new(Opening::tuple(4, &[tag.clone(), name.clone()])),
             name,
-            subscribers: RwLock::default(),
+            table: RwLock::default(),
             limiter: policy
                 .max_rate
                 .map(|rate| Mutex::new(RateLimiter::new(rate, MAX_RATED_TOPICS))),
@@ -83,6 +119,35 @@ impl Channel {
         &self.policy
     }
 
+    /// Tells the other gateways that `topic` is about to be subscribed to here, if they do
+    /// not know that it is wanted. What is returned waits until they do, and obliges to
+    /// call [`Channel::subscribe`] as `awaited`; `None` if there is nobody to tell.
+    pub fn await_topic(&self, topic: &Topic) -> Option<impl Future<Output = ()> + Send + use<>> {
+        // Channels with last messages get every message.
+        if self.last.is_some() || self.table.read().gateways.is_empty() {
+            return None;
+        }
+        let mut table = self.table.write();
+        if table.has_own(topic.as_bytes()) {
+            return None;
+        }
+        *table.awaited.entry(topic.clone()).or_default() += 1;
+        let told: Vec<_> = table
+            .gateways
+            .iter()
+            .map(|gateway| (gateway.clone(), self.tell(gateway, topic)))
+            .collect();
+        Some(async move {
+            for (gateway, number) in told {
+                gateway.knows(number).await;
+            }
+        })
+    }
+
+    fn tell(&self, gateway: &Gateway, topic: &Topic) -> u64 {
+        gateway.wants(self.name(), vec![topic.as_bytes().to_vec()], false)
+    }
+
     /// Subscribes a process, and has it acknowledged. On channels that keep the last
     /// message of a topic, a process that was not subscribed is sent that then.
     ///
@@ -92,17 +157,26 @@ impl Channel {
         &self,
         peers: &Peers,
         topic: &Topic,
-        peer: &PeerRef,
-        local: LocalPid,
+        (peer, local): (&PeerRef, LocalPid),
+        awaited: bool,
         acknowledge: impl FnOnce(),
     ) -> Result<(), TooManySubscriptions> {
         // Table and watch change under one lock: a subscribe and an unsubscribe of
         // the same process must not cross between the two.
-        let mut subscribers = self.subscribers.write();
-        if subscribers.len() >= MAX_SUBSCRIPTIONS {
+        let mut table = self.table.write();
+        if awaited {
+            table.arrived(topic);
+        }
+        if table.subscribers.len() >= MAX_SUBSCRIPTIONS {
             return Err(TooManySubscriptions);
         }
-        let new = subscribers.subscribe(topic, peer.clone(), local);
+        let untold = !awaited && self.last.is_none() && !table.gateways.is_empty();
+        if untold && !table.wants(topic.as_bytes()) {
+            for gateway in &table.gateways {
+                self.tell(gateway, topic);
+            }
+        }
+        let new = table.subscribers.subscribe(topic, peer.clone(), local);
         if new {
             peers.watch(peer, local, Interest::Subscriber);
         }
@@ -125,40 +199,135 @@ impl Channel {
         peer: &PeerRef,
         local: LocalPid,
     ) -> bool {
-        let mut subscribers = self.subscribers.write();
-        let known = subscribers.unsubscribe(topic, peer, local);
+        let mut table = self.table.write();
+        let known = table.subscribers.unsubscribe(topic, peer, local);
         if known {
             peers.unwatch(peer, local, Interest::Subscriber);
+            if !table.gateways.is_empty() && !table.wants(topic) {
+                for gateway in &table.gateways {
+                    gateway.gone(self.name(), topic);
+                }
+            }
         }
         known
     }
 
-    /// The subscribers of a topic.
+    /// Another gateway is connected: it is told what is wanted here, and the last messages.
+    pub fn attach(&self, gateway: &Arc<Gateway>) {
+        let mut table = self.table.write();
+        table.gateways.push(gateway.clone());
+        let Some(last) = &self.last else {
+            let mut topics: BTreeSet<_> = table.awaited.keys().cloned().collect();
+            let names = table.subscribers.names();
+            topics.extend(names.filter(|topic| table.has_own(topic.as_bytes())).cloned());
+            gateway.wants_all(self.name(), &topics);
+            return;
+        };
+        last.lock().each(|at, payload| gateway.last(at, payload.to_vec()));
+    }
+
+    /// Another gateway's connection is gone.
+    pub fn detach(&self, connection: &Arc<Connection>) {
+        self.table.write().gateways.retain(|gateway| !gateway.is_at(connection));
+    }
+
+    /// The gateway `peer` wants `topics` as well, or `alone`. Its process `taker` gets them.
+    pub fn wanted(
+        &self,
+        peer: &PeerRef,
+        taker: LocalPid,
+        topics: impl Iterator<Item = Topic>,
+        alone: bool,
+    ) {
+        let mut table = self.table.write();
+        if alone {
+            table.subscribers.remove_peer(peer);
+        }
+        for topic in topics {
+            if table.subscribers.len() >= MAX_SUBSCRIPTIONS {
+                tracing::warn!(
+                    channel = self.name(),
+                    "too many subscriptions: \
+                    messages for topics of another gateway do not reach it"
+                );
+                return;
+            }
+            table.subscribers.subscribe(&topic, peer.clone(), taker);
+        }
+    }
+
+    /// The gateway `peer` does not want a topic any more.
+    pub fn unwanted(&self, peer: &PeerRef, taker: LocalPid, topic: &[u8]) {
+        self.table.write().subscribers.unsubscribe(topic, peer, taker);
+    }
+
+    /// A message that was published at another gateway: for the processes that are subscribed here.
+    pub fn relay(&self, from: &Gateway, topic: &[u8], term: &Bytes) {
+        let payload = self.payload(topic, term);
+        {
+            let table = self.table.read();
+            let mut wanted = self.last.is_some() || table.awaited.contains_key(topic);
+            for (peer, locals) in table.subscribers.get(topic).filter(|(p, _)| !p.is_gateway()) {
+                wanted = true;
+                if let Some(link) = &*peer.link() {
+                    link.send_many(self.policy.priority.into(), locals, &payload);
+                }
+            }
+            if let Some(last) = &self.last {
+                last.lock().put(topic, clock::unix_millis(), payload);
+            }
+            if wanted {
+                return;
+            }
+        }
+        // The subscribers have died. Nobody subscribes between the look and the word.
+        let table = self.table.write();
+        if !table.wants(topic) {
+            from.gone(self.name(), topic);
+        }
+    }
+
+    /// Another gateway knows this as the last message of a topic, published `at`.
+    pub fn last_was(&self, topic: &[u8], at: u64, term: &Bytes) {
+        if let Some(last) = &self.last
+            && Topic::check(topic).is_ok()
+        {
+            let _order = self.table.read();
+            let mut last = last.lock();
+            if last.published(topic).is_none_or(|known| known < at) {
+                last.put(topic, at, self.payload(topic, term));
+            }
+        }
+    }
+
+    /// The processes that are subscribed to a topic at this gateway.
     pub fn subscribers(&self, topic: &[u8]) -> Vec<Pid> {
-        let subscribers = self.subscribers.read();
-        subscribers
+        let table = self.table.read();
+        table
+            .subscribers
             .get(topic)
+            .filter(|(peer, _)| !peer.is_gateway())
             .flat_map(|(peer, locals)| locals.iter().map(|local| peer.pid(*local)))
             .collect()
     }
 
-    /// The number of subscriptions.
+    /// The number of subscriptions, those of other gateways counted as one a topic.
     pub fn subscriptions(&self) -> usize {
-        self.subscribers.read().len()
+        self.table.read().subscribers.len()
     }
 
     /// A process is gone.
     pub fn remove_process(&self, peer: &PeerRef, local: LocalPid) {
-        self.subscribers.write().remove_process(peer, local);
+        self.table.write().subscribers.remove_process(peer, local);
     }
 
     /// All processes of a node's incarnation are gone.
     pub fn remove_peer(&self, peer: &PeerRef) {
-        self.subscribers.write().remove_peer(peer);
+        self.table.write().subscribers.remove_peer(peer);
     }
 
     /// Publishes a message, `term` of the wire, to the subscribers of `topic`;
-    /// to how many, if it may be published.
+    /// to how many of this gateway's own, if it may be published.
     ///
     /// The message is encoded once, whatever the number of subscribers.
     pub fn publish(&self, secret: &Secret, topic: &[u8], term: &Bytes) -> Result<usize, Refusal> {
@@ -177,15 +346,20 @@ impl Channel {
         let payload = self.payload(topic, term);
         let mut recipients = 0;
         {
-            let subscribers = self.subscribers.read();
-            for (peer, locals) in subscribers.get(topic) {
+            let table = self.table.read();
+            for (peer, locals) in table.subscribers.get(topic) {
                 if let Some(link) = &*peer.link() {
                     link.send_many(self.policy.priority.into(), locals, &payload);
-                    recipients += locals.len();
+                    if !peer.is_gateway() {
+                        recipients += locals.len();
+                    }
                 }
             }
             if let Some(last) = &self.last {
-                last.lock().put(topic, payload);
+                for gateway in &table.gateways {
+                    gateway.send(self.policy.priority.into(), &payload);
+                }
+                last.lock().put(topic, clock::unix_millis(), payload);
             }
         }
         Ok(recipients)

@@ -13,32 +13,54 @@ const MAX_BYTES: usize = 64 << 20;
 /// reached, the topic that was written longest ago is forgotten.
 #[derive(Default)]
 pub struct LastValues {
-    by_topic: FxHashMap<Topic, (u64, Payload)>,
+    by_topic: FxHashMap<Topic, Last>,
     by_age: std::collections::BTreeMap<u64, Topic>,
     bytes: usize,
     clock: u64,
 }
 
+/// The last message of a topic.
+struct Last {
+    /// Its place in the order of all of them.
+    age: u64,
+    /// When it was published, in Unix milliseconds.
+    at: u64,
+    payload: Payload,
+}
+
 impl LastValues {
     /// The last message of a topic.
     pub fn get(&self, topic: &[u8]) -> Option<Payload> {
-        self.by_topic.get(topic).map(|(_, payload)| payload.clone())
+        self.by_topic.get(topic).map(|last| last.payload.clone())
     }
 
-    /// Keeps `payload` as the last message of `topic`.
-    pub fn put(&mut self, topic: &[u8], payload: Payload) {
+    /// When the last message of a topic was published, in Unix milliseconds.
+    pub fn published(&self, topic: &[u8]) -> Option<u64> {
+        self.by_topic.get(topic).map(|last| last.at)
+    }
+
+    /// Calls `each` with every message and when it was published, the oldest first.
+    pub fn each(&self, mut each: impl FnMut(u64, &Payload)) {
+        for last in self.by_age.values().filter_map(|topic| self.by_topic.get(topic.as_bytes())) {
+            each(last.at, &last.payload);
+        }
+    }
+
+    /// Keeps `payload`, published `at` this time in Unix milliseconds, as the last message of `topic`.
+    pub fn put(&mut self, topic: &[u8], at: u64, payload: Payload) {
         let Ok(topic) = Topic::new(topic) else { return };
         self.clock += 1;
         self.bytes += payload.len();
-        if let Some((age, old)) = self.by_topic.insert(topic.clone(), (self.clock, payload)) {
-            self.by_age.remove(&age);
-            self.bytes -= old.len();
+        let last = Last { age: self.clock, at, payload };
+        if let Some(old) = self.by_topic.insert(topic.clone(), last) {
+            self.by_age.remove(&old.age);
+            self.bytes -= old.payload.len();
         }
         self.by_age.insert(self.clock, topic);
         while self.by_topic.len() > MAX_TOPICS || self.bytes > MAX_BYTES {
             let Some((_, oldest)) = self.by_age.pop_first() else { break };
-            if let Some((_, payload)) = self.by_topic.remove(oldest.as_bytes()) {
-                self.bytes -= payload.len();
+            if let Some(last) = self.by_topic.remove(oldest.as_bytes()) {
+                self.bytes -= last.payload.len();
             }
         }
     }
@@ -56,8 +78,8 @@ mod tests {
     #[test]
     fn a_topic_keeps_its_newest_message() {
         let mut last = LastValues::default();
-        last.put(b"a", payload(1));
-        last.put(b"a", payload(2));
+        last.put(b"a", 0, payload(1));
+        last.put(b"a", 0, payload(2));
         assert_eq!(last.get(b"a").unwrap().len(), 2);
         assert_eq!(last.bytes, 2);
         assert_eq!(last.by_age.len(), 1);
@@ -67,10 +89,10 @@ mod tests {
     fn the_topic_written_longest_ago_goes_when_the_table_is_full() {
         let mut last = LastValues::default();
         for n in 0..MAX_TOPICS {
-            last.put(n.to_string().as_bytes(), payload(1));
+            last.put(n.to_string().as_bytes(), 0, payload(1));
         }
-        last.put(b"0", payload(1));
-        last.put(b"new", payload(1));
+        last.put(b"0", 0, payload(1));
+        last.put(b"new", 0, payload(1));
         assert!(last.get(b"0").is_some());
         assert!(last.get(b"1").is_none());
         assert_eq!(last.by_topic.len(), MAX_TOPICS);
@@ -80,7 +102,7 @@ mod tests {
     fn bytes_are_bounded() {
         let mut last = LastValues::default();
         for n in 0..3 {
-            last.put(n.to_string().as_bytes(), payload(MAX_BYTES / 2));
+            last.put(n.to_string().as_bytes(), 0, payload(MAX_BYTES / 2));
         }
         assert!(last.bytes <= MAX_BYTES);
         assert!(last.get(b"0").is_none());

@@ -8,6 +8,7 @@ pub mod channel;
 pub mod cluster;
 pub mod last;
 pub mod registry;
+pub mod relay;
 pub mod session;
 
 use gater_core::etf::encode;
