@@ -10,10 +10,16 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio_util::sync::CancellationToken;
 
-use crate::driver::outbox::{Item, Outbox, Outcome};
+use crate::driver::batch::Batch;
+use crate::driver::gather;
+use crate::driver::outbox::{Gathered, Item, Outbox, Outcome};
 use crate::gen_server::From;
 use crate::protocol::encode::{Format, Signal};
-use crate::{DownReason, Events, Lane, LaneLimits, LocalPid, Payload};
+use crate::{DownReason, Draft, Events, Lane, LaneLimits, LocalPid, Payload};
+
+/// Messages up to this many bytes go into frames at once where they can: little enough
+/// for many to have room in one write.
+const GATHERED_BELOW: usize = 16 << 10;
 
 /// Who is at the other end of a [`Connection`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +47,7 @@ pub struct Queued {
 pub struct Connection {
     peer: Peer,
     format: Format,
+    fragment_bytes: usize,
     outbox: Outbox,
     monitors: Mutex<Monitors>,
     events: Arc<dyn Events>,
@@ -72,12 +79,15 @@ impl Connection {
         peer: Peer,
         format: Format,
         lanes: [LaneLimits; 5],
+        fragment_bytes: usize,
         events: Arc<dyn Events>,
     ) -> Arc<Self> {
+        let batch = Batch::new(format.clone(), fragment_bytes);
         Arc::new_cyclic(|me| Self {
             peer,
             format,
-            outbox: Outbox::new(lanes),
+            fragment_bytes,
+            outbox: Outbox::new(lanes, batch),
             monitors: Mutex::default(),
             events,
             me: me.clone(),
@@ -107,6 +117,32 @@ impl Connection {
             several => self
                 .push(lane, Item::Many { to: several.into(), from: 0, payload: payload.clone() }),
         }
+    }
+
+    /// Sends a message to several processes of the peer. Who handles what has just arrived
+    /// on a connection puts a short one into frames at once.
+    pub fn send_draft(&self, lane: Lane, to: &[LocalPid], draft: &Draft<'_>) {
+        let mut rest = to;
+        if draft.len() <= self.fragment_bytes.min(GATHERED_BELOW)
+            && let Some(gatherer) = gather::gatherer()
+        {
+            let gathered = self.outbox.gather(gatherer, lane, |batch| {
+                rest = to.get(batch.add_draft(to, draft)..).unwrap_or_default();
+                match rest {
+                    [] => None,
+                    [one] => Some(Item::One(*one, draft.payload().clone())),
+                    several => Some(Item::Many {
+                        to: several.into(),
+                        from: 0,
+                        payload: draft.payload().clone(),
+                    }),
+                }
+            });
+            if self.is_gathered(gathered) {
+                return;
+            }
+        }
+        self.send_many(lane, to, draft.payload());
     }
 
     /// Sends `payload` to a registered name on the peer.
@@ -184,23 +220,43 @@ impl Connection {
     }
 
     fn push(&self, lane: Lane, item: Item) {
-        match self.outbox.push(lane, item) {
+        let gatherer = gather::gatherer();
+        let mut item = Some(item);
+        if let Some(number) = gatherer
+            && item.as_ref().is_some_and(|item| item.len() <= GATHERED_BELOW)
+        {
+            let gathered = self
+                .outbox
+                .gather(number, lane, |batch| item.take().and_then(|item| batch.add(item)));
+            if self.is_gathered(gathered) {
+                return;
+            }
+        }
+        let Some(item) = item else { return };
+        match self.outbox.push(gatherer, lane, item) {
             Outcome::Taken => {}
-            Outcome::Dropped { messages, bytes } => {
+            Outcome::Dropped(losses) => {
                 if let Some(me) = self.me.upgrade() {
-                    self.events.dropped(&me, lane, messages, bytes);
+                    for loss in &losses {
+                        self.events.dropped(&me, lane, loss);
+                    }
                 }
             }
             Outcome::Overflow => self.end(DownReason::Overflow(lane)),
         }
     }
 
-    pub(crate) fn answer(&self, signal: Signal) {
-        self.push(Lane::Control, Item::Signal(signal));
+    fn is_gathered(&self, gathered: Gathered) -> bool {
+        if gathered == (Gathered::Taken { first: true })
+            && let Some(me) = self.me.upgrade()
+        {
+            gather::touch(me);
+        }
+        gathered != Gathered::Refused
     }
 
-    pub(crate) fn format(&self) -> &Format {
-        &self.format
+    pub(crate) fn answer(&self, signal: Signal) {
+        self.push(Lane::Control, Item::Signal(signal));
     }
 
     pub(crate) fn outbox(&self) -> &Outbox {

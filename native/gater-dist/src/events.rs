@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gater_core::etf::{Atom, Pid, Reference};
 
-use crate::{Connection, DialError, DownReason, Lane};
+use crate::{Connection, DialError, DownReason, Lane, Loss};
 
 /// A message a peer sent to this node.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ pub trait Events: Send + Sync + 'static {
     /// A dial of a node that is to be kept connected has failed; it is tried again.
     fn unreachable(&self, _node: &Atom, _error: &DialError) {}
 
-    /// A full lane dropped messages. Called by whoever pushed the message that
-    /// did not fit, on its thread.
-    fn dropped(&self, _peer: &Arc<Connection>, _lane: Lane, _messages: u32, _bytes: usize) {}
+    /// A full lane dropped messages that have the opening named in `loss` in common.
+    /// Called by whoever pushed the message that did not fit, on its thread.
+    fn dropped(&self, _peer: &Arc<Connection>, _lane: Lane, _loss: &Loss) {}
 }

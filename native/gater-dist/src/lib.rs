@@ -16,9 +16,10 @@ pub mod protocol;
 mod settings;
 
 pub use connection::{Connection, Peer, Queued};
+pub use driver::outbox::Loss;
 pub use error::{DialError, DownReason, EpmdError, HandshakeError, ProtocolError, StartError};
 pub use events::{Events, Message, Target};
 pub use gater_core::channel::{Lane, LaneLimits, LocalPid};
 pub use node::Node;
-pub use payload::{Opening, Payload};
+pub use payload::{Draft, Opening, Payload};
 pub use settings::{DEFAULT_EPMD_PORT, Settings};

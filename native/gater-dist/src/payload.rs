@@ -1,5 +1,6 @@
 //! A message body shared by every connection it goes to.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -35,7 +36,7 @@ impl Opening {
     }
 
     /// The atoms, in their order.
-    pub(crate) fn atoms(&self) -> &[Atom] {
+    pub fn atoms(&self) -> &[Atom] {
         &self.atoms
     }
 }
@@ -49,6 +50,42 @@ pub struct Payload {
     opening: Option<Arc<Opening>>,
     head: Bytes,
     body: Bytes,
+}
+
+/// A message that is put into frames at once where it can be, and becomes a
+/// [`Payload`] only if it has to wait somewhere.
+#[derive(Debug)]
+pub struct Draft<'a> {
+    opening: &'a Arc<Opening>,
+    body: &'a Bytes,
+    payload: OnceCell<Payload>,
+}
+
+impl<'a> Draft<'a> {
+    /// Makes a draft of `opening` and `body`, which may be a slice of a received
+    /// message; together they are one term.
+    pub fn new(opening: &'a Arc<Opening>, body: &'a Bytes) -> Self {
+        Self { opening, body, payload: OnceCell::new() }
+    }
+
+    /// The payload, made the first time it is asked for.
+    pub fn payload(&self) -> &Payload {
+        self.payload.get_or_init(|| Payload::new(self.opening, [], self.body.clone()))
+    }
+
+    /// The length in bytes, atoms written out.
+    pub(crate) fn len(&self) -> usize {
+        self.opening.plain.len() + self.body.len()
+    }
+
+    pub(crate) fn opening(&self) -> &'a Arc<Opening> {
+        self.opening
+    }
+
+    /// Opening, its atoms as references or written out, and body.
+    pub(crate) fn parts(&self, cached: bool) -> (&'a Bytes, &'a Bytes) {
+        (if cached { &self.opening.cached } else { &self.opening.plain }, self.body)
+    }
 }
 
 static NOTHING: Bytes = Bytes::new();

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use gater_core::channel::{Lane, LocalPid, Topic};
 use gater_core::etf::{Atom, Pid, Reader, encode};
 use gater_dist::gen_server::{self, From, Request};
-use gater_dist::{Connection, DialError, DownReason, Events, Message, Target};
+use gater_dist::{Connection, DialError, DownReason, Events, Loss, Message, Target};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::clock;
@@ -186,11 +186,12 @@ impl Router {
             return Err(unknown());
         }
         let bad = |reason: &str| error_with("bad_topic", |out| encode::atom(out, reason));
+        let topic_and_message = reader.rest();
         let topic = channel::topic(&mut reader).map_err(bad)?;
         match &*name {
             "publish" => {
-                let message = request.slice_ref(reader.rest());
-                self.publish(channel, topic, &message)?;
+                let body = request.slice_ref(topic_and_message);
+                self.publish(channel, topic, reader.rest(), &body)?;
                 Ok(Done::Nothing)
             }
             "get_subscribers" => Ok(Done::List(topic.to_vec())),
@@ -210,9 +211,15 @@ impl Router {
         }
     }
 
-    fn publish(&self, channel: &Channel, topic: &[u8], message: &Bytes) -> Result<(), Vec<u8>> {
+    fn publish(
+        &self,
+        channel: &Channel,
+        topic: &[u8],
+        message: &[u8],
+        body: &Bytes,
+    ) -> Result<(), Vec<u8>> {
         let recipients = channel
-            .publish(&self.secret, topic, message)
+            .publish(&self.secret, topic, message, body)
             .map_err(|refusal| error(refusal.as_atom()))?;
         self.telemetry.emit(Event::Broadcast, |out| {
             encode::map(out, 1);
@@ -323,12 +330,18 @@ impl Events for Router {
         tracing::info!(%node, %error, "node not reached");
     }
 
-    fn dropped(&self, connection: &Arc<Connection>, lane: Lane, messages: u32, _bytes: usize) {
+    fn dropped(&self, connection: &Arc<Connection>, lane: Lane, loss: &Loss) {
+        // `{channel_message, Channel, ...}`. All else is the gateway's own: to report that an
+        // event could not be reported would be without end.
+        let channel = loss.opening.as_ref().and_then(|opening| opening.atoms().get(1));
+        let Some(channel) = channel else { return };
         self.telemetry.emit(Event::Dropped, |out| {
             encode::map(out, 1);
             encode::atom(out, "count");
-            encode::uint(out, messages.into());
-            encode::map(out, 3);
+            encode::uint(out, loss.messages.into());
+            encode::map(out, 4);
+            encode::atom(out, "channel");
+            encode::atom(out, channel.as_str());
             encode::atom(out, "lane");
             encode::atom(out, lane.name());
             encode::atom(out, "node");

@@ -30,6 +30,7 @@ pub fn start(shared: &Arc<Shared>, socket: TcpStream, peer: Peer) -> Arc<Connect
         peer,
         session.format().clone(),
         shared.settings.lanes,
+        shared.settings.fragment_bytes,
         shared.events.clone(),
     );
     let replaced = shared.linked(&connection);
@@ -54,14 +55,11 @@ async fn run(
     shared.events.up(&connection);
 
     let (read, write) = socket.into_split();
+    let write = Arc::new(write);
+    connection.outbox().attach(write.clone());
     let settings = &shared.settings;
-    let writing = writer::run(
-        connection.clone(),
-        write,
-        settings.fragment_bytes,
-        settings.tick_time,
-        settings.write_timeout,
-    );
+    let writing =
+        writer::run(connection.clone(), write, settings.tick_time, settings.write_timeout);
     let writer = shared.tasks.spawn_on(
         {
             let connection = connection.clone();
@@ -79,6 +77,7 @@ async fn run(
     );
     let reason = reader::run(&shared, &connection, session, read).await;
     connection.end(reason);
+    connection.outbox().detach();
     if writer.await.is_err() {
         tracing::error!(peer = %connection.peer().name, "the writer of a connection failed");
     }

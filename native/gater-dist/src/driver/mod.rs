@@ -1,13 +1,16 @@
 //! The protocol on sockets, timers and tasks.
 //!
-//! Two tasks per connection: the reader takes what arrives and calls
-//! [`Events`](crate::Events), the writer takes what waits in the
-//! [`outbox`]. They share the [`Connection`](crate::Connection) and nothing else.
+//! Two tasks per connection: the reader takes what arrives, calls
+//! [`Events`](crate::Events) and writes what it sends there and then; the writer takes
+//! what has to wait in the [`outbox`]. They share the [`Connection`](crate::Connection)
+//! and nothing else.
 
 mod accept;
+pub mod batch;
 mod dial;
 mod epmd;
 mod exchange;
+pub mod gather;
 mod link;
 pub mod outbox;
 mod reader;

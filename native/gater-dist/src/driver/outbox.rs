@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use gater_core::channel::{Lane, LaneLimits, Lanes, LocalPid, Pushed};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 
+use super::batch::Batch;
 use crate::protocol::encode::Signal;
-use crate::{Payload, Queued};
+use crate::{Opening, Payload, Queued};
 
 /// Something to send.
 #[derive(Debug)]
@@ -47,6 +49,26 @@ pub struct Fragments {
 }
 
 impl Item {
+    /// The bytes of the message.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Signal(signal) => signal.control.len() + signal.payload.len(),
+            Self::One(_, payload)
+            | Self::Many { payload, .. }
+            | Self::Rest(Fragments { payload, .. }) => payload.len(),
+        }
+    }
+
+    /// The opening of the message.
+    fn opening(&self) -> Option<&Arc<Opening>> {
+        match self {
+            Self::Signal(signal) => signal.payload.opening(),
+            Self::One(_, payload)
+            | Self::Many { payload, .. }
+            | Self::Rest(Fragments { payload, .. }) => payload.opening(),
+        }
+    }
+
     /// What the item occupies, and how many messages it stands for.
     fn size(&self) -> (usize, u32) {
         const ENTRY: usize = 64;
@@ -73,34 +95,73 @@ impl Item {
 }
 
 /// What became of what was pushed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It is queued, or the connection is about to end and nothing matters any more.
     Taken,
-    /// This many messages, of this many bytes, had to go.
-    Dropped {
-        /// Messages.
-        messages: u32,
-        /// Bytes.
-        bytes: usize,
-    },
+    /// Messages had to go.
+    Dropped(Vec<Loss>),
     /// The lane never drops and is full.
     Overflow,
 }
 
-/// The queue between those who send and the writer task.
+/// Messages of one kind that had to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// What they have in common.
+    pub opening: Option<Arc<Opening>>,
+    /// Messages.
+    pub messages: u32,
+    /// Bytes.
+    pub bytes: usize,
+}
+
+/// What became of what was to be gathered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gathered {
+    /// It is in the batch, or its rest in its lane.
+    Taken {
+        /// It is the first: the gatherer is to call [`Outbox::flush`].
+        first: bool,
+    },
+    /// It is to be pushed.
+    Refused,
+}
+
+/// The queue between those who send and those who write.
+///
+/// Whoever has the duty to write has it alone. While nothing waits nobody has it, and the
+/// first to send takes it: a gatherer puts frames straight into the batch and writes
+/// them when it has handled what it has read, everybody else wakes the writer task.
+/// What comes while somebody else has the duty waits in the lanes, for the writer task.
 #[derive(Debug)]
 pub struct Outbox {
     inner: Mutex<Inner>,
-    /// Wakes the writer, which waits only when the lanes are empty.
+    /// Wakes the writer task.
     wake: Notify,
 }
 
 #[derive(Debug)]
 struct Inner {
     lanes: Lanes<Item>,
-    writer_waits: bool,
+    duty: Duty,
     phase: Phase,
+    /// Absent only while somebody writes it.
+    batch: Option<Box<Batch>>,
+    /// Absent before the connection is up and when it is gone.
+    socket: Option<Arc<OwnedWriteHalf>>,
+    /// Whether anything was written since the last tick.
+    wrote: bool,
+}
+
+/// Who writes. Invariant: if nobody does, the lanes are empty and the batch is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Duty {
+    Nobody,
+    /// The writer task.
+    Task,
+    /// Who has this number, see [`super::gather`].
+    Gatherer(u64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,11 +172,11 @@ enum Phase {
     Closed,
 }
 
-/// What the writer is to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the writer task is to do.
+#[derive(Debug)]
 pub enum Next {
-    /// Write what it was given.
-    Write,
+    /// Write this, and give it back.
+    Write(Box<Batch>),
     /// Wait for [`Outbox::woken`].
     Wait,
     /// End: everything is written, or nothing matters any more.
@@ -123,63 +184,170 @@ pub enum Next {
 }
 
 impl Outbox {
-    /// An empty queue.
-    pub fn new(limits: [LaneLimits; 5]) -> Self {
-        let inner = Inner { lanes: Lanes::new(limits), writer_waits: false, phase: Phase::Open };
+    /// An empty queue, which the writer task is to look after first.
+    pub fn new(limits: [LaneLimits; 5], batch: Batch) -> Self {
+        let inner = Inner {
+            lanes: Lanes::new(limits),
+            duty: Duty::Task,
+            phase: Phase::Open,
+            batch: Some(Box::new(batch)),
+            socket: None,
+            wrote: false,
+        };
         Self { inner: Mutex::new(inner), wake: Notify::new() }
     }
 
-    /// Queues an item.
-    pub fn push(&self, lane: Lane, item: Item) -> Outcome {
+    /// Lets gatherers write to `socket`.
+    pub fn attach(&self, socket: Arc<OwnedWriteHalf>) {
+        self.inner.lock().socket = Some(socket);
+    }
+
+    /// Has `write` put frames into the batch, if `gatherer` has the duty or nobody. It
+    /// gives back what is left of an item for `lane` when enough is gathered.
+    pub fn gather(
+        &self,
+        gatherer: u64,
+        lane: Lane,
+        write: impl FnOnce(&mut Batch) -> Option<Item>,
+    ) -> Gathered {
+        let mut inner = self.inner.lock();
+        let first = inner.duty == Duty::Nobody;
+        let mine = first || inner.duty == Duty::Gatherer(gatherer);
+        // What others have queued meanwhile goes first: what is sent under a lock of the
+        // sender's leaves in the order in which the lock was held.
+        if inner.phase != Phase::Open || !mine || !inner.lanes.is_empty() {
+            return Gathered::Refused;
+        }
+        let Some(batch) = inner.batch.as_mut() else { return Gathered::Refused };
+        let rest = write(batch);
+        let full = rest.is_some() || !batch.has_room();
+        inner.duty = Duty::Gatherer(gatherer);
+        if let Some(rest) = rest {
+            let (bytes, messages) = rest.size();
+            inner.lanes.put_back(lane, bytes, messages, rest);
+        }
+        if full {
+            // A flood is the task's business: it may go on elsewhere meanwhile.
+            self.hand_over(inner);
+        }
+        Gathered::Taken { first: first && !full }
+    }
+
+    /// Writes what `gatherer` has gathered, without waiting. What the socket does not
+    /// take, or all if it is not to be written `here`, is left to the writer task.
+    pub fn flush(&self, gatherer: u64, here: bool) {
+        let mut inner = self.inner.lock();
+        if inner.duty != Duty::Gatherer(gatherer) {
+            return;
+        }
+        let socket = inner.socket.clone().filter(|_| here);
+        let Some((socket, mut batch)) = socket.and_then(|s| Some((s, inner.batch.take()?))) else {
+            return self.hand_over(inner);
+        };
+        drop(inner);
+        // An error shows again when the writer task tries.
+        let written = batch.try_write(&socket).unwrap_or(false);
+        if written {
+            batch.clear();
+        }
+        let mut inner = self.inner.lock();
+        if inner.phase == Phase::Closed {
+            return;
+        }
+        inner.batch = Some(batch);
+        inner.wrote = true;
+        if written && inner.phase == Phase::Open && inner.lanes.is_empty() {
+            inner.duty = Duty::Nobody;
+        } else {
+            self.hand_over(inner);
+        }
+    }
+
+    fn hand_over(&self, mut inner: MutexGuard<'_, Inner>) {
+        inner.duty = Duty::Task;
+        drop(inner);
+        self.wake.notify_one();
+    }
+
+    /// Queues an item, as `gatherer` if that is who calls: nothing it gathers later may
+    /// go before the item.
+    pub fn push(&self, gatherer: Option<u64>, lane: Lane, item: Item) -> Outcome {
         let (bytes, messages) = item.size();
         let mut inner = self.inner.lock();
         if inner.phase != Phase::Open {
             return Outcome::Taken;
         }
         let pushed = inner.lanes.push(lane, bytes, messages, item);
-        let wake = std::mem::take(&mut inner.writer_waits);
-        drop(inner);
-        if wake {
-            self.wake.notify_one();
+        let mine = match inner.duty {
+            Duty::Nobody => true,
+            Duty::Gatherer(number) => gatherer == Some(number),
+            Duty::Task => false,
+        };
+        if mine {
+            self.hand_over(inner);
+        } else {
+            drop(inner);
         }
         match pushed {
             Pushed::Queued => Outcome::Taken,
-            Pushed::DroppedNewest(_) => Outcome::Dropped { messages, bytes },
-            Pushed::DroppedOldest(items) => {
-                let sizes = items.iter().map(Item::size);
-                let (bytes, messages) = sizes
-                    .fold((0, 0_u32), |sum, size| (sum.0 + size.0, sum.1.saturating_add(size.1)));
-                Outcome::Dropped { messages, bytes }
-            }
+            Pushed::DroppedNewest(item) => Outcome::Dropped(losses(&[item])),
+            Pushed::DroppedOldest(items) => Outcome::Dropped(losses(&items)),
             Pushed::Overflow(_) => Outcome::Overflow,
         }
     }
 
-    /// Takes items in order of priority while `take` asks for more. It gives back
-    /// what is left of the item if it did not use it up, and whether to go on.
-    pub fn take(&self, mut take: impl FnMut(Item) -> (Option<Item>, bool)) -> Next {
-        let mut inner = self.inner.lock();
+    /// What the writer task does next. `written` is what it was given last.
+    pub fn next(&self, written: Option<Box<Batch>>) -> Next {
+        let mut guard = self.inner.lock();
+        let inner = &mut *guard;
         if inner.phase == Phase::Closed {
             return Next::End;
         }
-        if inner.lanes.is_empty() {
+        if written.is_some() {
+            inner.batch = written;
+        }
+        if matches!(inner.duty, Duty::Gatherer(_)) {
+            // It hands over if it does not finish.
+            return Next::Wait;
+        }
+        let Some(mut batch) = inner.batch.take() else { return Next::Wait };
+        if batch.is_written() {
+            batch.clear();
+            // In order of priority.
+            while batch.has_room()
+                && let Some((lane, item)) = inner.lanes.pop()
+            {
+                if let Some(rest) = batch.add(item) {
+                    let (bytes, messages) = rest.size();
+                    inner.lanes.put_back(lane, bytes, messages, rest);
+                }
+            }
+        }
+        if batch.is_written() {
+            inner.batch = Some(batch);
             if inner.phase == Phase::Draining {
                 return Next::End;
             }
-            inner.writer_waits = true;
+            inner.duty = Duty::Nobody;
             return Next::Wait;
         }
-        while let Some((lane, item)) = inner.lanes.pop() {
-            let (rest, more) = take(item);
-            if let Some(rest) = rest {
-                let (bytes, messages) = rest.size();
-                inner.lanes.put_back(lane, bytes, messages, rest);
-            }
-            if !more {
-                break;
-            }
+        inner.duty = Duty::Task;
+        inner.wrote = true;
+        Next::Write(batch)
+    }
+
+    /// An empty frame for the writer task to write next, if nobody has written since
+    /// the last time.
+    pub fn tick(&self) {
+        let mut inner = self.inner.lock();
+        if !std::mem::take(&mut inner.wrote)
+            && inner.duty == Duty::Nobody
+            && let Some(batch) = inner.batch.as_mut()
+        {
+            batch.trim();
+            batch.tick();
+            inner.duty = Duty::Task;
         }
-        Next::Write
     }
 
     /// Waits until there is something to do after [`Next::Wait`].
@@ -187,7 +355,7 @@ impl Outbox {
         self.wake.notified().await;
     }
 
-    /// Takes nothing more; the writer ends when everything is written.
+    /// Takes nothing more; the writer task ends when everything is written.
     pub fn drain(&self) {
         let mut inner = self.inner.lock();
         if inner.phase == Phase::Open {
@@ -197,7 +365,7 @@ impl Outbox {
         self.wake.notify_one();
     }
 
-    /// Forgets what waits; the writer ends.
+    /// Forgets what waits; the writer task ends.
     pub fn close(&self) {
         let mut inner = self.inner.lock();
         inner.phase = Phase::Closed;
@@ -206,9 +374,15 @@ impl Outbox {
             &mut inner.lanes,
             Lanes::new([LaneLimits { bytes: 0, messages: 0 }; 5]),
         );
+        let batch = inner.batch.take();
         drop(inner);
-        drop(lanes);
+        drop((lanes, batch));
         self.wake.notify_one();
+    }
+
+    /// Lets go of the socket.
+    pub fn detach(&self) {
+        self.inner.lock().socket = None;
     }
 
     /// What waits.
@@ -220,3 +394,24 @@ impl Outbox {
         }
     }
 }
+
+/// What was dropped, summed up by opening.
+fn losses(items: &[Item]) -> Vec<Loss> {
+    let mut losses: Vec<Loss> = Vec::new();
+    for item in items {
+        let opening = item.opening();
+        let (more_bytes, more) = item.size();
+        match losses.iter_mut().find(|loss| loss.opening.as_ref() == opening) {
+            Some(Loss { messages, bytes, .. }) => {
+                (*messages, *bytes) = (messages.saturating_add(more), *bytes + more_bytes);
+            }
+            None => {
+                losses.push(Loss { opening: opening.cloned(), messages: more, bytes: more_bytes })
+            }
+        }
+    }
+    losses
+}
+
+#[cfg(test)]
+mod tests;

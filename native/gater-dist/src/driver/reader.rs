@@ -9,6 +9,7 @@ use gater_core::etf::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
 
+use super::gather;
 use super::shared::Shared;
 use crate::protocol::encode::Signal;
 use crate::protocol::frame;
@@ -74,6 +75,8 @@ fn handle(
     let extent = frame::extent(buffer, max_frame)?;
     if extent.whole > 0 {
         let frames = buffer.split_to(extent.whole).freeze();
+        // Written when it goes out of scope.
+        let _gathering = gather::begin();
         session.frames(&frames, now, sink)?;
     }
     Ok(extent.next.unwrap_or(0))

@@ -1,362 +1,68 @@
-//! The task that writes what waits on one connection.
+//! The task that writes what waits on one connection, and ticks.
 
-use std::io::IoSlice;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes};
-use gater_core::channel::LocalPid;
-use tokio::io::AsyncWriteExt;
+use socket2::SockRef;
+use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::outbox::{Fragments, Item, Next};
-use crate::protocol::atom_cache::Outgoing;
-use crate::protocol::encode::{Format, put_numbers};
-use crate::{Connection, DownReason, Opening, Payload};
-
-/// Frames gathered for one write: enough to make system calls cheap, little
-/// enough for a message of a higher lane to come next soon.
-const GATHER_BYTES: usize = 128 << 10;
-/// Parts of a payload up to this length are copied between their headers: that is
-/// cheaper than a slice of their own.
-const COPY_BELOW: usize = 4 << 10;
-/// Slices handed to one system call.
-const MAX_SLICES: usize = 64;
-/// Openings whose frames start is remembered, per connection: more than there are
-/// channels anywhere.
-const MAX_PREFIXES: usize = 256;
-/// An empty frame.
-const TICK: [u8; 4] = [0; 4];
+use super::batch::Batch;
+use super::outbox::Next;
+use crate::{Connection, DownReason};
 
 /// Writes until the connection ends. Gives the reason if writing was it.
 pub async fn run(
     connection: Arc<Connection>,
-    mut socket: OwnedWriteHalf,
-    fragment_bytes: usize,
+    socket: Arc<OwnedWriteHalf>,
     tick_time: Duration,
     write_timeout: Duration,
 ) -> Option<DownReason> {
-    let mut batch = Batch::new(connection.format().clone(), fragment_bytes);
-    let period = tick_time / 4;
-    let mut ticks = interval(period);
+    let outbox = connection.outbox();
+    let mut ticks = interval(tick_time / 4);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut wrote_at = Instant::now();
+    let mut written = None;
     loop {
-        batch.clear();
-        match connection.outbox().take(|item| batch.add(item)) {
-            Next::Write => {
-                if let Err(reason) = batch.write(&mut socket, write_timeout).await {
+        match outbox.next(written.take()) {
+            Next::Write(mut batch) => {
+                if let Err(reason) = write(&mut batch, &socket, write_timeout).await {
                     return Some(reason);
                 }
-                wrote_at = Instant::now();
+                written = Some(batch);
             }
             Next::Wait => tokio::select! {
-                () = connection.outbox().woken() => {}
+                () = outbox.woken() => {}
                 _ = ticks.tick() => {
                     if connection.silence() >= tick_time {
                         return Some(DownReason::Silent(tick_time));
                     }
-                    if wrote_at.elapsed() + period / 2 >= period {
-                        batch.bytes(&TICK);
-                        if let Err(reason) = batch.write(&mut socket, write_timeout).await {
-                            return Some(reason);
-                        }
-                        wrote_at = Instant::now();
-                    }
+                    outbox.tick();
                 }
             },
             Next::End => {
                 // Tells the peer that no more comes; it closes when it has read all.
                 // A socket that is broken already needs no telling.
-                let _ = timeout(write_timeout, socket.shutdown()).await;
+                let stream: &TcpStream = (*socket).as_ref();
+                let _ = SockRef::from(stream).shutdown(std::net::Shutdown::Write);
                 return None;
             }
         }
     }
 }
 
-/// Frames for one gathered write: small parts copied into one buffer, long
-/// payloads by reference.
-struct Batch {
-    format: Format,
-    fragment_bytes: usize,
-    next_sequence: u64,
-    atoms: Outgoing,
-    prefixes: Vec<Prefix>,
-    copied: Vec<u8>,
-    /// In the order of the wire. Ranges are of `copied`.
-    segments: Vec<Segment>,
-    bytes: usize,
-}
-
-enum Segment {
-    Copied(Range<usize>),
-    Shared(Bytes),
-}
-
-/// How frames with the same opening start once the peer knows their atoms.
-struct Prefix {
-    opening: Option<Arc<Opening>>,
-    /// From the body's first byte up to the node in the pid of the receiver.
-    bytes: Box<[u8]>,
-}
-
-impl Batch {
-    fn new(format: Format, fragment_bytes: usize) -> Self {
-        Self {
-            format,
-            fragment_bytes: fragment_bytes.max(1),
-            next_sequence: 1,
-            atoms: Outgoing::default(),
-            prefixes: Vec::new(),
-            copied: Vec::new(),
-            segments: Vec::new(),
-            bytes: 0,
+/// Writes everything; the socket must take something within `limit`, again and again.
+async fn write(
+    batch: &mut Batch,
+    socket: &OwnedWriteHalf,
+    limit: Duration,
+) -> Result<(), DownReason> {
+    let failed = |error: std::io::Error| DownReason::Io(error.to_string());
+    while !batch.try_write(socket).map_err(failed)? {
+        match timeout(limit, socket.writable()).await {
+            Err(_) => return Err(DownReason::Stalled(limit)),
+            Ok(ready) => ready.map_err(failed)?,
         }
     }
-
-    fn clear(&mut self) {
-        self.copied.clear();
-        // One long burst must not hold its memory for good.
-        self.copied.shrink_to(2 * GATHER_BYTES);
-        self.segments.clear();
-        self.bytes = 0;
-    }
-
-    /// Adds the frames of an item; gives back what is left of it when enough is
-    /// gathered, and whether there is room for more.
-    fn add(&mut self, item: Item) -> (Option<Item>, bool) {
-        let rest = match item {
-            Item::Signal(signal) => {
-                let at = self.copied.len();
-                self.format.put_signal(&mut self.copied, &signal.control, signal.payload.len());
-                self.mark(at);
-                self.payload(&signal.payload, false, 0..signal.payload.len());
-                None
-            }
-            Item::One(to, payload) if self.fragmented(&payload) => {
-                self.first_fragment(to, payload, None)
-            }
-            Item::One(to, payload) => {
-                self.message(to, &payload);
-                None
-            }
-            Item::Many { to, from, payload } if self.fragmented(&payload) => {
-                match to.get(from).copied() {
-                    Some(first) => self.first_fragment(first, payload, Some((to, from + 1))),
-                    None => None,
-                }
-            }
-            Item::Many { to, from, payload } => self.messages(to, from, payload),
-            Item::Rest(rest) => self.next_fragment(rest),
-        };
-        (rest, self.bytes < GATHER_BYTES)
-    }
-
-    fn fragmented(&self, payload: &Payload) -> bool {
-        self.format.fragments && payload.len() > self.fragment_bytes
-    }
-
-    fn message(&mut self, to: LocalPid, payload: &Payload) {
-        let at = self.begin();
-        let cached = self.prefix(payload.opening(), 0);
-        put_numbers(&mut self.copied, to);
-        self.copied.put_slice(self.format.payload_prefix());
-        let len = payload.wire_len(cached);
-        self.finish(at, len);
-        self.payload(payload, cached, 0..len);
-    }
-
-    fn messages(&mut self, to: Arc<[LocalPid]>, from: usize, payload: Payload) -> Option<Item> {
-        for (next, receiver) in to.iter().enumerate().skip(from) {
-            if self.bytes >= GATHER_BYTES {
-                return Some(Item::Many { to, from: next, payload });
-            }
-            self.message(*receiver, &payload);
-        }
-        None
-    }
-
-    fn first_fragment(
-        &mut self,
-        to: LocalPid,
-        payload: Payload,
-        then: Option<(Arc<[LocalPid]>, usize)>,
-    ) -> Option<Item> {
-        let sequence = self.next_sequence;
-        self.next_sequence += 1;
-        let at = self.begin();
-        self.copied.put_slice(&[131, 69]);
-        self.copied.put_u64(sequence);
-        let left_at = self.copied.len();
-        self.copied.put_u64(0);
-        let cached = self.prefix(payload.opening(), 2);
-        put_numbers(&mut self.copied, to);
-        let len = payload.wire_len(cached);
-        let left = len.div_ceil(self.fragment_bytes) as u64;
-        if let Some(place) = self.copied.get_mut(left_at..left_at + 8) {
-            place.copy_from_slice(&left.to_be_bytes());
-        }
-        let sent = self.fragment_bytes.min(len);
-        self.finish(at, sent);
-        self.payload(&payload, cached, 0..sent);
-        Self::after(Fragments { sequence, left: left - 1, sent, payload, cached, then })
-    }
-
-    fn next_fragment(&mut self, mut rest: Fragments) -> Option<Item> {
-        let len = self.fragment_bytes.min(rest.payload.wire_len(rest.cached) - rest.sent);
-        let at = self.begin();
-        self.copied.put_slice(&[131, 70]);
-        self.copied.put_u64(rest.sequence);
-        self.copied.put_u64(rest.left);
-        self.finish(at, len);
-        self.payload(&rest.payload, rest.cached, rest.sent..rest.sent + len);
-        rest.left -= 1;
-        rest.sent += len;
-        Self::after(rest)
-    }
-
-    /// What remains after a fragment: more of them, or the next receivers.
-    fn after(rest: Fragments) -> Option<Item> {
-        if rest.left > 0 {
-            return Some(Item::Rest(rest));
-        }
-        let (to, from) = rest.then?;
-        (from < to.len()).then_some(Item::Many { to, from, payload: rest.payload })
-    }
-
-    /// Makes room for the length of a frame; gives the place.
-    fn begin(&mut self) -> usize {
-        let at = self.copied.len();
-        self.copied.extend([0; 4]);
-        at
-    }
-
-    /// The part of a frame that is copied is complete; `more` bytes of it follow.
-    fn finish(&mut self, at: usize, more: usize) {
-        let len = (self.copied.len() - at - 4 + more) as u32;
-        if let Some(place) = self.copied.get_mut(at..at + 4) {
-            place.copy_from_slice(&len.to_be_bytes());
-        }
-        self.mark(at);
-    }
-
-    /// Writes the start of a frame, without its first `skip` bytes, up to the node in
-    /// the pid of the receiver. Whether atoms are references.
-    fn prefix(&mut self, opening: Option<&Arc<Opening>>, skip: usize) -> bool {
-        let plain = self.format.send_prefix();
-        if !self.format.atom_cache {
-            self.copied.extend_from_slice(plain.get(skip..).unwrap_or_default());
-            return false;
-        }
-        let known = self.prefixes.iter().find(|prefix| match (&prefix.opening, opening) {
-            (Some(known), Some(opening)) => Arc::ptr_eq(known, opening),
-            (None, None) => true,
-            _ => false,
-        });
-        if let Some(known) = known {
-            self.copied.extend_from_slice(known.bytes.get(skip..).unwrap_or_default());
-            return true;
-        }
-        let mut bytes = vec![131, 68];
-        let atoms: Vec<_> = std::iter::once(&self.format.peer)
-            .chain(opening.into_iter().flat_map(|opening| opening.atoms()))
-            .collect();
-        let Some(all_known) = self.atoms.write(&atoms, &mut bytes) else {
-            self.copied.extend_from_slice(plain.get(skip..).unwrap_or_default());
-            return false;
-        };
-        // {2, '', Pid}, the node of which is the first atom of the list.
-        bytes.extend([104, 3, 97, 2, 119, 0, 88, 82, 0]);
-        self.copied.extend_from_slice(bytes.get(skip..).unwrap_or_default());
-        if all_known && self.prefixes.len() < MAX_PREFIXES {
-            self.prefixes.push(Prefix { opening: opening.cloned(), bytes: bytes.into() });
-        }
-        true
-    }
-
-    /// Adds part of a payload.
-    fn payload(&mut self, payload: &Payload, cached: bool, range: Range<usize>) {
-        let mut start = 0;
-        for part in payload.parts(cached) {
-            let end = start + part.len();
-            let (from, to) = (range.start.clamp(start, end), range.end.clamp(start, end));
-            if from < to {
-                self.shared(part, from - start..to - start);
-            }
-            start = end;
-        }
-    }
-
-    fn shared(&mut self, bytes: &Bytes, part: Range<usize>) {
-        if part.len() > COPY_BELOW {
-            self.bytes += part.len();
-            self.segments.push(Segment::Shared(bytes.slice(part)));
-        } else if let Some(bytes) = bytes.get(part) {
-            self.bytes(bytes);
-        }
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        let at = self.copied.len();
-        self.copied.extend_from_slice(bytes);
-        self.mark(at);
-    }
-
-    /// What was copied since `at` goes out next.
-    fn mark(&mut self, at: usize) {
-        let end = self.copied.len();
-        self.bytes += end - at;
-        match self.segments.last_mut() {
-            Some(Segment::Copied(range)) if range.end == at => range.end = end,
-            _ => self.segments.push(Segment::Copied(at..end)),
-        }
-    }
-
-    fn slice<'a>(&'a self, segment: &'a Segment) -> &'a [u8] {
-        match segment {
-            Segment::Copied(range) => self.copied.get(range.clone()).unwrap_or_default(),
-            Segment::Shared(bytes) => bytes,
-        }
-    }
-
-    /// Writes everything; each system call must make progress within `limit`.
-    async fn write(
-        &mut self,
-        socket: &mut OwnedWriteHalf,
-        limit: Duration,
-    ) -> Result<(), DownReason> {
-        let mut first = 0;
-        let mut offset = 0;
-        while let Some(segments) = self.segments.get(first..).filter(|rest| !rest.is_empty()) {
-            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-            let mut count = 0;
-            for (slice, segment) in slices.iter_mut().zip(segments) {
-                let bytes = self.slice(segment);
-                let skip = if count == 0 { offset } else { 0 };
-                *slice = IoSlice::new(bytes.get(skip..).unwrap_or_default());
-                count += 1;
-            }
-            let slices = slices.get(..count).unwrap_or_default();
-            let mut written = match timeout(limit, socket.write_vectored(slices)).await {
-                Err(_) => return Err(DownReason::Stalled(limit)),
-                Ok(Err(error)) => return Err(DownReason::Io(error.to_string())),
-                Ok(Ok(0)) => return Err(DownReason::Closed),
-                Ok(Ok(written)) => written,
-            };
-            for segment in segments {
-                let left = self.slice(segment).len() - offset;
-                if written < left {
-                    offset += written;
-                    break;
-                }
-                written -= left;
-                first += 1;
-                offset = 0;
-            }
-        }
-        Ok(())
-    }
+    Ok(())
 }

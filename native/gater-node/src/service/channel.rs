@@ -9,7 +9,7 @@ use gater_core::channel::{Hmac, LocalPid, Policy, Subscribers, Topic};
 use gater_core::etf::{Atom, Pid, Reader, encode};
 use gater_core::limit::RateLimiter;
 use gater_core::sign;
-use gater_dist::{Connection, Opening, Payload};
+use gater_dist::{Connection, Draft, Opening, Payload};
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 
@@ -327,10 +327,17 @@ impl Channel {
     }
 
     /// Publishes a message, `term` of the wire, to the subscribers of `topic`;
-    /// to how many of this gateway's own, if it may be published.
+    /// to how many of this gateway's own, if it may be published. `topic_and_term` are
+    /// the two, encoded.
     ///
-    /// The message is encoded once, whatever the number of subscribers.
-    pub fn publish(&self, secret: &Secret, topic: &[u8], term: &Bytes) -> Result<usize, Refusal> {
+    /// What subscribers get is `{channel_message, Channel, ` and these bytes as they are.
+    pub fn publish(
+        &self,
+        secret: &Secret,
+        topic: &[u8],
+        term: &[u8],
+        topic_and_term: &Bytes,
+    ) -> Result<usize, Refusal> {
         let signed = self.policy.hmac == Hmac::Required;
         if signed && !sign::has_signature(term) {
             return Err(Refusal::SignatureRequired);
@@ -343,23 +350,24 @@ impl Channel {
         if signed {
             secret.verify(term).map_err(Refusal::Signature)?;
         }
-        let payload = self.payload(topic, term);
+        let draft = Draft::new(&self.opening, topic_and_term);
         let mut recipients = 0;
         {
             let table = self.table.read();
             for (peer, locals) in table.subscribers.get(topic) {
                 if let Some(link) = &*peer.link() {
-                    link.send_many(self.policy.priority.into(), locals, &payload);
+                    link.send_draft(self.policy.priority.into(), locals, &draft);
                     if !peer.is_gateway() {
                         recipients += locals.len();
                     }
                 }
             }
             if let Some(last) = &self.last {
+                let payload = draft.payload();
                 for gateway in &table.gateways {
-                    gateway.send(self.policy.priority.into(), &payload);
+                    gateway.send(self.policy.priority.into(), payload);
                 }
-                last.lock().put(topic, clock::unix_millis(), payload);
+                last.lock().put(topic, clock::unix_millis(), payload.clone());
             }
         }
         Ok(recipients)

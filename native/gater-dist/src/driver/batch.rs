@@ -1,0 +1,377 @@
+//! Frames gathered for one write.
+
+use std::io::{ErrorKind, IoSlice};
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes};
+use gater_core::channel::LocalPid;
+use tokio::net::tcp::OwnedWriteHalf;
+
+use super::outbox::{Fragments, Item};
+use crate::protocol::atom_cache::Outgoing;
+use crate::protocol::encode::{Format, put_numbers};
+use crate::{Draft, Opening, Payload};
+
+/// Frames gathered for one write: enough to make system calls cheap, little
+/// enough for a message of a higher lane to come next soon.
+const GATHER_BYTES: usize = 128 << 10;
+/// Parts of a payload up to this length are copied between their headers: that is
+/// cheaper than a slice of their own.
+const COPY_BELOW: usize = 4 << 10;
+/// Slices handed to one system call.
+const MAX_SLICES: usize = 64;
+/// Openings whose frames start is remembered, per connection: more than there are
+/// channels anywhere.
+const MAX_PREFIXES: usize = 256;
+/// An empty frame.
+const TICK: [u8; 4] = [0; 4];
+
+/// Frames for one gathered write: small parts copied into one buffer, long
+/// payloads by reference.
+pub struct Batch {
+    format: Format,
+    fragment_bytes: usize,
+    next_sequence: u64,
+    atoms: Outgoing,
+    prefixes: Vec<Prefix>,
+    copied: Vec<u8>,
+    /// In the order of the wire. Ranges are of `copied`.
+    segments: Vec<Segment>,
+    /// In all segments together.
+    bytes: usize,
+    /// Segments that are out, and bytes of the next that are.
+    first: usize,
+    offset: usize,
+}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batch").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+enum Segment {
+    Copied(Range<usize>),
+    Shared(Bytes),
+}
+
+/// How frames with the same opening start once the peer knows their atoms.
+struct Prefix {
+    opening: Option<Arc<Opening>>,
+    /// From the body's first byte up to the node in the pid of the receiver.
+    bytes: Box<[u8]>,
+}
+
+impl Batch {
+    /// An empty batch, the first of a connection.
+    pub fn new(format: Format, fragment_bytes: usize) -> Self {
+        Self {
+            format,
+            fragment_bytes: fragment_bytes.max(1),
+            next_sequence: 1,
+            atoms: Outgoing::default(),
+            prefixes: Vec::new(),
+            copied: Vec::new(),
+            segments: Vec::new(),
+            bytes: 0,
+            first: 0,
+            offset: 0,
+        }
+    }
+
+    /// Forgets what was written.
+    pub fn clear(&mut self) {
+        self.copied.clear();
+        // One long burst must not hold its memory for good.
+        self.copied.shrink_to(2 * GATHER_BYTES);
+        self.segments.clear();
+        (self.bytes, self.first, self.offset) = (0, 0, 0);
+    }
+
+    /// Gives back memory that only bursts need.
+    pub fn trim(&mut self) {
+        if self.is_written() {
+            self.clear();
+            (self.copied, self.segments) = (Vec::new(), Vec::new());
+        }
+    }
+
+    /// Adds an empty frame.
+    pub fn tick(&mut self) {
+        self.bytes(&TICK);
+    }
+
+    /// Adds the frames of an item; gives back what is left of it when enough is
+    /// gathered.
+    pub fn add(&mut self, item: Item) -> Option<Item> {
+        match item {
+            Item::Signal(signal) => {
+                let at = self.copied.len();
+                self.format.put_signal(&mut self.copied, &signal.control, signal.payload.len());
+                self.mark(at);
+                self.payload(&signal.payload, false, 0..signal.payload.len());
+                None
+            }
+            Item::One(to, payload) if self.fragmented(&payload) => {
+                self.first_fragment(to, payload, None)
+            }
+            Item::One(to, payload) => {
+                self.message(to, &payload);
+                None
+            }
+            Item::Many { to, from, payload } if self.fragmented(&payload) => {
+                match to.get(from).copied() {
+                    Some(first) => self.first_fragment(first, payload, Some((to, from + 1))),
+                    None => None,
+                }
+            }
+            Item::Many { to, from, payload } => self.messages(to, from, payload),
+            Item::Rest(rest) => self.next_fragment(rest),
+        }
+    }
+
+    /// Adds a message that is not longer than a fragment for one receiver after the
+    /// other while there is room; how many there was room for.
+    pub fn add_draft(&mut self, to: &[LocalPid], draft: &Draft<'_>) -> usize {
+        for (served, receiver) in to.iter().enumerate() {
+            if !self.has_room() {
+                return served;
+            }
+            let at = self.begin();
+            let cached = self.prefix(Some(draft.opening()), 0);
+            put_numbers(&mut self.copied, *receiver);
+            self.copied.put_slice(self.format.payload_prefix());
+            let (opening, body) = draft.parts(cached);
+            self.copied.put_slice(opening);
+            if body.len() > COPY_BELOW {
+                self.finish(at, body.len());
+                self.shared(body, 0..body.len());
+            } else {
+                self.copied.put_slice(body);
+                self.finish(at, 0);
+            }
+        }
+        to.len()
+    }
+
+    fn fragmented(&self, payload: &Payload) -> bool {
+        self.format.fragments && payload.len() > self.fragment_bytes
+    }
+
+    fn message(&mut self, to: LocalPid, payload: &Payload) {
+        let at = self.begin();
+        let cached = self.prefix(payload.opening(), 0);
+        put_numbers(&mut self.copied, to);
+        self.copied.put_slice(self.format.payload_prefix());
+        let len = payload.wire_len(cached);
+        self.finish(at, len);
+        self.payload(payload, cached, 0..len);
+    }
+
+    fn messages(&mut self, to: Arc<[LocalPid]>, from: usize, payload: Payload) -> Option<Item> {
+        for (next, receiver) in to.iter().enumerate().skip(from) {
+            if !self.has_room() {
+                return Some(Item::Many { to, from: next, payload });
+            }
+            self.message(*receiver, &payload);
+        }
+        None
+    }
+
+    fn first_fragment(
+        &mut self,
+        to: LocalPid,
+        payload: Payload,
+        then: Option<(Arc<[LocalPid]>, usize)>,
+    ) -> Option<Item> {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        let at = self.begin();
+        self.copied.put_slice(&[131, 69]);
+        self.copied.put_u64(sequence);
+        let left_at = self.copied.len();
+        self.copied.put_u64(0);
+        let cached = self.prefix(payload.opening(), 2);
+        put_numbers(&mut self.copied, to);
+        let len = payload.wire_len(cached);
+        let left = len.div_ceil(self.fragment_bytes) as u64;
+        if let Some(place) = self.copied.get_mut(left_at..left_at + 8) {
+            place.copy_from_slice(&left.to_be_bytes());
+        }
+        let sent = self.fragment_bytes.min(len);
+        self.finish(at, sent);
+        self.payload(&payload, cached, 0..sent);
+        Self::after(Fragments { sequence, left: left - 1, sent, payload, cached, then })
+    }
+
+    fn next_fragment(&mut self, mut rest: Fragments) -> Option<Item> {
+        let len = self.fragment_bytes.min(rest.payload.wire_len(rest.cached) - rest.sent);
+        let at = self.begin();
+        self.copied.put_slice(&[131, 70]);
+        self.copied.put_u64(rest.sequence);
+        self.copied.put_u64(rest.left);
+        self.finish(at, len);
+        self.payload(&rest.payload, rest.cached, rest.sent..rest.sent + len);
+        rest.left -= 1;
+        rest.sent += len;
+        Self::after(rest)
+    }
+
+    /// What remains after a fragment: more of them, or the next receivers.
+    fn after(rest: Fragments) -> Option<Item> {
+        if rest.left > 0 {
+            return Some(Item::Rest(rest));
+        }
+        let (to, from) = rest.then?;
+        (from < to.len()).then_some(Item::Many { to, from, payload: rest.payload })
+    }
+
+    /// Makes room for the length of a frame; gives the place.
+    fn begin(&mut self) -> usize {
+        let at = self.copied.len();
+        self.copied.extend([0; 4]);
+        at
+    }
+
+    /// The part of a frame that is copied is complete; `more` bytes of it follow.
+    fn finish(&mut self, at: usize, more: usize) {
+        let len = (self.copied.len() - at - 4 + more) as u32;
+        if let Some(place) = self.copied.get_mut(at..at + 4) {
+            place.copy_from_slice(&len.to_be_bytes());
+        }
+        self.mark(at);
+    }
+
+    /// Writes the start of a frame, without its first `skip` bytes, up to the node in
+    /// the pid of the receiver. Whether atoms are references.
+    fn prefix(&mut self, opening: Option<&Arc<Opening>>, skip: usize) -> bool {
+        let plain = self.format.send_prefix();
+        if !self.format.atom_cache {
+            self.copied.extend_from_slice(plain.get(skip..).unwrap_or_default());
+            return false;
+        }
+        let known = self.prefixes.iter().find(|prefix| match (&prefix.opening, opening) {
+            (Some(known), Some(opening)) => Arc::ptr_eq(known, opening),
+            (None, None) => true,
+            _ => false,
+        });
+        if let Some(known) = known {
+            self.copied.extend_from_slice(known.bytes.get(skip..).unwrap_or_default());
+            return true;
+        }
+        let mut bytes = vec![131, 68];
+        let atoms: Vec<_> = std::iter::once(&self.format.peer)
+            .chain(opening.into_iter().flat_map(|opening| opening.atoms()))
+            .collect();
+        let Some(all_known) = self.atoms.write(&atoms, &mut bytes) else {
+            self.copied.extend_from_slice(plain.get(skip..).unwrap_or_default());
+            return false;
+        };
+        // {2, '', Pid}, the node of which is the first atom of the list.
+        bytes.extend([104, 3, 97, 2, 119, 0, 88, 82, 0]);
+        self.copied.extend_from_slice(bytes.get(skip..).unwrap_or_default());
+        if all_known && self.prefixes.len() < MAX_PREFIXES {
+            self.prefixes.push(Prefix { opening: opening.cloned(), bytes: bytes.into() });
+        }
+        true
+    }
+
+    /// Adds part of a payload.
+    fn payload(&mut self, payload: &Payload, cached: bool, range: Range<usize>) {
+        let mut start = 0;
+        for part in payload.parts(cached) {
+            let end = start + part.len();
+            let (from, to) = (range.start.clamp(start, end), range.end.clamp(start, end));
+            if from < to {
+                self.shared(part, from - start..to - start);
+            }
+            start = end;
+        }
+    }
+
+    fn shared(&mut self, bytes: &Bytes, part: Range<usize>) {
+        if part.len() > COPY_BELOW {
+            self.bytes += part.len();
+            self.segments.push(Segment::Shared(bytes.slice(part)));
+        } else if let Some(bytes) = bytes.get(part) {
+            self.bytes(bytes);
+        }
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        let at = self.copied.len();
+        self.copied.extend_from_slice(bytes);
+        self.mark(at);
+    }
+
+    /// What was copied since `at` goes out next.
+    fn mark(&mut self, at: usize) {
+        let end = self.copied.len();
+        self.bytes += end - at;
+        match self.segments.last_mut() {
+            Some(Segment::Copied(range)) if range.end == at => range.end = end,
+            _ => self.segments.push(Segment::Copied(at..end)),
+        }
+    }
+
+    fn slice<'a>(&'a self, segment: &'a Segment) -> &'a [u8] {
+        match segment {
+            Segment::Copied(range) => self.copied.get(range.clone()).unwrap_or_default(),
+            Segment::Shared(bytes) => bytes,
+        }
+    }
+
+    /// Whether nothing is left to be written.
+    pub fn is_written(&self) -> bool {
+        self.first >= self.segments.len()
+    }
+
+    /// Whether there is room for more.
+    pub fn has_room(&self) -> bool {
+        self.bytes < GATHER_BYTES
+    }
+
+    /// Writes as much as the socket takes without waiting; whether that was all.
+    pub fn try_write(&mut self, socket: &OwnedWriteHalf) -> std::io::Result<bool> {
+        while let Some(segments) = self.segments.get(self.first..).filter(|rest| !rest.is_empty()) {
+            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+            let mut count = 0;
+            for (slice, segment) in slices.iter_mut().zip(segments) {
+                let bytes = self.slice(segment);
+                let skip = if count == 0 { self.offset } else { 0 };
+                *slice = IoSlice::new(bytes.get(skip..).unwrap_or_default());
+                count += 1;
+            }
+            let slices = slices.get(..count).unwrap_or_default();
+            match socket.try_write_vectored(slices) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => self.advance(written),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// What is still to be written.
+    #[cfg(test)]
+    pub fn bytes_left(&self) -> Vec<u8> {
+        let segments = self.segments.iter().skip(self.first);
+        segments.flat_map(|segment| self.slice(segment)).skip(self.offset).copied().collect()
+    }
+
+    /// So many bytes more are out.
+    fn advance(&mut self, mut written: usize) {
+        while let Some(segment) = self.segments.get(self.first) {
+            let left = self.slice(segment).len() - self.offset;
+            if written < left {
+                self.offset += written;
+                break;
+            }
+            written -= left;
+            self.first += 1;
+            self.offset = 0;
+        }
+    }
+}

@@ -1,0 +1,138 @@
+use bytes::Bytes;
+use gater_core::etf::{Atom, Pid};
+
+use super::*;
+use crate::protocol::encode::Format;
+use crate::{Draft, Peer};
+
+const LIMITS: LaneLimits = LaneLimits { bytes: 1 << 20, messages: 1000 };
+const TO: LocalPid = LocalPid { id: 1, serial: 0, creation: 1 };
+
+fn outbox() -> Outbox {
+    let node = Atom::new("gater@h").unwrap();
+    let peer = Peer { name: Atom::new("p@h").unwrap(), creation: 1, flags: 0, hidden: false };
+    let format = Format::new(&Pid { node, id: 1, serial: 0, creation: 1 }, &peer);
+    let outbox = Outbox::new([LIMITS; 5], Batch::new(format, 64 << 10));
+    // The writer task comes first and finds nothing.
+    assert!(matches!(outbox.next(None), Next::Wait));
+    outbox
+}
+
+fn item(text: &str) -> Item {
+    Item::One(TO, Payload::from(text.as_bytes().to_vec()))
+}
+
+fn gather(outbox: &Outbox, gatherer: u64, text: &str) -> Gathered {
+    outbox.gather(gatherer, Lane::High, |batch| batch.add(item(text)))
+}
+
+/// What the writer task would write, as one string.
+fn written(outbox: &Outbox) -> String {
+    let (mut all, mut given) = (Vec::new(), None);
+    while let Next::Write(mut batch) = outbox.next(given.take()) {
+        all.extend_from_slice(&batch.bytes_left());
+        batch.clear();
+        given = Some(batch);
+    }
+    all.iter().filter(|byte| byte.is_ascii_lowercase()).map(|byte| char::from(*byte)).collect()
+}
+
+fn order_of(text: &str, marks: [&str; 3]) -> bool {
+    let at = marks.map(|mark| text.find(mark).unwrap());
+    at.is_sorted()
+}
+
+#[test]
+fn the_first_to_gather_has_the_duty_until_others_queue() {
+    let outbox = outbox();
+    assert_eq!(gather(&outbox, 1, "one"), Gathered::Taken { first: true });
+    assert_eq!(gather(&outbox, 1, "one"), Gathered::Taken { first: false });
+    assert_eq!(gather(&outbox, 2, "two"), Gathered::Refused);
+    assert_eq!(outbox.push(Some(2), Lane::High, item("two")), Outcome::Taken);
+    // The task leaves the duty to the gatherer until that is done.
+    assert!(matches!(outbox.next(None), Next::Wait));
+    assert_eq!(gather(&outbox, 1, "three"), Gathered::Refused);
+    assert_eq!(outbox.push(Some(1), Lane::High, item("three")), Outcome::Taken);
+    assert!(order_of(&written(&outbox), ["one", "two", "three"]));
+    outbox.flush(1, true);
+    assert_eq!(gather(&outbox, 3, "four"), Gathered::Taken { first: true });
+}
+
+#[test]
+fn what_is_not_written_here_is_left_to_the_task() {
+    let outbox = outbox();
+    assert_eq!(gather(&outbox, 1, "one"), Gathered::Taken { first: true });
+    outbox.flush(1, false);
+    assert_eq!(gather(&outbox, 2, "two"), Gathered::Refused);
+    assert!(written(&outbox).contains("one"));
+}
+
+#[test]
+fn nothing_gathered_overtakes_what_the_same_gatherer_queued() {
+    let outbox = outbox();
+    assert_eq!(gather(&outbox, 1, "one"), Gathered::Taken { first: true });
+    assert_eq!(outbox.push(Some(1), Lane::High, item("two")), Outcome::Taken);
+    assert_eq!(gather(&outbox, 1, "three"), Gathered::Refused);
+    assert_eq!(outbox.push(Some(1), Lane::High, item("three")), Outcome::Taken);
+    outbox.flush(1, true);
+    assert!(order_of(&written(&outbox), ["one", "two", "three"]));
+}
+
+#[test]
+fn what_has_no_room_in_a_batch_waits_in_its_lane() {
+    let outbox = outbox();
+    let opening = Arc::new(Opening::tuple(2, &[Atom::new("o").unwrap()]));
+    let body = Bytes::from(vec![b'x'; 1000]);
+    let draft = Draft::new(&opening, &body);
+    let to = vec![TO; 500];
+    let gathered = outbox.gather(1, Lane::Low, |batch| {
+        let served = batch.add_draft(&to, &draft);
+        assert!((100..200).contains(&served));
+        let payload = draft.payload().clone();
+        Some(Item::Many { to: to[served..].into(), from: 0, payload })
+    });
+    // The writer task goes on with it at once.
+    assert_eq!(gathered, Gathered::Taken { first: false });
+    assert_eq!(gather(&outbox, 1, "later"), Gathered::Refused);
+    assert_eq!(written(&outbox).matches('x').count(), 500 * 1000);
+}
+
+#[test]
+fn drops_are_summed_up_by_opening() {
+    let outbox = outbox();
+    let openings = ["a", "b"].map(|text| Opening::tuple(2, &[Atom::new(text).unwrap()]));
+    let openings = openings.map(Arc::new);
+    let body = Bytes::from(vec![b'x'; 1000]);
+    let push = |opening, lane| {
+        let payload = Draft::new(opening, &body).payload().clone();
+        outbox.push(None, lane, Item::One(TO, payload))
+    };
+    while push(&openings[0], Lane::Normal) == Outcome::Taken {}
+    for _ in 0..3 {
+        let lost = push(&openings[1], Lane::Normal);
+        let Outcome::Dropped(losses) = lost else { panic!("{lost:?}") };
+        assert_eq!(losses.len(), 1);
+        assert_eq!((losses[0].opening.as_ref(), losses[0].messages), (Some(&openings[0]), 1));
+    }
+    let many = Item::Many { to: vec![TO; 999].into(), from: 0, payload: Payload::default() };
+    let Outcome::Dropped(losses) = outbox.push(None, Lane::Normal, many) else { panic!() };
+    assert_eq!(
+        losses.iter().map(|loss| loss.opening.as_ref()).collect::<Vec<_>>(),
+        [Some(&openings[0]), Some(&openings[1]),]
+    );
+    while push(&openings[1], Lane::Low) == Outcome::Taken {}
+    let Outcome::Dropped(losses) = push(&openings[1], Lane::Low) else { panic!() };
+    assert_eq!((losses[0].opening.as_ref(), losses[0].messages), (Some(&openings[1]), 1));
+}
+
+#[test]
+fn a_closed_outbox_takes_and_keeps_nothing() {
+    let outbox = outbox();
+    assert_eq!(gather(&outbox, 1, "one"), Gathered::Taken { first: true });
+    outbox.close();
+    assert_eq!(gather(&outbox, 1, "two"), Gathered::Refused);
+    assert_eq!(outbox.push(None, Lane::High, item("two")), Outcome::Taken);
+    outbox.flush(1, true);
+    assert!(matches!(outbox.next(None), Next::End));
+    assert_eq!(outbox.queued(), Queued::default());
+}
