@@ -35,7 +35,7 @@ use gater_core::registry::{Change, Command, Outcome, State};
 use openraft::{Raft, RaftNetworkFactory, SnapshotPolicy};
 use tokio::time::{Instant, timeout};
 
-use self::coalescer::{Coalescer, Way};
+pub use self::coalescer::{Coalescer, Way};
 pub use self::error::{OpenError, ProposeError};
 pub use self::forward::{Forward, ForwardError, Forwarded, Written};
 pub use self::log::LogStore;
