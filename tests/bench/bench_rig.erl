@@ -3,7 +3,9 @@
 -module(bench_rig).
 
 -export([with/2, call/5, cpu_seconds/1, resident_bytes/1, secret/0]).
--export_type([rig/0, gateway/0]).
+%% For rigs of another shape.
+-export([scratch/1, peer/3, name/1, beam_arguments/1, cookie_file/1, launch/4, kill/1]).
+-export_type([rig/0, gateway/0, scratch/0]).
 
 -type gateway() :: #{node := node(), os_pid := integer(), port := port(), log := string()}.
 -type rig() :: #{
@@ -17,6 +19,13 @@
     cnode => gateway()
 }.
 
+%% A folder and a cookie; what is kept is taken down with them.
+-type scratch() :: #{
+    dir := file:filename(),
+    cookie := string(),
+    keep := fun((pid() | gateway()) -> pid() | gateway())
+}.
+
 -define(CNODE, "target/bench/cnode_gateway").
 -define(START_MS, 20000).
 -define(STOP_MS, 10000).
@@ -24,25 +33,17 @@
 %% @doc Runs `Fun' on a fresh rig and takes it down again, whatever happens.
 -spec with(bench:options(), fun((rig()) -> Result)) -> Result.
 with(#{gateway := Program}, Fun) ->
-    Id = integer_to_list(erlang:unique_integer([positive]) * 1000 + rand:uniform(999)),
-    Dir = filename:absname("target/bench/tmp/" ++ os:getpid() ++ "_" ++ Id),
-    ok = filelib:ensure_dir(Dir ++ "/x"),
-    Cookie = "bench" ++ integer_to_list(rand:uniform(1 bsl 60), 36),
-    %% EPMD must be there before the nodes look for it.
-    _ = os:cmd("epmd -daemon"),
-    Started = ets:new(started, [public]),
-    Keep = fun(Thing) -> ets:insert(Started, {erlang:unique_integer([monotonic]), Thing}), Thing end,
-    try
-        Peer = fun(Name) -> Keep(peer(Name, Cookie)) end,
+    scratch(fun(#{keep := Keep} = Scratch) ->
+        Peer = fun(Role) -> Keep(peer(name(Role), [], Scratch)) end,
         Rig0 = #{
-            ours => Keep(gateway(Program, "ours", Cookie, Dir)),
-            theirs => Keep(gateway(plain, "theirs", Cookie, Dir)),
+            ours => Keep(gateway(Program, "ours", Scratch)),
+            theirs => Keep(gateway(plain, "theirs", Scratch)),
             publisher => Peer("publisher"),
             subscriber => Peer("subscriber"),
             alarm => Peer("alarm")
         },
         Rig = case filelib:is_regular(?CNODE) of
-            true -> Rig0#{cnode => Keep(gateway(cnode, "cnode", Cookie, Dir))};
+            true -> Rig0#{cnode => Keep(gateway(cnode, "cnode", Scratch))};
             false -> Rig0
         end,
         #{publisher := Publisher, subscriber := Subscriber, alarm := Alarm} = Rig,
@@ -53,6 +54,21 @@ with(#{gateway := Program}, Fun) ->
                 Node <- [node_of(Subscriber) | [N || #{node := N} <- maps:values(Gateways)]],
                 node_of(Peer1) =/= Node],
         Fun(Rig)
+    end).
+
+%% @doc Runs `Fun' with a folder of its own, and takes down what it kept, whatever happens.
+-spec scratch(fun((scratch()) -> Result)) -> Result.
+scratch(Fun) ->
+    Id = integer_to_list(erlang:unique_integer([positive]) * 1000 + rand:uniform(999)),
+    Dir = filename:absname("target/bench/tmp/" ++ os:getpid() ++ "_" ++ Id),
+    ok = filelib:ensure_dir(Dir ++ "/x"),
+    Cookie = "bench" ++ integer_to_list(rand:uniform(1 bsl 60), 36),
+    %% EPMD must be there before the nodes look for it.
+    _ = os:cmd("epmd -daemon"),
+    Started = ets:new(started, [public]),
+    Keep = fun(Thing) -> ets:insert(Started, {erlang:unique_integer([monotonic]), Thing}), Thing end,
+    try
+        Fun(#{dir => Dir, cookie => Cookie, keep => Keep})
     after
         _ = [stop(Thing) || {_, Thing} <- lists:reverse(lists:sort(ets:tab2list(Started)))],
         ets:delete(Started),
@@ -99,50 +115,62 @@ ticks_per_second() ->
 
 node_of(Peer) -> peer:call(Peer, erlang, node, []).
 
+%% @doc What every BEAM of a benchmark is started with.
+-spec beam_arguments(string()) -> [string()].
 beam_arguments(Cookie) ->
     ["-setcookie", Cookie, "-connect_all", "false", "-kernel",
      "prevent_overlapping_partitions", "false",
      "+sbwt", "none", "+sbwtdcpu", "none", "+sbwtdio", "none",
      "-pa", filename:absname("target/bench/ebin")].
 
+%% @doc A name for a node, without its host, that no other has.
+-spec name(string()) -> string().
 name(Role) ->
     "bench_" ++ Role ++ "_" ++ os:getpid() ++ "_" ++ integer_to_list(rand:uniform(1 bsl 30), 36).
 
-peer(Role, Cookie) ->
+%% @doc Starts a BEAM node with that name and more arguments.
+-spec peer(string(), [string()], scratch()) -> pid().
+peer(Name, More, #{cookie := Cookie}) ->
     {ok, Peer, _} = peer:start(#{
-        name => name(Role),
+        name => Name,
         host => "127.0.0.1",
         longnames => true,
         connection => standard_io,
-        args => beam_arguments(Cookie)
+        args => beam_arguments(Cookie) ++ More
     }),
     Peer.
 
-gateway(Program, Role, Cookie, Dir) ->
-    Name = name(Role) ++ "@127.0.0.1",
-    Log = filename:join(Dir, Role ++ ".log"),
-    {Executable, Arguments} = command(Program, Name, Cookie, Dir),
+gateway(Program, Role, #{dir := Dir} = Scratch) ->
+    Node = name(Role) ++ "@127.0.0.1",
+    {Executable, Arguments} = command(Program, Node, Scratch),
+    launch(Node, Executable, Arguments, filename:join(Dir, Role ++ ".log")).
+
+%% @doc Starts the program of a node, which writes to that log: when it says that it is ready.
+-spec launch(string(), file:filename(), [string()], file:filename()) -> gateway().
+launch(Node, Executable, Arguments, Log) ->
     %% The shell gives its place to the program, which so keeps the process id.
     Port = open_port({spawn_executable, "/bin/sh"}, [
-        {args, ["-c", "log=$1; shift; exec \"$@\" 2>\"$log\"", "sh", Log, Executable | Arguments]},
+        {args, ["-c", "log=$1; shift; exec \"$@\" 2>>\"$log\"", "sh", Log, Executable | Arguments]},
         {env, [{"ESDB_GATER_SECRET", binary_to_list(secret())}]},
         {line, 1000}, exit_status
     ]),
     {os_pid, OsPid} = erlang:port_info(Port, os_pid),
     ready(Port, Log),
-    #{node => list_to_atom(Name), os_pid => OsPid, port => Port, log => Log}.
+    #{node => list_to_atom(Node), os_pid => OsPid, port => Port, log => Log}.
 
-command(plain, Name, Cookie, _) ->
+command(plain, Node, #{cookie := Cookie}) ->
     {os:find_executable("erl"),
-     ["-noshell", "-name", Name, "-s", "plain_gateway" | beam_arguments(Cookie)]};
-command(cnode, Name, Cookie, Dir) ->
-    {filename:absname(?CNODE), [Name, cookie_file(Cookie, Dir)]};
-command(Program, Name, Cookie, Dir) ->
+     ["-noshell", "-name", Node, "-s", "plain_gateway" | beam_arguments(Cookie)]};
+command(cnode, Node, Scratch) ->
+    {filename:absname(?CNODE), [Node, cookie_file(Scratch)]};
+command(Program, Node, #{dir := Dir} = Scratch) ->
     {filename:absname(Program),
-     ["start", "--name", Name, "--cookie-file", cookie_file(Cookie, Dir),
+     ["start", "--name", Node, "--cookie-file", cookie_file(Scratch),
       "--data-dir", filename:join(Dir, "data"), "--embedded"]}.
 
-cookie_file(Cookie, Dir) ->
+%% @doc A file with the cookie.
+-spec cookie_file(scratch()) -> file:filename().
+cookie_file(#{cookie := Cookie, dir := Dir}) ->
     File = filename:join(Dir, "cookie"),
     _ = filelib:is_regular(File) orelse begin
         ok = file:write_file(File, Cookie),
@@ -168,9 +196,28 @@ log(File) ->
 stop(Peer) when is_pid(Peer) ->
     peer:stop(Peer);
 stop(#{port := Port, os_pid := OsPid}) ->
-    %% Both gateways stop at the end of their input.
-    catch port_close(Port),
-    await_end("/proc/" ++ integer_to_list(OsPid), OsPid, erlang:monotonic_time(millisecond)).
+    case erlang:port_info(Port) of
+        undefined ->
+            %% It ended before, and the process id may be another's by now.
+            ok;
+        _ ->
+            %% All gateways stop at the end of their input.
+            catch port_close(Port),
+            await_end("/proc/" ++ integer_to_list(OsPid), OsPid, erlang:monotonic_time(millisecond))
+    end.
+
+%% @doc Kills a gateway, which may be dead already; when that is done.
+-spec kill(gateway()) -> ok.
+kill(#{port := Port, os_pid := OsPid}) ->
+    case erlang:port_info(Port) of
+        undefined ->
+            receive {Port, {exit_status, _}} -> ok after 0 -> ok end;
+        _ ->
+            _ = os:cmd("kill -KILL " ++ integer_to_list(OsPid)),
+            receive {Port, {exit_status, _}} -> ok end,
+            catch port_close(Port),
+            ok
+    end.
 
 await_end(Proc, OsPid, Since) ->
     Waited = erlang:monotonic_time(millisecond) - Since,
