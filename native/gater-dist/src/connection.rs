@@ -1,7 +1,7 @@
 //! One established connection to a peer, as its user sees it.
 
 use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,8 @@ pub struct Connection {
     started: Instant,
     /// Milliseconds after `started`.
     heard_at: AtomicU64,
+    /// Whether a call was answered since that was asked for.
+    answered: AtomicBool,
     /// Set once, before `ending` is cancelled.
     reason: Mutex<Option<DownReason>>,
     ending: CancellationToken,
@@ -93,6 +95,7 @@ impl Connection {
             me: me.clone(),
             started: Instant::now(),
             heard_at: AtomicU64::new(0),
+            answered: AtomicBool::new(false),
             reason: Mutex::new(None),
             ending: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -154,6 +157,7 @@ impl Connection {
     /// Answers a call that arrived on this connection with the encoded term `reply`,
     /// in the control lane.
     pub fn reply(&self, from: &From, reply: &[u8]) {
+        self.answered.store(true, Ordering::Relaxed);
         self.push(Lane::Control, Item::Signal(self.format.reply(from, reply)));
     }
 
@@ -293,6 +297,11 @@ impl Connection {
     pub(crate) fn heard(&self, age: Duration) {
         let millis = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         self.heard_at.store(millis, Ordering::Relaxed);
+    }
+
+    /// Whether a call was answered since this was asked the last time.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed) && self.answered.swap(false, Ordering::Relaxed)
     }
 
     /// Time since something has arrived.

@@ -64,6 +64,11 @@ fn atom_is<'a>(term: &'a [u8], text: &str) -> Option<&'a [u8]> {
     (found == text.as_bytes()).then_some(rest)
 }
 
+/// The text of an encoded atom.
+pub(crate) fn atom(term: &[u8]) -> Option<&[u8]> {
+    Some(read_atom(term)?.0)
+}
+
 fn read_atom(term: &[u8]) -> Option<(&[u8], &[u8])> {
     let (tag, rest) = term.split_first()?;
     match tag {

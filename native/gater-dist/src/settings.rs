@@ -10,6 +10,14 @@ use crate::LaneLimits;
 /// The port of EPMD unless `ERL_EPMD_PORT` says otherwise.
 pub const DEFAULT_EPMD_PORT: u16 = 4369;
 
+/// Enough for a caller on the same machine to take an answer and make its next call.
+const SPIN: Duration = Duration::from_micros(100);
+
+/// Whether another thread can run while one polls.
+fn several_cores() -> bool {
+    std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1)
+}
+
 /// Settings of a [`Node`](crate::Node). [`Settings::new`] fills in the defaults.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -48,6 +56,9 @@ pub struct Settings {
     pub max_handshakes: usize,
     /// Outgoing messages above this many bytes are sent in fragments of this size.
     pub fragment_bytes: usize,
+    /// How long a reader that has answered a call polls for the next one before it sleeps,
+    /// where that was worth it lately. Zero never polls.
+    pub spin: Duration,
     /// How much each lane of a connection may hold, in the order of [`Lane`](crate::Lane).
     pub lanes: [LaneLimits; 5],
 }
@@ -80,6 +91,7 @@ impl Settings {
             max_connections: 4096,
             max_handshakes: 256,
             fragment_bytes: 64 << 10,
+            spin: if several_cores() { SPIN } else { Duration::ZERO },
             lanes: [
                 LaneLimits { bytes: 64 << 20, messages: 1 << 20 },
                 LaneLimits { bytes: 64 << 20, messages: 1 << 20 },

@@ -13,6 +13,7 @@ mod exchange;
 pub mod gather;
 mod link;
 pub mod outbox;
+mod patience;
 mod reader;
 pub mod shared;
 mod writer;

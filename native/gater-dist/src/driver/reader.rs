@@ -6,17 +6,19 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use gater_core::etf::Pid;
-use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
 
 use super::gather;
+use super::patience::Patience;
 use super::shared::Shared;
 use crate::protocol::encode::Signal;
 use crate::protocol::frame;
 use crate::protocol::session::{Session, Sink};
 use crate::{Connection, DownReason, LocalPid, Message, ProtocolError, Target};
 
-/// The least that is made ready for a read.
+/// What is made ready for the first read, and for all of a connection that is idle.
+const FIRST_READ_BYTES: usize = 2 << 10;
+/// The least that is made ready for a read once one was full.
 const READ_BYTES: usize = 64 << 10;
 /// A buffer that has grown beyond this for a long frame is given back after it.
 const KEPT_BYTES: usize = 512 << 10;
@@ -45,17 +47,22 @@ async fn read(
 ) -> DownReason {
     let max_frame = shared.settings.max_frame;
     let mut sink = Incoming { shared, connection, unknown: 0 };
-    let mut buffer = BytesMut::with_capacity(READ_BYTES);
+    let mut buffer = BytesMut::with_capacity(FIRST_READ_BYTES);
+    let mut room = FIRST_READ_BYTES;
+    let mut patience = Patience::new(shared.settings.spin);
     loop {
-        match socket.read_buf(&mut buffer).await {
+        match patience
+            .read(connection.has_answered(), &mut socket, &mut buffer, &shared.spinning)
+            .await
+        {
             Ok(0) => return DownReason::Closed,
-            Ok(_) => {}
+            Ok(_) => room = if buffer.len() == buffer.capacity() { READ_BYTES } else { room },
             Err(error) => return DownReason::Io(error.to_string()),
         }
         let now = connection.age();
         connection.heard(now);
         match handle(&mut session, &mut buffer, max_frame, now, &mut sink) {
-            Ok(wanted) => reserve(&mut buffer, wanted),
+            Ok(wanted) => reserve(&mut buffer, wanted, room),
             Err(error) => return DownReason::Protocol(error),
         }
         if connection.is_closed() {
@@ -84,9 +91,9 @@ fn handle(
 
 /// Makes room for the next read. Room grows with what has arrived, never with
 /// what is announced.
-fn reserve(buffer: &mut BytesMut, wanted: usize) {
+fn reserve(buffer: &mut BytesMut, wanted: usize, least: usize) {
     let missing = wanted.saturating_sub(buffer.len());
-    buffer.reserve(missing.min(buffer.len()).max(READ_BYTES));
+    buffer.reserve(missing.min(buffer.len()).max(least));
     if wanted <= READ_BYTES && buffer.capacity() > KEPT_BYTES {
         let mut smaller = BytesMut::with_capacity(2 * READ_BYTES);
         smaller.extend_from_slice(buffer);

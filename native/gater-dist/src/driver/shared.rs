@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::patience::Spinning;
 use crate::protocol::handshake::{Local, Status};
 use crate::{Connection, DialError, Events, Peer, Settings};
 
@@ -30,6 +31,8 @@ pub struct Shared {
     pub runtime: Handle,
     /// Told whenever a link or a dial comes or goes.
     pub changed: Notify,
+    /// Held by the reader that polls without sleeping, one at a time.
+    pub spinning: Spinning,
     last_pid: AtomicU64,
     table: Mutex<FxHashMap<Atom, Entry>>,
 }
@@ -76,6 +79,7 @@ impl Shared {
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
             changed: Notify::new(),
+            spinning: Spinning::default(),
             last_pid: AtomicU64::new(0),
             table: Mutex::default(),
         }

@@ -29,20 +29,35 @@ pub struct Incoming {
     /// Whether both ends have agreed to use the cache.
     agreed: bool,
     slots: FxHashMap<u16, Encoded>,
+    /// The list that was read last, if it would be read the same again: messages of one
+    /// kind have one list. Empty otherwise.
+    last: Vec<u8>,
 }
 
 impl Incoming {
     /// Without atoms.
     pub fn new(agreed: bool) -> Self {
-        Self { agreed, slots: FxHashMap::default() }
+        Self { agreed, slots: FxHashMap::default(), last: Vec::new() }
     }
 
-    /// Reads the list of a frame into `atoms`; gives what follows it.
+    /// `atoms` are other ones than those that were read last.
+    pub fn forget_last(&mut self) {
+        self.last.clear();
+    }
+
+    /// Reads the list of a frame into `atoms`, which holds those that were read last, unless
+    /// [`Incoming::forget_last`] was told; gives what follows it.
     pub fn read<'a>(
         &mut self,
         header: &'a [u8],
         atoms: &mut Vec<Encoded>,
     ) -> Result<&'a [u8], ProtocolError> {
+        if !self.last.is_empty()
+            && let Some(rest) = header.strip_prefix(&self.last[..])
+        {
+            return Ok(rest);
+        }
+        self.last.clear();
         atoms.clear();
         let cut = || ProtocolError::AtomCache("header cut short");
         let (count, rest) = header.split_first().ok_or_else(cut)?;
@@ -60,6 +75,7 @@ impl Incoming {
                 .map_or(0, |byte| if at.is_multiple_of(2) { byte & 15 } else { byte >> 4 })
         };
         let long = half(count) & 1 == 1;
+        let mut all_known = true;
         for at in 0..count {
             let flag = half(at);
             let (slot, after) = rest.split_first().ok_or_else(cut)?;
@@ -79,6 +95,7 @@ impl Incoming {
             };
             let (text, after) = after.split_at_checked(len).ok_or_else(cut)?;
             rest = after;
+            all_known = false;
             let text = std::str::from_utf8(text)
                 .ok()
                 .filter(|text| text.chars().count() <= Atom::MAX_CHARS)
@@ -88,6 +105,9 @@ impl Incoming {
             let encoded = Encoded::from(encoded);
             self.slots.insert(slot, encoded.clone());
             atoms.push(encoded);
+        }
+        if all_known && let Some(list) = header.get(..header.len() - rest.len()) {
+            self.last.extend_from_slice(list);
         }
         Ok(rest)
     }
@@ -178,6 +198,26 @@ mod tests {
                 assert_eq!(texts(&read), expected);
             }
         }
+    }
+
+    #[test]
+    fn a_list_read_again_is_the_same_until_a_slot_changes() {
+        let mut incoming = Incoming::new(true);
+        let mut atoms = Vec::new();
+        let mut read = |header: &[u8]| {
+            assert_eq!(incoming.read(header, &mut atoms).map(<[u8]>::len), Ok(1));
+            texts(&atoms)
+        };
+        assert_eq!(read(&[1, 8, 5, 1, b'a', 42]), ["a"]);
+        for _ in 0..3 {
+            assert_eq!(read(&[1, 0, 5, 42]), ["a"]);
+        }
+        assert_eq!(read(&[2, 0x80, 0, 5, 6, 1, b'b', 42]), ["a", "b"]);
+        assert_eq!(read(&[1, 0, 5, 42]), ["a"]);
+        assert_eq!(read(&[1, 8, 5, 1, b'c', 42]), ["c"]);
+        assert_eq!(read(&[1, 0, 5, 42]), ["c"]);
+        assert_eq!(read(&[0, 42]), [""; 0]);
+        assert_eq!(read(&[1, 0, 5, 42]), ["c"]);
     }
 
     #[test]

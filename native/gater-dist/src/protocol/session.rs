@@ -114,6 +114,7 @@ impl Session {
                 Frame::Next { sequence, id, data } => {
                     if let Some((whole, atoms)) = self.reassembly.next(sequence, id, data, now)? {
                         self.atoms = atoms;
+                        self.cache.forget_last();
                         self.message(&whole, &whole, sink)?;
                     }
                 }
@@ -130,6 +131,9 @@ impl Session {
         data: &[u8],
         sink: &mut impl Sink,
     ) -> Result<(), ProtocolError> {
+        if let Some((name, payload)) = cached_send(data, &self.atoms) {
+            return self.cached_name(name, payload, sink);
+        }
         if !self.atoms.is_empty() {
             let whole = self.expand(data)?;
             let (control, payload) = self.split(&whole)?;
@@ -216,6 +220,34 @@ impl Session {
         Ok(())
     }
 
+    /// A message to a name that is an atom of the list.
+    fn cached_name(
+        &mut self,
+        name: Encoded,
+        payload: &[u8],
+        sink: &mut impl Sink,
+    ) -> Result<(), ProtocolError> {
+        self.expanded.clear();
+        self.expanded.reserve(payload.len() + ROOM_FOR_ATOMS);
+        etf::expand(payload, &self.atoms, self.max_message, &mut self.expanded)?;
+        let payload = self.expanded.split().freeze();
+        self.keep_little(payload.len());
+        let len = self.scanner.scan(&payload, 0).map_err(ProtocolError::Term)?;
+        if len != payload.len() {
+            return Err(ProtocolError::Control);
+        }
+        if let Some(text) = gen_server::atom(&name) {
+            self.to_name(text, payload, sink);
+        }
+        Ok(())
+    }
+
+    fn keep_little(&mut self, used: usize) {
+        if used > KEPT_BYTES {
+            self.expanded = BytesMut::new();
+        }
+    }
+
     /// Control message and payload with their atoms written out.
     fn expand(&mut self, data: &[u8]) -> Result<Bytes, ProtocolError> {
         self.expanded.clear();
@@ -227,9 +259,7 @@ impl Session {
             etf::expand(payload, &self.atoms, limit, &mut self.expanded)?;
         }
         let expanded = self.expanded.split().freeze();
-        if expanded.len() > KEPT_BYTES {
-            self.expanded = BytesMut::new();
-        }
+        self.keep_little(expanded.len());
         Ok(expanded)
     }
 
@@ -271,6 +301,18 @@ impl Session {
             sink.message(Target::Name(name), payload);
         }
     }
+}
+
+/// The name and the payload of `{6, Pid, '', Name}` as a BEAM sends it, all atoms by
+/// reference: the control message of nearly all that arrives.
+fn cached_send<'a>(data: &'a [u8], atoms: &[Encoded]) -> Option<(Encoded, &'a [u8])> {
+    // A pid is its tag, its node and twelve bytes.
+    let (control, payload) = data.split_first_chunk::<23>()?;
+    let &[104, 4, 97, 6, 88, 82, node, .., 82, unused, 82, name] = control else { return None };
+    let known = |at: u8| atoms.get(usize::from(at));
+    known(node)?;
+    known(unused)?;
+    Some((known(name)?.clone(), payload)).filter(|(_, payload)| !payload.is_empty())
 }
 
 fn known(text: &[u8], sink: &mut impl Sink) -> bool {

@@ -1,0 +1,150 @@
+//! When to poll a socket for a while before sleeping.
+//!
+//! To put a thread to sleep and to wake it takes longer than to answer a call, and who
+//! calls again and again has its next call there within that time. So a reader that has
+//! just answered a call polls for a short while, as the schedulers of a BEAM do, if that
+//! was worth it lately: where it was not, it is tried ever more rarely. Other tasks of the
+//! thread run in between. Whoever waits for no answer sends on by itself: there sleeping
+//! makes larger batches, and polling would cost more than it gains.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::task::yield_now;
+
+/// After so many failures in a row polling is tried about once in 2 to that power reads.
+const MAX_FAILURES: u32 = 8;
+
+/// Whether a reader of a node polls: one at a time, others sleep.
+#[derive(Debug, Default)]
+pub struct Spinning(AtomicBool);
+
+/// Held while polling.
+struct Turn<'a>(&'a Spinning);
+
+impl Spinning {
+    fn turn(&self) -> Option<Turn<'_>> {
+        let taken = self.0.swap(true, Ordering::Relaxed);
+        (!taken).then_some(Turn(self))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// What one reader knows of its peer.
+#[derive(Debug)]
+pub struct Patience {
+    spin: Duration,
+    /// In a row.
+    failures: u32,
+    /// Reads until polling is tried again.
+    pause: u32,
+}
+
+impl Patience {
+    /// Polls for at most `spin` at a time.
+    pub fn new(spin: Duration) -> Self {
+        Self { spin, failures: 0, pause: 0 }
+    }
+
+    /// Reads what there is into `buffer`, and waits for it; `answered` says whether a call
+    /// was answered just now.
+    pub async fn read(
+        &mut self,
+        answered: bool,
+        socket: &mut OwnedReadHalf,
+        buffer: &mut BytesMut,
+        spinning: &Spinning,
+    ) -> std::io::Result<usize> {
+        let mut read = pin!(socket.read_buf(buffer));
+        let mut since = None;
+        loop {
+            let now = poll_fn(|context| match read.as_mut().poll(context) {
+                Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+                Poll::Pending => Poll::Ready(None),
+            });
+            if let Some(outcome) = now.await {
+                if since.is_some() {
+                    self.worth_it();
+                }
+                return outcome;
+            }
+            match &since {
+                None if !answered || !self.due() => break,
+                None => match spinning.turn() {
+                    Some(turn) => since = Some((Instant::now(), turn)),
+                    None => break,
+                },
+                Some((since, _)) if since.elapsed() >= self.spin => {
+                    self.in_vain();
+                    break;
+                }
+                Some(_) => {}
+            }
+            yield_now().await;
+        }
+        drop(since);
+        read.await
+    }
+
+    fn due(&mut self) -> bool {
+        let due = self.pause == 0 && !self.spin.is_zero();
+        self.pause = self.pause.saturating_sub(1);
+        due
+    }
+
+    fn worth_it(&mut self) {
+        self.failures = 0;
+    }
+
+    fn in_vain(&mut self) {
+        self.failures = (self.failures + 1).min(MAX_FAILURES);
+        self.pause = (1 << self.failures) - 2;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn polling_in_vain_is_tried_ever_more_rarely() {
+        let mut patience = Patience::new(Duration::from_micros(50));
+        let mut tried = 0;
+        for _ in 0..10_000 {
+            if patience.due() {
+                tried += 1;
+                patience.in_vain();
+            }
+        }
+        assert!(tried < 70, "{tried}");
+        patience.worth_it();
+        while !patience.due() {}
+        assert!(patience.due());
+    }
+
+    #[test]
+    fn one_reader_polls_at_a_time() {
+        let spinning = Spinning::default();
+        let turn = spinning.turn();
+        assert!(turn.is_some());
+        assert!(spinning.turn().is_none());
+        drop(turn);
+        assert!(spinning.turn().is_some());
+    }
+
+    #[test]
+    fn without_a_time_to_poll_it_is_never_due() {
+        assert!(!Patience::new(Duration::ZERO).due());
+    }
+}
