@@ -12,7 +12,7 @@
 -export([gateway/1, gateway/2, launch/2, restart/2, signal/2, await_exit/2, alive/1, log/1,
          resident_bytes/1]).
 -export([node/1, node/2, on/2, on/3, agent/1, in/2, messages/1, kill_node/2, otp27/0]).
--export([until/1, until/2, call/3, call/4, cast/3, unique/1]).
+-export([until/1, until/2, call/3, call/4, cast/3, unique/1, program/0]).
 -export_type([world/0, gateway/0, beam/0]).
 
 -type world() :: pid().
@@ -67,7 +67,7 @@ dir(World) -> ask(World, dir).
 gateway(World) -> gateway(World, #{}).
 
 %% @doc As `gateway/1' with `args', `env', `config' (the text of its file),
-%% `base' (of its name) and `data_dir'.
+%% `base' (of its name) or `name', `data_dir', and `via': a command that runs it.
 -spec gateway(world(), map()) -> gateway().
 gateway(World, Options) ->
     {ok, Gateway} = launch(World, Options),
@@ -120,8 +120,8 @@ resident_bytes(#{os_pid := OsPid}) ->
 -spec node(world()) -> beam().
 node(World) -> node(World, #{}).
 
-%% @doc As `node/1' with `name' (the part before the @), `args' and `otp' (25 or 27; 25 stands
-%% for the release that runs the tests).
+%% @doc As `node/1' with `name' (the part before the @), `host', `args', `modules' (to load), `otp'
+%% (25 or 27; 25 stands for the release that runs the tests) and `via': a command that runs it.
 -spec node(world(), map()) -> beam().
 node(World, Options) -> ask(World, {node, Options}).
 
@@ -260,7 +260,8 @@ start_gateway(Options0, #{dir := Dir}) ->
            "--data-dir", maps:get(data_dir, Options, filename:join(Dir, Name))] ++ config_file(Options, Dir, Name) ++ Arguments,
     %% The shell gives its place to the program, which so keeps the process id.
     Port = open_port({spawn_executable, "/bin/sh"}, [
-        {args, ["-c", "log=$1; shift; exec \"$@\" 2>>\"$log\"", "sh", Log, program() | All]},
+        {args, ["-c", "log=$1; shift; exec \"$@\" 2>>\"$log\"", "sh", Log
+                | maps:get(via, Options, []) ++ [program() | All]]},
         {env, [{"ESDB_GATER_LOG", "info"} | Variables]}, {line, 1000}, exit_status]),
     {os_pid, OsPid} = erlang:port_info(Port, os_pid),
     Deadline = erlang:monotonic_time(millisecond) + ?START_MS,
@@ -317,7 +318,7 @@ end_gateway(OsPid, Port) ->
 start_node(Options, #{cookie := Cookie}) ->
     Base = #{
         name => maps:get(name, Options, unique("beam")),
-        host => "127.0.0.1",
+        host => maps:get(host, Options, "127.0.0.1"),
         longnames => true,
         connection => standard_io,
         wait_boot => ?START_MS,
@@ -327,7 +328,11 @@ start_node(Options, #{cookie := Cookie}) ->
                  | maps:get(args, Options, [])]
     },
     Start = case maps:get(otp, Options, 25) of
-        25 -> Base;
+        25 ->
+            case maps:get(via, Options, []) of
+                [] -> Base;
+                [Program | Arguments] -> Base#{exec => {Program, Arguments ++ [os:find_executable("erl")]}}
+            end;
         27 ->
             {ok, Root} = otp27(),
             Base#{exec => {os:find_executable("chroot"), [Root, "/usr/bin/erl"]}}
@@ -341,6 +346,8 @@ start_node(Options, #{cookie := Cookie}) ->
     OsPid = list_to_integer(peer:call(Peer, os, getpid, [])),
     #{peer => Peer, node => Node, os_pid => OsPid}.
 
+%% @doc The gateway's program.
+-spec program() -> file:filename().
 program() ->
     case os:getenv("GATER_PROGRAM") of
         Program when is_list(Program), Program =/= "" -> Program;
