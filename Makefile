@@ -1,6 +1,6 @@
 # `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help demo build test verify fix bench fuzz clean
+.PHONY: help demo build test verify fix bench fuzz soak clean
 
 help: ## lists this
 	@echo 'make TARGET, where TARGET is'
@@ -32,6 +32,10 @@ bench: build ## measures against the alternatives, in one run
 
 fuzz: ## every parser for FUZZ_SECONDS (60) each
 	@scripts/fuzz
+
+soak: build ## ROUNDS (1000) of everything that can happen to three gateways; SEED repeats a run
+	@scripts/setup test
+	@scripts/soak $(or $(ROUNDS),1000) $(SEED)
 
 clean: ## removes what was built
 	rm -rf target _build native/fuzz/target erlang/priv/esdb-gater erlang/priv/gater_nif.so

@@ -5,8 +5,8 @@
 %% of it, when a message is on its way just then, is chance.
 -module(gater_nemesis).
 
--export([plan/2, modules/0, start_load/2, run/4, round/3, judge/2, judge/3]).
--export_type([fault/0, plan/0, verdict/0]).
+-export([plan/2, modules/0, start_load/2, run/5, round/3, judge/3]).
+-export_type([fault/0, plan/0, verdict/0, demands/0]).
 
 %% Gateways and nodes by their place in the cluster. The leader is who leads when the round begins.
 -type target() :: {gateway, pos_integer()} | {beam, pos_integer()} | leader.
@@ -30,8 +30,10 @@
 -type plan() :: [[fault(), ...]].
 -type verdict() :: #{violations := [term()], counts := map(), settle_ms := non_neg_integer()}.
 
-%% The longest that all may take to be well again once nothing is wrong any more.
--define(WELL_MS, 60000).
+%% What a cluster is judged by: the longest that all may take to be well again once nothing is
+%% wrong any more, and whether a publication at one gateway is to reach subscribers at all.
+-type demands() :: #{well_ms := pos_integer(), across := boolean()}.
+
 %% Between two looks, and between two probes.
 -define(LOOK_MS, 100).
 -define(STORES, [red_store, green_store]).
@@ -54,36 +56,37 @@ start_load(Cluster, Seed) ->
 
 %% @doc Carries out a plan and judges after each round, and stops at the first that is not well.
 %% `Tell' is given the number, the faults and the verdict of each.
--spec run(gater_cluster:cluster(), term(), plan(), fun((pos_integer(), [fault()], verdict()) -> term())) ->
+-spec run(gater_cluster:cluster(), term(), plan(), demands(), fun((pos_integer(), [fault()], verdict()) -> term())) ->
     {ok, Counts :: map()} | {failed, pos_integer(), [fault()], verdict()}.
-run(Cluster, Seed, Plan, Tell) ->
+run(Cluster, Seed, Plan, Demands, Tell) ->
     start_load(Cluster, Seed),
-    run(Cluster, Seed, lists:enumerate(Plan), Tell, #{}, #{}).
+    run(Cluster, Seed, lists:enumerate(Plan), Demands, Tell, #{}, #{}).
 
 %% `Counts' are the last ones of all nodes that still are what they were.
-run(_, _, [], _, _, Counts) ->
+run(_, _, [], _, _, _, Counts) ->
     {ok, Counts};
-run(Cluster, Seed, [{Number, Faults} | Rest], Tell, Seen, _) ->
+run(Cluster, Seed, [{Number, Faults} | Rest], Demands, Tell, Seen, _) ->
     round(Cluster, {Seed, Number}, Faults),
-    {Verdict, Next} = judge(Cluster, Seen),
+    {Verdict, Next} = judge(Cluster, Seen, Demands),
     Tell(Number, Faults, Verdict),
     case Verdict of
-        #{violations := [], counts := Counts} -> run(Cluster, Seed, Rest, Tell, Next, Counts);
+        #{violations := [], counts := Counts} -> run(Cluster, Seed, Rest, Demands, Tell, Next, Counts);
         _ -> {failed, Number, Faults, Verdict}
     end.
 
 %%% The plan
 
 faults(Random0) ->
-    %% One fault at a time most of the time; the worst is two.
-    {Count, Random1} = weighted([{3, 1}, {2, 2}], Random0),
+    {Count, Random1} = weighted([{3, 1}, {2, 2}, {1, 3}], Random0),
     {Faults, Random} = lists:mapfoldl(fun(_, R) -> fault(R) end, Random1, lists:seq(1, Count)),
     {lists:sort(fun(#{at := A}, #{at := B}) -> A =< B end, Faults), Random}.
 
 fault(Random0) ->
     {What, Random1} = what(Random0),
     {At, Random2} = between(100, 700, Random1),
-    {Hold, Random} = between(200, 2200, Random2),
+    %% Some outlast every timer of an election.
+    {{Least, Most}, Random3} = weighted([{4, {200, 2200}}, {1, {2500, 4500}}], Random2),
+    {Hold, Random} = between(Least, Most, Random3),
     {#{what => What, at => At, until => At + Hold}, Random}.
 
 what(Random0) ->
@@ -238,16 +241,12 @@ place(N, Members) -> lists:nth((N - 1) rem length(Members) + 1, Members).
 
 %% @doc Pauses the load, waits until all is well or has been wrong for too long, and judges;
 %% then the load goes on. Takes and gives what subscribers had seen.
--spec judge(gater_cluster:cluster(), gater_history:seen()) -> {verdict(), gater_history:seen()}.
-judge(Cluster, Seen) -> judge(Cluster, Seen, ?WELL_MS).
-
-%% @doc As `judge/2' with the longest that all may take to be well, in milliseconds.
--spec judge(gater_cluster:cluster(), gater_history:seen(), pos_integer()) ->
+-spec judge(gater_cluster:cluster(), gater_history:seen(), demands()) ->
     {verdict(), gater_history:seen()}.
-judge(Cluster, Seen0, WellMs) ->
+judge(Cluster, Seen0, Demands = #{well_ms := WellMs}) ->
     Began = erlang:monotonic_time(millisecond),
     everywhere(Cluster, fun gater_nemesis_client:pause/0),
-    Unwell = well(Cluster, make_ref(), Began + WellMs, undefined),
+    Unwell = well(Cluster, Demands, make_ref(), Began + WellMs, undefined),
     SettleMs = erlang:monotonic_time(millisecond) - Began,
     Reports = everywhere(Cluster, fun gater_nemesis_client:report/0),
     {Misdelivered, Seen} =
@@ -263,20 +262,20 @@ judge(Cluster, Seen0, WellMs) ->
      maps:filter(fun({Subscriber, _, _, _}, _) -> is_map_key(Subscriber, Present) end, Seen)}.
 
 %% The violations that are left once there are none, or no time.
-well(Cluster, Ref, Deadline, Probed) ->
+well(Cluster, Demands, Ref, Deadline, Probed) ->
     Now = erlang:monotonic_time(millisecond),
     %% Probes fill the queues of whoever is not well: not with every look.
     Probe = case Probed of
         {At, _} when Now - At < 10 * ?LOOK_MS -> Probed;
         _ -> {Now, probe(Cluster, Ref)}
     end,
-    case unwell(Cluster, Ref) of
+    case unwell(Cluster, Demands, Ref) of
         [] -> [];
         Violations when Now > Deadline -> Violations;
-        _ -> wait_until(Now + ?LOOK_MS), well(Cluster, Ref, Deadline, Probe)
+        _ -> wait_until(Now + ?LOOK_MS), well(Cluster, Demands, Ref, Deadline, Probe)
     end.
 
-unwell(Cluster, Ref) ->
+unwell(Cluster, Demands, Ref) ->
     Asker = hd(gater_cluster:beams(Cluster)),
     Answers = [{Gateway, Store, gater_cluster:call(Cluster, Asker, {esdb_gater_worker_registry, Gateway},
                                                    {get_workers, Store}, 3000)}
@@ -285,7 +284,7 @@ unwell(Cluster, Ref) ->
               || {Gateway, Store, Answer} <- Answers, not is_view(Answer)],
     Views = [{Gateway, Store, Workers} || {Gateway, Store, {ok, Workers}} <- Answers],
     Reports = everywhere(Cluster, fun() -> gater_nemesis_client:workers() end),
-    Silent ++ gater_history:workers(lists:append(Reports), Views) ++ unreached(Cluster, Ref)
+    Silent ++ gater_history:workers(lists:append(Reports), Views) ++ unreached(Cluster, Demands, Ref)
         ++ [{not_settled, statuses(Cluster)} || not settled(Cluster)].
 
 is_view({ok, Workers}) -> is_list(Workers);
@@ -305,11 +304,12 @@ probe(Cluster, Ref) ->
     Gateways = gater_cluster:gateways(Cluster),
     gater_cluster:on(Cluster, fun() -> gater_nemesis_client:probe(Ref, Gateways) end).
 
-unreached(Cluster, Ref) ->
+unreached(Cluster, #{across := Across}, Ref) ->
     Gateways = gater_cluster:gateways(Cluster),
     [{not_reached, Subscriber, through, Gateway}
      || Probed <- everywhere(Cluster, fun() -> gater_nemesis_client:probed(Ref) end),
-        {Subscriber, Reached} <- Probed, Gateway <- Gateways, not lists:keymember(Gateway, 1, Reached)].
+        {Subscriber, At, Reached} <- Probed,
+        Gateway <- Gateways, Across orelse Gateway =:= At, not lists:keymember(Gateway, 1, Reached)].
 
 everywhere(Cluster, Fun) ->
     [gater_cluster:on(Cluster, Beam, Fun) || Beam <- gater_cluster:beams(Cluster)].

@@ -85,8 +85,8 @@ probe(Probe, Gateways) ->
      end || Gateway <- Gateways],
     ok.
 
-%% @doc The subscribers on this node with what has reached them of this probe.
--spec probed(term()) -> [{pid(), [{Gateway :: node(), Channel :: atom(), Topic :: binary()}]}].
+%% @doc The subscribers on this node with their gateway and what has reached them of this probe.
+-spec probed(term()) -> [{pid(), node(), [{Gateway :: node(), Channel :: atom(), Topic :: binary()}]}].
 probed(Probe) -> ask({probed, Probe}).
 
 %%% The process that has them all
@@ -371,7 +371,7 @@ subscribed(Pid, Monitor, State = #{kind := Kind, gateways := [Gateway | _], log 
             subscribed(Pid, Monitor, State);
         {From, Ref, {probed, Probe}} ->
             #{probes := Probes} = State,
-            From ! {Ref, #{probed => [{Pid, lists:usort([What || {P, Of, What} <- Probes,
+            From ! {Ref, #{probed => [{Pid, Gateway, lists:usort([What || {P, Of, What} <- Probes,
                                                                  P =:= Pid, Of =:= Probe])}]}},
             subscribed(Pid, Monitor, State);
         {From, Ref, _} when is_reference(Ref) ->

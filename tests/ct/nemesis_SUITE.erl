@@ -20,6 +20,8 @@
 
 %% What the broken ones get to be well in, in milliseconds.
 -define(FAKE_WELL_MS, 1000).
+%% And the real one, from when everybody runs again and nothing is cut.
+-define(WELL_MS, 60000).
 -define(ROUNDS, 20).
 %% More than any round takes on a busy machine, in minutes.
 -define(ROUND_MINUTES, 2).
@@ -208,7 +210,7 @@ found(Fault, Config) ->
             lists:all(fun(Key) -> maps:get(Key, Counts, 0) >= 12 end,
                       [{register, ok}, {unregister, ok}, killed, {execute, ok}])
         end, gater_cluster:beams(Cluster)) end),
-        {#{violations := Violations}, _} = gater_nemesis:judge(Cluster, #{}, ?FAKE_WELL_MS),
+        {#{violations := Violations}, _} = gater_nemesis:judge(Cluster, #{}, #{well_ms => ?FAKE_WELL_MS, across => true}),
         lists:usort([element(1, Violation) || Violation <- Violations])
     after
         [gater_cluster:on(Cluster, Beam, fun gater_nemesis_client:stop/0)
@@ -222,10 +224,14 @@ everything_acknowledged_survives_the_nemesis(Config) ->
     Seed = os:getenv("GATER_SEED", gater_harness:unique("seed")),
     Rounds = rounds(),
     io:format(user, "nemesis: ~b rounds; again: make soak SEED=~s ROUNDS=~b~n", [Rounds, Seed, Rounds]),
-    Quiet = Rounds =< ?ROUNDS,
-    Tell = fun(Number, Faults, Verdict) -> Quiet orelse tell(Number, Faults, Verdict),
-                                           ct:pal("~s", [line(Number, Faults, Verdict)]) end,
-    case gater_nemesis:run(Cluster, Seed, gater_nemesis:plan(Seed, Rounds), Tell) of
+    Tell = case os:getenv("GATER_ROUNDS") =/= false of
+        true -> fun(Number, Faults, Verdict) ->
+                    io:format(user, "~s~n", [line(Number, Faults, Verdict)])
+                end;
+        false -> fun(Number, Faults, Verdict) -> ct:log("~s", [line(Number, Faults, Verdict)]) end
+    end,
+    case gater_nemesis:run(Cluster, Seed, gater_nemesis:plan(Seed, Rounds),
+                           #{well_ms => ?WELL_MS, across => false}, Tell) of
         {ok, Counts} ->
             io:format(user, "nemesis: ~tp~n", [lists:sort(maps:to_list(Counts))]),
             ?assert(maps:get({execute, ok}, Counts, 0) > 0),
@@ -236,8 +242,6 @@ everything_acknowledged_survives_the_nemesis(Config) ->
             ct:fail("seed ~s, round ~b; logs in ~s~n~tp~n~tp",
                     [Seed, Number, Kept, Faults, Verdict])
     end.
-
-tell(Number, Faults, Verdict) -> io:format(user, "~s~n", [line(Number, Faults, Verdict)]).
 
 line(Number, Faults, #{settle_ms := Ms, violations := Violations}) ->
     io_lib:format("round ~b: ~0p; ~b violations, well after ~b ms",
