@@ -7,7 +7,7 @@
 
 -export([start/1, stop/1, world/1, gateways/1, beams/1, handle/2, log/2, keep_logs/2]).
 -export([kill/2, terminate/2, up/2, pause/2, resume/2, wipe/2, state/2]).
--export([isolate/2, split/3, cut/3, mend/1]).
+-export([isolate/2, split/3, cut/3, sever/3, mend/1, retire/2]).
 -export([add_gateway/2, on/2, on/3, call/4, call/5, status/2, leader/1, settled/1, settle/1,
          command/3]).
 -export_type([cluster/0]).
@@ -21,7 +21,7 @@
 
 %%% Life
 
-%% @doc Starts `gateways' (3) gateways and `beams' (3) nodes. `network' is `loopback' (the default)
+%% @doc Starts `gateways' (3) gateways, but for the last `absent' (0), and `beams' (3) nodes. `network' is `loopback' (the default)
 %% or `namespaces'; `env' are variables of the gateways, `args' their further arguments, and
 %% `modules' are loaded on every node. One gateway alone is started without `--cluster'. With `fake'
 %% the gateways are nodes that `gater_nemesis_fake' makes gateways of.
@@ -35,7 +35,8 @@ start(Options) ->
                                             tag => Tag, options => Options}) end),
             try
                 Names = ask(Cluster, {name_gateways, maps:get(gateways, Options, 3)}),
-                [ok = up(Cluster, Name) || Name <- Names],
+                Present = lists:sublist(Names, length(Names) - maps:get(absent, Options, 0)),
+                [ok = up(Cluster, Name) || Name <- Present],
                 [_ = ask(Cluster, add_beam) || _ <- lists:seq(1, maps:get(beams, Options, 3))],
                 {ok, Cluster}
             catch
@@ -132,9 +133,17 @@ split(Cluster, Left, Right) ->
 -spec cut(cluster(), [node()], [node()]) -> ok.
 cut(Cluster, From, To) -> ask(Cluster, {cut, From, To}).
 
+%% @doc Resets the connections between two groups; everybody may connect again at once, unless cut.
+-spec sever(cluster(), [node()], [node()]) -> ok.
+sever(Cluster, Left, Right) -> ask(Cluster, {sever, Left, Right}).
+
 %% @doc Takes all cuts back.
 -spec mend(cluster()) -> ok.
 mend(Cluster) -> ask(Cluster, mend).
+
+%% @doc Forgets a gateway that is down: it is of the cluster no more.
+-spec retire(cluster(), node()) -> ok.
+retire(Cluster, Node) -> ask(Cluster, {retire, Node}).
 
 %%% Talking to it
 
@@ -294,6 +303,11 @@ serve({wipe, Node}, State = #{world := World}) ->
     {ok, State};
 serve({cut, From, To}, State = #{net := Net}) ->
     {gater_cluster_net:cut(Net, [{host(A, State), host(B, State)} || A <- From, B <- To]), State};
+serve({sever, Left, Right}, State = #{net := Net}) ->
+    {gater_cluster_net:sever(Net, [{host(A, State), host(B, State)} || A <- Left, B <- Right]), State};
+serve({retire, Node}, State) ->
+    Member = #{kind := gateway, state := down} = member(Node, State),
+    {ok, put_member(Node, Member#{kind := retired}, State)};
 serve(mend, State = #{net := Net}) ->
     {case Net of none -> ok; _ -> gater_cluster_net:mend(Net) end, State};
 serve({command, Gateway, Arguments}, State = #{world := World}) ->

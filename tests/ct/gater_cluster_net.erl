@@ -3,13 +3,13 @@
 %%
 %% A cut is silent, as in real life: packets from one host to another are sent to a hardware
 %% address that nobody has. Connections stay as they are, and nobody is told anything. It works
-%% per direction, so half a connection can be cut. Hosts know each other's hardware addresses
+%% per direction, so half a connection can be cut. Connections can be reset as well. Hosts know each other's hardware addresses
 %% from the start: there is no ARP that would notice.
 %%
 %% It takes root and `ip' (Debian: iproute2).
 -module(gater_cluster_net).
 
--export([new/1, delete/1, address/2, via/2, cut/2, mend/1]).
+-export([new/1, delete/1, address/2, via/2, cut/2, sever/2, mend/1]).
 -export_type([net/0, host/0]).
 
 %% Hosts are numbered from 1.
@@ -48,6 +48,16 @@ via(#{prefix := Prefix}, Host) ->
 %% @doc From now on what the first of each pair sends does not arrive at the second.
 -spec cut(net(), [{From :: host(), To :: host()}]) -> ok.
 cut(Net, Pairs) -> neighbours(Net, [{From, To, nobody()} || {From, To} <- Pairs]).
+
+%% @doc Resets the connections there are between the hosts of each pair, as far as the kernel can.
+-spec sever(net(), [{host(), host()}]) -> ok.
+sever(Net, Pairs) ->
+    lists:foreach(fun({A, B}) ->
+        [Ip | Rest] = via(Net, A),
+        %% It complains about what it cannot close and closes what it can.
+        _ = os:cmd(lists:flatten(["PATH=", search_path(), "; ",
+            lists:join(" ", [Ip | Rest] ++ ["ss", "-K", "dst", address(B)])]))
+    end, Pairs).
 
 %% @doc Everything arrives again.
 -spec mend(net()) -> ok.

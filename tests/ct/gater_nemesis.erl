@@ -24,7 +24,9 @@
     %% Nothing between the gateways and nodes with these places and the others.
     | {split, [pos_integer()], [pos_integer()]}
     %% What the first sends does not arrive at the second.
-    | {deafen, target(), target()}.
+    | {deafen, target(), target()}
+    %% The connections between the two are reset, now and at the end.
+    | {sever, target(), target()}.
 %% Both in milliseconds, from the beginning of the round.
 -type fault() :: #{what := what(), at := non_neg_integer(), until := pos_integer()}.
 -type plan() :: [[fault(), ...]].
@@ -91,7 +93,7 @@ fault(Random0) ->
 
 what(Random0) ->
     {Kind, Random1} = weighted([{4, kill}, {1, power}, {2, restart}, {4, pause}, {3, isolate},
-                                {3, split}, {2, deafen}], Random0),
+                                {3, split}, {2, deafen}, {2, sever}], Random0),
     case Kind of
         power ->
             {power, Random1};
@@ -102,12 +104,12 @@ what(Random0) ->
             {Alone, Random2} = between(1, 3, Random1),
             {Sides, Random} = lists:mapfoldl(fun(_, R) -> between(0, 1, R) end, Random2, [1, 2, 3]),
             {{split, [Alone], [N || {N, 1} <- lists:enumerate(Sides)]}, Random};
-        deafen ->
+        _ when Kind =:= deafen; Kind =:= sever ->
             {Speaker, Random2} = between(1, 3, Random1),
             {Other, Random3} = between(1, 2, Random2),
             {Kinds, Random} = weighted([{2, gateway}, {1, beam}], Random3),
             Listener = case Kinds of gateway -> (Speaker + Other - 1) rem 3 + 1; beam -> Other end,
-            {{deafen, {gateway, Speaker}, {Kinds, Listener}}, Random};
+            {{Kind, {gateway, Speaker}, {Kinds, Listener}}, Random};
         _ ->
             {Target, Random} = target(Random1),
             {{Kind, Target}, Random}
@@ -184,7 +186,10 @@ strike(Cluster, N, What, Active) ->
             Active#{N => {[], mend}};
         {deafen, Speaker, Listener} ->
             gater_cluster:cut(Cluster, [Speaker], [Listener]),
-            Active#{N => {[], mend}}
+            Active#{N => {[], mend}};
+        {sever, One, Other} ->
+            gater_cluster:sever(Cluster, [One], [Other]),
+            Active#{N => {[], {sever, One, Other}}}
     end.
 
 hurt(Cluster, kill, Victim) -> gater_cluster:kill(Cluster, Victim), up;
@@ -203,6 +208,8 @@ relieve(Cluster, Seed, N, Active) ->
             end, Victims);
         #{N := {Victims, resume}} ->
             lists:foreach(fun(Victim) -> gater_cluster:resume(Cluster, Victim) end, Victims);
+        #{N := {[], {sever, One, Other}}} ->
+            gater_cluster:sever(Cluster, [Other], [One]);
         #{N := {[], mend}} ->
             %% Of two cuts the first that ends takes the other along.
             gater_cluster:mend(Cluster);
@@ -230,7 +237,7 @@ named(What, Leader, Cluster) ->
         {split, SomeGateways, SomeBeams} ->
             Some = lists:usort([place(N, Gateways) || N <- SomeGateways] ++ [place(N, Beams) || N <- SomeBeams]),
             {split, Some, (Gateways ++ Beams) -- Some};
-        {deafen, Speaker, Listener} -> {deafen, Name(Speaker), Name(Listener)};
+        {Kind, One, Other} -> {Kind, Name(One), Name(Other)};
         {Kind, Target} -> {Kind, Name(Target)}
     end.
 
