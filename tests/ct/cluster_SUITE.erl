@@ -239,7 +239,7 @@ a_wiped_gateway_waits_until_it_is_let_in_as_a_new_member(Config) ->
 a_cluster_grows_and_shrinks_and_a_gateway_is_replaced_under_load(Config) ->
     {Cluster, Gateways = [One, Two, Three], _} = ready(Config),
     gater_nemesis:start_load(Cluster, grow),
-    Demands = #{well_ms => 60000, across => false},
+    Demands = #{well_ms => 60000, across => true},
     Four = gater_cluster:add_gateway(Cluster, #{}),
     ?assertEqual({0, "done\n"}, gater_cluster:command(Cluster, One, ["add", atom_to_list(Four)])),
     await_voters(Cluster, One, Gateways ++ [Four]),

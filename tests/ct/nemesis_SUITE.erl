@@ -231,7 +231,7 @@ everything_acknowledged_survives_the_nemesis(Config) ->
         false -> fun(Number, Faults, Verdict) -> ct:log("~s", [line(Number, Faults, Verdict)]) end
     end,
     case gater_nemesis:run(Cluster, Seed, gater_nemesis:plan(Seed, Rounds),
-                           #{well_ms => ?WELL_MS, across => false}, Tell) of
+                           #{well_ms => ?WELL_MS, across => true}, Tell) of
         {ok, Counts} ->
             io:format(user, "nemesis: ~tp~n", [lists:sort(maps:to_list(Counts))]),
             ?assert(maps:get({execute, ok}, Counts, 0) > 0),

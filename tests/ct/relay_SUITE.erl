@@ -152,7 +152,7 @@ a_gateway_that_comes_back_relays_and_is_relayed_to_as_before(Config) ->
 a_message_of_many_fragments_is_relayed_whole(Config) ->
     {Beam, [One, Two | _]} = setup(Config),
     Topic = topic(),
-    Agent = {_, Pid} = subscribed(Beam, Two, ?EVENTS, Topic),
+    {_, Pid} = subscribed(Beam, Two, ?EVENTS, Topic),
     Digest = gater_harness:on(Beam, fun() ->
         Message = {list_to_atom("a relayed one"), crypto:strong_rand_bytes(3 bsl 20), [#{1.5 => self()}]},
         ok = gen_server:call({?EVENTS, maps:get(node, One)}, {publish, Topic, Message}, 30000),
