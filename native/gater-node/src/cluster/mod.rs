@@ -218,10 +218,15 @@ impl Cluster {
                     .map(|(node, creation)| self.peers.reached(node, *creation, self.lost_grace))
                     .collect(),
             ),
+            _ if question.addressee().is_some_and(|id| id != self.replica.node_id()) => {
+                Answer::Stranger
+            }
             _ if !self.belongs_with(from, theirs).await => Answer::Stranger,
-            Question::Vote(request) => Answer::Vote(raft.vote(request).await),
-            Question::Append(request) => Answer::Append(raft.append_entries(request).await),
-            Question::Snapshot(request) => Answer::Snapshot(raft.install_snapshot(request).await),
+            Question::Vote(_, request) => Answer::Vote(raft.vote(request).await),
+            Question::Append(_, request) => Answer::Append(raft.append_entries(request).await),
+            Question::Snapshot(_, request) => {
+                Answer::Snapshot(raft.install_snapshot(request).await)
+            }
             Question::Forward(Batch(commands)) => {
                 let written = self.replica.write_as_leader(Batch(commands), WRITE_WITHIN);
                 Answer::Forward(written.await)

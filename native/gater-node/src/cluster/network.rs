@@ -70,7 +70,7 @@ impl Way {
             Some(Ok(value)) => Ok(value),
             Some(Err(error)) => Err(RemoteError::new(self.target, error).into()),
             None => {
-                let text = format!("{} belongs to another cluster", self.name);
+                let text = format!("{} has another data directory or cluster", self.name);
                 Err(Unreachable::new(&io::Error::other(text)).into())
             }
         }
@@ -91,7 +91,7 @@ impl RaftNetwork<TypeConfig> for Way {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<NodeId>, RpcError> {
-        let answer = self.ask(Question::Append(request), option.hard_ttl()).await?;
+        let answer = self.ask(Question::Append(self.target, request), option.hard_ttl()).await?;
         self.result(if let Answer::Append(result) = answer { Some(result) } else { None })
     }
 
@@ -100,7 +100,7 @@ impl RaftNetwork<TypeConfig> for Way {
         request: InstallSnapshotRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<InstallSnapshotResponse<NodeId>, RpcError<InstallSnapshotError>> {
-        let answer = self.ask(Question::Snapshot(request), option.hard_ttl()).await?;
+        let answer = self.ask(Question::Snapshot(self.target, request), option.hard_ttl()).await?;
         self.result(if let Answer::Snapshot(result) = answer { Some(result) } else { None })
     }
 
@@ -109,7 +109,7 @@ impl RaftNetwork<TypeConfig> for Way {
         request: VoteRequest<NodeId>,
         option: RPCOption,
     ) -> Result<VoteResponse<NodeId>, RpcError> {
-        let answer = self.ask(Question::Vote(request), option.hard_ttl()).await?;
+        let answer = self.ask(Question::Vote(self.target, request), option.hard_ttl()).await?;
         self.result(if let Answer::Vote(result) = answer { Some(result) } else { None })
     }
 

@@ -49,12 +49,13 @@ pub enum Content {
 pub enum Question {
     /// Who are you?
     Hello,
-    /// Of the election of a leader.
-    Vote(VoteRequest<NodeId>),
-    /// Entries of the log.
-    Append(AppendEntriesRequest<TypeConfig>),
-    /// A piece of a snapshot.
-    Snapshot(InstallSnapshotRequest<TypeConfig>),
+    /// Of the election of a leader, to the member with this id. One of its name with another
+    /// data directory is not that member, and must not vote or keep entries in its place.
+    Vote(NodeId, VoteRequest<NodeId>),
+    /// Entries of the log, to the member with this id.
+    Append(NodeId, AppendEntriesRequest<TypeConfig>),
+    /// A piece of a snapshot, to the member with this id.
+    Snapshot(NodeId, InstallSnapshotRequest<TypeConfig>),
     /// Commands to be written by the leader.
     Forward(Batch),
     /// Have you, too, no connection to the one that led in this term?
@@ -99,7 +100,7 @@ pub enum Answer {
     Flags(Vec<bool>),
     /// To `Admit`, `Add`, `Remove`; the error is for people.
     Done(Result<(), String>),
-    /// It belongs to another cluster, or to none.
+    /// It belongs to another cluster or to none, or is not the member that was asked.
     Stranger,
 }
 
@@ -114,6 +115,16 @@ pub struct Hello {
     pub members: Vec<(NodeId, String)>,
     /// Whether it knows a leader.
     pub led: bool,
+}
+
+impl Question {
+    /// The member it is for, whoever bears its name.
+    pub fn addressee(&self) -> Option<NodeId> {
+        match self {
+            Self::Vote(to, _) | Self::Append(to, _) | Self::Snapshot(to, _) => Some(*to),
+            _ => None,
+        }
+    }
 }
 
 impl Envelope {
