@@ -52,18 +52,19 @@ cut(Net, Pairs) -> neighbours(Net, [{From, To, nobody()} || {From, To} <- Pairs]
 %% @doc Resets the connections there are between the hosts of each pair, as far as the kernel can.
 -spec sever(net(), [{host(), host()}]) -> ok.
 sever(Net, Pairs) ->
-    lists:foreach(fun({A, B}) ->
-        [Ip | Rest] = via(Net, A),
-        %% It complains about what it cannot close and closes what it can.
-        _ = os:cmd(lists:flatten(["PATH=", search_path(), "; ",
-            lists:join(" ", [Ip | Rest] ++ ["ss", "-K", "dst", address(B)])]))
-    end, Pairs).
+    %% Both ends: the reset of one may not arrive at the other.
+    lists:foreach(fun({A, B}) -> reset(Net, A, B), reset(Net, B, A) end, Pairs).
 
 %% @doc Everything arrives again.
 -spec mend(net()) -> ok.
 mend(Net = #{hosts := Count}) ->
     All = lists:seq(1, Count),
     neighbours(Net, [{From, To, hardware(To)} || From <- All, To <- All, From =/= To]).
+
+reset(Net, Host, To) ->
+    %% It complains about what it cannot close and closes what it can.
+    os:cmd(lists:flatten(["PATH=", search_path(), "; ",
+                          lists:join(" ", via(Net, Host) ++ ["ss", "-K", "dst", address(To)])])).
 
 %%% Making and removing
 
