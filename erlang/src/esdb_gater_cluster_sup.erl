@@ -16,8 +16,8 @@ start_link(Config) ->
 init(Config) ->
     Children =
         case maps:get(gateways, Config, []) of
-            [] -> [program(Config), session(#{mode => embedded})];
-            Gateways -> [session(#{mode => named, gateways => Gateways})]
+            [] -> [program(Config), session(#{mode => embedded}, Config)];
+            Gateways -> [session(#{mode => named, gateways => Gateways}, Config)]
         end,
     {ok, {#{strategy => one_for_one, intensity => 10, period => 10}, Children}}.
 
@@ -25,5 +25,6 @@ init(Config) ->
 program(Config) ->
     #{id => esdb_gater_port, start => {esdb_gater_port, start_link, [Config]}, shutdown => 15000}.
 
-session(Options) ->
-    #{id => esdb_gater_worker_registry, start => {esdb_gater_session, start_link, [Options]}}.
+session(Options, Config) ->
+    Timed = maps:merge(Options, maps:with([gateway_timeout_ms], Config)),
+    #{id => esdb_gater_worker_registry, start => {esdb_gater_session, start_link, [Timed]}}.

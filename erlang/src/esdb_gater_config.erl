@@ -59,6 +59,8 @@ check(Env) ->
 %% Name => {section, Keys} | {each, Keys} (names are the user's) | {value, Check, Expected}.
 keys() ->
     #{gateways => value(fun gateways/1, "a list of node names"),
+      gateway_timeout_ms => value(fun(Ms) -> is_integer(Ms) andalso Ms >= 100 end,
+                                  "milliseconds, a whole number from 100"),
       cluster => {section, #{ra_cluster_name => value(fun is_atom/1, "an atom")}},
       retry => {section, retry_keys()},
       channels => {each, channel_keys()},

@@ -6,6 +6,8 @@
 %%% <dt>`gateway'</dt><dd>the gateway in use; absent while there is none. Set by the link.</dd>
 %%% <dt>`copy'</dt><dd>`ready' once the registry has been received. Set by the link.</dd>
 %%% <dt>`channels'</dt><dd>the gateway's channels, as it has told them. Set by the link.</dd>
+%%% <dt>`gateways'</dt><dd>the members of the gateway's cluster, as it has told them. Set by the
+%%%   link.</dd>
 %%% <dt>`push_secret'</dt><dd>`true' when the gateways are to be given this node's
 %%%   secret. Set by the link.</dd>
 %%% <dt>`embedded'</dt><dd>the embedded gateway that can serve; absent while it does not run.
@@ -18,7 +20,7 @@
 
 -export_type([name/0]).
 
--type name() :: gateway | copy | channels | push_secret | embedded.
+-type name() :: gateway | copy | channels | gateways | push_secret | embedded.
 
 -define(TABLE, esdb_gater_facts).
 

@@ -7,7 +7,7 @@
 
 -export([register_worker/2, unregister_worker/2, await_copy/0, gateway/0, await_gateway/1,
          gateway_channels/0, follow/1, handlers_changed/0, push_secret/0,
-         embedded_up/1, embedded_down/0, leave/2, status/0]).
+         embedded_up/1, embedded_down/0, connector/1, status/0]).
 
 -define(SERVER, esdb_gater_worker_registry).
 -define(TIMEOUT, 5000).                 % ms a caller waits for a gateway
@@ -85,17 +85,11 @@ embedded_up(Node) ->
 embedded_down() ->
     gen_server:cast(?SERVER, embedded_down).
 
-%% @doc Ends the session of the process `Session' with a gateway that is not in use any more,
-%% and then sends it `{left, Node}'. Does not wait.
--spec leave(node(), Session :: pid()) -> ok.
-leave(Node, Session) ->
-    _ = spawn(fun() ->
-                  _ = try gen_server:call({esdb_gater_session, Node}, {detach, Session}, ?TIMEOUT)
-                      catch exit:_ -> ok
-                      end,
-                  Session ! {left, Node}
-              end),
-    ok.
+%% @doc A process that connects to a node and gives `{connected, Answer}' by its exit.
+-dialyzer({nowarn_function, connector/1}).
+-spec connector(node()) -> {pid(), reference()}.
+connector(Node) ->
+    spawn_monitor(fun() -> exit({connected, net_kernel:connect_node(Node)}) end).
 
 %% @doc For tests and people: the phase, the gateway and what is registered from here.
 -spec status() -> map() | {error, no_gateway}.

@@ -4,22 +4,27 @@
 %%% Registered as `esdb_gater_worker_registry', so that the registry can be called here as it
 %%% can on a gateway. The process
 %%% <ul>
-%%% <li>connects to a gateway: the embedded one when {@link esdb_gater_port} says that it is
-%%%     up, or one of the named ones, those on this host first, the next when one is lost;</li>
-%%% <li>registers there again whatever was registered through this node and still lives, and
-%%%     has its followers, the relays of the channels, subscribe again;</li>
-%%% <li>then attaches a session and keeps this node's copy of the registry
-%%%     ({@link esdb_gater_workers}) by what the session sends;</li>
-%%% <li>carries registrations to the gateway. One that finds no gateway waits for it, and is
-%%%     answered `{error, no_gateway}' after five seconds.</li>
+%%% <li>connects to a gateway: the embedded one when told that it can serve, or one of those
+%%%     that {@link esdb_gater_gateways} chooses from, the next when one is lost;</li>
+%%% <li>attaches a session there and keeps this node's copy of the registry
+%%%     ({@link esdb_gater_copy}) by what the session sends;</li>
+%%% <li>registers again what was registered through this node, still lives and is missing there,
+%%%     and has its followers, the relays of the channels, subscribe again;</li>
+%%% <li>carries registrations to the gateway ({@link esdb_gater_pending}). One that finds no
+%%%     gateway waits for it.</li>
 %%% </ul>
-%%% Phases: `idle' (no connection), `connecting', `restoring' (registrations and subscriptions
-%%% are being repeated), `attaching', `attached'. In every phase but the last, calls wait.
+%%% Phases: `idle' (no connection), `connecting', `attaching' (until the registry has come),
+%%% `restoring' (registrations and subscriptions are being repeated), `attached'. In every
+%%% phase but the last, calls wait. Restoring has a second: what takes longer, such as a
+%%% subscriber on a node that cannot be reached, goes on behind.
 %%%
 %%% Messages of a session carry a revision that grows by one; a gap means that something was
 %%% missed, and the session is attached anew. A session's messages arrive before the answer
 %%% of the registration that caused them, because both travel on one connection in order and
 %%% this process keeps its messages in order (it must not use `message_queue_data').
+%%%
+%%% A lost connection shows at once. A gateway that keeps it and does not answer is found out by
+%%% {@link esdb_gater_pulse}.
 %%% @end
 -module(esdb_gater_session).
 
@@ -32,50 +37,51 @@
 
 -export_type([options/0]).
 
--type options() :: #{mode := embedded | named, gateways => [node()]}.
+-type options() :: #{mode := embedded | named, gateways => [node()],
+                     gateway_timeout_ms => pos_integer()}.
 
 -define(SERVER, esdb_gater_worker_registry).
 -define(SESSION, esdb_gater_session).
 -define(REGISTRY, esdb_gater_worker_registry).
 -define(PROTOCOL, 1).
 
--define(CALL_TIMEOUT, 5000).            % ms a caller waits for a gateway
--define(PHASE_TIMEOUT, 10000).          % ms from connected to attached
--define(TICK, 1000).                    % ms between looks at handlers and the heartbeat
--define(SILENCE, 10000).                % ms a heartbeat may stay unanswered
--define(REASSERT, 60000).               % ms between looks for lost registrations
-
--record(op, {
-    kind :: register | unregister,
-    store :: atom(),
-    pid :: pid(),
-    from :: gen_server:from() | none,
-    timer :: reference() | none,
-    sent = false :: boolean()               % to the gateway in use
-}).
+-define(CONNECT_TIMEOUT, 1000).         % ms to connect while there is another one to try
+-define(PHASE_TIMEOUT, 10000).          % ms to connect otherwise, and to attach
+-define(RESTORE_TIMEOUT, 1000).         % ms that calls wait for what is being restored
+-define(SILENCE, 3000).                 % ms a gateway may be silent, unless configured
+-define(SETTLE, 3000).                  % ms until a worker that the next gateway does not know goes
+-define(TICK, 1000).                    % ms between looks at handlers of telemetry events
+-define(REASSERT, 30000).               % ms, 25 percent more or less, between looks for what is
+                                        % missing at the gateway, and for one on this host
+-define(REASSERT_SOON, 1000).           % ms, after a refusal
 
 -record(state, {
     mode :: embedded | named,
-    candidates :: esdb_gater_candidates:candidates(),
-    phase = idle :: idle | connecting | restoring | attaching | attached,
+    silence :: pos_integer(),               % ms
+    gateways :: esdb_gater_gateways:gateways(),
+    phase = idle :: idle | connecting | attaching | restoring | attached,
     node :: node() | undefined,             % of the phases after idle
     helper :: {pid(), reference()} | undefined,
     session :: reference() | undefined,     % monitor of the session's name
+    pulse :: pid() | undefined,
     phase_timer :: reference() | undefined,
     backoff_timer :: reference() | undefined,
+    reassert_timer :: reference() | undefined,
     requests :: gen_server:request_id_collection(),
-    restoring = 0 :: non_neg_integer(),     % registrations not yet answered
+    attempt = 0 :: non_neg_integer(),       % grows by one with each attach
+    restoring = 0 :: non_neg_integer(),     % registrations of this attempt not yet answered
     relays = #{} :: #{pid() => []},         % followers that have not yet subscribed again
     rev :: integer() | undefined,           % of the last message; undefined before the reset
     info :: map() | undefined,              % the answer to attach
-    ops = #{} :: #{integer() => #op{}},
-    next_op = 1 :: pos_integer(),
+    unconfirmed = #{} :: esdb_gater_copy:unconfirmed(),
+    settled = false :: boolean(),           % this gateway knows whatever there is
+    pending = esdb_gater_pending:new() :: esdb_gater_pending:pending(),
     waiting = esdb_gater_awaiting:new() :: esdb_gater_awaiting:awaiting(),
     monitors = #{} :: #{pid() => reference()},
     followers = #{} :: #{pid() => reference()},
-    former = #{} :: #{node() => []},        % lost gateways that may live and remember us
-    events = [] :: [esdb_gater_telemetry:event()],
-    heartbeat :: integer() | undefined      % monotonic ms of the one that is unanswered
+    former = esdb_gater_former:new() :: esdb_gater_former:former(),
+    home :: {pid(), reference(), node()} | undefined,   % connects to one on this host
+    events = [] :: [esdb_gater_telemetry:event()]
 }).
 
 -spec start_link(options()) -> {ok, pid()} | {error, term()}.
@@ -88,12 +94,12 @@ init(#{mode := Mode} = Options) ->
     %% After a crash the tables are as they were; nothing of the old session counts.
     ok = esdb_gater_facts:unset(gateway),
     State = #state{mode = Mode,
-                   candidates = esdb_gater_candidates:new(maps:get(gateways, Options, [])),
+                   silence = maps:get(gateway_timeout_ms, Options, ?SILENCE),
+                   gateways = esdb_gater_gateways:new(maps:get(gateways, Options, [])),
                    requests = gen_server:reqids_new()},
-    _ = Mode =:= named andalso net_kernel:monitor_nodes(true, [{node_type, all}]),
+    ok = net_kernel:monitor_nodes(true, [{node_type, all}]),
     _ = erlang:send_after(?TICK, self(), tick),
-    _ = erlang:send_after(?REASSERT, self(), reassert),
-    {ok, monitor_wanted(State), {continue, start}}.
+    {ok, reassert_in(reassert_pause(), monitor_wanted(State)), {continue, start}}.
 
 -spec handle_continue(start, #state{}) -> {noreply, #state{}}.
 handle_continue(start, #state{mode = embedded} = State) ->
@@ -103,17 +109,21 @@ handle_continue(start, #state{mode = embedded} = State) ->
         none -> {noreply, State}
     end;
 handle_continue(start, State) ->
-    {noreply, connect(State)}.
+    Known = case esdb_gater_facts:get(gateways) of
+                {ok, Members} -> learn(Members, State);
+                none -> State
+            end,
+    {noreply, connect(Known)}.
 
 -spec handle_call(term(), gen_server:from(), #state{}) ->
           {reply, term(), #state{}} | {noreply, #state{}}.
 handle_call({register, Store, Pid}, From, State) when is_atom(Store), is_pid(Pid) ->
     case node(Pid) =:= node() andalso not is_process_alive(Pid) of
         true -> {reply, {error, noproc}, State};
-        false -> {noreply, new_op(register, Store, Pid, From, State)}
+        false -> {noreply, carry(register, Store, Pid, From, State)}
     end;
 handle_call({unregister, Store, Pid}, From, State) when is_atom(Store), is_pid(Pid) ->
-    {noreply, new_op(unregister, Store, Pid, From, State)};
+    {noreply, carry(unregister, Store, Pid, From, State)};
 handle_call({Kind, _, _}, _From, State) when Kind =:= register; Kind =:= unregister ->
     {reply, {error, badarg}, State};
 handle_call({get_workers, Store}, _From, State) ->
@@ -140,9 +150,10 @@ handle_call(sync, _From, State) ->
     {reply, ok, State};
 handle_call(status, _From, State) ->
     {reply, #{phase => State#state.phase, gateway => State#state.node,
-              candidates => esdb_gater_candidates:to_list(State#state.candidates), rev => State#state.rev,
-              info => State#state.info, events => State#state.events,
-              wanted => esdb_gater_wanted:size(), waiting => map_size(State#state.ops),
+              gateways => esdb_gater_gateways:to_list(State#state.gateways),
+              rev => State#state.rev, info => State#state.info, events => State#state.events,
+              wanted => esdb_gater_wanted:size(),
+              pending => esdb_gater_pending:size(State#state.pending),
               followers => map_size(State#state.followers)}, State};
 handle_call(Request, _From, State) ->
     {reply, {error, {unknown_request, Request}}, State}.
@@ -150,14 +161,14 @@ handle_call(Request, _From, State) ->
 -spec handle_cast(term(), #state{}) -> {noreply, #state{}}.
 handle_cast({Kind, Store, Pid}, State)
   when is_atom(Store), is_pid(Pid), (Kind =:= register orelse Kind =:= unregister) ->
-    {noreply, new_op(Kind, Store, Pid, none, State)};
+    {noreply, carry(Kind, Store, Pid, none, State)};
 handle_cast({follow, Pid}, #state{followers = Followers} = State) ->
     _ = Pid ! {esdb_gater_link, follower_news(State)},
     case Followers of
         #{Pid := _} -> {noreply, State};
         _ -> {noreply, State#state{followers = Followers#{Pid => erlang:monitor(process, Pid)}}}
     end;
-handle_cast({restored, Node, Pid}, #state{node = Node, phase = restoring} = State) ->
+handle_cast({restored, Node, Pid}, #state{node = Node} = State) ->
     {noreply, relay_restored(Pid, State)};
 handle_cast(handlers_changed, State) ->
     {noreply, tell_events(none, State)};
@@ -169,20 +180,18 @@ handle_cast({embedded_up, Node}, #state{mode = embedded} = State) ->
     {noreply, connect(only(Node, Lost))};
 handle_cast(embedded_down, #state{mode = embedded} = State) ->
     Lost = lost(embedded_down, State),
-    {noreply, cancel_backoff(Lost#state{candidates = esdb_gater_candidates:new([])})};
+    {noreply, cancel_backoff(Lost#state{gateways = esdb_gater_gateways:new([])})};
 handle_cast(_Message, State) ->
     {noreply, State}.
 
 -spec handle_info(term(), #state{}) -> {noreply, #state{}}.
 handle_info({esdb_gater_registry, reset, Rev, Registry}, #state{phase = Phase} = State)
-  when Phase =:= attaching; Phase =:= attached ->
-    ok = esdb_gater_workers:reset([{Store, [P || P <- Pids, plausible(P)]}
-                                   || {Store, Pids} <- Registry]),
-    {noreply, maybe_attached(State#state{rev = Rev})};
+  when Phase =/= idle, Phase =/= connecting ->
+    {noreply, registry(Registry, State#state{rev = Rev})};
 handle_info({esdb_gater_registry, Change, Rev, Store, Pid}, #state{rev = Last} = State)
-  when is_integer(Last), Rev =:= Last + 1 ->
-    changed(Change, Store, Pid),
-    {noreply, State#state{rev = Rev}};
+  when is_integer(Last), Rev =:= Last + 1, (Change =:= added orelse Change =:= removed) ->
+    Unconfirmed = esdb_gater_copy:Change(Store, Pid, State#state.unconfirmed),
+    {noreply, State#state{rev = Rev, unconfirmed = Unconfirmed}};
 handle_info({esdb_gater_registry, _, Rev, _, _}, #state{rev = Last, phase = attached} = State)
   when is_integer(Last), Rev > Last + 1 ->
     ?LOG_NOTICE("erl_esdb_gater: changes ~b to ~b of the registry were missed; attaching anew",
@@ -192,15 +201,20 @@ handle_info({esdb_gater_event, Event, Measurements, Metadata}, State)
   when is_map(Measurements), is_map(Metadata) ->
     esdb_gater_telemetry:emit(Event, Measurements, Metadata),
     {noreply, State};
+handle_info({esdb_gater_gateways, Members}, State) ->
+    {noreply, look_home(learn(Members, State))};
 handle_info({'DOWN', Ref, process, _, Result}, #state{helper = {_, Ref}} = State) ->
     {noreply, connected(Result, State#state{helper = undefined})};
+handle_info({'DOWN', Ref, process, _, Result}, #state{home = {_, Ref, Node}} = State) ->
+    {noreply, home_reached(Result, Node, State#state{home = undefined})};
 handle_info({'DOWN', Ref, process, _, Reason}, #state{session = Ref} = State) ->
-    {noreply, reconnect(lost(Reason, State#state{session = undefined}))};
+    {noreply, reconnect(Reason, State#state{session = undefined})};
 handle_info({'DOWN', Ref, process, Pid, Reason} = Message, State) ->
     #state{monitors = Monitors, followers = Followers} = State,
     case {Monitors, Followers} of
         {#{Pid := Ref}, _} ->
-            {noreply, wanted_down(Pid, Reason, State#state{monitors = maps:remove(Pid, Monitors)})};
+            ok = esdb_gater_copy:ended(Pid, Reason),
+            {noreply, State#state{monitors = maps:remove(Pid, Monitors)}};
         {_, #{Pid := Ref}} ->
             Fewer = State#state{followers = maps:remove(Pid, Followers)},
             {noreply, relay_restored(Pid, Fewer)};
@@ -210,29 +224,37 @@ handle_info({'DOWN', Ref, process, Pid, Reason} = Message, State) ->
 handle_info(tick, State) ->
     _ = erlang:send_after(?TICK, self(), tick),
     ok = esdb_gater_telemetry:refresh(),
-    {noreply, beat(tell_events(none, State))};
+    {noreply, tell_events(none, State)};
 handle_info(reassert, State) ->
-    _ = erlang:send_after(?REASSERT, self(), reassert),
-    {noreply, reassert(State)};
+    {noreply, look_home(reassert(reassert_in(reassert_pause(), State)))};
+handle_info({settle, Attempt}, #state{attempt = Attempt, unconfirmed = Unconfirmed} = State) ->
+    ok = esdb_gater_copy:settle(Unconfirmed),
+    {noreply, State#state{unconfirmed = #{}, settled = true}};
 handle_info(connect, State) ->
     {noreply, connect(State#state{backoff_timer = undefined})};
-handle_info({phase_timeout, Node}, #state{node = Node, phase = Phase} = State)
-  when Phase =:= restoring; Phase =:= attaching ->
-    {noreply, reconnect(lost(no_answer, State))};
-handle_info({nodeup, Node, _}, #state{former = Former, node = Current} = State)
-  when is_map_key(Node, Former), Node =/= Current ->
-    {noreply, take_leave(Node, State)};
-handle_info({left, Node}, #state{former = Former, phase = Phase} = State) ->
-    Left = State#state{former = maps:remove(Node, Former)},
-    %% What it has sent meanwhile may have been taken for the other's.
+handle_info({phase_timeout, Phase, Node}, #state{node = Node, phase = Phase} = State) ->
     case Phase of
-        attached -> {noreply, attach(Left)};
-        _ -> {noreply, Left}
+        restoring -> {noreply, serve(State)};
+        connecting -> {noreply, reconnect(unreachable, State)};
+        attaching -> {noreply, reconnect(no_answer, State)}
+    end;
+handle_info({nodeup, Node, _}, #state{former = Former, node = Current} = State)
+  when Node =/= Current ->
+    case esdb_gater_former:member(Node, Former) of
+        true -> {noreply, take_leave(Node, State)};
+        false -> {noreply, State}
+    end;
+handle_info({left, Node}, #state{former = Former, phase = Phase} = State) ->
+    Left = State#state{former = esdb_gater_former:remove(Node, Former)},
+    %% What it has sent meanwhile may have been taken for the other's.
+    case lists:member(Phase, [attaching, restoring, attached]) of
+        true -> {noreply, attach(Left)};
+        false -> {noreply, Left}
     end;
 handle_info({UpOrDown, _, _}, State) when UpOrDown =:= nodeup; UpOrDown =:= nodedown ->
     {noreply, State};
-handle_info({expire_op, Id}, State) ->
-    {noreply, expire_op(Id, State)};
+handle_info({expire_request, Id}, #state{pending = Pending} = State) ->
+    {noreply, State#state{pending = esdb_gater_pending:expire(Id, Pending)}};
 handle_info({expire_waiting, Ref}, #state{waiting = Waiting} = State) ->
     {noreply, State#state{waiting = esdb_gater_awaiting:expire(Ref, Waiting)}};
 handle_info(Message, State) ->
@@ -246,27 +268,35 @@ terminate(_Reason, _State) ->
 %%% Connecting
 
 only(Node, State) ->
-    State#state{candidates = esdb_gater_candidates:new([Node])}.
+    State#state{gateways = esdb_gater_gateways:new([Node])}.
 
-%% The helper gives its answer by its exit.
--dialyzer({nowarn_function, connect/1}).
-connect(#state{phase = idle, candidates = Candidates} = State) ->
-    case esdb_gater_candidates:current(Candidates) of
+connect(#state{phase = idle, gateways = Gateways} = State) ->
+    case esdb_gater_gateways:current(Gateways) of
         {ok, Node} ->
+            Timeout = case esdb_gater_gateways:others(Node, Gateways) of
+                          true -> ?CONNECT_TIMEOUT;
+                          false -> ?PHASE_TIMEOUT
+                      end,
             Cancelled = cancel_backoff(State),
-            Helper = spawn_monitor(fun() -> exit({connected, net_kernel:connect_node(Node)}) end),
-            Cancelled#state{phase = connecting, node = Node, helper = Helper};
+            phase(connecting, Timeout, Cancelled#state{node = Node, helper = esdb_gater_link:connector(Node)});
         none ->
             State
     end;
 connect(State) ->
     State.
 
+phase(Phase, Timeout, #state{phase_timer = Timer, node = Node} = State) ->
+    cancel(Timer),
+    Next = erlang:send_after(Timeout, self(), {phase_timeout, Phase, Node}),
+    State#state{phase = Phase, phase_timer = Next}.
+
 connected({connected, true}, #state{phase = connecting, node = Node} = State) ->
     Session = erlang:monitor(process, {?SESSION, Node}),
-    Timer = erlang:send_after(?PHASE_TIMEOUT, self(), {phase_timeout, Node}),
-    Former = maps:remove(Node, State#state.former),
-    restore(State#state{former = Former, phase = restoring, session = Session, phase_timer = Timer});
+    Pulse = esdb_gater_pulse:start_link(Node, State#state.silence),
+    Former = esdb_gater_former:remove(Node, State#state.former),
+    ok = tell_followers({up, Node}, State),
+    attach(State#state{former = Former, session = Session, pulse = Pulse, settled = false,
+                       relays = maps:map(fun(_, _) -> [] end, State#state.followers)});
 connected(Result, #state{phase = connecting, node = Node} = State) ->
     case Result of
         {connected, ignored} ->
@@ -276,18 +306,19 @@ connected(Result, #state{phase = connecting, node = Node} = State) ->
             ?LOG_INFO("erl_esdb_gater: no connection to the gateway ~ts", [Node],
                       #{domain => [esdb_gater]})
     end,
-    reconnect(lost(unreachable, State));
+    reconnect(unreachable, State);
 connected(_Result, State) ->
     State.
 
-%% The next candidate at once, until all have failed; then after a pause.
-reconnect(#state{candidates = Candidates} = State) ->
-    case esdb_gater_candidates:failed(Candidates) of
+%% The next one at once, until all have failed; then after a pause.
+reconnect(Reason, #state{node = Node, gateways = Gateways} = State) ->
+    Lost = lost(Reason, State),
+    case esdb_gater_gateways:failed(Node, Gateways) of
         {0, Next} ->
-            connect(State#state{candidates = Next});
+            connect(Lost#state{gateways = Next});
         {Pause, Next} ->
-            Cancelled = cancel_backoff(State),
-            Cancelled#state{candidates = Next,
+            Cancelled = cancel_backoff(Lost),
+            Cancelled#state{gateways = Next,
                             backoff_timer = erlang:send_after(Pause, self(), connect)}
     end.
 
@@ -307,24 +338,22 @@ lost(Reason, #state{phase = Phase, node = Node, session = Session} = State) ->
     ok = esdb_gater_facts:unset(gateway),
     _ = Session =/= undefined andalso erlang:demonitor(Session, [flush]),
     stop_helper(State#state.helper),
+    ok = esdb_gater_pulse:stop(State#state.pulse),
     cancel(State#state.phase_timer),
     %% A gateway that does not answer, or that a newer one has replaced, must not be heard
     %% again either: its messages would mix with those of the next.
     _ = (Reason =:= no_answer orelse Reason =:= superseded)
         andalso erlang:disconnect_node(Node),
     _ = Phase =/= connecting andalso tell_followers(down, State),
-    State#state{former = (State#state.former)#{Node => []},
-                ops = maps:map(fun(_, Op) -> Op#op{sent = false} end, State#state.ops),
+    State#state{former = esdb_gater_former:add(Node, State#state.former),
+                pending = esdb_gater_pending:gateway_lost(State#state.pending),
                 phase = idle, node = undefined, session = undefined, helper = undefined,
-                phase_timer = undefined, requests = gen_server:reqids_new(), rev = undefined,
-                info = undefined, events = [], heartbeat = undefined, restoring = 0,
-                relays = #{}}.
+                pulse = undefined, phase_timer = undefined, requests = gen_server:reqids_new(),
+                rev = undefined, info = undefined, events = [], restoring = 0, relays = #{}}.
 
-%% A gateway keeps subscriptions over a lost connection, and connects again by itself. When
-%% another has taken over, what is published there would come twice.
 take_leave(Node, State) ->
     ok = tell_followers({former, Node}, State),
-    ok = esdb_gater_link:leave(Node, self()),
+    ok = esdb_gater_former:leave(Node, self()),
     State.
 
 stop_helper(undefined) -> ok;
@@ -333,64 +362,97 @@ stop_helper({Pid, Ref}) ->
     true = exit(Pid, kill),
     ok.
 
-%%% Restoring and attaching
+%%% A gateway on this host is better
 
-%% What was registered and subscribed through this node is so again before the session begins:
-%% the copy never lacks it, and who waits for a gateway finds it there.
-restore(#state{node = Node, followers = Followers} = State) ->
-    ok = tell_followers({up, Node}, State),
-    Wanted = esdb_gater_wanted:active(),
-    Sent = lists:foldl(fun({Store, Pid}, Acc) ->
-                           request(?REGISTRY, {register, Store, Pid}, {restored, Store, Pid}, Acc)
-                       end, monitor_wanted(State), Wanted),
-    maybe_restored(Sent#state{restoring = length(Wanted),
-                              relays = maps:map(fun(_, _) -> [] end, Followers)}).
-
-restored(#state{phase = restoring, restoring = N} = State) ->
-    maybe_restored(State#state{restoring = N - 1});
-restored(State) ->
+look_home(#state{phase = attached, mode = named, node = Node, home = undefined} = State) ->
+    case esdb_gater_gateways:home(Node, State#state.gateways) of
+        {ok, Home} ->
+            {Pid, Ref} = esdb_gater_link:connector(Home),
+            State#state{home = {Pid, Ref, Home}};
+        none ->
+            State
+    end;
+look_home(State) ->
     State.
 
-relay_restored(Pid, #state{phase = restoring, relays = Relays} = State) ->
-    maybe_restored(State#state{relays = maps:remove(Pid, Relays)});
-relay_restored(_Pid, State) ->
+home_reached({connected, true}, Home, #state{phase = attached, node = Node} = State) ->
+    case esdb_gater_gateways:home(Node, State#state.gateways) of
+        {ok, Home} ->
+            ?LOG_INFO("erl_esdb_gater: going over from gateway ~ts to ~ts on this host",
+                      [Node, Home], #{domain => [esdb_gater]}),
+            Left = take_leave(Node, lost(moved, State)),
+            Gateways = esdb_gater_gateways:succeeded(Home, Left#state.gateways),
+            connect(Left#state{gateways = Gateways});
+        _ ->
+            State
+    end;
+home_reached(_Result, _Home, State) ->
     State.
 
-maybe_restored(#state{restoring = 0, relays = Relays} = State) when map_size(Relays) =:= 0 ->
-    attach(State);
-maybe_restored(State) ->
-    State.
+%%% Attaching and restoring
 
-attach(State) ->
-    cancel(State#state.phase_timer),
-    Timer = erlang:send_after(?PHASE_TIMEOUT, self(), {phase_timeout, State#state.node}),
+attach(#state{attempt = Attempt} = State) ->
+    Attaching = phase(attaching, ?PHASE_TIMEOUT, State),
     request(?SESSION, {attach, ?PROTOCOL, self(), #{}}, attach,
-            State#state{phase = attaching, phase_timer = Timer, rev = undefined, info = undefined}).
+            Attaching#state{attempt = Attempt + 1, rev = undefined, info = undefined,
+                            restoring = 0}).
 
-%% Both the answer and the registry are needed; either may come first.
-maybe_attached(#state{phase = attaching, rev = Rev, info = Info, node = Node} = State)
+%% The whole registry has come. What is missing there is registered again; until that is
+%% answered nobody is told of the gateway, so who waits for one finds it all there.
+registry(Registry, #state{settled = Settled, attempt = Attempt} = State) ->
+    Gateway = case Settled of true -> same; false -> other end,
+    {Missing, Unconfirmed} = esdb_gater_copy:reset(Registry, Gateway),
+    _ = map_size(Unconfirmed) > 0 andalso erlang:send_after(?SETTLE, self(), {settle, Attempt}),
+    Sent = lists:foldl(
+             fun({Store, Pid}, Acc) ->
+                     request(?REGISTRY, {register, Store, Pid}, {restored, Attempt, Store, Pid}, Acc)
+             end, monitor_wanted(State), Missing),
+    restoring(Sent#state{restoring = length(Missing), unconfirmed = Unconfirmed,
+                         settled = map_size(Unconfirmed) =:= 0}).
+
+%% Both the answer to attach and the registry are needed; either may come first.
+restoring(#state{phase = attaching, rev = Rev, info = Info} = State)
   when is_integer(Rev), is_map(Info) ->
+    restoring(phase(restoring, ?RESTORE_TIMEOUT, State));
+restoring(#state{phase = restoring, restoring = 0, relays = Relays} = State)
+  when map_size(Relays) =:= 0 ->
+    serve(State);
+restoring(State) ->
+    State.
+
+restored(Attempt, #state{attempt = Attempt, restoring = Left} = State) when Left > 0 ->
+    restoring(State#state{restoring = Left - 1});
+restored(_Attempt, State) ->
+    State.
+
+relay_restored(Pid, #state{relays = Relays} = State) ->
+    restoring(State#state{relays = maps:remove(Pid, Relays)}).
+
+serve(#state{node = Node, info = Info} = State) ->
     cancel(State#state.phase_timer),
     ?LOG_INFO("erl_esdb_gater: attached to gateway ~ts", [Node], #{domain => [esdb_gater]}),
     ok = esdb_gater_facts:set(channels, maps:get(channels, Info, #{})),
     Attached = State#state{phase = attached, phase_timer = undefined,
-                           candidates = esdb_gater_candidates:succeeded(State#state.candidates)},
+                           gateways = esdb_gater_gateways:succeeded(Node, State#state.gateways)},
     Secret = send_secret(none, Attached),
     Events = tell_events(none, Secret),
-    Unsent = maps:filter(fun(_, #op{sent = Sent}) -> not Sent end, Events#state.ops),
-    Flushed = maps:fold(fun send_op/3, Events, Unsent),
+    Flushed = lists:foldl(fun({Id, Kind, Store, Pid}, Acc) -> send(Id, Kind, Store, Pid, Acc) end,
+                          Events, esdb_gater_pending:unsent(Events#state.pending)),
     ok = esdb_gater_facts:set(copy, ready),
     ok = esdb_gater_facts:set(gateway, Node),
     Woken = esdb_gater_awaiting:wake(Node, Flushed#state.waiting),
-    learn(maps:get(gateways, Info, []), Flushed#state{waiting = Woken});
-maybe_attached(State) ->
-    State.
+    look_home(learn(maps:get(gateways, Info, []), Flushed#state{waiting = Woken})).
 
 %% Other gateways of the same cluster are as good as those of the configuration.
-learn(Gateways, #state{mode = named, candidates = Candidates} = State) when is_list(Gateways) ->
-    Nodes = [G || G <- Gateways, is_atom(G)],
-    State#state{candidates = esdb_gater_candidates:learn(Nodes, Candidates)};
-learn(_Gateways, State) ->
+learn(Members, #state{mode = named, gateways = Gateways} = State) when is_list(Members) ->
+    case [G || G <- Members, is_atom(G)] of
+        [] ->
+            State;
+        Nodes ->
+            ok = esdb_gater_facts:set(gateways, Nodes),
+            State#state{gateways = esdb_gater_gateways:learn(Nodes, Gateways)}
+    end;
+learn(_Members, State) ->
     State.
 
 follower_news(#state{phase = Phase, node = Node})
@@ -402,81 +464,42 @@ follower_news(_) ->
 tell_followers(News, #state{followers = Followers}) ->
     maps:foreach(fun(Pid, _) -> Pid ! {esdb_gater_link, News} end, Followers).
 
-%%% The copy of the registry
-
-changed(added, Store, Pid) ->
-    case plausible(Pid) of
-        true ->
-            _ = esdb_gater_workers:add(Store, Pid),
-            esdb_gater_wanted:mark(Store, Pid, active);
-        false ->
-            ok
-    end;
-changed(removed, Store, Pid) ->
-    _ = esdb_gater_workers:remove(Store, Pid),
-    case node(Pid) =:= node() of
-        %% It has ended, or somebody has unregistered it: either way nobody wants it back.
-        true -> esdb_gater_wanted:remove(Store, Pid);
-        %% Or its node is out of reach. The gateway remembers it, and so do we, but only the
-        %% gateway can know whether it should come back.
-        false -> esdb_gater_wanted:mark(Store, Pid, faded)
-    end.
-
-%% A dead process of this node may still be on its way through the gateway.
-plausible(Pid) ->
-    node(Pid) =/= node() orelse is_process_alive(Pid).
-
 %%% Registrations
 
-new_op(Kind, Store, Pid, From, #state{next_op = Id, ops = Ops} = State) ->
-    Timer = erlang:send_after(?CALL_TIMEOUT, self(), {expire_op, Id}),
-    Op = #op{kind = Kind, store = Store, pid = Pid, from = From, timer = Timer},
-    Queued = State#state{next_op = Id + 1, ops = Ops#{Id => Op}},
+carry(Kind, Store, Pid, From, #state{pending = Pending} = State) ->
+    {Id, Added} = esdb_gater_pending:add(Kind, Store, Pid, From, Pending),
     case State#state.phase of
-        attached -> send_op(Id, Op, Queued);
-        _ -> Queued
+        attached -> send(Id, Kind, Store, Pid, State#state{pending = Added});
+        _ -> State#state{pending = Added}
     end.
 
-send_op(Id, #op{kind = Kind, store = Store, pid = Pid} = Op, #state{ops = Ops} = State) ->
-    request(?REGISTRY, {Kind, Store, Pid}, {op, Id, Kind, Store, Pid},
-            State#state{ops = Ops#{Id := Op#op{sent = true}}}).
+send(Id, Kind, Store, Pid, #state{pending = Pending} = State) ->
+    request(?REGISTRY, {Kind, Store, Pid}, {carried, Id, Kind, Store, Pid},
+            State#state{pending = esdb_gater_pending:sent(Id, Pending)}).
 
-expire_op(Id, #state{ops = Ops} = State) ->
-    case maps:take(Id, Ops) of
-        {#op{from = From}, Rest} ->
-            answer(From, {error, no_gateway}),
-            State#state{ops = Rest};
-        error ->
-            State
-    end.
-
-op_answered(Id, Kind, Store, Pid, Answer, #state{ops = Ops} = State) ->
-    case maps:take(Id, Ops) of
-        {#op{from = From, timer = Timer}, Rest} ->
-            cancel(Timer),
-            Done = op_done(Kind, Store, Pid, Answer, State#state{ops = Rest}),
-            answer(From, Answer),
+carried(Id, Kind, Store, Pid, Answer, #state{pending = Pending} = State) ->
+    case esdb_gater_pending:take(Id, Pending) of
+        {From, Rest} ->
+            Done = done(Kind, Store, Pid, Answer, State#state{pending = Rest}),
+            esdb_gater_pending:answer(From, Answer),
             Done;
-        error when Kind =:= register, Answer =:= ok ->
+        late when Kind =:= register, Answer =:= ok ->
             %% The caller has been told that it failed.
             request(?REGISTRY, {unregister, Store, Pid}, ignored, State);
-        error ->
+        late ->
             State
     end.
 
-op_done(register, Store, Pid, ok, State) ->
+done(register, Store, Pid, ok, State) ->
     ok = esdb_gater_wanted:add(Store, Pid),
     %% While a session is attached anew, its messages are not heard.
     _ = State#state.phase =:= attaching andalso esdb_gater_workers:add(Store, Pid),
     monitor_pid(Pid, State);
-op_done(unregister, Store, Pid, ok, State) ->
+done(unregister, Store, Pid, ok, State) ->
     ok = esdb_gater_wanted:remove(Store, Pid),
     State;
-op_done(_Kind, _Store, _Pid, _Error, State) ->
+done(_Kind, _Store, _Pid, _Error, State) ->
     State.
-
-answer(none, _Answer) -> ok;
-answer(From, Answer) -> gen_server:reply(From, Answer).
 
 %% Looked at now and then: what should be registered and is not.
 reassert(#state{phase = attached} = State) ->
@@ -484,11 +507,20 @@ reassert(#state{phase = attached} = State) ->
       fun({Store, Pid}, Acc) ->
               case esdb_gater_workers:member(Store, Pid) of
                   true -> Acc;
-                  false -> request(?REGISTRY, {register, Store, Pid}, ignored, Acc)
+                  false -> request(?REGISTRY, {register, Store, Pid},
+                                   {restored, none, Store, Pid}, Acc)
               end
       end, monitor_wanted(State), esdb_gater_wanted:active());
 reassert(State) ->
     State.
+
+reassert_in(Ms, #state{reassert_timer = Timer} = State) ->
+    cancel(Timer),
+    State#state{reassert_timer = erlang:send_after(Ms, self(), reassert)}.
+
+%% Many nodes that were started together do not ask together.
+reassert_pause() ->
+    ?REASSERT * 3 div 4 + rand:uniform(?REASSERT div 2).
 
 monitor_wanted(State) ->
     lists:foldl(fun monitor_pid/2, State, esdb_gater_wanted:processes()).
@@ -498,14 +530,6 @@ monitor_pid(Pid, #state{monitors = Monitors} = State) ->
         #{Pid := _} -> State;
         _ -> State#state{monitors = Monitors#{Pid => erlang:monitor(process, Pid)}}
     end.
-
-%% Out of reach is not dead; the gateway may still reach it.
-wanted_down(_Pid, noconnection, State) ->
-    State;
-wanted_down(Pid, _Reason, State) ->
-    lists:foreach(fun(Store) -> esdb_gater_workers:remove(Store, Pid) end,
-                  esdb_gater_wanted:remove_process(Pid)),
-    State.
 
 %%% Requests to the gateway
 
@@ -522,79 +546,55 @@ maybe_response(Message, #state{requests = Requests} = State) ->
             State
     end.
 
-response({op, Id, Kind, Store, Pid}, Answer, State) ->
-    op_answered(Id, Kind, Store, Pid, Answer, State);
-response({restored, Store, Pid}, Answer, State) ->
+response({carried, Id, Kind, Store, Pid}, Answer, State) ->
+    carried(Id, Kind, Store, Pid, Answer, State);
+response({restored, Attempt, Store, Pid}, Answer, State) ->
     case Answer of
+        ok ->
+            restored(Attempt, State);
         {error, Gone} when Gone =:= noproc; Gone =:= badarg ->
-            ok = esdb_gater_wanted:remove(Store, Pid);
+            ok = esdb_gater_wanted:remove(Store, Pid),
+            restored(Attempt, State);
         _ ->
-            ok
-    end,
-    restored(State);
+            restored(Attempt, reassert_in(?REASSERT_SOON + rand:uniform(?REASSERT_SOON), State))
+    end;
 response(attach, {ok, Info}, State) when is_map(Info) ->
-    maybe_attached(State#state{info = Info});
+    restoring(State#state{info = Info});
 response(attach, Answer, #state{node = Node} = State) ->
     ?LOG_ERROR("erl_esdb_gater: gateway ~ts refuses the session: ~tp", [Node, Answer],
                #{domain => [esdb_gater]}),
-    reconnect(lost(no_answer, State));
-response({events, From}, _Answer, State) ->
-    answer(From, ok),
+    reconnect(no_answer, State);
+response({told, From}, _Answer, State) ->
+    esdb_gater_pending:answer(From, ok),
     State;
-response({secret, From}, _Answer, State) ->
-    answer(From, ok),
-    State;
-response(heartbeat, _Answer, State) ->
-    State#state{heartbeat = undefined};
 response(ignored, _Answer, State) ->
     State.
 
 %% The service is not there, or the connection is going: its monitor says so as well.
-failed({restored, _, _}, State) -> restored(State);
-failed({events, From}, State) -> answer(From, ok), State;
-failed({secret, From}, State) -> answer(From, ok), State;
-failed(heartbeat, State) -> State#state{heartbeat = undefined};
+failed({restored, Attempt, _, _}, State) -> restored(Attempt, State);
+failed({told, From}, State) -> esdb_gater_pending:answer(From, ok), State;
 failed(_Label, State) -> State.
 
-tell_events(From, #state{phase = attached, events = Known} = State) ->
+tell_events(From, #state{phase = Phase, events = Known} = State) ->
     case esdb_gater_telemetry:gateway_events() of
-        Known ->
-            answer(From, ok),
-            State;
-        Events ->
-            request(?SESSION, {events, self(), Events}, {events, From},
-                    State#state{events = Events})
-    end;
-tell_events(From, State) ->
-    answer(From, ok),
-    State.
-
-send_secret(From, #state{phase = attached} = State) ->
-    case esdb_gater_facts:get(push_secret) of
-        {ok, true} ->
-            request(?SESSION, {set_secret, esdb_pubsub_security:get_secret()}, {secret, From}, State);
-        none ->
-            answer(From, ok),
+        Events when Phase =:= attached, Events =/= Known ->
+            request(?SESSION, {events, self(), Events}, {told, From},
+                    State#state{events = Events});
+        _ ->
+            esdb_gater_pending:answer(From, ok),
             State
-    end;
-send_secret(From, State) ->
-    answer(From, ok),
-    State.
+    end.
 
-%% A gateway that has the connection open and does not answer is lost all the same.
-beat(#state{phase = attached, heartbeat = undefined} = State) ->
-    request(?SESSION, info, heartbeat,
-            State#state{heartbeat = erlang:monotonic_time(millisecond)});
-beat(#state{phase = attached, heartbeat = Sent} = State) ->
-    case erlang:monotonic_time(millisecond) - Sent > ?SILENCE of
-        true -> reconnect(lost(no_answer, State));
-        false -> State
-    end;
-beat(State) ->
-    State.
+send_secret(From, #state{phase = Phase} = State) ->
+    case esdb_gater_facts:get(push_secret) of
+        {ok, true} when Phase =:= attached ->
+            request(?SESSION, {set_secret, esdb_pubsub_security:get_secret()}, {told, From}, State);
+        _ ->
+            esdb_gater_pending:answer(From, ok),
+            State
+    end.
 
 cancel(undefined) -> ok;
-cancel(none) -> ok;
 cancel(Timer) ->
     _ = erlang:cancel_timer(Timer),
     ok.

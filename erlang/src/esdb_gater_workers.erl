@@ -19,7 +19,7 @@
 %%% @end
 -module(esdb_gater_workers).
 
--export([tables/0, add/2, remove/2, reset/1, member/2,
+-export([tables/0, add/2, remove/2, renew/2, reset/1, member/2,
          select/1, select/3, list/1, local/1, stores/0, size/1]).
 
 -define(WORKERS, esdb_gater_workers).
@@ -55,7 +55,7 @@ add(Store, Pid) ->
                 end,
             true = ets:insert(?PLACES, {{Store, Pid}, Seq, N, LocalPlace}),
             %% Last: places below the count must be filled when a reader sees the count.
-            put_head(Store, N + 1, grown(LocalN, LocalPlace), Counters, Version + 1),
+            put_head(Store, N + 1, grown(LocalN, LocalPlace), Counters, abs(Version) + 1),
             true
     end.
 
@@ -77,7 +77,7 @@ remove(Store, Pid) ->
                              {Store, LocalPlace, local}, {Store, LocalN - 1, local}),
                         LocalN - 1
                 end,
-            put_head(Store, N - 1, LocalN1, Counters, Version + 1),
+            put_head(Store, N - 1, LocalN1, Counters, abs(Version) + 1),
             true = ets:delete(?WORKERS, {Store, N - 1}),
             case LocalPlace of
                 none -> ok;
@@ -100,6 +100,18 @@ fill(Store, Place, _Last, Column, Key, LastKey) ->
     true = ets:update_element(?PLACES, {Store, Moved}, {Column, Place}),
     ok.
 
+%% @doc A worker in the copy becomes the last in the order of registration.
+-spec renew(StoreId :: atom(), pid()) -> boolean().
+renew(Store, Pid) ->
+    case ets:lookup(?PLACES, {Store, Pid}) of
+        [{_, Seq, _, _}] ->
+            Last = erlang:unique_integer([monotonic]),
+            reorder(Store, [{{Store, Last}, Pid}], [Seq]),
+            true;
+        [] ->
+            add(Store, Pid)
+    end.
+
 %% @doc The whole registry anew: what is not in it goes, what is missing comes. A store whose
 %% order differs is rebuilt.
 -spec reset([{StoreId :: atom(), [pid()]}]) -> ok.
@@ -117,18 +129,22 @@ reset_store(Store, Pids) ->
         _ -> renumber(Store, Pids)
     end.
 
-%% Same workers, other order of registration. The new numbers are above the old ones, so a
-%% reader meets a worker twice at most, which list/1 notices by the version.
+%% Same workers, other order of registration.
 renumber(Store, Pids) ->
     Old = [Seq || {{_, Seq}, _} <- ets:match_object(?ORDER, {{Store, '_'}, '_'})],
-    Rows = [{{Store, erlang:unique_integer([monotonic])}, Pid} || Pid <- Pids],
+    reorder(Store, [{{Store, erlang:unique_integer([monotonic])}, Pid} || Pid <- Pids], Old).
+
+%% Other numbers for workers that keep their places. Meanwhile a reader may meet one of them twice;
+%% a version below 0 tells list/1.
+reorder(Store, Rows, Old) ->
     {N, LocalN, Counters, Version} = head(Store),
+    put_head(Store, N, LocalN, Counters, -abs(Version) - 1),
     true = ets:insert(?ORDER, Rows),
     lists:foreach(fun(Seq) -> ets:delete(?ORDER, {Store, Seq}) end, Old),
     lists:foreach(fun({{_, Seq}, Pid}) ->
                       ets:update_element(?PLACES, {Store, Pid}, {2, Seq})
                   end, Rows),
-    put_head(Store, N, LocalN, Counters, Version + 1).
+    put_head(Store, N, LocalN, Counters, abs(Version) + 2).
 
 %% @doc Whether this worker is in the copy.
 -spec member(StoreId :: atom(), pid()) -> boolean().
@@ -225,9 +241,9 @@ consistent(Store, Tries) ->
         Before = version(Store),
         Pids = ordered(Store),
         case version(Store) of
-            Before -> Pids;
+            Before when Before >= 0 -> Pids;
             _ when Tries > 1 -> consistent(Store, Tries - 1);
-            _ -> Pids
+            _ -> lists:uniq(Pids)
         end
     catch
         error:badarg -> []

@@ -41,6 +41,7 @@ a_bad_value_is_an_error_with_its_key_test_() ->
          {"security.message_ttl_seconds", [{security, [{message_ttl_seconds, "300"}]}]},
          {"security.hmac_secret", [{security, [{hmac_secret, <<>>}]}]},
          {"gateways", [{gateways, [gater]}]},
+         {"gateway_timeout_ms", [{gateway_timeout_ms, 99}]},
          {"program", [{program, ""}]},
          {"telemetry_handlers", [{telemetry_handlers, [statsd]}]}]].
 

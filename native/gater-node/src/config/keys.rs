@@ -13,7 +13,7 @@ const fn key(path: &'static str, variable: Option<&'static str>) -> Key {
 }
 
 /// All keys, but for those of channels.
-pub const KEYS: [Key; 19] = [
+pub const KEYS: [Key; 20] = [
     key("name", Some("ESDB_GATER_NAME")),
     key("cookie", Some("ESDB_GATER_COOKIE")),
     key("cookie_file", Some("ESDB_GATER_COOKIE_FILE")),
@@ -32,6 +32,7 @@ pub const KEYS: [Key; 19] = [
     key("telemetry_handlers", None),
     // Of the BEAM side: known, and none of the gateway's business.
     key("gateways", None),
+    key("gateway_timeout_ms", None),
     key("program", None),
     key("channels", None),
 ];

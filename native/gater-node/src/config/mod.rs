@@ -27,7 +27,7 @@
 //! | `retry.max_attempts` | | from 1 | 5 |
 //! | `telemetry_handlers` | | list that may hold `logger` | none |
 //!
-//! `gateways` and `program` are keys of the BEAM side and are passed over. The file itself is
+//! `gateways`, `gateway_timeout_ms` and `program` are keys of the BEAM side and are passed over. The file itself is
 //! given by `--config` or `ESDB_GATER_CONFIG`, what is logged by `ESDB_GATER_LOG`.
 
 mod channels;
