@@ -10,7 +10,8 @@
          subscribers_at_all_gateways_are_listed/1,
          the_last_health_message_is_replayed_at_every_gateway/1,
          a_gateway_that_comes_back_relays_and_is_relayed_to_as_before/1,
-         a_message_of_many_fragments_is_relayed_whole/1]).
+         a_message_of_many_fragments_is_relayed_whole/1,
+         a_secret_that_is_changed_at_one_gateway_holds_at_all/1]).
 
 -define(EVENTS, esdb_channel_events).
 -define(HEALTH, esdb_channel_health).
@@ -24,7 +25,8 @@ all() ->
      subscribers_at_all_gateways_are_listed,
      the_last_health_message_is_replayed_at_every_gateway,
      a_gateway_that_comes_back_relays_and_is_relayed_to_as_before,
-     a_message_of_many_fragments_is_relayed_whole].
+     a_message_of_many_fragments_is_relayed_whole,
+     a_secret_that_is_changed_at_one_gateway_holds_at_all].
 
 init_per_suite(Config) ->
     World = gater_harness:new(),
@@ -165,7 +167,23 @@ a_message_of_many_fragments_is_relayed_whole(Config) ->
         end)
     end).
 
+a_secret_that_is_changed_at_one_gateway_holds_at_all(Config) ->
+    {Beam, Gateways = [One | _]} = setup(Config),
+    Topic = topic(),
+    Secret = <<"as said at one">>,
+    ok = gater_harness:call(Beam, {esdb_gater_session, One}, {set_secret, Secret}),
+    [gater_harness:until(fun() ->
+        ok =:= gater_harness:call(Beam, {esdb_channel_alerts, Gateway},
+                                  {publish, Topic, signed(#{level => critical}, Secret)})
+    end) || Gateway <- Gateways].
+
 %%% What the cases share
+
+%% As `esdb_pubsub_security:sign/2' does, for small maps of atoms.
+signed(Map, Secret) ->
+    Stamped = Map#{signed_at => erlang:system_time(second)},
+    Bytes = term_to_binary(lists:sort(maps:to_list(Stamped)), [deterministic, {minor_version, 2}]),
+    Stamped#{signature => base64:encode(crypto:mac(hmac, sha256, Secret, Bytes))}.
 
 setup(Config) -> {proplists:get_value(beam, Config), proplists:get_value(gateways, Config)}.
 

@@ -104,12 +104,14 @@ impl Gateway {
             .iter()
             .map(|(name, policy)| Ok(Arc::new(Channel::new(&tag, atom(name)?, *policy))))
             .collect::<Result<_, StartError>>()?;
+        let relays = Arc::new(Relays::new(peers.clone(), secret.clone(), &channels));
         let sessions = Sessions::new(
             own_name.clone(),
             directory.clone(),
             peers.clone(),
             telemetry.clone(),
             secret.clone(),
+            relays.clone(),
             channels.clone(),
         );
         let registry =
@@ -118,7 +120,7 @@ impl Gateway {
             peers: peers.clone(),
             cluster_service: ClusterService::new(cluster.clone(), directory.clone()),
             cluster: cluster.clone(),
-            relays: Arc::new(Relays::new(peers.clone(), &channels)),
+            relays,
             directory,
             registry,
             sessions,

@@ -27,6 +27,7 @@ use tokio::time::timeout;
 use super::channel::Channel;
 use crate::peers::{PeerRef, Peers};
 use crate::replica::codec;
+use crate::secret::Secret;
 
 /// The registered name that gateways send what they want to.
 pub const NAME: &str = "esdb_gater_relay";
@@ -39,7 +40,7 @@ const KNOWN_WITHIN: Duration = Duration::from_secs(1);
 const LISTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// What gateways tell each other about channels.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 enum Word {
     /// This process of mine takes what my subscribers want.
     Hello(Pid),
@@ -52,6 +53,9 @@ enum Word {
     /// The last message of a topic, and when it was published in Unix milliseconds.
     /// The message is whole, as a subscriber gets it.
     Last { at: u64, message: Vec<u8> },
+    /// Sign with this from now on. Not logged, and no more secret on the way than it was
+    /// on the way here.
+    Secret(Vec<u8>),
     /// Who is subscribed to this at yours?
     List { number: u64, channel: String, topic: Vec<u8> },
     /// These are.
@@ -131,6 +135,7 @@ fn say(connection: &Connection, word: &Word) {
 /// The channels' side of a cluster.
 pub struct Relays {
     peers: Arc<Peers>,
+    secret: Arc<Secret>,
     channels: FxHashMap<String, Arc<Channel>>,
     taker: OnceLock<Pid>,
     gateways: RwLock<Vec<Arc<Gateway>>>,
@@ -140,9 +145,10 @@ pub struct Relays {
 
 impl Relays {
     /// Relays for these channels.
-    pub fn new(peers: Arc<Peers>, channels: &[Arc<Channel>]) -> Self {
+    pub fn new(peers: Arc<Peers>, secret: Arc<Secret>, channels: &[Arc<Channel>]) -> Self {
         Self {
             peers,
+            secret,
             channels: channels.iter().map(|c| (c.name().to_owned(), c.clone())).collect(),
             taker: OnceLock::new(),
             gateways: RwLock::default(),
@@ -270,6 +276,10 @@ impl Relays {
                     channel.last_was(topic, at, &message);
                 }
             }
+            Word::Secret(secret) => {
+                self.secret.rotate(&secret);
+                tracing::info!(by = %gateway.peer.node(), "the secret was changed");
+            }
             Word::List { number, channel, topic } => {
                 let channel = self.channels.get(&channel);
                 let pids = channel.map(|c| c.subscribers(&topic)).unwrap_or_default();
@@ -281,6 +291,13 @@ impl Relays {
                     let _ = asked.send(pids);
                 }
             }
+        }
+    }
+
+    /// The secret was changed at this gateway: so it is at the others.
+    pub fn tell_secret(&self, secret: &[u8]) {
+        for gateway in self.gateways.read().iter() {
+            say(&gateway.connection, &Word::Secret(secret.to_vec()));
         }
     }
 

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
 
 use super::channel::Channel;
+use super::relay::Relays;
 use super::{OK, error, error_with, unknown_request};
 use crate::directory::Directory;
 use crate::peers::{Interest, PeerRef, Peers};
@@ -35,6 +36,7 @@ pub struct Sessions {
     peers: Arc<Peers>,
     telemetry: Arc<Telemetry>,
     secret: Arc<Secret>,
+    relays: Arc<Relays>,
     channels: Vec<Arc<Channel>>,
     attached: Mutex<FxHashSet<(PeerRef, LocalPid)>>,
     /// All gateways of the cluster.
@@ -49,6 +51,7 @@ impl Sessions {
         peers: Arc<Peers>,
         telemetry: Arc<Telemetry>,
         secret: Arc<Secret>,
+        relays: Arc<Relays>,
         channels: Vec<Arc<Channel>>,
     ) -> Self {
         Self {
@@ -59,6 +62,7 @@ impl Sessions {
             peers,
             telemetry,
             secret,
+            relays,
             channels,
             attached: Mutex::default(),
         }
@@ -101,6 +105,7 @@ impl Sessions {
             }
             Ok(Operation::SetSecret(secret)) => {
                 self.secret.rotate(secret);
+                self.relays.tell_secret(secret);
                 tracing::info!(by = %caller.peer().name, "the secret was changed");
                 caller.reply(&from, OK);
             }
