@@ -139,7 +139,7 @@ impl Node {
     }
 
     async fn write(&self, command: Command) {
-        let written = self.raft.client_write(Batch(Arc::new([command])));
+        let written = self.raft.client_write(Batch { origin: None, commands: Arc::new([command]) });
         tokio::time::timeout(Duration::from_secs(30), written).await.unwrap().unwrap();
     }
 }

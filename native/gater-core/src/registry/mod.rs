@@ -4,9 +4,11 @@
 //! own [`State`] in the same order and so holds the same registrations.
 
 mod command;
+mod proposers;
 mod snapshot;
 mod state;
 
 pub use command::{Change, Command, Outcome, Refusal};
+pub use proposers::{Origin, Proposers};
 pub use snapshot::{Snapshot, SnapshotError};
 pub use state::{MAX_REGISTRATIONS, State};

@@ -29,7 +29,7 @@ use self::links::Links;
 use self::rpc::Rpc;
 use self::wire::{Answer, ClusterId, Content, Envelope, Hello, NAME, Question};
 use crate::peers::Peers;
-use crate::replica::{Batch, Member, MemberError, OpenError, Replica, Role, Standing};
+use crate::replica::{Member, MemberError, OpenError, Replica, Role, Standing};
 
 /// The name under which the data directory remembers the cluster.
 const CLUSTER_NOTE: &str = "cluster";
@@ -227,9 +227,8 @@ impl Cluster {
             Question::Snapshot(_, request) => {
                 Answer::Snapshot(raft.install_snapshot(request).await)
             }
-            Question::Forward(Batch(commands)) => {
-                let written = self.replica.write_as_leader(Batch(commands), WRITE_WITHIN);
-                Answer::Forward(written.await)
+            Question::Forward(batch) => {
+                Answer::Forward(self.replica.write_as_leader(batch, WRITE_WITHIN).await)
             }
             Question::Leaderless(term) => Answer::Flag(takeover::is_leaderless(self, term)),
         }

@@ -3,10 +3,11 @@
 //! One batch is on its way at a time; what comes meanwhile makes the next. So
 //! the batches grow with the load, and a lone command waits for nobody.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gater_core::registry::{Command, Outcome};
+use gater_core::registry::{Command, Origin, Outcome};
 use openraft::Raft;
 use openraft::error::{ClientWriteError, RaftError};
 use tokio::sync::mpsc::error::TrySendError;
@@ -94,6 +95,9 @@ pub struct Way {
 }
 
 async fn run(way: Way, mut queue: mpsc::Receiver<Proposal>, stop: CancellationToken) {
+    // Drawn anew with every start: batches of an earlier life are not mistaken for these.
+    let proposer = getrandom::u64().unwrap_or_else(|_| RandomState::new().hash_one(0));
+    let mut number = 0;
     let mut proposals = Vec::new();
     loop {
         let taken = tokio::select! {
@@ -115,7 +119,9 @@ async fn run(way: Way, mut queue: mpsc::Receiver<Proposal>, stop: CancellationTo
         };
         let (commands, answers): (Vec<_>, Vec<_>) =
             proposals.drain(..).map(|proposal| (proposal.command, proposal.answer)).unzip();
-        match way.write(Batch(commands.into()), deadline).await {
+        number += 1;
+        let batch = Batch { origin: Some(Origin { proposer, number }), commands: commands.into() };
+        match way.write(batch, deadline).await {
             Ok(outcomes) => {
                 for (answer, outcome) in answers.into_iter().zip(outcomes) {
                     // Whoever asked may have gone.
@@ -135,8 +141,8 @@ impl Way {
     /// Writes one batch, here or through the leader, whoever that comes to be before
     /// `deadline`: one outcome for each command.
     ///
-    /// When the answer of a leader is lost the batch is written again. Commands can bear
-    /// that: who waits for the answer sees them carried out between question and answer.
+    /// When the answer of a leader is lost the batch is written again; its [`Origin`] sees
+    /// to it that it is carried out once, and not after a later one.
     pub async fn write(
         &self,
         batch: Batch,

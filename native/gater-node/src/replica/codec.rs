@@ -54,7 +54,7 @@ mod tests {
         let members = std::collections::BTreeSet::from([1, u64::MAX]);
         for payload in [
             EntryPayload::Blank,
-            EntryPayload::Normal(Batch(vec![command].into())),
+            EntryPayload::Normal(Batch { origin: None, commands: vec![command].into() }),
             EntryPayload::Membership(Membership::new(vec![members], None)),
         ] {
             let entry = entry(payload);

@@ -4,17 +4,17 @@ use std::cmp::Ordering;
 use std::io::Cursor;
 use std::sync::Arc;
 
-use gater_core::registry::{Change, State};
+use gater_core::registry::{Change, Proposers, State};
 use openraft::storage::RaftStateMachine;
 use openraft::{AnyError, EntryPayload, RaftSnapshotBuilder, Snapshot};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::OnChange;
-use super::codec;
 use super::snapshot::{self, SnapshotError, SnapshotFile, Stored};
 use super::types::{
-    Applied, Entry, LogId, Membership, SnapshotMeta, StorageError, StorageIoError, TypeConfig,
+    Applied, Batch, Entry, LogId, Membership, SnapshotMeta, StorageError, StorageIoError,
+    TypeConfig,
 };
 
 /// The state machine. Clones are handles of the same one.
@@ -34,6 +34,7 @@ struct Shared {
 #[derive(Default)]
 struct Core {
     state: State,
+    proposers: Proposers,
     applied: Option<LogId>,
     membership: Membership,
     /// Whether changes are told.
@@ -49,12 +50,16 @@ impl Machine {
     ) -> Result<Self, SnapshotError> {
         let core = match stored {
             None => Core::default(),
-            Some(stored) => Core {
-                state: snapshot::restore(&stored.body)?,
-                applied: stored.meta.last_log_id,
-                membership: stored.meta.last_membership,
-                live: false,
-            },
+            Some(stored) => {
+                let (state, proposers) = snapshot::restore(&stored.body)?;
+                Core {
+                    state,
+                    proposers,
+                    applied: stored.meta.last_log_id,
+                    membership: stored.meta.last_membership,
+                    live: false,
+                }
+            }
         };
         let told = watch::Sender::new(core.applied.map_or(0, |id| id.index));
         let shared = Shared { core: RwLock::new(core), on_change, file, told };
@@ -86,6 +91,21 @@ impl Machine {
     }
 }
 
+impl Core {
+    /// Carries out a batch, unless it was before.
+    fn apply(&mut self, index: u64, batch: &Batch) -> Applied {
+        let Some(origin) = batch.origin else {
+            return Applied(self.state.apply(index, &batch.commands));
+        };
+        if let Some(outcomes) = self.proposers.earlier(origin, batch.commands.len()) {
+            return Applied(outcomes);
+        }
+        let outcomes = self.state.apply(index, &batch.commands);
+        self.proposers.carried_out(origin, index, &outcomes);
+        Applied(outcomes)
+    }
+}
+
 impl Shared {
     fn tell_index(&self) {
         let index = self.core.read().applied.map_or(0, |id| id.index);
@@ -112,9 +132,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             for entry in entries {
                 let applied = match entry.payload {
                     EntryPayload::Blank => Applied::default(),
-                    EntryPayload::Normal(batch) => {
-                        Applied(core.state.apply(entry.log_id.index, &batch.0))
-                    }
+                    EntryPayload::Normal(batch) => core.apply(entry.log_id.index, &batch),
                     EntryPayload::Membership(members) => {
                         core.membership = Membership::new(Some(entry.log_id), members);
                         Applied::default()
@@ -149,6 +167,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 snapshot_id,
             },
             registry: core.state.snapshot(),
+            proposers: core.proposers.clone(),
         }
     }
 
@@ -163,7 +182,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     ) -> Result<(), StorageError> {
         let signature = meta.signature();
         let body = snapshot.into_inner();
-        let state = snapshot::restore(&body).map_err(|error| {
+        let (state, proposers) = snapshot::restore(&body).map_err(|error| {
             StorageIoError::read_snapshot(Some(signature.clone()), AnyError::new(&error))
         })?;
         let (shared, saved_meta) = (self.shared.clone(), meta.clone());
@@ -177,6 +196,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             let mut core = self.shared.core.write();
             let changes = if core.live { differences(&core.state, &state) } else { Vec::new() };
             core.state = state;
+            core.proposers = proposers;
             core.applied = meta.last_log_id;
             core.membership = meta.last_membership.clone();
             (core.live, changes)
@@ -207,6 +227,7 @@ pub struct Builder {
     shared: Arc<Shared>,
     meta: SnapshotMeta,
     registry: gater_core::registry::Snapshot,
+    proposers: Proposers,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
@@ -218,9 +239,10 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             registrations: Vec::new(),
         };
         let registry = std::mem::replace(&mut self.registry, empty);
+        let proposers = std::mem::take(&mut self.proposers);
         let signature = meta.signature();
         let body = tokio::task::spawn_blocking(move || {
-            let body = codec::encode(&registry)?;
+            let body = snapshot::body(&registry, &proposers)?;
             shared.file.save(&meta, &body)?;
             Ok::<_, SnapshotError>(body)
         })

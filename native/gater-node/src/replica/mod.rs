@@ -318,7 +318,8 @@ async fn start(
         // An entry of its own commits all those before it, whoever wrote them.
         let way = Way { raft: raft.clone(), machine: machine.clone(), leader };
         let deadline = Instant::now() + LEAD_WITHIN;
-        way.write(Batch(Arc::new([])), deadline).await.map_err(|error| failed(&error))?;
+        let nothing = Batch { origin: None, commands: Arc::new([]) };
+        way.write(nothing, deadline).await.map_err(|error| failed(&error))?;
     }
     Ok(raft)
 }

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use gater_core::registry::State;
+use gater_core::registry::{Proposers, Snapshot, State};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -19,7 +19,7 @@ use super::error::OpenError;
 use super::types::{NodeId, SnapshotMeta};
 
 /// The first bytes of a snapshot file, with the version of its layout.
-const MAGIC: &[u8; 8] = b"esdbgsn\x01";
+const MAGIC: &[u8; 8] = b"esdbgsn\x02";
 const DIGEST_BYTES: usize = 32;
 
 /// What a snapshot is of.
@@ -160,9 +160,14 @@ impl SnapshotFile {
     }
 }
 
-/// The registry of a snapshot's body.
-pub fn restore(body: &[u8]) -> Result<State, SnapshotError> {
+/// What a snapshot's body holds.
+pub fn restore(body: &[u8]) -> Result<(State, Proposers), SnapshotError> {
     Ok(codec::decode(body)?)
+}
+
+/// The body of a snapshot.
+pub fn body(registry: &Snapshot, proposers: &Proposers) -> Result<Vec<u8>, SnapshotError> {
+    Ok(codec::encode(&(registry, proposers))?)
 }
 
 #[cfg(test)]

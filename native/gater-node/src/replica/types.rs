@@ -3,7 +3,7 @@
 use std::io::Cursor;
 use std::sync::Arc;
 
-use gater_core::registry::{Command, Outcome};
+use gater_core::registry::{Command, Origin, Outcome};
 use serde::{Deserialize, Serialize};
 
 openraft::declare_raft_types!(
@@ -43,7 +43,12 @@ pub struct Member {
 
 /// Commands that share a log entry, and with it one write to the disk. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Batch(pub Arc<[Command]>);
+pub struct Batch {
+    /// Which of all batches it is; `None` for one that changes nothing.
+    pub origin: Option<Origin>,
+    /// The commands.
+    pub commands: Arc<[Command]>,
+}
 
 /// What became of the commands of an entry: one outcome each, in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

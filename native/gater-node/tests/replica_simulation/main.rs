@@ -165,7 +165,7 @@ async fn live(
         ..Config::default()
     };
     let config = Arc::new(config.validate()?);
-    let net = Net::open().await?;
+    let net = Net::open(dice.below(1 << 62)).await?;
     let log = disk.open(Dice::new(dice.below(u64::MAX), 1));
     let raft = Raft::new(id, config, net.clone(), log, NoSnapshots(machine.clone())).await?;
     machine.go_live(|state| {

@@ -61,10 +61,12 @@ struct Shared {
 }
 
 impl Net {
-    pub async fn open() -> io::Result<Self> {
+    /// Opens it; questions are counted from `first`, so that answers to those of an earlier
+    /// life are not mistaken.
+    pub async fn open(first: u64) -> io::Result<Self> {
         Ok(Self(Arc::new(Shared {
             socket: UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, PORT)).await?,
-            last: AtomicU64::new(0),
+            last: AtomicU64::new(first),
             waiting: Mutex::default(),
             heard: Mutex::new(Instant::now()),
         })))

@@ -23,7 +23,7 @@ const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("facts");
 
 /// The format of the whole file, as the fact `format`.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 /// Bytes of the file that redb keeps in memory. The log is read once, at the start.
 const CACHE_BYTES: usize = 2 << 20;
 

@@ -68,7 +68,7 @@ impl Tail {
 
 fn weight(entry: &Entry) -> usize {
     match &entry.payload {
-        EntryPayload::Normal(batch) => 1 + batch.0.len(),
+        EntryPayload::Normal(batch) => 1 + batch.commands.len(),
         EntryPayload::Blank | EntryPayload::Membership(_) => 1,
     }
 }
