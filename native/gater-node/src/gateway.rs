@@ -14,6 +14,7 @@ use crate::cluster::network::Network;
 use crate::cluster::rpc::Rpc;
 use crate::config::Config;
 use crate::directory::Directory;
+use crate::mesh::Mesh;
 use crate::peers::{Interest, Peers};
 use crate::replica::{self, Replica};
 use crate::router::Router;
@@ -116,11 +117,14 @@ impl Gateway {
         );
         let registry =
             Registry::new(replica.clone(), directory.clone(), peers.clone(), own_name.clone());
+        let seeds = config.join.iter().map(|name| atom(name)).collect::<Result<_, _>>()?;
+        let mesh = Arc::new(Mesh::new(own_name.clone(), seeds, config.max_nodes));
         let router = Arc::new(Router {
             peers: peers.clone(),
             cluster_service: ClusterService::new(cluster.clone(), directory.clone()),
             cluster: cluster.clone(),
             relays,
+            mesh: mesh.clone(),
             directory,
             registry,
             sessions,
@@ -134,9 +138,7 @@ impl Gateway {
         let stop = CancellationToken::new();
         router.relays.attach(&node);
         cluster.start(node.clone(), &stop);
-        for name in &config.join {
-            node.keep(&atom(name)?);
-        }
+        tokio::spawn(stop.clone().run_until_cancelled_owned(mesh.follow(node.clone())));
         rejoin(&peers).await;
 
         tokio::spawn(tell_gateways(router.clone(), stop.clone()));

@@ -8,6 +8,7 @@ pub mod config;
 mod directory;
 mod gateway;
 pub mod log;
+mod mesh;
 mod peers;
 pub mod replica;
 mod router;

@@ -13,6 +13,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::clock;
 use crate::cluster::{Cluster, wire};
 use crate::directory::Directory;
+use crate::mesh::Mesh;
 use crate::peers::{PeerRef, Peers};
 use crate::secret::Secret;
 use crate::service::channel::{self, Channel, TooManySubscriptions};
@@ -38,6 +39,7 @@ pub struct Router {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) cluster_service: ClusterService,
     pub(crate) relays: Arc<Relays>,
+    pub(crate) mesh: Arc<Mesh>,
     pub(crate) sessions: Sessions,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) secret: Arc<Secret>,
@@ -279,6 +281,7 @@ impl Events for Router {
         }
         self.directory.up(&joined.peer);
         self.cluster.up(connection);
+        self.mesh.changed(connection);
         if self.cluster.is_other(connection.peer().name.as_str()) {
             self.relays.greet(connection);
         }
@@ -287,6 +290,7 @@ impl Events for Router {
 
     fn down(&self, connection: &Arc<Connection>, _reason: &DownReason) {
         self.cluster.down(connection);
+        self.mesh.changed(connection);
         self.relays.lost(connection);
         if let Some(peer) = self.peers.left(connection) {
             self.directory.down(&peer);
@@ -304,6 +308,7 @@ impl Events for Router {
             Target::Pid(pid) if self.relays.takes(&pid) => {
                 self.relays.relayed(caller, &message.payload);
             }
+            Target::Pid(pid) if self.mesh.takes(&pid) => self.mesh.message(&message.payload),
             // No other process of the gateway takes messages.
             Target::Pid(_) | Target::Alias(_) => {}
         }

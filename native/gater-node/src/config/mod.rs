@@ -48,6 +48,7 @@ use secrecy::{ExposeSecret, SecretSlice, SecretString};
 pub use self::error::ConfigError;
 use self::sources::Sources;
 pub use self::sources::{Environment, Flags};
+pub(crate) use self::value::is_node_name;
 
 /// How retries of the BEAM side are spaced unless a caller says otherwise.
 ///

@@ -69,7 +69,7 @@ pub fn node_names(value: &Value) -> Result<Vec<String>, Problem> {
 }
 
 /// As OTP has it: letters, digits, `_` and `-`, then `@`, then a host.
-fn is_node_name(name: &str) -> bool {
+pub fn is_node_name(name: &str) -> bool {
     let Some((alive, host)) = name.split_once('@') else { return false };
     name.len() <= 255
         && !alive.is_empty()
