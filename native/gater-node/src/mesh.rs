@@ -85,7 +85,7 @@ impl View {
 
     /// The nodes to dial now, and whether that is the first time since they were connected.
     /// Forgets those that nobody names any more.
-    fn to_dial(&mut self, connected: impl Fn(&Atom) -> bool, now: Instant) -> Vec<(Atom, bool)> {
+    fn dial_now(&mut self, connected: impl Fn(&Atom) -> bool, now: Instant) -> Vec<(Atom, bool)> {
         let mut dial = Vec::new();
         self.nodes.retain(|node, known| {
             if connected(node) {
@@ -147,7 +147,7 @@ impl Mesh {
                 let named = nodes.into_iter().filter(|name| *name != self.own).chain([name]);
                 self.view.lock().named(named, Instant::now());
             }
-            for (name, first) in self.view.lock().to_dial(connected, Instant::now()) {
+            for (name, first) in self.view.lock().dial_now(connected, Instant::now()) {
                 let node = node.clone();
                 tokio::spawn(async move {
                     // Once is enough to know it.
@@ -265,7 +265,7 @@ mod tests {
         let mut dials = Vec::new();
         for second in 0..600 {
             let now = start + Duration::from_secs(second);
-            let now = view.to_dial(|_| false, now);
+            let now = view.dial_now(|_| false, now);
             dials.extend(now.into_iter().map(|(node, _)| (second, node)));
         }
         assert!(view.nodes.contains_key(&atom("seed@h")));
@@ -279,9 +279,9 @@ mod tests {
     fn a_node_that_was_connected_is_dialled_at_once_when_it_is_lost() {
         let start = Instant::now();
         let mut view = View::new(atoms(&["seed@h"]), 10, start);
-        let _ = view.to_dial(|_| false, start);
-        assert_eq!(view.to_dial(|_| true, start), []);
-        assert_eq!(view.to_dial(|_| false, start), [(atom("seed@h"), true)]);
+        let _ = view.dial_now(|_| false, start);
+        assert_eq!(view.dial_now(|_| true, start), []);
+        assert_eq!(view.dial_now(|_| false, start), [(atom("seed@h"), true)]);
     }
 
     #[test]
