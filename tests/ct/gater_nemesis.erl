@@ -315,7 +315,8 @@ unreached(Cluster, #{across := Across}, Ref) ->
     Gateways = gater_cluster:gateways(Cluster),
     [{not_reached, Subscriber, through, Gateway}
      || Probed <- everywhere(Cluster, fun() -> gater_nemesis_client:probed(Ref) end),
-        {Subscriber, At, Reached} <- Probed,
+        %% Some stay with a gateway that is of the cluster no more.
+        {Subscriber, At, Reached} <- Probed, lists:member(At, Gateways),
         Gateway <- Gateways, Across orelse Gateway =:= At, not lists:keymember(Gateway, 1, Reached)].
 
 everywhere(Cluster, Fun) ->
