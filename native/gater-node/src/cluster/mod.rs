@@ -230,7 +230,7 @@ impl Cluster {
             Question::Forward(batch) => {
                 Answer::Forward(self.replica.write_as_leader(batch, WRITE_WITHIN).await)
             }
-            Question::Leaderless(term) => Answer::Flag(takeover::is_leaderless(self, term)),
+            Question::Leaderless => Answer::Flag(takeover::is_leaderless(self)),
         }
     }
 

@@ -54,10 +54,10 @@ fn sees_leader(cluster: &Cluster, standing: &Standing) -> bool {
     standing.name_of(leader).is_some_and(|name| cluster.is_connected(name))
 }
 
-/// The answer to another gateway that has lost the leader of `term`.
-pub fn is_leaderless(cluster: &Cluster, term: u64) -> bool {
-    let standing = cluster.standing();
-    standing.term <= term && !sees_leader(cluster, &standing)
+/// The answer to another gateway that has lost its leader. The terms do not matter: one that
+/// stands already is in a later one, and needs the other to stand as well.
+pub fn is_leaderless(cluster: &Cluster) -> bool {
+    !sees_leader(cluster, &cluster.standing())
 }
 
 /// Whether a majority of those that vote has lost the leader.
@@ -67,9 +67,9 @@ async fn others_agree(cluster: &Arc<Cluster>) -> bool {
     let mut asked = tokio::task::JoinSet::new();
     for id in standing.voters().filter(|id| *id != standing.id) {
         let Some(name) = standing.name_of(id).map(str::to_owned) else { continue };
-        let (rpc, term) = (cluster.rpc.clone(), standing.term);
+        let rpc = cluster.rpc.clone();
         asked.spawn(async move {
-            let answer = rpc.ask(&name, Question::Leaderless(term), ANSWER_WITHIN).await;
+            let answer = rpc.ask(&name, Question::Leaderless, ANSWER_WITHIN).await;
             matches!(answer, Ok(Answer::Flag(true)))
         });
     }

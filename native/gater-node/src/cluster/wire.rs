@@ -58,8 +58,8 @@ pub enum Question {
     Snapshot(NodeId, InstallSnapshotRequest<TypeConfig>),
     /// Commands to be written by the leader.
     Forward(Batch),
-    /// Have you, too, no connection to the one that led in this term?
-    Leaderless(u64),
+    /// Have you, too, no connection to a leader?
+    Leaderless,
     /// Of the founding, first half: take part in this ballot and in none before.
     Prepare(Ballot),
     /// Of the founding, second half: accept this, unless a later ballot is on.
