@@ -37,48 +37,22 @@ pub fn expand(
     out: &mut BytesMut,
 ) -> Result<usize, ExpandError> {
     let mut copy = Copy { input, atoms, limit, out, copied: 0 };
-    let mut reader = Reader::new(input);
-    let mut wanted: u64 = 1;
-    let mut funs: Vec<Fun> = Vec::new();
-    while wanted > 0 {
-        wanted -= 1;
-        match reader.peek_tag()? {
-            tag::ATOM_CACHE_REF => copy.atom(&mut reader)?,
-            tag::NEW_PID | tag::V4_PORT => copy.identifier(&mut reader, 1, 12)?,
-            tag::NEW_PORT => copy.identifier(&mut reader, 1, 8)?,
-            tag::NEWER_REFERENCE => {
-                let mut ahead = reader;
-                ahead.u8()?;
-                let words = usize::from(ahead.u16()?);
-                copy.identifier(&mut reader, 3, 4 + 4 * words)?;
-            }
-            tag::NEW_FUN => {
-                reader.u8()?;
-                let start = input.len() - reader.rest().len();
-                copy.up_to(start)?;
-                let size_at = copy.out.len();
-                let size = reader.u32()? as usize;
-                reader.pass(1 + 16 + 4)?;
-                wanted += u64::from(reader.u32()?) + 4;
-                funs.push(Fun { ends: start.saturating_add(size), size_at });
-            }
-            _ => wanted += reader.step()?,
-        }
-        let at = input.len() - reader.rest().len();
-        while let Some(fun) = funs.pop_if(|fun| fun.ends <= at) {
-            if fun.ends < at {
-                return Err(ReadError::Malformed("fun size").into());
-            }
-            copy.up_to(at)?;
-            let size = (copy.out.len() - fun.size_at) as u32;
-            if let Some(place) = copy.out.get_mut(fun.size_at..fun.size_at + 4) {
-                place.copy_from_slice(&size.to_be_bytes());
-            }
-        }
-    }
-    let end = input.len() - reader.rest().len();
+    let end = copy.walk()?;
     copy.up_to(end)?;
     Ok(end)
+}
+
+/// As [`expand`], but stops copying after the last reference; gives how much of `input`
+/// that is. What follows in `input` is to follow as it is.
+pub fn expand_start(
+    input: &[u8],
+    atoms: &[impl AsRef<[u8]>],
+    limit: usize,
+    out: &mut BytesMut,
+) -> Result<usize, ExpandError> {
+    let mut copy = Copy { input, atoms, limit, out, copied: 0 };
+    copy.walk()?;
+    Ok(copy.copied)
 }
 
 /// Copies what lies between references.
@@ -92,6 +66,50 @@ struct Copy<'a, A> {
 }
 
 impl<A: AsRef<[u8]>> Copy<'_, A> {
+    /// Copies up to the last reference or the end of the last fun; gives the end of the term.
+    fn walk(&mut self) -> Result<usize, ExpandError> {
+        let mut reader = Reader::new(self.input);
+        let mut wanted: u64 = 1;
+        let mut funs: Vec<Fun> = Vec::new();
+        while wanted > 0 {
+            wanted -= 1;
+            match reader.peek_tag()? {
+                tag::ATOM_CACHE_REF => self.atom(&mut reader)?,
+                tag::NEW_PID | tag::V4_PORT => self.identifier(&mut reader, 1, 12)?,
+                tag::NEW_PORT => self.identifier(&mut reader, 1, 8)?,
+                tag::NEWER_REFERENCE => {
+                    let mut ahead = reader;
+                    ahead.u8()?;
+                    let words = usize::from(ahead.u16()?);
+                    self.identifier(&mut reader, 3, 4 + 4 * words)?;
+                }
+                tag::NEW_FUN => {
+                    reader.u8()?;
+                    let start = self.input.len() - reader.rest().len();
+                    self.up_to(start)?;
+                    let size_at = self.out.len();
+                    let size = reader.u32()? as usize;
+                    reader.pass(1 + 16 + 4)?;
+                    wanted += u64::from(reader.u32()?) + 4;
+                    funs.push(Fun { ends: start.saturating_add(size), size_at });
+                }
+                _ => wanted += reader.step()?,
+            }
+            let at = self.input.len() - reader.rest().len();
+            while let Some(fun) = funs.pop_if(|fun| fun.ends <= at) {
+                if fun.ends < at {
+                    return Err(ReadError::Malformed("fun size").into());
+                }
+                self.up_to(at)?;
+                let size = (self.out.len() - fun.size_at) as u32;
+                if let Some(place) = self.out.get_mut(fun.size_at..fun.size_at + 4) {
+                    place.copy_from_slice(&size.to_be_bytes());
+                }
+            }
+        }
+        Ok(self.input.len() - reader.rest().len())
+    }
+
     fn up_to(&mut self, at: usize) -> Result<(), ExpandError> {
         let part = self.input.get(self.copied..at).unwrap_or_default();
         self.copied = at;
@@ -168,6 +186,21 @@ mod tests {
             (b"\x61\x52", b"\x61\x52"),
         ] {
             assert_eq!(expanded(input).as_deref(), Ok(output));
+        }
+    }
+
+    #[test]
+    fn what_follows_the_last_reference_is_left_where_it_is() {
+        for (input, left) in [
+            (&b"\x68\x02\x52\x00\x61\x01"[..], 2),
+            (b"\x68\x02\x61\x01\x52\x00", 0),
+            (b"\x68\x02\x61\x01\x61\x02", 6),
+        ] {
+            let mut out = BytesMut::new();
+            let copied = expand_start(input, &ATOMS, 1000, &mut out).unwrap();
+            assert_eq!(input.len() - copied, left);
+            out.put_slice(&input[copied..]);
+            assert_eq!(out.to_vec(), expanded(input).unwrap());
         }
     }
 

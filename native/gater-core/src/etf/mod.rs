@@ -14,7 +14,7 @@ pub(crate) mod sort;
 pub mod tag;
 mod types;
 
-pub use expand::{ExpandError, expand};
+pub use expand::{ExpandError, expand, expand_start};
 pub use read::{ReadError, Reader};
 pub use scan::{Limits, ScanError, Scanner};
 pub use types::{Atom, AtomError, Pid, Reference};

@@ -7,6 +7,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use gater_core::etf::Pid;
 use tokio::net::tcp::OwnedReadHalf;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::{block_in_place, yield_now};
 
 use super::gather;
 use super::patience::Patience;
@@ -20,6 +22,10 @@ use crate::{Connection, DownReason, LocalPid, Message, ProtocolError, Target};
 const FIRST_READ_BYTES: usize = 2 << 10;
 /// The least that is made ready for a read once one was full.
 const READ_BYTES: usize = 64 << 10;
+/// After so many bytes other tasks of the thread have a turn.
+const TURN_BYTES: usize = 64 << 10;
+/// Messages from so many bytes on take long to read, copy or verify.
+const APART_BYTES: usize = 1 << 20;
 /// A buffer that has grown beyond this for a long frame is given back after it.
 const KEPT_BYTES: usize = 512 << 10;
 /// Unknown operations that are logged, per connection.
@@ -51,13 +57,14 @@ async fn read(
     let mut room = FIRST_READ_BYTES;
     let mut patience = Patience::new(shared.settings.spin);
     loop {
-        match patience
-            .read(connection.has_answered(), &mut socket, &mut buffer, &shared.spinning)
-            .await
-        {
+        let answered = connection.has_answered();
+        let read = match patience.read(answered, &mut socket, &mut buffer, &shared.spinning).await {
             Ok(0) => return DownReason::Closed,
-            Ok(_) => room = if buffer.len() == buffer.capacity() { READ_BYTES } else { room },
+            Ok(read) => read,
             Err(error) => return DownReason::Io(error.to_string()),
+        };
+        if buffer.len() == buffer.capacity() {
+            room = READ_BYTES;
         }
         let now = connection.age();
         connection.heard(now);
@@ -67,6 +74,9 @@ async fn read(
         }
         if connection.is_closed() {
             return connection.reason();
+        }
+        if read >= TURN_BYTES {
+            yield_now().await;
         }
     }
 }
@@ -130,6 +140,17 @@ impl Sink for Incoming<'_> {
             let LocalPid { id, serial, creation } = local;
             let pid = Pid { node: self.connection.peer().name.clone(), id, serial, creation };
             self.shared.events.exited(self.connection, &pid, reason);
+        }
+    }
+
+    fn apart<R>(bytes: usize, work: impl FnOnce() -> R) -> R {
+        if bytes < APART_BYTES {
+            return work();
+        }
+        match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+            // The other tasks of this thread, and the sockets it watches, go to another.
+            Ok(RuntimeFlavor::MultiThread) => block_in_place(work),
+            _ => work(),
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
+use tokio::task::yield_now;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::batch::Batch;
@@ -26,8 +27,13 @@ pub async fn run(
     loop {
         match outbox.next(written.take()) {
             Next::Write(mut batch) => {
+                let flood = !batch.has_room();
                 if let Err(reason) = write(&mut batch, &socket, write_timeout).await {
                     return Some(reason);
+                }
+                if flood {
+                    // The other tasks of the thread have a turn.
+                    yield_now().await;
                 }
                 written = Some(batch);
             }

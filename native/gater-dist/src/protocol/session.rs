@@ -12,7 +12,7 @@ use super::atom_cache::{Encoded, Incoming};
 use super::control::{self, Control, Process, RawPid};
 use super::encode::{Format, Signal};
 use super::flags;
-use super::fragment::{Limits, Reassembly};
+use super::fragment::{Limits, ROOM, Reassembly};
 use super::frame::{self, Frame};
 use crate::gen_server::{self, Request};
 use crate::{LocalPid, Peer, ProtocolError, Target};
@@ -39,6 +39,12 @@ pub trait Sink {
     fn exited(&mut self, pid: LocalPid, reference: &[u8], reason: Bytes);
     /// The peer used an operation nobody negotiated.
     fn unknown_operation(&mut self, op: u64);
+    /// Does `work`, which takes as long as a message of so many `bytes` makes it: others need
+    /// not wait for it.
+    fn apart<R>(bytes: usize, work: impl FnOnce() -> R) -> R {
+        let _ = bytes;
+        work()
+    }
 }
 
 /// The incoming half of an established connection.
@@ -89,11 +95,11 @@ impl Session {
 
     /// Handles every frame of `frames`, which holds whole frames only. `now` counts
     /// from any fixed time.
-    pub fn frames(
+    pub fn frames<S: Sink>(
         &mut self,
         frames: &Bytes,
         now: Duration,
-        sink: &mut impl Sink,
+        sink: &mut S,
     ) -> Result<(), ProtocolError> {
         let mut rest = &frames[..];
         while let Some((body, after)) = frame::first(rest) {
@@ -102,7 +108,7 @@ impl Session {
                 Frame::Tick => {}
                 Frame::Whole(data) => {
                     let data = self.cache.read(data, &mut self.atoms)?;
-                    self.message(frames, data, sink)?;
+                    S::apart(data.len(), || self.message(frames, data, sink))?;
                 }
                 Frame::First { sequence, id, data } => {
                     let data = self.cache.read(data, &mut self.atoms)?;
@@ -115,13 +121,51 @@ impl Session {
                     if let Some((whole, atoms)) = self.reassembly.next(sequence, id, data, now)? {
                         self.atoms = atoms;
                         self.cache.forget_last();
-                        self.message(&whole, &whole, sink)?;
+                        S::apart(whole.len(), || self.put_together(whole, sink))?;
                     }
                 }
                 Frame::PassThrough(data) => self.pass_through(frames, data, sink)?,
             }
         }
         Ok(())
+    }
+
+    /// A message that came in fragments, after [`ROOM`] bytes. Long ones stay where they
+    /// are: only the start is written anew, when the atoms are all there.
+    fn put_together(
+        &mut self,
+        mut whole: BytesMut,
+        sink: &mut impl Sink,
+    ) -> Result<(), ProtocolError> {
+        let data = whole.get(ROOM..).unwrap_or_default();
+        let mut start = ROOM;
+        if !self.atoms.is_empty() {
+            self.expanded.clear();
+            let limit = self.max_message.saturating_mul(2);
+            let mut copied = etf::expand(data, &self.atoms, limit, &mut self.expanded)?;
+            if let Some(payload) = data.get(copied..).filter(|payload| !payload.is_empty()) {
+                copied += etf::expand_start(payload, &self.atoms, limit, &mut self.expanded)?;
+            }
+            let end = ROOM + copied;
+            if let Some(at) = end.checked_sub(self.expanded.len())
+                && let Some(place) = whole.get_mut(at..end)
+            {
+                place.copy_from_slice(&self.expanded);
+                start = at;
+            } else {
+                let rest = whole.get(end..).unwrap_or_default();
+                if self.expanded.len().saturating_add(rest.len()) > limit {
+                    return Err(ProtocolError::MessageTooLong(self.max_message));
+                }
+                self.expanded.extend_from_slice(rest);
+                whole = self.expanded.split();
+                start = 0;
+            }
+            self.keep_little(self.expanded.capacity());
+        }
+        let whole = whole.freeze().slice(start..);
+        let (control, payload) = self.split(&whole)?;
+        self.dispatch(&whole, control, payload, sink)
     }
 
     /// Control message and payload without version bytes; `data` lies in `buffer`.
@@ -344,3 +388,6 @@ fn unversioned(data: &[u8]) -> Result<&[u8], ProtocolError> {
 pub(crate) fn reference(term: &[u8]) -> Option<Reference> {
     gen_server::read_reference(term)
 }
+
+#[cfg(test)]
+mod tests;
