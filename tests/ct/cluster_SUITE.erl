@@ -203,7 +203,7 @@ a_wiped_gateway_waits_until_it_is_let_in_as_a_new_member(Config) ->
     {Cluster, Gateways, [A | _]} = ready(Config),
     Worker = worker(Cluster, A),
     Leader = gater_cluster:leader(Cluster),
-    [Wiped, _] = Gateways -- [Leader],
+    [Wiped, Third] = Gateways -- [Leader],
     ?assertEqual(ok, call(Cluster, A, Leader, {register, store, Worker})),
     await_offered(Cluster, Gateways, [Worker]),
     #{id := OldId} = gater_cluster:status(Cluster, Wiped),
@@ -218,6 +218,12 @@ a_wiped_gateway_waits_until_it_is_let_in_as_a_new_member(Config) ->
     ?assertNotEqual(OldId, NewId),
     ids(Members) =:= ids(maps:get(members, gater_cluster:status(Cluster, Leader)))
         orelse ct:fail({let_in, gater_cluster:status(Cluster, Leader)}),
+    %% What it keeps counts for nothing: without the third there is no majority.
+    gater_cluster:kill(Cluster, Third),
+    ?assertEqual({error, no_quorum}, call(Cluster, A, Leader, {register, other, Worker})),
+    gater_cluster:up(Cluster, Third),
+    gater_harness:until(fun() -> call(Cluster, A, Leader, {register, other, Worker}) =:= ok end),
+    #{role := waiting} = gater_cluster:status(Cluster, Wiped),
     {1, Refusal} = gater_cluster:command(Cluster, Leader, ["add", "nobody@127.0.0.1"]),
     ?assertNotEqual("", Refusal),
     {Code, Text} = gater_cluster:command(Cluster, Leader, ["add", atom_to_list(Wiped)]),
@@ -360,7 +366,7 @@ stop_background({Cluster, Beam, Pid}) ->
 look_up_until(Stop, Gateways, Known, Count) ->
     Answers = [gen_server:call({?REGISTRY, Gateway}, {get_workers, store}, ?CLIENT_MS) || Gateway <- Gateways],
     case [Answer || Answer = {Tag, Workers} <- Answers, Tag =/= ok orelse Known -- Workers =/= []] of
-        [] -> case Stop() of true -> {looked_up, Count}; false -> look_up_until(Stop, Gateways, Known, Count + 1) end;
+        [] -> case Stop() of true -> {looked_up, Count + 1}; false -> look_up_until(Stop, Gateways, Known, Count + 1) end;
         Wrong -> {wrong, Count, Wrong}
     end.
 
