@@ -74,7 +74,7 @@ two_of_three_found_a_cluster_and_the_third_joins(Config) ->
     {Cluster, [One, Two, Three], [Beam | _]} = cluster(Config),
     Worker = worker(Cluster, Beam),
     gater_harness:until(fun() -> call(Cluster, Beam, One, {register, store, Worker}) =:= ok end),
-    ?assertEqual(offered([Worker]), call(Cluster, Beam, Two, {get_workers, store})),
+    await_offered(Cluster, [One, Two], [Worker]),
     gater_cluster:up(Cluster, Three),
     await_voters(Cluster, One, [One, Two, Three]),
     await_offered(Cluster, [One, Two, Three], [Worker]),
