@@ -227,7 +227,7 @@ impl Connection {
         let gatherer = gather::gatherer();
         let mut item = Some(item);
         if let Some(number) = gatherer
-            && item.as_ref().is_some_and(|item| item.len() <= GATHERED_BELOW)
+            && item.as_ref().is_some_and(|item| item.message_len() <= GATHERED_BELOW)
         {
             let gathered = self
                 .outbox

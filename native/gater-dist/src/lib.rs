@@ -5,7 +5,8 @@
 //! a [`Connection`]. It knows nothing of channels, workers or any other service.
 
 mod connection;
-mod driver;
+#[doc(hidden)]
+pub mod driver;
 mod error;
 mod events;
 pub mod gen_server;

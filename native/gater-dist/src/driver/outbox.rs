@@ -50,7 +50,7 @@ pub struct Fragments {
 
 impl Item {
     /// The bytes of the message.
-    pub fn len(&self) -> usize {
+    pub fn message_len(&self) -> usize {
         match self {
             Self::Signal(signal) => signal.control.len() + signal.payload.len(),
             Self::One(_, payload)
