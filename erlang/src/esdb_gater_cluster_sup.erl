@@ -1,6 +1,6 @@
 %%% @private
-%%% @doc What leads to a gateway: the program, where this node runs its own, and the link.
-%%% Each takes up its work after a crash of the other.
+%%% @doc What leads to a gateway: where none is named, the program and the choice of who runs it;
+%%% and the link. Each takes up its work after a crash of the others.
 -module(esdb_gater_cluster_sup).
 
 -behaviour(supervisor).
@@ -16,7 +16,7 @@ start_link(Config) ->
 init(Config) ->
     Children =
         case maps:get(gateways, Config, []) of
-            [] -> [program(Config), session(#{mode => embedded}, Config)];
+            [] -> [program(Config), embedded(), session(#{mode => embedded}, Config)];
             Gateways -> [session(#{mode => named, gateways => Gateways}, Config)]
         end,
     {ok, {#{strategy => one_for_one, intensity => 10, period => 10}, Children}}.
@@ -24,6 +24,10 @@ init(Config) ->
 %% The program gets time to write down what it has and to end.
 program(Config) ->
     #{id => esdb_gater_port, start => {esdb_gater_port, start_link, [Config]}, shutdown => 15000}.
+
+%% Ends before the program does, so that other nodes have left it by then.
+embedded() ->
+    #{id => esdb_gater_embedded, start => {esdb_gater_embedded, start_link, []}}.
 
 session(Options, Config) ->
     Timed = maps:merge(Options, maps:with([gateway_timeout_ms], Config)),

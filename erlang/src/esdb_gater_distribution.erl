@@ -8,7 +8,7 @@
 
 -include_lib("kernel/include/logger.hrl").
 
--export([start/0, stop/0, gateway_host/0]).
+-export([start/0, stop/0, gateway_address/1]).
 
 -define(STARTED_HERE, {?MODULE, started_here}).
 -define(EPMD_TIMEOUT, 1000).            % ms to connect, on the same machine
@@ -35,13 +35,22 @@ stop() ->
             ok
     end.
 
-%% @doc The host of a gateway's name that this node can connect to: 127.0.0.1 for long names,
-%% localhost for short ones, which may have no dot.
--spec gateway_host() -> string().
-gateway_host() ->
+%% @doc The host of the embedded gateway's name, and the address it listens on. `loopback', for
+%% nodes of this machine: 127.0.0.1, which with short names, that may have no dot, is called
+%% localhost. `open', for nodes of others: the host in this node's name, and wherever this node's
+%% own distribution listens.
+-spec gateway_address(esdb_gater_election:scope()) -> {Host :: string(), Address :: string()}.
+gateway_address(loopback) ->
     case net_kernel:longnames() of
-        false -> "localhost";
-        _ -> "127.0.0.1"
+        false -> {"localhost", "127.0.0.1"};
+        _ -> {"127.0.0.1", "127.0.0.1"}
+    end;
+gateway_address(open) ->
+    Host = lists:last(string:split(atom_to_list(node()), "@")),
+    case application:get_env(kernel, inet_dist_use_interface) of
+        {ok, Address} when tuple_size(Address) =:= 4 -> {Host, inet:ntoa(Address)};
+        {ok, Address} when tuple_size(Address) =:= 8 -> {Host, "[" ++ inet:ntoa(Address) ++ "]"};
+        _ -> {Host, "0.0.0.0"}
     end.
 
 start_own() ->

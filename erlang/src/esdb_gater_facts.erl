@@ -10,8 +10,13 @@
 %%%   link.</dd>
 %%% <dt>`push_secret'</dt><dd>`true' when the gateways are to be given this node's
 %%%   secret. Set by the link.</dd>
-%%% <dt>`embedded'</dt><dd>the embedded gateway that can serve; absent while it does not run.
-%%%   Set by {@link esdb_gater_port}.</dd>
+%%% <dt>`program'</dt><dd>the gateway that runs on this node and can serve. Set by
+%%%   {@link esdb_gater_port}, as is the next.</dd>
+%%% <dt>`push_to_program'</dt><dd>`true' when that is to be given this node's secret.</dd>
+%%% <dt>`embedded'</dt><dd>the embedded gateway to use, of this node or another; absent while there
+%%%   is none. Set by {@link esdb_gater_embedded}, as are the next.</dd>
+%%% <dt>`born'</dt><dd>when this node began to take part, in µs of system time.</dd>
+%%% <dt>`hosting'</dt><dd>since when it hosts the gateway that others use.</dd>
 %%% </dl>
 %%% @end
 -module(esdb_gater_facts).
@@ -20,7 +25,8 @@
 
 -export_type([name/0]).
 
--type name() :: gateway | copy | channels | gateways | push_secret | embedded.
+-type name() :: gateway | copy | channels | gateways | push_secret | program
+              | push_to_program | embedded | born | hosting.
 
 -define(TABLE, esdb_gater_facts).
 

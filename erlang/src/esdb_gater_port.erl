@@ -1,8 +1,11 @@
 %%% @private
-%%% @doc The gateway program `esdb-gater', run by this node for itself.
+%%% @doc The gateway program `esdb-gater', run by this node when {@link esdb_gater_embedded} says
+%%% so.
 %%%
 %%% The program is looked for under the configuration key `program', in the application's
-%%% `priv' and on the path. It listens on 127.0.0.1, gets this node's cookie and the signing
+%%% `priv' and on the path. It listens on 127.0.0.1; where nodes of other hosts are to use it,
+%%% under the host part of this node's name, where this node's own distribution listens. It gets
+%%% this node's cookie and the signing
 %%% secret by its environment and the rest of the configuration by a file that only this user
 %%% may read. Its name stays the same when it is started again, and so does its data.
 %%%
@@ -15,18 +18,20 @@
 
 -include_lib("kernel/include/logger.hrl").
 
--export([start_link/1, os_pid/0]).
--export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
+-export([start_link/1, run/1, stop/0, kill/0, os_pid/0]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -define(READY_TIMEOUT, 30000).          % ms from start to the ready line
 -define(STOP_TIMEOUT, 10000).           % ms the program may take to drain
 -define(BACKOFF_MIN, 50).               % ms, doubles to the maximum
 -define(BACKOFF_MAX, 5000).
+-define(TELL_AFTER, 3).                 % failures in a row, then another node may try
 -define(STEADY, 10000).                 % ms after which a start counts as a success
 
 -record(state, {
     config :: map(),
-    name :: string() | undefined,
+    scope = none :: none | esdb_gater_election:scope(),     % none: it is not to run
+    alive :: string() | undefined,          % its name before the @
     folder :: file:filename() | undefined,
     port :: port() | undefined,
     os_pid :: non_neg_integer() | undefined,
@@ -37,10 +42,26 @@
     missing_told = false :: boolean()
 }).
 
-%% @doc Starts the program; does not wait until it can serve.
+%% @doc Runs nothing yet.
 -spec start_link(Config :: map()) -> {ok, pid()} | {error, term()}.
 start_link(Config) ->
     gen_server:start_link({local, ?MODULE}, ?MODULE, Config, []).
+
+%% @doc The program is to run, and to listen where `Scope' says; one that listens on 127.0.0.1 only
+%% is started again for `open'.
+-spec run(esdb_gater_election:scope()) -> ok.
+run(Scope) ->
+    gen_server:cast(?MODULE, {run, Scope}).
+
+%% @doc The program is to end.
+-spec stop() -> ok.
+stop() ->
+    gen_server:cast(?MODULE, stop).
+
+%% @doc The program hangs: it is to be started again.
+-spec kill() -> ok.
+kill() ->
+    gen_server:cast(?MODULE, kill).
 
 %% @doc The program's process id, for tests and people.
 -spec os_pid() -> {ok, non_neg_integer()} | none.
@@ -49,17 +70,14 @@ os_pid() ->
     catch exit:_ -> none
     end.
 
--spec init(map()) -> {ok, #state{}, {continue, start}}.
+-spec init(map()) -> {ok, #state{}}.
 init(Config) ->
     process_flag(trap_exit, true),
-    ok = esdb_gater_facts:unset(embedded),
+    ok = esdb_gater_facts:unset(program),
     %% Before the application has started: its user may look at node() next.
     _ = distributed(),
-    {ok, #state{config = Config}, {continue, start}}.
-
--spec handle_continue(start, #state{}) -> {noreply, #state{}}.
-handle_continue(start, State) ->
-    {noreply, start(State)}.
+    ok = esdb_gater_embedded:port_started(),
+    {ok, #state{config = Config}}.
 
 -spec handle_call(term(), gen_server:from(), #state{}) -> {reply, term(), #state{}}.
 handle_call(os_pid, _From, #state{os_pid = undefined} = State) ->
@@ -70,6 +88,23 @@ handle_call(Request, _From, State) ->
     {reply, {error, {unknown_request, Request}}, State}.
 
 -spec handle_cast(term(), #state{}) -> {noreply, #state{}}.
+handle_cast({run, _}, #state{scope = open} = State) ->
+    {noreply, State};
+handle_cast({run, Scope}, #state{scope = Scope} = State) ->
+    {noreply, State};
+handle_cast({run, Scope}, #state{scope = none} = State) ->
+    {noreply, start(State#state{scope = Scope, failures = 0})};
+handle_cast({run, open}, State) ->
+    ?LOG_NOTICE("erl_esdb_gater: the embedded gateway is started again, to listen for nodes of other "
+                "hosts", [], #{domain => [esdb_gater]}),
+    Stopped = end_program(State),
+    ok = esdb_gater_embedded:program_down(),
+    {noreply, start(Stopped#state{scope = open})};
+handle_cast(stop, State) ->
+    {noreply, (end_program(State))#state{scope = none}};
+handle_cast(kill, #state{os_pid = OsPid} = State) ->
+    ok = kill(OsPid),
+    {noreply, State};
 handle_cast(_Message, State) ->
     {noreply, State}.
 
@@ -87,15 +122,14 @@ handle_info({'EXIT', Port, Reason}, #state{port = Port} = State) ->
 handle_info({not_ready, Port}, #state{port = Port, ready = false, os_pid = OsPid} = State) ->
     ok = kill(OsPid),
     {noreply, State};
-handle_info(start, State) ->
+handle_info({timeout, Timer, start}, #state{timer = Timer} = State) ->
     {noreply, start(State#state{timer = undefined})};
 handle_info(_Message, State) ->
     {noreply, State}.
 
 -spec terminate(term(), #state{}) -> ok.
-terminate(_Reason, #state{port = Port, os_pid = OsPid, folder = Folder}) ->
-    ok = esdb_gater_facts:unset(embedded),
-    ok = stop_program(Port, OsPid),
+terminate(_Reason, #state{folder = Folder} = State) ->
+    _ = end_program(State),
     remove_folder(Folder).
 
 %%% Starting
@@ -110,6 +144,7 @@ start(#state{config = Config, missing_told = Told} = State) ->
                            "~tp. Build it (this takes cargo), set the key `program', or name "
                            "running gateways with the key `gateways'", [Where],
                            #{domain => [esdb_gater]}),
+            ok = esdb_gater_embedded:program_fails(),
             again(State#state{missing_told = true});
         {{error, _}, _} ->
             again(State)
@@ -125,9 +160,9 @@ distributed() ->
             Error
     end.
 
-launch(Program, #state{config = Config, folder = Folder} = State) ->
-    Name = name(State),
-    Options = [{args, arguments(Name, Folder, Config)}, {env, environment(Config)},
+launch(Program, #state{config = Config} = State) ->
+    Alive = alive(State),
+    Options = [{args, arguments(Alive, State)}, {env, environment(Config)},
                {line, 4096}, binary, exit_status, use_stdio, hide],
     try open_port({spawn_executable, Program}, Options) of
         Port ->
@@ -136,7 +171,7 @@ launch(Program, #state{config = Config, folder = Folder} = State) ->
                         undefined -> undefined        % it has ended already
                     end,
             Timer = erlang:send_after(?READY_TIMEOUT, self(), {not_ready, Port}),
-            State#state{name = Name, port = Port, os_pid = OsPid, ready = false, timer = Timer,
+            State#state{alive = Alive, port = Port, os_pid = OsPid, ready = false, timer = Timer,
                         since = now_ms()}
     catch
         error:Reason ->
@@ -145,17 +180,15 @@ launch(Program, #state{config = Config, folder = Folder} = State) ->
             again(State)
     end.
 
-%% The names of nodes with long and with short names differ, and the node may have changed.
-name(#state{name = undefined}) ->
-    lists:concat(["esdb_gater_", os:getpid(), "_", random(), "@",
-                  esdb_gater_distribution:gateway_host()]);
-name(#state{name = Name}) ->
-    [Alive, _] = string:split(Name, "@"),
-    Alive ++ "@" ++ esdb_gater_distribution:gateway_host().
+alive(#state{alive = undefined}) ->
+    lists:concat(["esdb_gater_", os:getpid(), "_", random()]);
+alive(#state{alive = Alive}) ->
+    Alive.
 
-arguments(Name, Folder, Config) ->
+arguments(Alive, #state{scope = Scope, folder = Folder, config = Config}) ->
     DataDir = maps:get(data_dir, Config, filename:join(Folder, "data")),
-    ["start", "--embedded", "--name", Name, "--listen", "127.0.0.1:0",
+    {Host, Address} = esdb_gater_distribution:gateway_address(Scope),
+    ["start", "--embedded", "--name", Alive ++ "@" ++ Host, "--listen", Address ++ ":0",
      "--data-dir", DataDir, "--config", filename:join(Folder, "gater.toml"),
      "--scratch-dir", Folder].
 
@@ -168,7 +201,7 @@ environment(Config) ->
                 false ->
                     %% An environment cannot hold every byte: the link tells it then. Until
                     %% it does, a secret that nobody knows.
-                    ok = esdb_gater_facts:set(push_secret, true),
+                    ok = esdb_gater_facts:set(push_to_program, true),
                     [{"ESDB_GATER_SECRET", random_text()}]
             end,
     Level = case os:getenv("ESDB_GATER_LOG") of
@@ -205,19 +238,19 @@ program(_Config) ->
 %%% Its life
 
 serves(Node, #state{timer = Timer} = State) ->
-    _ = erlang:cancel_timer(Timer),
+    cancel(Timer),
     ?LOG_INFO("erl_esdb_gater: the embedded gateway ~ts serves", [Node], #{domain => [esdb_gater]}),
-    ok = esdb_gater_facts:set(embedded, Node),
-    ok = esdb_gater_link:embedded_up(Node),
+    ok = esdb_gater_facts:set(program, Node),
+    ok = esdb_gater_embedded:program_up(Node),
     State#state{ready = true, timer = undefined}.
 
 ended(Reason, #state{port = Port, timer = Timer, since = Since, failures = Failures} = State) ->
     ?LOG_WARNING("erl_esdb_gater: the embedded gateway has ended (~tp) and is started again",
                  [Reason], #{domain => [esdb_gater]}),
-    ok = esdb_gater_facts:unset(embedded),
-    ok = esdb_gater_link:embedded_down(),
+    ok = esdb_gater_facts:unset(program),
+    ok = esdb_gater_embedded:program_down(),
     ok = close(Port),
-    _ = Timer =/= undefined andalso erlang:cancel_timer(Timer),
+    cancel(Timer),
     Counted = case now_ms() - Since > ?STEADY of
                   true -> 0;
                   false -> Failures
@@ -226,7 +259,14 @@ ended(Reason, #state{port = Port, timer = Timer, since = Since, failures = Failu
 
 again(#state{failures = Failures} = State) ->
     Pause = min(?BACKOFF_MAX, ?BACKOFF_MIN bsl min(Failures, 16)),
-    State#state{failures = Failures + 1, timer = erlang:send_after(Pause, self(), start)}.
+    _ = Failures >= ?TELL_AFTER andalso esdb_gater_embedded:program_fails(),
+    State#state{failures = Failures + 1, timer = erlang:start_timer(Pause, self(), start)}.
+
+end_program(#state{port = Port, os_pid = OsPid, timer = Timer} = State) ->
+    ok = esdb_gater_facts:unset(program),
+    cancel(Timer),
+    ok = stop_program(Port, OsPid),
+    State#state{port = undefined, os_pid = undefined, ready = false, timer = undefined}.
 
 stop_program(undefined, _OsPid) ->
     ok;
@@ -259,6 +299,12 @@ kill(undefined) ->
     ok;
 kill(OsPid) ->
     _ = os:cmd("kill -9 " ++ integer_to_list(OsPid)),
+    ok.
+
+cancel(undefined) ->
+    ok;
+cancel(Timer) ->
+    _ = erlang:cancel_timer(Timer),
     ok.
 
 now_ms() ->

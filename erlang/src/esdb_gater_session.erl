@@ -97,7 +97,7 @@ init(#{mode := Mode} = Options) ->
                    silence = maps:get(gateway_timeout_ms, Options, ?SILENCE),
                    gateways = esdb_gater_gateways:new(maps:get(gateways, Options, [])),
                    requests = gen_server:reqids_new()},
-    ok = net_kernel:monitor_nodes(true, [{node_type, all}]),
+    _ = net_kernel:monitor_nodes(true, [{node_type, all}]),
     _ = erlang:send_after(?TICK, self(), tick),
     {ok, reassert_in(reassert_pause(), monitor_wanted(State)), {continue, start}}.
 
@@ -146,15 +146,12 @@ handle_call(handlers_changed, From, State) ->
 handle_call(push_secret, From, State) ->
     ok = esdb_gater_facts:set(push_secret, true),
     {noreply, send_secret(From, State)};
-handle_call(sync, _From, State) ->
-    {reply, ok, State};
 handle_call(status, _From, State) ->
     {reply, #{phase => State#state.phase, gateway => State#state.node,
               gateways => esdb_gater_gateways:to_list(State#state.gateways),
               rev => State#state.rev, info => State#state.info, events => State#state.events,
-              wanted => esdb_gater_wanted:size(),
-              pending => esdb_gater_pending:size(State#state.pending),
-              followers => map_size(State#state.followers)}, State};
+              wanted => esdb_gater_wanted:size(), followers => map_size(State#state.followers),
+              pending => esdb_gater_pending:size(State#state.pending)}, State};
 handle_call(Request, _From, State) ->
     {reply, {error, {unknown_request, Request}}, State}.
 
@@ -311,7 +308,8 @@ connected(_Result, State) ->
     State.
 
 %% The next one at once, until all have failed; then after a pause.
-reconnect(Reason, #state{node = Node, gateways = Gateways} = State) ->
+reconnect(Reason, #state{node = Node, gateways = Gateways, mode = Mode} = State) ->
+    _ = Mode =:= embedded andalso esdb_gater_embedded:gateway_lost(Node),
     Lost = lost(Reason, State),
     case esdb_gater_gateways:failed(Node, Gateways) of
         {0, Next} ->
@@ -342,7 +340,7 @@ lost(Reason, #state{phase = Phase, node = Node, session = Session} = State) ->
     cancel(State#state.phase_timer),
     %% A gateway that does not answer, or that a newer one has replaced, must not be heard
     %% again either: its messages would mix with those of the next.
-    _ = (Reason =:= no_answer orelse Reason =:= superseded)
+    _ = lists:member(Reason, [no_answer, superseded, embedded_down])
         andalso erlang:disconnect_node(Node),
     _ = Phase =/= connecting andalso tell_followers(down, State),
     State#state{former = esdb_gater_former:add(Node, State#state.former),
@@ -585,16 +583,17 @@ tell_events(From, #state{phase = Phase, events = Known} = State) ->
             State
     end.
 
-send_secret(From, #state{phase = Phase} = State) ->
-    case esdb_gater_facts:get(push_secret) of
-        {ok, true} when Phase =:= attached ->
+send_secret(From, #state{phase = Phase, node = Node} = State) ->
+    Pushed = esdb_gater_facts:get(push_secret) =:= {ok, true}
+        orelse esdb_gater_facts:get(push_to_program) =:= {ok, true}
+        andalso esdb_gater_facts:get(program) =:= {ok, Node},
+    case Pushed andalso Phase =:= attached of
+        true ->
             request(?SESSION, {set_secret, esdb_pubsub_security:get_secret()}, {told, From}, State);
-        _ ->
+        false ->
             esdb_gater_pending:answer(From, ok),
             State
     end.
 
 cancel(undefined) -> ok;
-cancel(Timer) ->
-    _ = erlang:cancel_timer(Timer),
-    ok.
+cancel(Timer) -> _ = erlang:cancel_timer(Timer), ok.

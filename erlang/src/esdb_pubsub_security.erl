@@ -19,7 +19,7 @@
 
 -export([sign/1, sign/2, verify/1, verify/2, set_secret/1, get_secret/0,
          check_rate/2, check_rate/3]).
--export([configure/1]).
+-export([configure/1, is_generated/0, adopt/1]).
 
 -export_type([secret/0, reason/0]).
 
@@ -36,6 +36,7 @@
                native :: esdb_gater_nif:ring() | none}).
 
 -define(RING, {?MODULE, ring}).
+-define(GENERATED, {?MODULE, generated}).
 -define(RATE(Channel), {?MODULE, rate, Channel}).
 -define(DEFAULT_TTL_SECONDS, 300).
 %% How far a message may be from the future.
@@ -89,7 +90,7 @@ verify(_, _) ->
 set_secret(Secret) ->
     case bytes(Secret) of
         {ok, Bytes} ->
-            ok = alone(fun() -> rotate(Bytes, ttl_seconds()) end),
+            ok = alone(fun() -> given(), rotate(Bytes, ttl_seconds()) end),
             esdb_gater_link:push_secret();
         error ->
             {error, badarg}
@@ -139,11 +140,33 @@ configure(Config) ->
     Ttl = maps:get(message_ttl_seconds, Security, ?DEFAULT_TTL_SECONDS),
     alone(fun() ->
               case configured_secret(Security) of
-                  {ok, Secret} -> rotate(Secret, Ttl);
+                  {ok, Secret} -> given(), rotate(Secret, Ttl);
                   none -> rotate((ring_alone(Ttl))#ring.secret, Ttl)
               end,
               lists:foreach(fun forget_rate/1, maps:to_list(esdb_gater_config:channels(Config)))
           end).
+
+%% @private
+%% @doc Whether this node signs with a random secret, for want of one that was given.
+-spec is_generated() -> boolean().
+is_generated() ->
+    _ = ring(),
+    persistent_term:get(?GENERATED, false).
+
+%% @private
+%% @doc Takes the secret of a node that this one shares a gateway with in the place of a random one.
+-spec adopt(binary()) -> ok.
+adopt(Secret) ->
+    alone(fun() ->
+              case persistent_term:get(?GENERATED, false) of
+                  true -> rotate(Secret, ttl_seconds());
+                  false -> ok
+              end
+          end).
+
+given() ->
+    _ = persistent_term:erase(?GENERATED),
+    ok.
 
 %%% Signatures
 
@@ -249,8 +272,9 @@ ring_alone(Ttl) ->
 
 random_secret() ->
     ?LOG_WARNING("erl_esdb_gater: no secret is configured (security.hmac_secret or "
-                 "ESDB_GATER_SECRET); messages are signed with a random one, which no other "
-                 "node knows", [], #{domain => [esdb_gater]}),
+                 "ESDB_GATER_SECRET); messages are signed with a random one, which only nodes "
+                 "know that share an embedded gateway", [], #{domain => [esdb_gater]}),
+    ok = persistent_term:put(?GENERATED, true),
     crypto:strong_rand_bytes(32).
 
 rotate(Secret, Ttl) ->
