@@ -14,8 +14,8 @@
 %%%     waited for, and passed over when nothing comes of it.</li>
 %%% <li>Where two turn out to host one, as after a netsplit, the younger uses the elder's and ends
 %%%     its own when the others have had time to leave.</li>
-%%% <li>A host that keeps its connection and does not answer, while its gateway does not either, is
-%%%     passed over, too.</li>
+%%% <li>A host whose gateway cannot be reached is passed over, too: at once if it does not answer
+%%%     itself, though it keeps its connection, else after some tries.</li>
 %%% </ul>
 %%% Between nodes: `{esdb_gater_embedded, 1, hello | status, Node, Status}', where `hello' asks for a
 %%% status in return; and the call `secret', for a node that has none of its own.
@@ -36,6 +36,7 @@
 -define(AWAIT_START, 10000).            % ms for a gateway to serve after its host has begun
 -define(PROBE, 1000).                   % ms for a host to show that it lives
 -define(PROBE_OWN, 5000).               % ms for this node's program to
+-define(UNREACHED, 5).                  % probes after which a host that answers is passed over
 -define(LINGER, 1000).                  % ms that a gateway runs on for those who still use it
 -define(SECRET_TIMEOUT, 1000).
 
@@ -51,6 +52,8 @@
     gather :: reference() | undefined,
     await :: {node(), Milliseconds :: pos_integer(), reference()} | undefined,
     probe :: {node(), reference()} | undefined,
+    answers = false :: boolean(),           % the host that is probed has answered
+    unreached = 0 :: non_neg_integer(),     % probes in a row after which its gateway was not
     linger :: reference() | undefined
 }).
 
@@ -135,7 +138,8 @@ handle_cast({gateway_lost, Gateway}, #state{using = {Host, Gateway}, probe = und
     %% Whoever answers is alive.
     _ = Host =/= node() andalso say(hello, Host, State),
     Patience = case Host =:= node() of true -> ?PROBE_OWN; false -> ?PROBE end,
-    {noreply, State#state{probe = {Host, erlang:start_timer(Patience, self(), probe)}}};
+    {noreply, State#state{probe = {Host, erlang:start_timer(Patience, self(), probe)},
+                          answers = false}};
 handle_cast({adopted, Using}, #state{using = Using} = State) ->
     {noreply, use(Using, State)};
 handle_cast(_Message, State) ->
@@ -197,9 +201,9 @@ heard(Kind, Node, Status, State) ->
     answered(Node, Met#state{peers = Peers#{Node := {Ref, Status}}}).
 
 %% Whatever was thought of it before, it lives, or is gone for certain.
-answered(Node, #state{passed = Passed, probe = Probe} = State) ->
+answered(Node, #state{passed = Passed, probe = Probe, answers = Answers} = State) ->
     State#state{passed = lists:delete(Node, Passed),
-                probe = case Probe of {Node, _} -> undefined; _ -> Probe end}.
+                answers = Answers orelse is_tuple(Probe) andalso element(1, Probe) =:= Node}.
 
 pass(Node, #state{passed = Passed} = State) ->
     State#state{passed = lists:usort([Node | Passed])}.
@@ -282,15 +286,23 @@ await(Node, Members, #state{await = Await} = State) ->
 not_waiting(State) ->
     State#state{await = undefined, gather = undefined}.
 
-%% The host keeps its connection, and its gateway cannot be reached.
-probed(Host, #state{using = {Host, Gateway}} = State) ->
-    case {esdb_gater_facts:get(gateway), Host =:= node()} of
-        {{ok, Gateway}, _} -> State;
-        {_, true} -> ok = esdb_gater_port:kill(), State;
-        {_, false} -> pass(Host, State)
+%% The gateway has been lost a while ago. Its host may be silent, or only be out of its reach.
+probed(Host, #state{using = {Host, Gateway}, answers = Answers, unreached = Unreached} = State) ->
+    case esdb_gater_facts:get(gateway) of
+        {ok, Gateway} ->
+            State#state{unreached = 0};
+        _ when Host =:= node() ->
+            ok = esdb_gater_port:kill(),
+            State;
+        _ when Answers, Unreached + 1 < ?UNREACHED ->
+            State#state{unreached = Unreached + 1};
+        _ ->
+            ?LOG_WARNING("erl_esdb_gater: the gateway ~ts of ~ts cannot be reached", [Gateway, Host],
+                         #{domain => [esdb_gater]}),
+            pass(Host, State#state{unreached = 0})
     end;
 probed(_Host, State) ->
-    State.
+    State#state{unreached = 0}.
 
 %%% Hosting
 

@@ -15,6 +15,8 @@
          nodes_without_a_secret_verify_each_others_messages/1,
          a_gateway_listens_for_nodes_of_other_hosts/1,
          a_node_whose_program_is_missing_uses_that_of_another/1,
+         a_gateway_that_cannot_be_reached_is_replaced_by_an_own_one/1,
+         nodes_of_two_releases_share_one_program/1,
          named_gateways_and_nodes_without_the_application_take_no_part/1,
          every_process_of_it_may_crash/1]).
 %% On nodes.
@@ -38,6 +40,8 @@ all() ->
      nodes_without_a_secret_verify_each_others_messages,
      a_gateway_listens_for_nodes_of_other_hosts,
      a_node_whose_program_is_missing_uses_that_of_another,
+     a_gateway_that_cannot_be_reached_is_replaced_by_an_own_one,
+     nodes_of_two_releases_share_one_program,
      named_gateways_and_nodes_without_the_application_take_no_part,
      every_process_of_it_may_crash].
 
@@ -234,6 +238,41 @@ a_node_whose_program_is_missing_uses_that_of_another(Config) ->
     ok = start(Config, B),
     share(Beams, [B]),
     all_works(Beams).
+
+a_gateway_that_cannot_be_reached_is_replaced_by_an_own_one(Config) ->
+    [Host, Guest] = Beams = connected(Config, 2),
+    [ok = start(Config, Beam) || Beam <- Beams],
+    share(Beams, [Host]),
+    Members = [member(Beam) || Beam <- Beams],
+    {ok, Gateway} = gateway(Host),
+    on(Guest, fun() ->
+        true = erlang:set_cookie(Gateway, another),
+        true = erlang:disconnect_node(Gateway),
+        ok
+    end),
+    share([Guest], [Guest]),
+    [all_there([Member]) || Member <- Members].
+
+nodes_of_two_releases_share_one_program(Config) ->
+    case gater_harness:otp27() of
+        {skip, _} = Skip ->
+            Skip;
+        {ok, _} ->
+            %% Where the other release lives there is no path to what was compiled here.
+            _ = application:load(erl_esdb_gater),
+            {ok, Modules} = application:get_key(erl_esdb_gater, modules),
+            {ok, Keys} = application:get_all_key(erl_esdb_gater),
+            Host = gater_shim:node(value(world, Config), [?MODULE]),
+            Guest = gater_harness:node(value(world, Config),
+                                       #{otp => 27, modules => [?MODULE, gater_shim | Modules]}),
+            connect([Host, Guest]),
+            ok = start(Config, Host),
+            ok = on(Guest, fun() -> application:load({application, erl_esdb_gater, Keys}) end),
+            ok = gater_shim:start(Guest, [{program, "/nowhere/esdb-gater"}]),
+            share([Host, Guest], [Host]),
+            all_works([Host, Guest]),
+            ?assertEqual(1, programs(Config))
+    end.
 
 named_gateways_and_nodes_without_the_application_take_no_part(Config) ->
     [A, B, Without, Named] = connected(Config, 4),
