@@ -10,12 +10,12 @@
 -module(esdb_gater_nif).
 
 -export([loaded/0, status/0]).
--export([ring/1, ring/3, sign/3, sign_dirty/3, verify/4, verify_dirty/4,
+-export([ring/1, ring/3, sign_map/3, verify_map/4, sign/3, sign_dirty/3, verify/4, verify_dirty/4,
          limiter/2, check/2, check/3]).
 
 -on_load(on_load/0).
 
--nifs([ring/1, ring/3, sign/3, sign_dirty/3, verify/4, verify_dirty/4,
+-nifs([ring/1, ring/3, sign_map/3, verify_map/4, sign/3, sign_dirty/3, verify/4, verify_dirty/4,
        limiter/2, check/2, check/3]).
 
 -export_type([ring/0, limiter/0, reason/0]).
@@ -45,6 +45,18 @@ ring(_Secret) ->
 %% @doc Prepares a secret and the one before, which verifies until a Unix second.
 -spec ring(binary(), Previous :: binary(), UntilSeconds :: non_neg_integer()) -> ring().
 ring(_Secret, _Previous, _UntilSeconds) ->
+    erlang:nif_error(not_loaded).
+
+%% @doc The signature of a map that is neither large nor intricate, with `signed_at' put.
+-spec sign_map(map(), ring(), NowSeconds :: non_neg_integer()) -> binary() | unsupported.
+sign_map(_Map, _Ring, _NowSeconds) ->
+    erlang:nif_error(not_loaded).
+
+%% @doc Judges a map that is neither large nor intricate. `unsupported' also if the signature
+%% is not the one that this node would make.
+-spec verify_map(map(), ring(), NowSeconds :: non_neg_integer(), TtlSeconds :: pos_integer()) ->
+          ok | reason() | unsupported.
+verify_map(_Map, _Ring, _NowSeconds, _TtlSeconds) ->
     erlang:nif_error(not_loaded).
 
 %% @doc The signature of a message that `term_to_binary' has encoded, with `signed_at' put.

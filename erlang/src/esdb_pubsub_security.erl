@@ -177,6 +177,14 @@ sign_with(Message, Ring) ->
 signature(Message, #ring{native = none, secret = Secret}, Now) ->
     mac(Secret, esdb_gater_canonical:bytes(Message#{signed_at => Now}));
 signature(Message, #ring{native = Native} = Ring, Now) ->
+    try esdb_gater_nif:sign_map(Message, Native, Now) of
+        unsupported -> signature_of_encoded(Message, Ring, Now);
+        Signature -> Signature
+    catch
+        error:_ -> signature(Message, Ring#ring{native = none}, Now)
+    end.
+
+signature_of_encoded(Message, #ring{native = Native} = Ring, Now) ->
     Encoded = term_to_binary(Message, [{minor_version, 2}]),
     try
         case byte_size(Encoded) of
@@ -193,8 +201,17 @@ signature(Message, #ring{native = Native} = Ring, Now) ->
 verify_with(Message, #ring{native = none} = Ring) ->
     judge(Message, Ring, os:system_time(second));
 verify_with(Message, #ring{native = Native, ttl_seconds = Ttl} = Ring) ->
-    Encoded = term_to_binary(Message, [{minor_version, 2}]),
     Now = os:system_time(second),
+    try esdb_gater_nif:verify_map(Message, Native, Now, Ttl) of
+        ok -> ok;
+        unsupported -> verify_encoded(Message, Ring, Now);
+        Reason -> {error, Reason}
+    catch
+        error:_ -> judge(Message, Ring, Now)
+    end.
+
+verify_encoded(Message, #ring{native = Native, ttl_seconds = Ttl} = Ring, Now) ->
+    Encoded = term_to_binary(Message, [{minor_version, 2}]),
     try
         case byte_size(Encoded) of
             Size when Size =< ?LARGE_BYTES -> esdb_gater_nif:verify(Encoded, Native, Now, Ttl);

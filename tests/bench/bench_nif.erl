@@ -27,20 +27,53 @@ run(Options) ->
     end.
 
 rows(Options) ->
-    Message = #{type => alert, level => critical, id => 42, topic => <<"a.b.c">>,
-                data => binary:copy(<<"x">>, 64)},
-    Signed = esdb_pubsub_security:sign(Message),
-    Plain = sign(Message),
+    Messages = [{"5 keys with 64 B", message(64), 3}, {"5 keys with 1 KiB", message(1024), 2.2},
+                {"5 keys with 16 KiB", message(16384), 1.15}, {"40 keys, nested", nested(), 2}],
+    Signing = [row(Options, "sign/1, " ++ What, "Erlang", 1 / Times,
+                   fun() -> esdb_pubsub_security:sign(Message) end, fun() -> sign(Message) end)
+               || {What, Message, Times} <- Messages],
+    Verifying = [begin
+                     Signed = esdb_pubsub_security:sign(Message),
+                     Plain = sign(Message),
+                     row(Options, "verify/1, " ++ What, "Erlang", 1 / Times,
+                         fun() -> ok = esdb_pubsub_security:verify(Signed) end,
+                         fun() -> verify(Plain) end)
+                 end || {What, Message, Times} <- Messages],
+    Signing ++ Verifying ++ rates(Options).
+
+message(Bytes) ->
+    #{type => alert, level => critical, id => 42, topic => <<"a.b.c">>,
+      data => binary:copy(<<"x">>, Bytes)}.
+
+%% Forty keys with what messages have: texts, numbers, lists and a map.
+nested() ->
+    maps:from_list([{list_to_atom("bench_key_" ++ integer_to_list(N)),
+                     case N rem 4 of
+                         0 -> #{id => N, tags => [a, b, c]};
+                         1 -> <<"some text of this size">>;
+                         2 -> N * 1000;
+                         3 -> {point, N, [1.5, 2.5]}
+                     end} || N <- lists:seq(1, 40)]).
+
+rates(Options) ->
     Table = ets:new(rates, [public, set, {write_concurrency, true}]),
     %% So high a rate that every check passes.
     Limiter = esdb_gater_limit:new(1_000_000_000),
-    [row(Options, "sign/1, 5 keys with 64 B", "Erlang", 0.5,
-         fun() -> esdb_pubsub_security:sign(Message) end, fun() -> sign(Message) end),
-     row(Options, "verify/1, 5 keys with 64 B", "Erlang", 0.5,
-         fun() -> ok = esdb_pubsub_security:verify(Signed) end, fun() -> verify(Plain) end),
-     row(Options, "rate check", "ets:update_counter/4", 1.0,
-         fun() -> esdb_gater_limit:check(Limiter, ?TOPIC) end,
-         fun() -> ets:update_counter(Table, ?TOPIC, 1, {?TOPIC, 0}) end)].
+    Ours = fun(Topic) -> fun() -> esdb_gater_limit:check(Limiter, Topic) end end,
+    Theirs = fun(Topic) -> fun() -> ets:update_counter(Table, Topic, 1, {Topic, 0}) end end,
+    Both = fun(Make) ->
+               fun(Milliseconds) -> both(Milliseconds, Make(<<"events.one">>), Make(<<"events.two">>)) end
+           end,
+    [row(Options, "rate check, one key", "ets:update_counter/4", 1 / 1.8, Ours(?TOPIC), Theirs(?TOPIC)),
+     measured(Options, "rate check, 2 processes, a key each", "ets:update_counter/4", 1 / 1.8,
+              Both(Ours), Both(Theirs))].
+
+%% Two processes at a time, each with its own; the mean of what a call takes in either.
+both(Milliseconds, One, Two) ->
+    Self = self(),
+    Pid = spawn_link(fun() -> Self ! {took, self(), nanoseconds(Milliseconds, One)} end),
+    Second = nanoseconds(Milliseconds, Two),
+    receive {took, Pid, First} -> (First + Second) / 2 end.
 
 %% What one writes in Erlang, with neither secrets to look up nor a canonical form.
 sign(Message) ->
@@ -55,8 +88,12 @@ verify(#{signature := Signature, signed_at := At} = Signed) ->
 mac(Message) ->
     base64:encode(crypto:mac(hmac, sha256, ?SECRET, term_to_binary(Message))).
 
-row(#{milliseconds := Milliseconds} = Options, What, Against, Target, Ours, Theirs) ->
-    Measure = fun(Fun) -> fun() -> nanoseconds(Milliseconds div 4, Fun) end end,
+row(Options, What, Against, Target, Ours, Theirs) ->
+    Measure = fun(Fun) -> fun(Milliseconds) -> nanoseconds(Milliseconds, Fun) end end,
+    measured(Options, What, Against, Target, Measure(Ours), Measure(Theirs)).
+
+measured(#{milliseconds := Milliseconds} = Options, What, Against, Target, Ours, Theirs) ->
+    Measure = fun(Take) -> fun() -> Take(Milliseconds div 4) end end,
     #{ours := Measured, theirs := Others} =
         bench:alternate(Options, #{ours => Measure(Ours), theirs => Measure(Theirs)}),
     #{what => What, unit => "ns", better => less, target => Target, against => Against,

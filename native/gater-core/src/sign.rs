@@ -51,11 +51,36 @@ impl Key {
         Self(Hmac::new(&block))
     }
 
+    /// Begins the signature over canonical bytes that come in pieces.
+    pub fn begin(&self) -> Signing {
+        Signing(self.0.clone())
+    }
+
     /// The MAC of `bytes`.
     pub fn mac(&self, bytes: &[u8]) -> [u8; MAC_BYTES] {
         let mut hmac = self.0.clone();
         hmac.update(bytes);
         hmac.finalize().into_bytes().into()
+    }
+}
+
+/// A signature in the making.
+pub struct Signing(Hmac<Sha256>);
+
+impl Signing {
+    /// Goes on with `bytes`.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The signature, in base64.
+    pub fn finish(self) -> [u8; SIGNATURE_BYTES] {
+        text(&self.0.finalize().into_bytes())
+    }
+
+    /// Whether `signature`, in base64, is the one. Takes as long whatever is wrong with it.
+    pub fn is(self, signature: &[u8]) -> bool {
+        self.finish().as_slice().ct_eq(signature).into()
     }
 }
 
@@ -233,10 +258,21 @@ impl SignedAt {
 
 /// The signature over canonical bytes.
 pub fn signature(key: &Key, canonical: &[u8]) -> [u8; SIGNATURE_BYTES] {
+    text(&key.mac(canonical))
+}
+
+fn text(mac: &[u8]) -> [u8; SIGNATURE_BYTES] {
     let mut text = [0; SIGNATURE_BYTES];
     // The length is that of 32 bytes in base64.
-    let _ = STANDARD.encode_slice(key.mac(canonical), &mut text);
+    let _ = STANDARD.encode_slice(mac, &mut text);
     text
+}
+
+/// Whether a message that was signed at that time is good: not too old, and not from
+/// further ahead than [`MAX_AHEAD_SECONDS`].
+pub fn is_current(signed_at: u64, now_seconds: u64, ttl_seconds: u64) -> bool {
+    now_seconds.saturating_sub(signed_at) <= ttl_seconds
+        && signed_at.saturating_sub(now_seconds) <= MAX_AHEAD_SECONDS
 }
 
 /// Judges a signed message.
@@ -261,9 +297,7 @@ pub fn verify(
         Err(ReadError::IntegerRange) => return Err(VerifyError::Expired),
         Err(_) => return Err(VerifyError::InvalidTimestamp),
     };
-    if now_seconds.saturating_sub(signed_at) > ttl_seconds
-        || signed_at.saturating_sub(now_seconds) > MAX_AHEAD_SECONDS
-    {
+    if !is_current(signed_at, now_seconds, ttl_seconds) {
         return Err(VerifyError::Expired);
     }
     let claimed = Reader::new(signature).binary().map_err(|_| VerifyError::Invalid)?;

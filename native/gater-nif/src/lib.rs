@@ -5,6 +5,7 @@
 //! answers. Nothing here blocks, apart from locks that are held for one look-up,
 //! and rustler turns a panic into an exception of the calling process.
 
+mod direct;
 mod limit;
 mod sign;
 

@@ -4,7 +4,9 @@
 //! take longer than an ordinary scheduler may be held.
 
 use gater_core::sign::{self, Key, KeyRing, SignError, VerifyError};
-use rustler::{Atom, Binary, Encoder, Env, NewBinary, Resource, ResourceArc, Term};
+use rustler::{Atom, Binary, Encoder, Env, NewBinary, NifResult, Resource, ResourceArc, Term};
+
+use crate::direct::{VERSION, canonical};
 
 mod atoms {
     rustler::atoms! {
@@ -18,9 +20,6 @@ mod atoms {
         invalid_signature,
     }
 }
-
-/// The version byte that starts an external term.
-const VERSION: u8 = 131;
 
 /// Prepared secrets. Never changed: another secret is another ring.
 struct Ring(KeyRing);
@@ -76,16 +75,54 @@ fn verify_dirty(message: Binary<'_>, ring: ResourceArc<Ring>, now: u64, ttl: u64
     judgement(&message, &ring.0, now, ttl)
 }
 
+/// `sign_map(Map, Ring, NowSeconds) -> Signature | unsupported`: without an encoding in
+/// between, for messages that are neither large nor intricate.
+#[rustler::nif]
+fn sign_map<'a>(env: Env<'a>, map: Term<'a>, ring: Term<'a>, now: u64) -> NifResult<Term<'a>> {
+    // Borrowed from the caller: counting who holds it costs time.
+    let ring: &Ring = ring.decode()?;
+    Ok(match canonical(map, ring.0.current(), Some(now)) {
+        Some(message) => text(env, &message.signing.finish()),
+        None => atoms::unsupported().encode(env),
+    })
+}
+
+/// `verify_map(Map, Ring, NowSeconds, TtlSeconds) -> ok | Reason | unsupported`, likewise.
+/// A signature that is not that of the current secret over this form is `unsupported`: there
+/// are others to try.
+#[rustler::nif]
+fn verify_map(map: Term<'_>, ring: Term<'_>, now: u64, ttl: u64) -> NifResult<Atom> {
+    let ring: &Ring = ring.decode()?;
+    let Some(message) = canonical(map, ring.0.current(), None) else {
+        return Ok(atoms::unsupported());
+    };
+    let Some(signature) = message.signature else { return Ok(atoms::missing_signature()) };
+    let Some(signed_at) = message.signed_at else { return Ok(atoms::missing_timestamp()) };
+    let (Ok(signed_at), Ok(signature)) = (signed_at.decode(), signature.decode::<Binary<'_>>())
+    else {
+        return Ok(atoms::unsupported());
+    };
+    Ok(if !sign::is_current(signed_at, now, ttl) {
+        atoms::message_expired()
+    } else if message.signing.is(&signature) {
+        atoms::ok()
+    } else {
+        atoms::unsupported()
+    })
+}
+
+fn text<'a>(env: Env<'a>, text: &[u8]) -> Term<'a> {
+    let mut binary = NewBinary::new(env, text.len());
+    binary.as_mut_slice().copy_from_slice(text);
+    binary.into()
+}
+
 fn signature<'a>(env: Env<'a>, message: &[u8], key: &Key, now: u64) -> Term<'a> {
     let Some((&VERSION, term)) = message.split_first() else {
         return atoms::badarg().encode(env);
     };
     match sign::signature_at(term, key, now) {
-        Ok(text) => {
-            let mut binary = NewBinary::new(env, text.len());
-            binary.as_mut_slice().copy_from_slice(&text);
-            binary.into()
-        }
+        Ok(signature) => text(env, &signature),
         Err(SignError::NotAMap) => atoms::badarg().encode(env),
         // A term more intricate than the core brings in order: Erlang does it.
         Err(SignError::Term(_)) => atoms::unsupported().encode(env),
