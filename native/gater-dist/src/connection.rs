@@ -15,7 +15,7 @@ use crate::driver::gather;
 use crate::driver::outbox::{Gathered, Item, Outbox, Outcome};
 use crate::gen_server::From;
 use crate::protocol::encode::{Format, Signal};
-use crate::{DownReason, Draft, Events, Lane, LaneLimits, LocalPid, Payload};
+use crate::{DownReason, Draft, Events, Lane, LaneLimits, LocalPid, Payload, SharedTerm};
 
 /// Messages up to this many bytes go into frames at once where they can: little enough
 /// for many to have room in one write.
@@ -161,6 +161,12 @@ impl Connection {
         self.push(Lane::Control, Item::Signal(self.format.reply(from, reply)));
     }
 
+    /// As [`Connection::reply`], with a reply that others get as well.
+    pub fn reply_shared(&self, from: &From, reply: &Arc<SharedTerm>) {
+        let signal = self.format.reply(from, &[]);
+        self.push(Lane::Control, Item::Shared(signal, reply.clone()));
+    }
+
     /// Monitors a process of the peer; its end is told by
     /// [`Events::exited`](crate::Events::exited), once. Monitoring twice is monitoring
     /// once. False, and nothing done, if the pid is not of this node.
@@ -227,7 +233,9 @@ impl Connection {
         let gatherer = gather::gatherer();
         let mut item = Some(item);
         if let Some(number) = gatherer
-            && item.as_ref().is_some_and(|item| item.message_len() <= GATHERED_BELOW)
+            && item
+                .as_ref()
+                .is_some_and(|item| item.message_len() <= GATHERED_BELOW || item.is_shared())
         {
             let gathered = self
                 .outbox

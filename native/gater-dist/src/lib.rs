@@ -15,8 +15,10 @@ mod payload;
 #[doc(hidden)]
 pub mod protocol;
 mod settings;
+mod term;
 
 pub use connection::{Connection, Peer, Queued};
+pub use driver::gather::{Gathering, begin as gather};
 pub use driver::outbox::Loss;
 pub use error::{DialError, DownReason, EpmdError, HandshakeError, ProtocolError, StartError};
 pub use events::{Events, Message, Target};
@@ -24,3 +26,4 @@ pub use gater_core::channel::{Lane, LaneLimits, LocalPid};
 pub use node::Node;
 pub use payload::{Draft, Opening, Payload};
 pub use settings::{DEFAULT_EPMD_PORT, Settings};
+pub use term::{Atoms, SharedTerm};

@@ -7,20 +7,33 @@
 //! consecutive revisions.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use gater_core::channel::{Lane, LocalPid};
 use gater_core::etf::{Atom, encode};
-use gater_dist::Payload;
+use gater_dist::{Payload, SharedTerm};
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::peers::PeerRef;
 
 /// What is offered now.
-#[derive(Default)]
 pub struct Directory {
     inner: Mutex<Inner>,
+    /// `{ok, []}`.
+    no_workers: Arc<SharedTerm>,
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        let no_workers = SharedTerm::new(|out, _| {
+            encode::tuple(out, 2);
+            encode::atom(out, "ok");
+            encode::nil(out);
+        });
+        Self { inner: Mutex::default(), no_workers: Arc::new(no_workers) }
+    }
 }
 
 #[derive(Default)]
@@ -38,7 +51,7 @@ struct Store {
     /// By epoch, which is the order of registration.
     workers: BTreeMap<u64, Worker>,
     /// The encoded `{ok, [{Node, Pid}]}`, until something changes.
-    answer: Option<Bytes>,
+    answer: Option<Arc<SharedTerm>>,
 }
 
 struct Worker {
@@ -97,26 +110,27 @@ impl Directory {
     }
 
     /// The encoded `{ok, [{Node, Pid}]}` of a store.
-    pub fn workers(&self, store: &str) -> Bytes {
+    pub fn workers(&self, store: &str) -> Arc<SharedTerm> {
         let mut inner = self.inner.lock();
         let Inner { stores, online, .. } = &mut *inner;
         let Some(store) = stores.get_mut(store) else {
-            return Bytes::from_static(NO_WORKERS);
+            return self.no_workers.clone();
         };
         if let Some(answer) = &store.answer {
             return answer.clone();
         }
         let offered: Vec<_> =
             store.workers.values().filter(|worker| online.contains(&worker.peer)).collect();
-        let mut out = Vec::with_capacity(16 + offered.len() * 64);
-        encode::tuple(&mut out, 2);
-        encode::atom(&mut out, "ok");
-        encode::list_of(&mut out, offered.iter(), |out, worker| {
+        let answer = Arc::new(SharedTerm::new(|out, atoms| {
             encode::tuple(out, 2);
-            encode::atom(out, worker.peer.node().as_str());
-            encode::pid(out, &worker.peer.pid(worker.local));
-        });
-        let answer = Bytes::from(out);
+            encode::atom(out, "ok");
+            encode::list_of(out, offered.iter(), |out, worker| {
+                let node = worker.peer.node();
+                encode::tuple(out, 2);
+                atoms.put(out, node);
+                atoms.put_pid(out, node, worker.local);
+            });
+        }));
         store.answer = Some(answer.clone());
         answer
     }
@@ -236,6 +250,3 @@ fn deliver(peer: &PeerRef, local: LocalPid, payload: &Payload) {
         link.send(Lane::Control, local, payload);
     }
 }
-
-/// `{ok, []}`.
-const NO_WORKERS: &[u8] = &[104, 2, 119, 2, b'o', b'k', 106];

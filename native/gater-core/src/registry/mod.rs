@@ -7,6 +7,7 @@ mod command;
 mod proposers;
 mod snapshot;
 mod state;
+mod stores;
 
 pub use command::{Change, Command, Outcome, Refusal};
 pub use proposers::{Origin, Proposers};

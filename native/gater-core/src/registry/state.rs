@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use super::command::{Change, Command, Outcome, Refusal};
+use super::stores::Stores;
 use crate::etf::{Atom, Pid};
 
 /// The most registrations there can be. All gateways must agree on it: it
@@ -18,7 +19,7 @@ pub const MAX_REGISTRATIONS: usize = 1_000_000;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     stores: BTreeMap<Atom, BTreeMap<u64, Pid>>,
-    pids: BTreeMap<Pid, BTreeMap<Atom, u64>>,
+    pids: BTreeMap<Pid, Stores>,
     /// Registrations by node and creation.
     incarnations: BTreeMap<(Atom, u32), usize>,
     len: usize,
@@ -78,7 +79,7 @@ impl State {
 
     /// The stores a process serves, with the epochs of its registrations.
     pub fn stores_of(&self, pid: &Pid) -> impl Iterator<Item = (&Atom, u64)> {
-        self.pids.get(pid).into_iter().flatten().map(|(store, epoch)| (store, *epoch))
+        self.pids.get(pid).into_iter().flat_map(Stores::iter)
     }
 
     /// All registrations as store, epoch and worker: by store, then in the order of registration.
@@ -102,7 +103,7 @@ impl State {
 
     /// The epoch in which `pid` was registered for `store`, if it is.
     pub fn epoch(&self, store: &str, pid: &Pid) -> Option<u64> {
-        self.pids.get(pid)?.get(store).copied()
+        self.pids.get(pid)?.epoch(store)
     }
 
     /// The number of registrations.
@@ -135,7 +136,12 @@ impl State {
             None => pid.clone(),
         };
         self.stores.entry(store.clone()).or_default().insert(epoch, pid.clone());
-        self.pids.entry(pid.clone()).or_default().insert(store.clone(), epoch);
+        match self.pids.entry(pid.clone()) {
+            Entry::Occupied(mut stores) => stores.get_mut().insert(store.clone(), epoch),
+            Entry::Vacant(place) => {
+                place.insert(Stores::One(store.clone(), epoch));
+            }
+        }
         *self.incarnations.entry((pid.node.clone(), pid.creation)).or_default() += 1;
         self.len += 1;
         self.last_epoch = epoch;
@@ -147,11 +153,10 @@ impl State {
         if up_to.is_some_and(|up_to| epoch > up_to) {
             return None;
         }
-        if let Some(stores) = self.pids.get_mut(pid) {
-            stores.remove(store);
-            if stores.is_empty() {
-                self.pids.remove(pid);
-            }
+        if let Some((pid, stores)) = self.pids.remove_entry(pid)
+            && let Some(rest) = stores.without(store.as_str())
+        {
+            self.pids.insert(pid, rest);
         }
         if let Some(workers) = self.stores.get_mut(store) {
             workers.remove(&epoch);

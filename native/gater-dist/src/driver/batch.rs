@@ -10,8 +10,8 @@ use tokio::net::tcp::OwnedWriteHalf;
 
 use super::outbox::{Fragments, Item};
 use crate::protocol::atom_cache::Outgoing;
-use crate::protocol::encode::{Format, put_numbers};
-use crate::{Draft, Opening, Payload};
+use crate::protocol::encode::{Format, Signal, put_numbers};
+use crate::{Draft, Opening, Payload, SharedTerm};
 
 /// Frames gathered for one write: enough to make system calls cheap, little
 /// enough for a message of a higher lane to come next soon.
@@ -111,6 +111,10 @@ impl Batch {
                 self.format.put_signal(&mut self.copied, &signal.control, signal.payload.len());
                 self.mark(at);
                 self.payload(&signal.payload, false, 0..signal.payload.len());
+                None
+            }
+            Item::Shared(signal, term) => {
+                self.shared_term(&signal, &term);
                 None
             }
             Item::One(to, payload) if self.fragmented(&payload) => {
@@ -275,6 +279,31 @@ impl Batch {
             self.prefixes.push(Prefix { opening: opening.cloned(), bytes: bytes.into() });
         }
         true
+    }
+
+    /// Adds the frame of a signal whose payload ends with `term`.
+    fn shared_term(&mut self, signal: &Signal, term: &SharedTerm) {
+        let head = signal.payload.parts(false);
+        if self.format.atom_cache
+            && let Some((atoms, cached)) = term.cached()
+        {
+            let at = self.begin();
+            self.copied.extend([131, 68]);
+            let atoms: Vec<_> = std::iter::once(&self.format.peer).chain(atoms).collect();
+            if self.atoms.write(&atoms, &mut self.copied).is_some() {
+                self.copied.extend_from_slice(&signal.control);
+                head.iter().for_each(|part| self.copied.extend_from_slice(part));
+                self.finish(at, cached.len());
+                return self.shared(cached, 0..cached.len());
+            }
+            self.copied.truncate(at);
+        }
+        let (at, plain) = (self.copied.len(), term.plain());
+        let len = signal.payload.len() + plain.len();
+        self.format.put_signal(&mut self.copied, &signal.control, len);
+        head.iter().for_each(|part| self.copied.extend_from_slice(part));
+        self.mark(at);
+        self.shared(plain, 0..plain.len());
     }
 
     /// Adds part of a payload.

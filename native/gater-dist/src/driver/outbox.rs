@@ -9,13 +9,15 @@ use tokio::sync::Notify;
 
 use super::batch::Batch;
 use crate::protocol::encode::Signal;
-use crate::{Opening, Payload, Queued};
+use crate::{Opening, Payload, Queued, SharedTerm};
 
 /// Something to send.
 #[derive(Debug)]
 pub enum Item {
     /// A control message, never fragmented.
     Signal(Signal),
+    /// A control message whose payload ends with a term that others get as well.
+    Shared(Signal, Arc<SharedTerm>),
     /// A message to one process.
     One(LocalPid, Payload),
     /// A message to several processes, those before `from` excepted.
@@ -53,16 +55,22 @@ impl Item {
     pub fn message_len(&self) -> usize {
         match self {
             Self::Signal(signal) => signal.control.len() + signal.payload.len(),
+            Self::Shared(signal, term) => signal.control.len() + signal.payload.len() + term.len(),
             Self::One(_, payload)
             | Self::Many { payload, .. }
             | Self::Rest(Fragments { payload, .. }) => payload.len(),
         }
     }
 
+    /// Whether its bytes are not its own, so that they need not be copied.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Self::Shared(..))
+    }
+
     /// The opening of the message.
     fn opening(&self) -> Option<&Arc<Opening>> {
         match self {
-            Self::Signal(signal) => signal.payload.opening(),
+            Self::Signal(signal) | Self::Shared(signal, _) => signal.payload.opening(),
             Self::One(_, payload)
             | Self::Many { payload, .. }
             | Self::Rest(Fragments { payload, .. }) => payload.opening(),
@@ -74,6 +82,7 @@ impl Item {
         const ENTRY: usize = 64;
         match self {
             Self::Signal(signal) => (ENTRY + signal.control.len() + signal.payload.len(), 1),
+            Self::Shared(..) => (ENTRY + self.message_len(), 1),
             Self::One(_, payload) => (ENTRY + payload.len(), 1),
             Self::Many { to, from, payload } => {
                 let left = to.len() - from;

@@ -27,11 +27,14 @@ const MAX_BATCH: usize = 1024;
 /// The pause before a leader that did not take a batch is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
+/// Is told what came of a command.
+type Answer = Box<dyn FnOnce(Result<Outcome, ProposeError>) + Send>;
+
 /// A command, and where its outcome goes.
 struct Proposal {
     command: Command,
     deadline: Instant,
-    answer: oneshot::Sender<Result<Outcome, ProposeError>>,
+    answer: Answer,
 }
 
 /// Takes commands in.
@@ -56,19 +59,19 @@ impl Coalescer {
         &self,
         command: Command,
     ) -> impl Future<Output = Result<Outcome, ProposeError>> + Send + use<> {
-        let deadline = Instant::now() + self.within;
         let (answer, outcome) = oneshot::channel();
-        let queued = self.proposals.try_send(Proposal { command, deadline, answer });
-        async move {
-            queued.map_err(|error| match error {
-                TrySendError::Full(_) => ProposeError::Overloaded,
-                TrySendError::Closed(_) => ProposeError::Stopped,
-            })?;
-            match timeout_at(deadline, outcome).await {
-                Ok(Ok(result)) => result,
-                Ok(Err(_)) => Err(ProposeError::Stopped),
-                Err(_) => Err(ProposeError::NoQuorum),
-            }
+        // Whoever asked may have gone.
+        self.propose_then(command, Box::new(|result| drop(answer.send(result))));
+        async move { outcome.await.unwrap_or(Err(ProposeError::Stopped)) }
+    }
+
+    /// Queues a command now; `answer` is told what came of it.
+    pub fn propose_then(&self, command: Command, answer: Answer) {
+        let deadline = Instant::now() + self.within;
+        match self.proposals.try_send(Proposal { command, deadline, answer }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(late)) => (late.answer)(Err(ProposeError::Overloaded)),
+            Err(TrySendError::Closed(late)) => (late.answer)(Err(ProposeError::Stopped)),
         }
     }
 
@@ -111,27 +114,66 @@ async fn run(way: Way, mut queue: mpsc::Receiver<Proposal>, stop: CancellationTo
         if taken == 0 {
             return;
         }
-        // Whoever asked for what is late was told that it was not done.
+        let mut waiting = Waiting::default();
+        let mut commands = Vec::with_capacity(taken);
         let now = Instant::now();
-        proposals.retain(|proposal| proposal.deadline > now);
-        let Some(deadline) = proposals.iter().map(|proposal| proposal.deadline).max() else {
-            continue;
-        };
-        let (commands, answers): (Vec<_>, Vec<_>) =
-            proposals.drain(..).map(|proposal| (proposal.command, proposal.answer)).unzip();
+        for Proposal { command, deadline, answer } in proposals.drain(..) {
+            if deadline > now {
+                commands.push(command);
+                waiting.answers.push(Some((deadline, answer)));
+            } else {
+                answer(Err(ProposeError::NoQuorum));
+            }
+        }
+        let Some(last) = waiting.deadlines().max() else { continue };
         number += 1;
         let batch = Batch { origin: Some(Origin { proposer, number }), commands: commands.into() };
-        match way.write(batch, deadline).await {
-            Ok(outcomes) => {
-                for (answer, outcome) in answers.into_iter().zip(outcomes) {
-                    // Whoever asked may have gone.
-                    let _ = answer.send(Ok(outcome));
-                }
+        let mut write = std::pin::pin!(way.write(batch, last));
+        let result = loop {
+            // Who can wait no longer is told in time; the write goes on for the others.
+            let Some(first) = waiting.deadlines().min() else {
+                break Err(ProposeError::NoQuorum);
+            };
+            match timeout_at(first, &mut write).await {
+                Ok(result) => break result,
+                Err(_) => waiting.give_up(Instant::now()),
             }
-            Err(error) => {
-                for answer in answers {
-                    let _ = answer.send(Err(error));
-                }
+        };
+        waiting.tell(result);
+    }
+}
+
+/// Who waits for the outcome of a batch: one place for each command, empty once told.
+#[derive(Default)]
+struct Waiting {
+    answers: Vec<Option<(Instant, Answer)>>,
+}
+
+impl Waiting {
+    fn deadlines(&self) -> impl Iterator<Item = Instant> {
+        self.answers.iter().flatten().map(|(deadline, _)| *deadline)
+    }
+
+    /// Tells those whose deadline is past that it was not done in time.
+    fn give_up(&mut self, now: Instant) {
+        for place in &mut self.answers {
+            if let Some((_, answer)) = place.take_if(|(deadline, _)| *deadline <= now) {
+                answer(Err(ProposeError::NoQuorum));
+            }
+        }
+    }
+
+    fn tell(self, result: Result<Vec<Outcome>, ProposeError>) {
+        // Answers to callers on one node leave together.
+        let _gathering = gater_dist::gather();
+        let mut outcomes = result.map(Vec::into_iter);
+        for place in self.answers {
+            let outcome = match &mut outcomes {
+                Ok(outcomes) => outcomes.next().ok_or(ProposeError::Stopped),
+                Err(error) => Err(*error),
+            };
+            if let Some((_, answer)) = place {
+                answer(outcome);
             }
         }
     }

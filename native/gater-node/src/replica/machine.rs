@@ -145,6 +145,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
         };
         // Outside of the lock: who follows the changes may look at the state.
         if live {
+            // What is sent because of these changes leaves together.
+            let _gathering = gater_dist::gather();
             for outcome in results.iter().flat_map(|applied| &applied.0) {
                 if !outcome.changes.is_empty() {
                     (self.shared.on_change)(&outcome.changes);

@@ -163,6 +163,16 @@ impl Replica {
         self.coalescer.propose(command)
     }
 
+    /// As [`Replica::propose`]; tells `answer` what came of it, on a thread of the runtime. It
+    /// must not block.
+    pub fn propose_then(
+        &self,
+        command: Command,
+        answer: impl FnOnce(Result<Outcome, ProposeError>) + Send + 'static,
+    ) {
+        self.coalescer.propose_then(command, Box::new(answer));
+    }
+
     /// Looks at the registry as it is known here, without asking anybody. Writes wait
     /// meanwhile: be quick.
     pub fn read<R>(&self, look: impl FnOnce(&State) -> R) -> R {

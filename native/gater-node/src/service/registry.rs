@@ -62,7 +62,7 @@ impl Registry {
                 self.write(command, Some((caller.clone(), from)));
             }
             Ok(Operation::Workers(store)) => {
-                caller.reply(&from, &self.directory.workers(store.as_str()));
+                caller.reply_shared(&from, &self.directory.workers(store.as_str()));
             }
             Ok(Operation::LocalWorkers(store)) => {
                 let node = caller.peer().name.as_str();
@@ -108,9 +108,7 @@ impl Registry {
     }
 
     fn write(&self, command: Command, from: Option<(Arc<Connection>, From)>) {
-        let proposed = self.replica.propose(command);
-        tokio::spawn(async move {
-            let result = proposed.await;
+        self.replica.propose_then(command, move |result| {
             if let Err(error) = &result {
                 tracing::warn!(%error, "a registry command was not written");
             }
