@@ -22,8 +22,9 @@ use crate::{Connection, DownReason, LocalPid, Message, ProtocolError, Target};
 const FIRST_READ_BYTES: usize = 2 << 10;
 /// The least that is made ready for a read once one was full.
 const READ_BYTES: usize = 64 << 10;
-/// After so many bytes other tasks of the thread have a turn.
-const TURN_BYTES: usize = 64 << 10;
+/// After so many bytes read without waiting other tasks of the thread have a turn. Much
+/// less would cost small messages more than it gains.
+const TURN_BYTES: usize = 1 << 20;
 /// Messages from so many bytes on take long to read, copy or verify.
 const APART_BYTES: usize = 1 << 20;
 /// A buffer that has grown beyond this for a long frame is given back after it.
@@ -55,6 +56,7 @@ async fn read(
     let mut sink = Incoming { shared, connection, unknown: 0 };
     let mut buffer = BytesMut::with_capacity(FIRST_READ_BYTES);
     let mut room = FIRST_READ_BYTES;
+    let mut unbroken = 0;
     let mut patience = Patience::new(shared.settings.spin);
     loop {
         let answered = connection.has_answered();
@@ -75,7 +77,10 @@ async fn read(
         if connection.is_closed() {
             return connection.reason();
         }
-        if read >= TURN_BYTES {
+        // A short read has emptied the socket: the next one waits.
+        unbroken = if read < READ_BYTES { 0 } else { unbroken + read };
+        if unbroken >= TURN_BYTES {
+            unbroken = 0;
             yield_now().await;
         }
     }

@@ -13,6 +13,9 @@ use super::batch::Batch;
 use super::outbox::Next;
 use crate::{Connection, DownReason};
 
+/// Full batches written without a turn for other tasks: some milliseconds at most.
+const FULL_IN_A_ROW: u32 = 8;
+
 /// Writes until the connection ends. Gives the reason if writing was it.
 pub async fn run(
     connection: Arc<Connection>,
@@ -24,15 +27,17 @@ pub async fn run(
     let mut ticks = interval(tick_time / 4);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut written = None;
+    let mut full = 0;
     loop {
         match outbox.next(written.take()) {
             Next::Write(mut batch) => {
-                let flood = !batch.has_room();
+                full = if batch.has_room() { 0 } else { full + 1 };
                 if let Err(reason) = write(&mut batch, &socket, write_timeout).await {
                     return Some(reason);
                 }
-                if flood {
+                if full >= FULL_IN_A_ROW {
                     // The other tasks of the thread have a turn.
+                    full = 0;
                     yield_now().await;
                 }
                 written = Some(batch);
