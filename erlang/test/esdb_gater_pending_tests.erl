@@ -1,0 +1,30 @@
+-module(esdb_gater_pending_tests).
+
+-include_lib("eunit/include/eunit.hrl").
+
+requests_are_sent_in_the_order_they_came_and_once_test() ->
+    {A, P1} = esdb_gater_pending:add(register, s, self(), none, esdb_gater_pending:new()),
+    {B, P2} = esdb_gater_pending:add(unregister, s, self(), none, P1),
+    ?assertEqual([{A, register, s, self()}, {B, unregister, s, self()}],
+                 esdb_gater_pending:unsent(P2)),
+    ?assertMatch([{B, _, _, _}], esdb_gater_pending:unsent(esdb_gater_pending:sent(A, P2))).
+
+what_a_lost_gateway_has_not_answered_is_sent_again_test() ->
+    {A, P1} = esdb_gater_pending:add(register, s, self(), none, esdb_gater_pending:new()),
+    Lost = esdb_gater_pending:gateway_lost(esdb_gater_pending:sent(A, P1)),
+    ?assertMatch([{A, _, _, _}], esdb_gater_pending:unsent(Lost)).
+
+who_has_waited_too_long_is_told_so_and_nothing_later_test() ->
+    Tag = make_ref(),
+    {A, P1} = esdb_gater_pending:add(register, s, self(), {self(), Tag}, esdb_gater_pending:new()),
+    P2 = esdb_gater_pending:expire(A, P1),
+    receive {Tag, Answer} -> ?assertEqual({error, no_gateway}, Answer) end,
+    ?assertEqual(late, esdb_gater_pending:take(A, P2)),
+    ?assertEqual(P2, esdb_gater_pending:expire(A, P2)),
+    ?assertEqual(0, esdb_gater_pending:size(P2)).
+
+an_answered_request_does_not_expire_test() ->
+    From = {self(), make_ref()},
+    {A, P1} = esdb_gater_pending:add(register, s, self(), From, esdb_gater_pending:new()),
+    {From, P2} = esdb_gater_pending:take(A, P1),
+    ?assertEqual(P2, esdb_gater_pending:expire(A, P2)).
