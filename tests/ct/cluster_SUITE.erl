@@ -11,6 +11,7 @@
          a_rolling_restart_under_load_fails_no_execute/1,
          all_gateways_killed_at_once_lose_nothing/1,
          a_wiped_gateway_waits_until_it_is_let_in_as_a_new_member/1,
+         a_new_gateway_is_brought_up_to_date_by_a_snapshot/1,
          a_cluster_grows_and_shrinks_and_a_gateway_is_replaced_under_load/1,
          a_minority_answers_look_ups_and_writes_nothing/1,
          a_leader_in_a_minority_writes_nothing_and_nothing_is_lost/1,
@@ -23,6 +24,10 @@
 %% For what the benchmark measures in fractions of a second.
 -define(GENEROUS_MS, 15000).
 
+%% Registrations of a big snapshot, and more entries than a gateway writes before it takes one.
+-define(MANY, 10000).
+-define(ENTRIES, 5200).
+
 suite() -> [{timetrap, {minutes, 3}}].
 
 all() ->
@@ -33,6 +38,7 @@ all() ->
      a_rolling_restart_under_load_fails_no_execute,
      all_gateways_killed_at_once_lose_nothing,
      a_wiped_gateway_waits_until_it_is_let_in_as_a_new_member,
+     a_new_gateway_is_brought_up_to_date_by_a_snapshot,
      a_cluster_grows_and_shrinks_and_a_gateway_is_replaced_under_load,
      a_minority_answers_look_ups_and_writes_nothing,
      a_leader_in_a_minority_writes_nothing_and_nothing_is_lost,
@@ -241,6 +247,35 @@ a_wiped_gateway_waits_until_it_is_let_in_as_a_new_member(Config) ->
         insist([Wiped], {register, store, Another}, ?GENEROUS_MS) end)),
     gater_cluster:up(Cluster, Leader),
     await_offered(Cluster, Gateways, [Worker, Another]).
+
+a_new_gateway_is_brought_up_to_date_by_a_snapshot(Config) ->
+    {Cluster, Gateways, [A | _]} = ready(Config),
+    Leader = gater_cluster:leader(Cluster),
+    [New, _] = Gateways -- [Leader],
+    gater_cluster:kill(Cluster, New),
+    gater_cluster:wipe(Cluster, New),
+    %% Many registrations, which makes it big, and more entries than stay in a log.
+    Workers = gater_cluster:on(Cluster, A, fun() ->
+        Pids = [gater_agent:start() || _ <- lists:seq(1, ?MANY)],
+        Requests = [gen_server:send_request({?REGISTRY, Leader}, {register, store, Pid}) || Pid <- Pids],
+        [{reply, ok} = gen_server:wait_response(Request, 60000) || Request <- Requests],
+        [ok = gen_server:call({?REGISTRY, Leader}, {What, other, hd(Pids)}, ?CLIENT_MS)
+         || _ <- lists:seq(1, ?ENTRIES div 2), What <- [register, unregister]],
+        Pids
+    end),
+    gater_harness:until(fun() -> snapshot_bytes(Cluster, Leader) > 0 end),
+    gater_cluster:up(Cluster, New),
+    ?assertEqual({0, "done\n"}, gater_cluster:command(Cluster, Leader, ["add", atom_to_list(New)])),
+    await_voters(Cluster, Leader, Gateways),
+    gater_cluster:settle(Cluster),
+    ?assert(snapshot_bytes(Cluster, New) > 0),
+    {ok, Offered} = call(Cluster, A, Leader, {get_workers, store}),
+    ?assertEqual(lists:sort(Workers), lists:sort([Worker || {_, Worker} <- Offered])),
+    gater_harness:until(fun() -> call(Cluster, A, New, {get_workers, store}) =:= {ok, Offered} end),
+    %% And after a start from it.
+    gater_cluster:kill(Cluster, New),
+    gater_cluster:up(Cluster, New),
+    gater_harness:until(fun() -> call(Cluster, A, New, {get_workers, store}) =:= {ok, Offered} end).
 
 a_cluster_grows_and_shrinks_and_a_gateway_is_replaced_under_load(Config) ->
     {Cluster, Gateways = [One, Two, Three], _} = ready(Config),
@@ -471,6 +506,10 @@ registrations(Cluster, Beam, Gateway) ->
         {ok, #{registrations := Count}} -> Count;
         Other -> Other
     end.
+
+snapshot_bytes(Cluster, Gateway) ->
+    filelib:file_size(filename:join([gater_harness:dir(gater_cluster:world(Cluster)),
+                                     atom_to_list(Gateway), "registry.snapshot"])).
 
 ids(Members) -> lists:sort([Id || #{id := Id} <- Members]).
 

@@ -19,8 +19,10 @@
     | {restart, target()}
     %% SIGSTOP, and SIGCONT afterwards.
     | {pause, target()}
-    %% Nothing to it or from it.
+    %% Nothing to it or from it, in silence.
     | {isolate, target()}
+    %% The same, and its connections are reset, so that everybody knows.
+    | {banish, target()}
     %% Nothing between the gateways and nodes with these places and the others.
     | {split, [pos_integer()], [pos_integer()]}
     %% What the first sends does not arrive at the second.
@@ -92,7 +94,7 @@ fault(Random0) ->
     {#{what => What, at => At, until => At + Hold}, Random}.
 
 what(Random0) ->
-    {Kind, Random1} = weighted([{4, kill}, {1, power}, {2, restart}, {4, pause}, {3, isolate},
+    {Kind, Random1} = weighted([{4, kill}, {1, power}, {2, restart}, {4, pause}, {3, isolate}, {2, banish},
                                 {3, split}, {2, deafen}, {2, sever}], Random0),
     case Kind of
         power ->
@@ -180,6 +182,11 @@ strike(Cluster, N, What, Active) ->
             end;
         {isolate, Victim} ->
             gater_cluster:isolate(Cluster, Victim),
+            Active#{N => {[], mend}};
+        {banish, Victim} ->
+            gater_cluster:isolate(Cluster, Victim),
+            Others = (gater_cluster:gateways(Cluster) ++ gater_cluster:beams(Cluster)) -- [Victim],
+            gater_cluster:sever(Cluster, [Victim], Others),
             Active#{N => {[], mend}};
         {split, Some, Others} ->
             gater_cluster:split(Cluster, Some, Others),

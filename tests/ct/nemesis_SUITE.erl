@@ -170,7 +170,7 @@ the_same_seed_gives_the_same_plan(_) ->
 a_plan_has_every_fault(_) ->
     Faults = [case What of power -> power; _ -> element(1, What) end
               || Round <- gater_nemesis:plan("any", 200), #{what := What} <- Round],
-    ?assertEqual([deafen, isolate, kill, pause, power, restart, sever, split], lists:usort(Faults)).
+    ?assertEqual([banish, deafen, isolate, kill, pause, power, restart, sever, split], lists:usort(Faults)).
 
 %%% Broken clusters
 
