@@ -1,7 +1,7 @@
 %% @doc The application `erl_esdb_gater' on the nodes of a world.
 -module(gater_shim).
 
--export([node/2, node/3, start/2, embedded/0, named/1, workers/3, echo/0, collector/0, collected/1,
+-export([node/2, node/3, start/2, embedded/0, named/1, workers/3, echo/0, load/1, collector/0, collected/1,
          program/0]).
 
 %% @doc A node that has the application, not started. `Modules' are loaded there as well.
@@ -52,6 +52,22 @@ echo() ->
         {'$gen_call', _, die} -> exit(killed_by_test);
         {'$gen_call', _, ignore} -> echo();
         {tell, Pid} -> Pid ! {worker, self()}, echo()
+    end.
+
+%% @doc Callers of `store' that never stop. Asked by `{report, Pid}' each answers
+%% `{Caller, Calls, Failures}' and ends.
+-spec load(non_neg_integer()) -> [pid()].
+load(N) ->
+    [spawn(fun() -> call_on(0, []) end) || _ <- lists:seq(1, N)].
+
+call_on(N, Failures) ->
+    receive
+        {report, From} -> From ! {self(), N, Failures}
+    after 0 ->
+        case esdb_gater_api:execute(store, fun(W) -> gen_server:call(W, {echo, N}) end) of
+            {ok, {_, N}} -> call_on(N + 1, Failures);
+            Other -> call_on(N + 1, [Other | Failures])
+        end
     end.
 
 %% @doc A process that keeps what it is sent; see `collected/1'.

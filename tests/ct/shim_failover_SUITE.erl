@@ -48,7 +48,7 @@ a_killed_gateway_is_replaced_within_a_second_under_load(Config) ->
     ?assertEqual(node_of(First), in_use(Beam)),
     Workers = gater_shim:workers(Beam, store, 20),
     Subscribers = [subscriber(Beam, integer_to_binary(I)) || I <- lists:seq(1, 20)],
-    Load = on(Beam, fun() -> load(8) end),
+    Load = on(Beam, fun() -> gater_shim:load(8) end),
     gater_harness:signal(First, "KILL"),
     Killed = erlang:monotonic_time(millisecond),
     _ = gater_harness:await_exit(value(world, Config), First),
@@ -69,7 +69,7 @@ a_silent_gateway_is_replaced_in_the_configured_time_under_load(Config) ->
     ?assertEqual(node_of(First), in_use(Beam)),
     Workers = gater_shim:workers(Beam, store, 5),
     Subscriber = subscriber(Beam, ?TOPIC),
-    Load = on(Beam, fun() -> load(4) end),
+    Load = on(Beam, fun() -> gater_shim:load(4) end),
     %% Fills the socket of whoever does not read, so that senders are suspended.
     on(Beam, fun() ->
         [spawn(fun Fill() ->
@@ -110,7 +110,7 @@ gateways_killed_one_after_the_other_fail_no_execute(Config) ->
     Beams = [named(Config, Gateways) || _ <- [1, 2]],
     Workers = lists:append([gater_shim:workers(Beam, store, 10) || Beam <- Beams]),
     Subscribers = [subscriber(Beam, ?TOPIC) || Beam <- Beams],
-    Loads = [{Beam, on(Beam, fun() -> load(4) end)} || Beam <- Beams],
+    Loads = [{Beam, on(Beam, fun() -> gater_shim:load(4) end)} || Beam <- Beams],
     [begin
          gater_harness:signal(Gateway, "KILL"),
          _ = gater_harness:await_exit(World, Gateway),
@@ -240,22 +240,6 @@ what_is_missing_is_registered_again_and_what_is_not_changes_nothing(Config) ->
     %% The registration that it repeated was none; only the other one counts.
     ?assertMatch(#{rev := Next} when Next =< Rev + 2, on(Beam, fun esdb_gater_link:status/0)),
     ?assertEqual([Worker], registered_at(Beam, Gateway, store)).
-
-%%% On nodes
-
-%% Callers that never stop. Each tells at the end what went wrong for it.
-load(N) ->
-    [spawn(fun() -> call_on(0, []) end) || _ <- lists:seq(1, N)].
-
-call_on(N, Failures) ->
-    receive
-        {report, From} -> From ! {self(), N, Failures}
-    after 0 ->
-        case esdb_gater_api:execute(store, fun(W) -> gen_server:call(W, {echo, N}) end) of
-            {ok, {_, N}} -> call_on(N + 1, Failures);
-            Other -> call_on(N + 1, [Other | Failures])
-        end
-    end.
 
 %%% Helpers
 

@@ -94,7 +94,7 @@ a_killed_host_is_replaced_within_three_seconds_under_load(Config) ->
           end) || I <- lists:seq(1, 20)]
      end || Beam <- Others],
     until(fun() -> lists:all(fun(Beam) -> length(workers(Beam, store)) =:= 60 end, Others) end),
-    Loads = [{Beam, on(Beam, fun() -> load(2) end)} || Beam <- Others],
+    Loads = [{Beam, on(Beam, fun() -> gater_shim:load(2) end)} || Beam <- Others],
     gater_harness:signal(Host, "KILL"),
     Killed = erlang:monotonic_time(millisecond),
     until(fun() ->
@@ -300,22 +300,6 @@ every_process_of_it_may_crash(Config) ->
      end || Name <- [esdb_gater_embedded, esdb_gater_port, esdb_gater_worker_registry],
             Beam <- [Host, Guest]],
     until(fun() -> programs(Config) =:= 1 end).
-
-%%% On nodes
-
-%% Callers that never stop. Each tells at the end what went wrong for it.
-load(N) ->
-    [spawn(fun() -> call_on(0, []) end) || _ <- lists:seq(1, N)].
-
-call_on(N, Failures) ->
-    receive
-        {report, From} -> From ! {self(), N, Failures}
-    after 0 ->
-        case esdb_gater_api:execute(store, fun(W) -> gen_server:call(W, {echo, N}) end) of
-            {ok, {_, N}} -> call_on(N + 1, Failures);
-            Other -> call_on(N + 1, [Other | Failures])
-        end
-    end.
 
 %%% Helpers
 

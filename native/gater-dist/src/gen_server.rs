@@ -4,7 +4,9 @@
 //! `[alias|Ref]`, `[[alias|Ref]|_]` or any other term, and `{'$gen_cast', Message}`.
 
 use bytes::Bytes;
-use gater_core::etf::{Atom, Pid, Reader, Reference};
+use gater_core::etf::{Atom, Pid, Reader, Reference, encode};
+
+use crate::Payload;
 
 /// A message to a registered name, seen as a `gen_server` would see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +33,23 @@ pub struct From {
     pub tag: Bytes,
     /// The alias to answer to, if the tag names one.
     pub alias: Option<Reference>,
+}
+
+/// `{'$gen_call', {Pid, Tag}, Request}` with what `tag` and `request` write, one term each:
+/// a call to be sent to a name. The answer is `{Tag, Reply}`, sent to `pid`.
+pub fn call(
+    pid: &Pid,
+    tag: impl FnOnce(&mut Vec<u8>),
+    request: impl FnOnce(&mut Vec<u8>),
+) -> Payload {
+    let mut out = Vec::with_capacity(128);
+    encode::tuple(&mut out, 3);
+    encode::atom(&mut out, "$gen_call");
+    encode::tuple(&mut out, 2);
+    encode::pid(&mut out, pid);
+    tag(&mut out);
+    request(&mut out);
+    Payload::from(out)
 }
 
 /// Sorts `payload`, a valid term, into calls, casts and other messages. Requests

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gater_core::etf::{Atom, Pid, ReadError, Reader, encode};
-use gater_dist::{Connection, DownReason, Events, Lane, Message, Node, Payload, Settings, Target};
+use gater_dist::{
+    Connection, DownReason, Events, Lane, Message, Node, Payload, Settings, Target, gen_server,
+};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -125,20 +127,16 @@ async fn ask(config: &Config, order: &Order) -> Result<String, OrderError> {
     answer
 }
 
-/// `{'$gen_call', {Pid, Tag}, Request}`.
 fn call(pid: &Pid, order: &Order) -> Payload {
-    let mut out = Vec::with_capacity(128);
-    encode::tuple(&mut out, 3);
-    encode::atom(&mut out, "$gen_call");
-    encode::tuple(&mut out, 2);
-    encode::pid(&mut out, pid);
-    encode::atom(&mut out, TAG);
-    match order {
-        Order::Status => encode::atom(&mut out, "status"),
-        Order::Add(node) => change(&mut out, "add", node),
-        Order::Remove(node) => change(&mut out, "remove", node),
-    }
-    Payload::from(out)
+    gen_server::call(
+        pid,
+        |out| encode::atom(out, TAG),
+        |out| match order {
+            Order::Status => encode::atom(out, "status"),
+            Order::Add(node) => change(out, "add", node),
+            Order::Remove(node) => change(out, "remove", node),
+        },
+    )
 }
 
 fn change(out: &mut Vec<u8>, what: &str, node: &str) {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gater_core::etf::{Atom, Pid, Reader, encode};
-use gater_dist::{Connection, Lane, Node, Payload};
+use gater_dist::{Connection, Lane, Node, Payload, gen_server};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout};
@@ -203,19 +203,18 @@ impl Mesh {
 /// `{'$gen_call', {Pid, Number}, {call, erlang, nodes, [], Pid}}`, as `rpc:call/4` asks.
 /// Calls to `rex` are served by OTP 25 to 29.
 fn question(asker: &Pid, number: u64) -> Payload {
-    let mut out = Vec::with_capacity(128);
-    encode::tuple(&mut out, 3);
-    encode::atom(&mut out, "$gen_call");
-    encode::tuple(&mut out, 2);
-    encode::pid(&mut out, asker);
-    encode::uint(&mut out, number);
-    encode::tuple(&mut out, 5);
-    for atom in ["call", "erlang", "nodes"] {
-        encode::atom(&mut out, atom);
-    }
-    encode::nil(&mut out);
-    encode::pid(&mut out, asker);
-    Payload::from(out)
+    gen_server::call(
+        asker,
+        |out| encode::uint(out, number),
+        |out| {
+            encode::tuple(out, 5);
+            for atom in ["call", "erlang", "nodes"] {
+                encode::atom(out, atom);
+            }
+            encode::nil(out);
+            encode::pid(out, asker);
+        },
+    )
 }
 
 /// Reads `{Number, [Node]}` with at most `max_nodes` names; what is no name is passed over.

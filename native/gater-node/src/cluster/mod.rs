@@ -314,7 +314,7 @@ impl Cluster {
         name: String,
     ) -> Result<(), String> {
         let standing = self.standing();
-        if standing.members.contains_key(&id) {
+        if standing.is_voter(id) {
             return Ok(());
         }
         if !self.listed.contains(&name) {
@@ -323,7 +323,7 @@ impl Cluster {
                 self.own_name
             ));
         }
-        if standing.members.values().any(|(member, _)| member.name == name) {
+        if standing.members.iter().any(|(other, (member, _))| *other != id && member.name == name) {
             return Err(format!(
                 "{name} is a member with another data directory: if that one is lost, \
                  `esdb-gater cluster add {name}` puts this one in its place"
@@ -350,7 +350,7 @@ impl Cluster {
             Ok(Answer::Hello(hello)) => hello,
             _ => return Err(format!("{name} does not answer as a gateway does")),
         };
-        if self.standing().members.contains_key(&hello.id) {
+        if self.standing().is_voter(hello.id) {
             return Ok(());
         }
         if hello.founded {

@@ -59,9 +59,20 @@ impl Standing {
         self.members.get(&id).map(|(member, _)| member.name.as_str())
     }
 
+    /// The members of that name: one, unless one was replaced and is on its way out.
+    fn named(&self, name: &str) -> BTreeSet<NodeId> {
+        let named = |member: &Member| member.name == name;
+        self.members.iter().filter(|(_, (member, _))| named(member)).map(|(id, _)| *id).collect()
+    }
+
     /// Whether this gateway has a vote.
     pub fn votes(&self) -> bool {
-        self.members.get(&self.id).is_some_and(|(_, votes)| *votes)
+        self.is_voter(self.id)
+    }
+
+    /// Whether that member has a vote.
+    pub fn is_voter(&self, id: NodeId) -> bool {
+        self.members.get(&id).is_some_and(|(_, votes)| *votes)
     }
 
     /// The ids of those that vote.
@@ -149,35 +160,20 @@ impl Replica {
 
     /// Has a gateway catch up and then vote. Whoever had its name before is a member no more.
     pub async fn add(&self, id: NodeId, member: Member) -> Result<(), MemberError> {
-        let standing = self.standing();
-        let replaced: BTreeSet<_> = standing
-            .members
-            .iter()
-            .filter(|(other, (known, _))| **other != id && known.name == member.name)
-            .map(|(other, _)| *other)
-            .collect();
+        let mut replaced = self.standing().named(&member.name);
+        replaced.remove(&id);
         self.raft.add_learner(id, member, true).await?;
         let mut voters: BTreeSet<_> = self.standing().voters().collect();
         voters.insert(id);
         voters.retain(|voter| !replaced.contains(voter));
         self.raft.change_membership(voters, false).await?;
-        let learners: BTreeSet<_> =
-            self.standing().members.keys().filter(|id| replaced.contains(id)).copied().collect();
-        if !learners.is_empty() {
-            self.raft.change_membership(ChangeMembers::RemoveNodes(learners), false).await?;
-        }
-        Ok(())
+        self.drop_learners(&replaced).await
     }
 
     /// Takes a gateway out of the cluster.
     pub async fn remove(&self, name: &str) -> Result<(), MemberError> {
         let standing = self.standing();
-        let named: BTreeSet<_> = standing
-            .members
-            .iter()
-            .filter(|(_, (member, _))| member.name == name)
-            .map(|(id, _)| *id)
-            .collect();
+        let named = standing.named(name);
         if named.is_empty() {
             return Err(MemberError::Unknown);
         }
@@ -188,8 +184,13 @@ impl Replica {
         if voters.len() < standing.voters().count() {
             self.raft.change_membership(voters, false).await?;
         }
+        self.drop_learners(&named).await
+    }
+
+    /// Those of `ids` that are members without a vote are none any more.
+    async fn drop_learners(&self, ids: &BTreeSet<NodeId>) -> Result<(), MemberError> {
         let learners: BTreeSet<_> =
-            self.standing().members.keys().filter(|id| named.contains(id)).copied().collect();
+            self.standing().members.keys().filter(|id| ids.contains(id)).copied().collect();
         if !learners.is_empty() {
             self.raft.change_membership(ChangeMembers::RemoveNodes(learners), false).await?;
         }
