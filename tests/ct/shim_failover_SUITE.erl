@@ -15,7 +15,6 @@
          workers_of_connected_nodes_are_never_missed/1,
          what_is_missing_is_registered_again_and_what_is_not_changes_nothing/1]).
 %% On nodes.
--export([load/1]).
 
 -define(EVENTS, esdb_channel_events).
 -define(TOPIC, <<"topic">>).

@@ -20,7 +20,6 @@
          named_gateways_and_nodes_without_the_application_take_no_part/1,
          every_process_of_it_may_crash/1]).
 %% On nodes.
--export([load/1]).
 
 -define(EVENTS, esdb_channel_events).
 -define(ALERTS, esdb_channel_alerts).
