@@ -14,7 +14,6 @@
          a_gateway_that_was_put_out_is_the_last_resort/1,
          workers_of_connected_nodes_are_never_missed/1,
          what_is_missing_is_registered_again_and_what_is_not_changes_nothing/1]).
-%% On nodes.
 
 -define(EVENTS, esdb_channel_events).
 -define(TOPIC, <<"topic">>).

@@ -19,7 +19,6 @@
          nodes_of_two_releases_share_one_program/1,
          named_gateways_and_nodes_without_the_application_take_no_part/1,
          every_process_of_it_may_crash/1]).
-%% On nodes.
 
 -define(EVENTS, esdb_channel_events).
 -define(ALERTS, esdb_channel_alerts).
