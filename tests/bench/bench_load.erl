@@ -20,6 +20,8 @@
     size := pos_integer(),
     window := pos_integer(),
     chunk := pos_integer(),
+    %% Where processes subscribe: at the gateway itself unless given.
+    through => gateway | shim,
     %% Messages per second, of all publishers together; as many as the window lets, if not given.
     rate => pos_integer()
 }.
@@ -91,11 +93,15 @@ subscribers(#{subscribers := Count} = Load, Publishers) ->
     Pids.
 
 subscriber(Parent, N, Counter, Load, Publishers) ->
-    #{node := Node, channel := Channel, topics := Topics} = Load,
-    #{subscribers := Count, chunk := Chunk} = Load,
-    _ = [ok = gen_server:call({Channel, Node}, {subscribe, Topic, self()}) || Topic <- Topics],
+    #{topics := Topics, subscribers := Count, chunk := Chunk} = Load,
+    _ = [ok = subscribe(Load, Topic) || Topic <- Topics],
     Parent ! {subscribed, self()},
     receive_all(N, Count, Chunk, list_to_tuple(Publishers), Counter).
+
+subscribe(#{through := shim, channel := Channel}, Topic) ->
+    esdb_channel_server:subscribe(Channel, Topic, self());
+subscribe(#{node := Node, channel := Channel}, Topic) ->
+    gen_server:call({Channel, Node}, {subscribe, Topic, self()}).
 
 receive_all(N, Count, Chunk, Publishers, Counter) ->
     receive

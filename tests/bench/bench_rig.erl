@@ -2,7 +2,7 @@
 %% and BEAM nodes to publish from and to subscribe on.
 -module(bench_rig).
 
--export([with/2, call/5, cpu_seconds/1, resident_bytes/1, secret/0]).
+-export([with/2, with/3, call/5, cpu_seconds/1, resident_bytes/1, secret/0]).
 %% For rigs of another shape.
 -export([scratch/1, peer/3, name/1, beam_arguments/1, cookie_file/1, launch/4, kill/1]).
 -export_type([rig/0, gateway/0, scratch/0]).
@@ -16,7 +16,9 @@
     ours := gateway(),
     theirs := gateway(),
     %% Where it could be compiled.
-    cnode => gateway()
+    cnode => gateway(),
+    %% A node that has the shim, not started, where it was asked for.
+    shim => pid()
 }.
 
 %% A folder and a cookie; what is kept is taken down with them.
@@ -32,7 +34,11 @@
 
 %% @doc Runs `Fun' on a fresh rig and takes it down again, whatever happens.
 -spec with(bench:options(), fun((rig()) -> Result)) -> Result.
-with(#{gateway := Program}, Fun) ->
+with(Options, Fun) -> with(Options, [], Fun).
+
+%% @doc The same with more nodes.
+-spec with(bench:options(), [shim], fun((rig()) -> Result)) -> Result.
+with(#{gateway := Program}, More, Fun) ->
     scratch(fun(#{keep := Keep} = Scratch) ->
         Peer = fun(Role) -> Keep(peer(name(Role), [], Scratch)) end,
         Rig0 = #{
@@ -42,13 +48,17 @@ with(#{gateway := Program}, Fun) ->
             subscriber => Peer("subscriber"),
             alarm => Peer("alarm")
         },
-        Rig = case filelib:is_regular(?CNODE) of
+        Rig1 = case filelib:is_regular(?CNODE) of
             true -> Rig0#{cnode => Keep(gateway(cnode, "cnode", Scratch))};
             false -> Rig0
         end,
+        Rig = lists:foldl(fun(shim, R) -> R#{shim => Keep(peer(name("shim"), shim_path(), Scratch))}
+                          end, Rig1, More),
         #{publisher := Publisher, subscriber := Subscriber, alarm := Alarm} = Rig,
         Gateways = maps:with([ours, theirs, cnode], Rig),
         %% Acknowledgements go from node to node, beside the gateway.
+        Shims = [Shim || #{shim := Shim} <- [Rig]],
+        _ = [pong = call(Peer1, net_adm, ping, [node_of(Publisher)], 10000) || Peer1 <- Shims],
         _ = [pong = call(Peer1, net_adm, ping, [Node], 10000)
              || Peer1 <- [Publisher, Subscriber, Alarm],
                 Node <- [node_of(Subscriber) | [N || #{node := N} <- maps:values(Gateways)]],
@@ -139,6 +149,9 @@ peer(Name, More, #{cookie := Cookie}) ->
         args => beam_arguments(Cookie) ++ More
     }),
     Peer.
+
+shim_path() ->
+    lists:append([["-pa", filename:absname(Dir)] || Dir <- filelib:wildcard("_build/default/lib/*/ebin")]).
 
 gateway(Program, Role, #{dir := Dir} = Scratch) ->
     Node = name(Role) ++ "@127.0.0.1",

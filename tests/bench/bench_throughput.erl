@@ -3,6 +3,24 @@
 -behaviour(bench).
 
 -export([title/0, run/1]).
+%% For the same with other subscribers.
+-export([measure/4, pair/6]).
+-export_type([traffic/0, measured/0]).
+
+-type traffic() :: #{
+    publishers := pos_integer(),
+    subscribers := pos_integer(),
+    %% Bytes of a message.
+    size := pos_integer(),
+    through => gateway | shim
+}.
+-type measured() :: #{
+    %% Per second.
+    deliveries := float(),
+    %% Processor seconds of the gateway per million deliveries.
+    cpu := float(),
+    lost := non_neg_integer(), expected := non_neg_integer(), stalls := non_neg_integer()
+}.
 
 %% Deliveries that may be under way: less than any lane of the gateway holds.
 -define(UNDER_WAY, 65536).
@@ -25,10 +43,9 @@ cases(#{quick := false}) ->
      {4, 10, 1024, 1.3, none}, {4, 100, 1024, 1.0, 0.1}, {4, 1000, 1024, 1.0, 0.1}].
 
 rows(Rig, Options, {Publishers, Subscribers, Size, Target, CpuTarget}) ->
+    Traffic = #{publishers => Publishers, subscribers => Subscribers, size => Size},
     Sides = maps:map(
-        fun(_, Gateway) ->
-            fun() -> measure(Rig, Gateway, Options, Publishers, Subscribers, Size) end
-        end,
+        fun(_, Gateway) -> fun() -> measure(Rig, Gateway, Options, Traffic) end end,
         maps:with([ours, theirs, cnode], Rig)
     ),
     #{ours := Ours, theirs := Theirs} = Measured = bench:alternate(Options, Sides),
@@ -43,6 +60,9 @@ rows(Rig, Options, {Publishers, Subscribers, Size, Target, CpuTarget}) ->
 c_target(1) -> 1.0;
 c_target(_) -> none.
 
+%% @doc The rows of what was measured: deliveries, and their cost to the gateway.
+-spec pair(string(), string(), [measured()], [measured()], number() | none, number() | none) ->
+    [bench:row()].
 pair(What, Against, Ours, Theirs, Target, CpuTarget) ->
     Row = fun(Key) ->
         #{against => Against,
@@ -61,12 +81,14 @@ pair(What, Against, Ours, Theirs, Target, CpuTarget) ->
 aimed(none, Row) -> Row;
 aimed(Target, Row) -> Row#{target => Target}.
 
-measure(#{publisher := Publisher, subscriber := Subscriber}, Gateway, Options, P, S, Size) ->
+%% @doc Publishes and receives for a while through one of a rig's gateways.
+-spec measure(bench_rig:rig(), bench_rig:gateway(), bench:options(), traffic()) -> measured().
+measure(#{publisher := Publisher, subscriber := Subscriber}, Gateway, Options, Traffic) ->
     #{milliseconds := Milliseconds} = Options,
+    #{publishers := P, subscribers := S} = Traffic,
     Window = max(4, min(256, ?UNDER_WAY div (P * S))),
-    Load = #{
+    Load = Traffic#{
         node => maps:get(node, Gateway), channel => esdb_channel_events, topics => [<<"bench">>],
-        publishers => P, subscribers => S, size => Size,
         window => Window, chunk => max(1, Window div 4)
     },
     Call = fun(Peer, Function, Arguments) ->
