@@ -38,7 +38,7 @@ start(Fault, Gateways = [First | _]) ->
     case node() of
         First -> run(?MODULE, fun() ->
             decide(#{fault => Fault, gateways => Gateways, workers => [], subscribers => #{},
-                     writes => 0, held => none})
+                     registrations => 0, publications => 0, held => none})
         end);
         _ -> ok
     end,
@@ -85,22 +85,24 @@ serve(?REGISTRY, Gateway, {get_workers, Store}, State = #{fault := Fault, worker
         Gateway -> {{ok, lists:droplast(Found)}, State};
         _ -> {{ok, Found}, State}
     end;
-serve(?REGISTRY, _, {What, Store, Pid}, State = #{fault := Fault, writes := Writes}) ->
-    Next = State#{writes := Writes + 1},
-    case {What, Fault} of
-        {register, loses_writes} when Writes rem ?EVERY =:= 0 -> {ok, Next};
-        {unregister, loses_withdrawals} -> {ok, Next};
-        {register, _} -> {ok, add({Store, Pid}, Next)};
-        {unregister, _} -> {ok, remove({Store, Pid}, Next)}
+serve(?REGISTRY, _, {register, Store, Pid}, State = #{fault := Fault, registrations := Before}) ->
+    Next = State#{registrations := Before + 1},
+    case Fault of
+        loses_writes when Before rem ?EVERY =:= 0 -> {ok, Next};
+        _ -> {ok, add({Store, Pid}, Next)}
     end;
+serve(?REGISTRY, _, {unregister, _, _}, State = #{fault := loses_withdrawals}) ->
+    {ok, State};
+serve(?REGISTRY, _, {unregister, Store, Pid}, State) ->
+    {ok, remove({Store, Pid}, State)};
 serve(Channel, Gateway, {subscribe, Topic, Pid}, State = #{subscribers := Subscribers}) ->
     _ = monitor(process, Pid),
     Key = {Channel, Topic},
     Present = maps:get(Key, Subscribers, []),
     {ok, State#{subscribers := Subscribers#{Key => [{Gateway, Pid} | Present -- [{Gateway, Pid}]]}}};
-serve(Channel, Gateway, {publish, Topic, Message}, State = #{writes := Writes, subscribers := Subscribers}) ->
+serve(Channel, Gateway, {publish, Topic, Message}, State = #{publications := Before, subscribers := Subscribers}) ->
     {ok, publish({Channel, Topic, Message}, Gateway, maps:get({Channel, Topic}, Subscribers, []),
-                 State#{writes := Writes + 1})}.
+                 State#{publications := Before + 1})}.
 
 add(Worker = {_, Pid}, State = #{fault := Fault, workers := Workers}) ->
     case lists:member(Worker, Workers) of
@@ -117,16 +119,16 @@ forget(Pid, State = #{workers := Workers, subscribers := Subscribers}) ->
     State#{workers := [Worker || Worker = {_, Of} <- Workers, Of =/= Pid],
            subscribers := maps:map(fun(_, List) -> lists:keydelete(Pid, 2, List) end, Subscribers)}.
 
-publish(Publication = {Channel, Topic, Message}, Gateway, Subscribers, State = #{fault := Fault, writes := Writes}) ->
-    Now = Writes rem ?EVERY =:= 0,
+publish(Publication = {Channel, Topic, Message}, Gateway, Subscribers, State = #{fault := Fault, publications := Count}) ->
+    Now = Count rem ?EVERY =:= 0,
     Pids = [Pid || {At, Pid} <- Subscribers, Fault =/= delivers_at_home orelse At =:= Gateway],
     case Fault of
         delivers_twice when Now ->
             send(Pids, Publication),
             send(Pids, Publication),
             State;
-        %% Held back until that publisher's next on the same topic has gone.
-        delivers_out_of_order when Now, map_get(held, State) =:= none ->
+        %% Held back until that publisher's next on the same topic has gone; a probe has none.
+        delivers_out_of_order when Now, map_get(held, State) =:= none, element(4, Message) =:= load ->
             State#{held := Publication};
         delivers_out_of_order ->
             send(Pids, Publication),

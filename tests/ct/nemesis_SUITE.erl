@@ -20,6 +20,8 @@
 
 %% What the broken ones get to be well in, in milliseconds.
 -define(FAKE_WELL_MS, 1000).
+%% How often a broken one is judged before it counts as not found out.
+-define(JUDGEMENTS, 20).
 %% And the real one, from when everybody runs again and nothing is cut.
 -define(WELL_MS, 60000).
 -define(ROUNDS, 20).
@@ -204,18 +206,30 @@ found(Fault, Config) ->
      || Gateway <- Gateways],
     gater_nemesis:start_load(Cluster, Fault),
     try
-        %% Enough that every fault has had its chance.
-        gater_harness:until(fun() -> lists:all(fun(Beam) ->
-            Counts = gater_cluster:on(Cluster, Beam, fun gater_nemesis_client:counts/0),
-            lists:all(fun(Key) -> maps:get(Key, Counts, 0) >= 12 end,
-                      [{register, ok}, {unregister, ok}, killed, {execute, ok}])
-        end, gater_cluster:beams(Cluster)) end),
-        {#{violations := Violations}, _} = gater_nemesis:judge(Cluster, #{}, #{well_ms => ?FAKE_WELL_MS, across => true}),
-        lists:usort([element(1, Violation) || Violation <- Violations])
+        judged(Fault, Cluster, #{}, 1)
     after
         [gater_cluster:on(Cluster, Beam, fun gater_nemesis_client:stop/0)
          || Beam <- gater_cluster:beams(Cluster)]
     end.
+
+%% What is broken now and then may be so in nothing that can be seen any more, as when the worker
+%% that was lost has died: then there is more load, and it is judged again.
+judged(Fault, Cluster, Seen, Judgement) ->
+    loaded(Cluster, 12 * Judgement),
+    {#{violations := Violations}, Next} =
+        gater_nemesis:judge(Cluster, Seen, #{well_ms => ?FAKE_WELL_MS, across => true}),
+    case lists:usort([element(1, Violation) || Violation <- Violations]) of
+        [] when Fault =/= none, Judgement < ?JUDGEMENTS -> judged(Fault, Cluster, Next, Judgement + 1);
+        Kinds -> Kinds
+    end.
+
+%% Waits until everything has happened so often on each node.
+loaded(Cluster, Times) ->
+    gater_harness:until(fun() -> lists:all(fun(Beam) ->
+        Counts = gater_cluster:on(Cluster, Beam, fun gater_nemesis_client:counts/0),
+        lists:all(fun(Key) -> maps:get(Key, Counts, 0) >= Times end,
+                  [{register, ok}, {unregister, ok}, killed, {execute, ok}])
+    end, gater_cluster:beams(Cluster)) end).
 
 %%% The real one
 
