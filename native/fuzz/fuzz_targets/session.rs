@@ -35,6 +35,8 @@ impl Sink for Check {
 
     fn exited(&mut self, _pid: LocalPid, _reference: &[u8], _reason: Bytes) {}
 
+    fn mark_answered(&mut self, _reference: &[u8]) {}
+
     fn unknown_operation(&mut self, _op: u64) {}
 }
 

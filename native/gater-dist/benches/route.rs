@@ -69,6 +69,8 @@ impl Sink for Router {
 
     fn exited(&mut self, _pid: LocalPid, _reference: &[u8], _reason: Bytes) {}
 
+    fn mark_answered(&mut self, _reference: &[u8]) {}
+
     fn unknown_operation(&mut self, _op: u64) {}
 }
 

@@ -214,6 +214,11 @@ impl Connection {
         asked
     }
 
+    /// The peer has answered a mark.
+    pub(crate) fn mark_answered(&self, reference: &[u8]) {
+        self.outbox.answered(|number| self.format.is_mark(number, reference));
+    }
+
     /// Closes the connection at once; what is queued is lost.
     pub fn close(&self, reason: &'static str) {
         self.end(DownReason::Requested(reason));

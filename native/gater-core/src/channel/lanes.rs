@@ -212,15 +212,16 @@ impl<T> Lanes<T> {
         if dropped.is_empty() { Pushed::Queued } else { Pushed::DroppedOldest(dropped) }
     }
 
-    /// Takes out the next item to send.
-    pub fn pop(&mut self) -> Option<(Lane, T)> {
-        let first = Lane::ALL.into_iter().find(|lane| !self.queues[lane.index()].is_empty())?;
-        let due = Lane::ALL.into_iter().skip(first.index() + 1).find(|lane| {
+    /// Takes out the next item to send of the lanes down to `lowest`.
+    pub fn pop(&mut self, lowest: Lane) -> Option<(Lane, T)> {
+        let open = Lane::ALL.into_iter().take(lowest.index() + 1);
+        let first = open.clone().find(|lane| !self.queues[lane.index()].is_empty())?;
+        let due = open.skip(first.index() + 1).find(|lane| {
             let queue = &self.queues[lane.index()];
             queue.turn_bytes().is_some_and(|bytes| queue.passed_over >= bytes * Self::SHARE)
         });
         let lane = due.unwrap_or(first);
-        let (queue, below) = self.queues[lane.index()..].split_first_mut()?;
+        let (queue, below) = self.queues[lane.index()..=lowest.index()].split_first_mut()?;
         let entry = queue.pop()?;
         let sent = turn(entry.bytes);
         queue.passed_over =
@@ -240,9 +241,9 @@ impl<T> Lanes<T> {
         queue.begun.push(Entry { bytes, messages, item });
     }
 
-    /// Whether nothing waits in any lane.
-    pub fn is_empty(&self) -> bool {
-        self.queues.iter().all(Queue::is_empty)
+    /// Whether anything waits in the lanes down to `lowest`.
+    pub fn waits(&self, lowest: Lane) -> bool {
+        !self.queues[..=lowest.index()].iter().all(Queue::is_empty)
     }
 
     /// Items in a lane.

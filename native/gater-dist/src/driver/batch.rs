@@ -102,6 +102,19 @@ impl Batch {
         self.bytes(&TICK);
     }
 
+    /// Adds a mark, see [`super::window`].
+    pub fn mark(&mut self, number: u64) {
+        let at = self.copied.len();
+        let Signal { control, .. } = self.format.mark(number);
+        self.format.put_signal(&mut self.copied, &control, 0);
+        self.copied_since(at);
+    }
+
+    /// Bytes of all frames.
+    pub fn bytes_added(&self) -> usize {
+        self.bytes
+    }
+
     /// Adds the frames of an item; gives back what is left of it when enough is
     /// gathered.
     pub fn add(&mut self, item: Item) -> Option<Item> {
@@ -109,7 +122,7 @@ impl Batch {
             Item::Signal(signal) => {
                 let at = self.copied.len();
                 self.format.put_signal(&mut self.copied, &signal.control, signal.payload.len());
-                self.mark(at);
+                self.copied_since(at);
                 self.payload(&signal.payload, false, 0..signal.payload.len());
                 None
             }
@@ -244,7 +257,7 @@ impl Batch {
         if let Some(place) = self.copied.get_mut(at..at + 4) {
             place.copy_from_slice(&len.to_be_bytes());
         }
-        self.mark(at);
+        self.copied_since(at);
     }
 
     /// Writes the start of a frame, without its first `skip` bytes, up to the node in
@@ -302,7 +315,7 @@ impl Batch {
         let len = signal.payload.len() + plain.len();
         self.format.put_signal(&mut self.copied, &signal.control, len);
         head.iter().for_each(|part| self.copied.extend_from_slice(part));
-        self.mark(at);
+        self.copied_since(at);
         self.shared(plain, 0..plain.len());
     }
 
@@ -331,11 +344,11 @@ impl Batch {
     fn bytes(&mut self, bytes: &[u8]) {
         let at = self.copied.len();
         self.copied.extend_from_slice(bytes);
-        self.mark(at);
+        self.copied_since(at);
     }
 
     /// What was copied since `at` goes out next.
-    fn mark(&mut self, at: usize) {
+    fn copied_since(&mut self, at: usize) {
         let end = self.copied.len();
         self.bytes += end - at;
         match self.segments.last_mut() {

@@ -16,6 +16,7 @@ pub mod outbox;
 mod patience;
 mod reader;
 pub mod shared;
+mod window;
 mod writer;
 
 pub use accept::accept;

@@ -1,6 +1,7 @@
 //! What waits to be written on one connection.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use gater_core::channel::{Lane, LaneLimits, Lanes, LocalPid, Pushed};
 use parking_lot::{Mutex, MutexGuard};
@@ -8,6 +9,7 @@ use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 
 use super::batch::Batch;
+use super::window::Window;
 use crate::protocol::encode::Signal;
 use crate::{Opening, Payload, Queued, SharedTerm};
 
@@ -142,7 +144,8 @@ pub enum Gathered {
 /// Whoever has the duty to write has it alone. While nothing waits nobody has it, and the
 /// first to send takes it: a gatherer puts frames straight into the batch and writes
 /// them when it has handled what it has read, everybody else wakes the writer task.
-/// What comes while somebody else has the duty waits in the lanes, for the writer task.
+/// What comes while somebody else has the duty waits in the lanes, for the writer task, and
+/// what the peer is not to be sent yet waits there for its answer.
 #[derive(Debug)]
 pub struct Outbox {
     inner: Mutex<Inner>,
@@ -161,9 +164,25 @@ struct Inner {
     socket: Option<Arc<OwnedWriteHalf>>,
     /// Whether anything was written since the last tick.
     wrote: bool,
+    window: Window,
+    /// Since when lanes wait for an answer of the peer.
+    held: Option<Instant>,
 }
 
-/// Who writes. Invariant: if nobody does, the lanes are empty and the batch is written.
+impl Inner {
+    /// Whether anything may be written that waits.
+    fn ready(&self) -> bool {
+        self.lanes.waits(self.lowest())
+    }
+
+    /// The lowest lane that may be written.
+    fn lowest(&self) -> Lane {
+        if self.phase == Phase::Open { self.window.lowest() } else { Lane::Low }
+    }
+}
+
+/// Who writes. Invariant: if nobody does, the batch is written, and what is in the lanes waits
+/// for an answer of the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Duty {
     Nobody,
@@ -202,6 +221,8 @@ impl Outbox {
             batch: Some(Box::new(batch)),
             socket: None,
             wrote: false,
+            window: Window::default(),
+            held: None,
         };
         Self { inner: Mutex::new(inner), wake: Notify::new() }
     }
@@ -219,16 +240,25 @@ impl Outbox {
         lane: Lane,
         write: impl FnOnce(&mut Batch) -> Option<Item>,
     ) -> Gathered {
-        let mut inner = self.inner.lock();
+        let mut guard = self.inner.lock();
+        let inner = &mut *guard;
         let first = inner.duty == Duty::Nobody;
         let mine = first || inner.duty == Duty::Gatherer(gatherer);
         // What others have queued meanwhile goes first: what is sent under a lock of the
         // sender's leaves in the order in which the lock was held.
-        if inner.phase != Phase::Open || !mine || !inner.lanes.is_empty() {
+        if inner.phase != Phase::Open
+            || !mine
+            || lane > inner.window.lowest()
+            || inner.lanes.waits(lane)
+        {
             return Gathered::Refused;
         }
         let Some(batch) = inner.batch.as_mut() else { return Gathered::Refused };
+        let before = batch.bytes_added();
         let rest = write(batch);
+        if let Some(mark) = inner.window.sent(lane, batch.bytes_added() - before) {
+            batch.mark(mark);
+        }
         let full = rest.is_some() || !batch.has_room();
         inner.duty = Duty::Gatherer(gatherer);
         if let Some(rest) = rest {
@@ -237,7 +267,7 @@ impl Outbox {
         }
         if full {
             // A flood is the task's business: it may go on elsewhere meanwhile.
-            self.hand_over(inner);
+            self.hand_over(guard);
         }
         Gathered::Taken { first: first && !full }
     }
@@ -265,7 +295,7 @@ impl Outbox {
         }
         inner.batch = Some(batch);
         inner.wrote = true;
-        if written && inner.phase == Phase::Open && inner.lanes.is_empty() {
+        if written && inner.phase == Phase::Open && !inner.ready() {
             inner.duty = Duty::Nobody;
         } else {
             self.hand_over(inner);
@@ -288,7 +318,7 @@ impl Outbox {
         }
         let pushed = inner.lanes.push(lane, bytes, messages, item);
         let mine = match inner.duty {
-            Duty::Nobody => true,
+            Duty::Nobody => inner.ready(),
             Duty::Gatherer(number) => gatherer == Some(number),
             Duty::Task => false,
         };
@@ -324,11 +354,15 @@ impl Outbox {
             batch.clear();
             // In order of priority.
             while batch.has_room()
-                && let Some((lane, item)) = inner.lanes.pop()
+                && let Some((lane, item)) = inner.lanes.pop(inner.lowest())
             {
+                let before = batch.bytes_added();
                 if let Some(rest) = batch.add(item) {
                     let (bytes, messages) = rest.size();
                     inner.lanes.put_back(lane, bytes, messages, rest);
+                }
+                if let Some(mark) = inner.window.sent(lane, batch.bytes_added() - before) {
+                    batch.mark(mark);
                 }
             }
         }
@@ -338,11 +372,32 @@ impl Outbox {
                 return Next::End;
             }
             inner.duty = Duty::Nobody;
+            if inner.lanes.waits(Lane::Low) {
+                inner.held.get_or_insert_with(Instant::now);
+            }
             return Next::Wait;
         }
         inner.duty = Duty::Task;
         inner.wrote = true;
         Next::Write(batch)
+    }
+
+    /// The peer has answered something; whether that is this mark is what `is_mark` tells.
+    pub fn answered(&self, is_mark: impl Fn(u64) -> bool) {
+        let mut inner = self.inner.lock();
+        if !inner.window.awaited().is_some_and(is_mark) {
+            return;
+        }
+        inner.window.answered();
+        inner.held = inner.held.filter(|_| !inner.ready()).map(|_| Instant::now());
+        if inner.duty == Duty::Nobody && inner.ready() {
+            self.hand_over(inner);
+        }
+    }
+
+    /// Since when something waits for the peer to answer, if it does.
+    pub fn held(&self) -> Option<Instant> {
+        self.inner.lock().held
     }
 
     /// An empty frame for the writer task to write next, if nobody has written since

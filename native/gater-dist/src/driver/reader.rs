@@ -148,6 +148,10 @@ impl Sink for Incoming<'_> {
         }
     }
 
+    fn mark_answered(&mut self, reference: &[u8]) {
+        self.connection.mark_answered(reference);
+    }
+
     fn apart<R>(bytes: usize, work: impl FnOnce() -> R) -> R {
         if bytes < APART_BYTES {
             return work();

@@ -1,13 +1,14 @@
 //! The task that writes what waits on one connection, and ticks.
 
+use std::future::pending;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::task::yield_now;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::batch::Batch;
 use super::outbox::Next;
@@ -44,6 +45,11 @@ pub async fn run(
             }
             Next::Wait => tokio::select! {
                 () = outbox.woken() => {}
+                () = overdue(outbox.held(), write_timeout) => {
+                    if outbox.held().is_some_and(|since| since.elapsed() >= write_timeout) {
+                        return Some(DownReason::Stalled(write_timeout));
+                    }
+                }
                 _ = ticks.tick() => {
                     if connection.silence() >= tick_time {
                         return Some(DownReason::Silent(tick_time));
@@ -59,6 +65,14 @@ pub async fn run(
                 return None;
             }
         }
+    }
+}
+
+/// Waits until what has been held up `since` then has been so for too long.
+async fn overdue(since: Option<Instant>, limit: Duration) {
+    match since {
+        Some(since) => sleep_until((since + limit).into()).await,
+        None => pending().await,
     }
 }
 

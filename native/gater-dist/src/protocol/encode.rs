@@ -15,6 +15,10 @@ const NEWER_REFERENCE: u8 = 90;
 const UNUSED: [u8; 2] = [119, 0];
 /// The atom `noproc`.
 pub const NOPROC: [u8; 8] = *b"\x77\x06noproc";
+/// The atom `undefined`, the only one that `register/2` takes for no process.
+const UNDEFINED: [u8; 11] = *b"\x77\x09undefined";
+/// In the numbers of marks, which monitors of processes never reach.
+const MARK: u64 = 1 << 63;
 const NOTSUP: [u8; 8] = *b"\x77\x06notsup";
 
 /// A control message with the payload that belongs to it.
@@ -192,6 +196,19 @@ impl Format {
         let op = if begin { 19 } else { 20 };
         let control = tuple(op, &[&self.our_pid, pid, &self.monitor_reference(number)]);
         Signal { control: control.into(), payload: Payload::default() }
+    }
+
+    /// Monitors a name that no process can have: the answer tells that everything before was
+    /// read.
+    pub fn mark(&self, number: u64) -> Signal {
+        let reference = self.monitor_reference(MARK | number);
+        let control = tuple(19, &[&self.our_pid, &UNDEFINED, &reference]);
+        Signal { control: control.into(), payload: Payload::default() }
+    }
+
+    /// Whether this is the encoded reference of a mark.
+    pub fn is_mark(&self, number: u64, reference: &[u8]) -> bool {
+        self.monitor_reference(MARK | number) == reference
     }
 
     /// Tells the monitoring process that there is no such process. All encoded.

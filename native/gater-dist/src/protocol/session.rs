@@ -37,6 +37,8 @@ pub trait Sink {
     fn message(&mut self, to: Target<'_>, payload: Bytes);
     /// A process of the peer has ended that we monitor by `reference`, encoded.
     fn exited(&mut self, pid: LocalPid, reference: &[u8], reason: Bytes);
+    /// The peer has answered a mark, of this encoded reference.
+    fn mark_answered(&mut self, reference: &[u8]);
     /// The peer used an operation nobody negotiated.
     fn unknown_operation(&mut self, op: u64);
     /// Does `work`, which takes as long as a message of so many `bytes` makes it: others need
@@ -258,7 +260,11 @@ impl Session {
                     sink.answer(self.format.spawn_refused(request, from.raw));
                 }
             }
-            Control::MonitorExit { from: Process::Name { .. }, .. } | Control::Ignored { .. } => {}
+            // Only marks monitor names.
+            Control::MonitorExit { from: Process::Name { .. }, reference, .. } => {
+                sink.mark_answered(reference);
+            }
+            Control::Ignored { .. } => {}
             Control::Unknown { op } => sink.unknown_operation(op),
         }
         Ok(())

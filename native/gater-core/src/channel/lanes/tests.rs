@@ -13,7 +13,7 @@ fn lanes() -> Lanes<u32> {
 }
 
 fn drain(lanes: &mut Lanes<u32>) -> Vec<u32> {
-    std::iter::from_fn(|| lanes.pop()).map(|(_, item)| item).collect()
+    std::iter::from_fn(|| lanes.pop(Lane::Low)).map(|(_, item)| item).collect()
 }
 
 #[test]
@@ -23,7 +23,7 @@ fn higher_lanes_go_first_and_a_lane_keeps_its_order() {
         assert_eq!(lanes.push(lane, 10, 1, item), Pushed::Queued);
     }
     assert_eq!(drain(&mut lanes), [4, 5, 3, 6, 2, 7, 1, 8, 0, 9]);
-    assert!(lanes.is_empty());
+    assert!(!lanes.waits(Lane::Low));
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn an_empty_lane_takes_one_item_of_any_size() {
     for lane in Lane::ALL {
         let mut lanes = lanes();
         assert_eq!(lanes.push(lane, usize::MAX, u32::MAX, 1), Pushed::Queued);
-        assert_eq!(lanes.pop(), Some((lane, 1)));
+        assert_eq!(lanes.pop(Lane::Low), Some((lane, 1)));
         assert_eq!((lanes.bytes(lane), lanes.messages(lane)), (0, 0));
     }
 }
@@ -87,7 +87,7 @@ fn an_item_sent_in_part_is_the_next_of_its_lane() {
     let mut lanes = lanes();
     let _ = lanes.push(Lane::High, 500, 1, 1);
     let _ = lanes.push(Lane::High, 500, 1, 2);
-    assert_eq!(lanes.pop(), Some((Lane::High, 1)));
+    assert_eq!(lanes.pop(Lane::Low), Some((Lane::High, 1)));
     lanes.put_back(Lane::High, 400, 1, 1);
     assert_eq!(lanes.bytes(Lane::High), 900);
     assert_eq!(drain(&mut lanes), [1, 2]);
@@ -97,7 +97,7 @@ fn an_item_sent_in_part_is_the_next_of_its_lane() {
 fn a_critical_message_overtakes_one_that_is_sent_in_part() {
     let mut lanes = lanes();
     let _ = lanes.push(Lane::Low, 64 << 20, 1, 1);
-    assert_eq!(lanes.pop(), Some((Lane::Low, 1)));
+    assert_eq!(lanes.pop(Lane::Low), Some((Lane::Low, 1)));
     lanes.put_back(Lane::Low, 63 << 20, 1, 1);
     let _ = lanes.push(Lane::Critical, 64, 1, 2);
     assert_eq!(drain(&mut lanes), [2, 1]);
@@ -107,7 +107,7 @@ fn a_critical_message_overtakes_one_that_is_sent_in_part() {
 fn an_item_sent_in_part_is_never_dropped() {
     let mut lanes = lanes();
     let _ = lanes.push(Lane::Normal, 900, 1, 1);
-    assert_eq!(lanes.pop(), Some((Lane::Normal, 1)));
+    assert_eq!(lanes.pop(Lane::Low), Some((Lane::Normal, 1)));
     lanes.put_back(Lane::Normal, 900, 1, 1);
     assert_eq!(lanes.push(Lane::Normal, 900, 1, 2), Pushed::Queued);
     assert_eq!(lanes.push(Lane::Normal, 900, 1, 3), Pushed::DroppedOldest(vec![2]));
@@ -126,7 +126,7 @@ fn served(sizes: [Option<usize>; 5], turns: usize) -> [usize; 5] {
                 let _ = lanes.push(lane, bytes, 1, 0);
             }
         }
-        let (lane, _) = lanes.pop().unwrap();
+        let (lane, _) = lanes.pop(Lane::Low).unwrap();
         let bytes = sizes[lane.index()].unwrap();
         let sent = bytes.min(Lanes::<()>::TURN_BYTES);
         served[lane.index()] += sent;
@@ -235,7 +235,7 @@ proptest! {
                     prop_assert_eq!(lanes.push(lane, bytes, messages, number), expected);
                 }
                 Step::Pop => {
-                    let Some((lane, item)) = lanes.pop() else {
+                    let Some((lane, item)) = lanes.pop(Lane::Low) else {
                         prop_assert!(models.iter().all(|m| m.begun.is_empty() && m.waiting.is_empty()));
                         continue;
                     };
