@@ -46,9 +46,10 @@ alarms(Rig, #{quick := Quick} = Options) ->
     Full = #{publishers => 4, size => 1024, window => 1024, chunk => 256},
     Long = #{publishers => 1, size => Megabytes bsl 20, window => 2, chunk => 1},
     [Idle, Steadily, Fully, Passing] = [
-        bench:alternate(Options, #{ours => latencies_of(ours, Rig, Options, Flood),
-                                   theirs => latencies_of(theirs, Rig, Options, Flood)})
-        || Flood <- [none, Steady, Full, Long]
+        bench:alternate(Options, maps:from_list(
+            [{Side, latencies_of(Side, Rig, Options, Flood)} || Side <- Sides]))
+        || {Flood, Sides} <- [{none, [ours, theirs, past]}, {Steady, [ours, theirs]},
+                              {Full, [ours, theirs]}, {Long, [ours, theirs, past]}]
     ],
     Flow = io_lib:format("low ~b MiB messages flow", [Megabytes]),
     alarm_rows("critical message, idle", Idle)
@@ -56,7 +57,8 @@ alarms(Rig, #{quick := Quick} = Options) ->
     ++ alarm_rows("critical message, flood of low 1 KiB", Fully)
     ++ [flood_row("low 1 KiB messages delivered meanwhile", 1, Fully)]
     ++ alarm_rows("critical message, " ++ Flow, Passing)
-    ++ [flood_row("low MiB delivered meanwhile", Megabytes, Passing), added_row(Flow, Idle, Passing)].
+    ++ [flood_row("low MiB delivered meanwhile", Megabytes, Passing)
+        | added_rows(Flow, Idle, Passing)].
 
 alarm_rows(What, Measured) ->
     Times = maps:map(fun(_, Side) -> [[P50, P99] || #{p50 := P50, p99 := P99} <- Side] end, Measured),
@@ -66,19 +68,26 @@ flood_row(What, Each, #{ours := Ours, theirs := Theirs}) ->
     #{what => What, unit => "per second", better => more, against => "Erlang gateway",
       ours => [Each * F || #{flood := F} <- Ours], theirs => [Each * F || #{flood := F} <- Theirs]}.
 
-%% What the flow of long messages adds.
-added_row(Flow, Idle, Passing) ->
+%% What the flow of long messages adds; to a message sent past all gateways it is what the
+%% subscriber's node and the machine add.
+added_rows(Flow, Idle, Passing) ->
     Added = fun(Side) ->
         [After - Before || {#{p99 := Before}, #{p99 := After}}
                                <- lists:zip(maps:get(Side, Idle), maps:get(Side, Passing))]
     end,
-    #{what => "critical message, " ++ Flow ++ ", p99 above idle", unit => "us", better => less,
-      limit => 5000, against => "Erlang gateway", ours => Added(ours), theirs => Added(theirs)}.
+    Row = #{what => "critical message, " ++ Flow ++ ", p99 above idle", unit => "us",
+            better => less, ours => Added(ours)},
+    [Row#{limit => 5000, against => "Erlang gateway", theirs => Added(theirs)},
+     Row#{against => "sent past the gateway", theirs => Added(past)}].
 
+%% Past the gateway: the flow goes through ours, critical messages go straight from their
+%% sender to the subscriber.
+latencies_of(past, #{ours := Gateway} = Rig, Options, Flood) ->
+    fun() -> alarm_latencies(Rig, Gateway#{past => true}, Options, Flood) end;
 latencies_of(Side, Rig, Options, Flood) ->
     fun() -> alarm_latencies(Rig, maps:get(Side, Rig), Options, Flood) end.
 
-alarm_latencies(Rig, #{node := Node}, #{milliseconds := Milliseconds}, Flood) ->
+alarm_latencies(Rig, #{node := Node} = Gateway, #{milliseconds := Milliseconds}, Flood) ->
     #{publisher := Publisher, subscriber := Subscriber, alarm := Alarm} = Rig,
     Call = fun(Peer, Function, Arguments) ->
         bench_rig:call(Peer, bench_load, Function, Arguments, Milliseconds + 60000)
@@ -87,7 +96,10 @@ alarm_latencies(Rig, #{node := Node}, #{milliseconds := Milliseconds}, Flood) ->
                secret => bench_rig:secret(), every_ms => 2, for_ms => Milliseconds},
     Stop = start_flood(Call, Publisher, Subscriber, Node, Flood, Milliseconds),
     Listener = Call(Subscriber, alarm_subscriber, [Node, esdb_channel_alerts, ?TOPIC]),
-    Sent = Call(Alarm, alarms, [Alarms]),
+    Sent = Call(Alarm, alarms, [case Gateway of
+        #{past := true} -> Alarms#{past => Listener};
+        #{} -> Alarms
+    end]),
     Rate = Stop(),
     timer:sleep(100),
     Latencies = Call(Subscriber, latencies, [Listener]),

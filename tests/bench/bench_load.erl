@@ -193,21 +193,26 @@ keep_latencies(Latencies) ->
             From ! {latencies, self(), Latencies}
     end.
 
-%% @doc Publishes signed messages, one every so many milliseconds, for a while; how many.
+%% @doc Publishes signed messages, one every so many milliseconds, for a while; how many. Or
+%% sends them to a subscriber, past the gateway.
 -spec alarms(#{node := node(), channel := atom(), topic := binary(), secret := binary(),
-               every_ms := pos_integer(), for_ms := pos_integer()}) -> pos_integer().
+               every_ms := pos_integer(), for_ms := pos_integer(), past => pid()}) -> pos_integer().
 alarms(#{every_ms := Every, for_ms := For} = Alarms) ->
     Count = For div Every,
     Start = erlang:monotonic_time(millisecond),
     lists:foreach(fun(N) -> alarm(Start + N * Every, Alarms) end, lists:seq(1, Count)),
     Count.
 
-alarm(At, #{node := Node, channel := Channel, topic := Topic, secret := Secret}) ->
+alarm(At, #{node := Node, channel := Channel, topic := Topic, secret := Secret} = Alarms) ->
     timer:sleep(max(0, At - erlang:monotonic_time(millisecond))),
     Message = #{sent => os:perf_counter(nanosecond), signed_at => erlang:system_time(second)},
     Bytes = term_to_binary(lists:sort(maps:to_list(Message)), [deterministic, {minor_version, 2}]),
     Signature = base64:encode(crypto:mac(hmac, sha256, Secret, Bytes)),
-    gen_server:cast({Channel, Node}, {publish, Topic, Message#{signature => Signature}}).
+    Signed = Message#{signature => Signature},
+    case Alarms of
+        #{past := Subscriber} -> Subscriber ! {channel_message, Channel, Topic, Signed};
+        #{} -> gen_server:cast({Channel, Node}, {publish, Topic, Signed})
+    end.
 
 %% @doc The latencies in microseconds that a subscriber has kept; it ends.
 -spec latencies(pid()) -> [float()].

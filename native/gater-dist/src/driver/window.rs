@@ -13,10 +13,10 @@ use std::collections::VecDeque;
 use gater_core::channel::Lane;
 
 /// Bytes between two marks.
-const MARK_BYTES: usize = 256 << 10;
+const MARK_BYTES: usize = 384 << 10;
 /// Bytes that may be unanswered: a few milliseconds of work for a BEAM, and enough that it
 /// never waits for more. Invariant: at least twice [`MARK_BYTES`].
-const OPEN_BYTES: usize = 1 << 20;
+const OPEN_BYTES: usize = 1536 << 10;
 
 /// The lowest lane that never waits for an answer.
 const URGENT: Lane = Lane::Critical;

@@ -136,3 +136,66 @@ fn a_closed_outbox_takes_and_keeps_nothing() {
     assert!(matches!(outbox.next(None), Next::End));
     assert_eq!(outbox.queued(), Queued::default());
 }
+
+/// The number of the mark that is unanswered for the longest.
+fn awaited(outbox: &Outbox) -> Option<u64> {
+    outbox.inner.lock().window.awaited()
+}
+
+/// An outbox whose peer answers marks, but none of what was sent last: so much that no more
+/// may go out.
+fn held() -> Outbox {
+    let outbox = outbox();
+    let long = || Item::One(TO, Payload::from(vec![b'-'; 100_000]));
+    assert_eq!(outbox.push(None, Lane::Low, long()), Outcome::Taken);
+    while awaited(&outbox).is_none() {
+        assert_eq!(outbox.push(None, Lane::Low, long()), Outcome::Taken);
+        written(&outbox);
+    }
+    outbox.answered(|number| number == 1);
+    while outbox.held().is_none() {
+        assert_eq!(outbox.push(None, Lane::Low, long()), Outcome::Taken);
+        written(&outbox);
+    }
+    outbox
+}
+
+#[test]
+fn what_waits_for_the_peer_is_overtaken_by_critical_messages_alone() {
+    let outbox = held();
+    for (lane, text) in
+        [(Lane::High, "high"), (Lane::Critical, "critical"), (Lane::Control, "control")]
+    {
+        assert_eq!(outbox.push(None, lane, item(text)), Outcome::Taken);
+    }
+    let out = written(&outbox);
+    assert!(out.find("control").unwrap() < out.find("critical").unwrap());
+    assert!(!out.contains("high"));
+    // A gatherer does not even need the task.
+    let gather = |lane, text| outbox.gather(1, lane, |batch| batch.add(item(text)));
+    assert_eq!(gather(Lane::Critical, "more"), Gathered::Taken { first: true });
+    outbox.flush(1, false);
+    assert!(written(&outbox).contains("more"));
+    assert_eq!(gather(Lane::High, "last"), Gathered::Refused);
+}
+
+#[test]
+fn an_answer_lets_the_rest_go_and_any_other_does_not() {
+    let outbox = held();
+    let mark = awaited(&outbox).unwrap();
+    assert_eq!(outbox.push(None, Lane::High, item("high")), Outcome::Taken);
+    outbox.answered(|number| number == mark + 1);
+    assert!(!written(&outbox).contains("high"));
+    outbox.answered(|number| number == mark);
+    assert!(written(&outbox).contains("high"));
+    assert!(outbox.held().is_none());
+}
+
+#[test]
+fn an_end_waits_for_no_answer() {
+    let outbox = held();
+    assert_eq!(outbox.push(None, Lane::Low, item("last")), Outcome::Taken);
+    outbox.drain();
+    assert!(written(&outbox).contains("last"));
+    assert!(matches!(outbox.next(None), Next::End));
+}
