@@ -190,7 +190,7 @@ impl Way {
         batch: Batch,
         deadline: Instant,
     ) -> Result<Vec<Outcome>, ProposeError> {
-        let mut metrics = self.raft.metrics();
+        let mut metrics = self.raft.server_metrics();
         let write = async {
             loop {
                 match self.raft.client_write(batch.clone()).await {

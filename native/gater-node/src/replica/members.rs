@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use openraft::error::{ClientWriteError, RaftError};
+use openraft::metrics::RaftServerMetrics;
 use openraft::{ChangeMembers, ServerState};
 
 use super::Replica;
@@ -134,8 +135,8 @@ impl Replica {
         }
     }
 
-    /// Returns when something of the [`Standing`] may have changed since `seen`, which
-    /// is taken from [`Replica::changes`].
+    /// Returns when something of the [`Standing`] but `applied` may have changed since `seen`,
+    /// which is taken from [`Replica::changes`].
     pub async fn changed(&self, seen: &mut Changes) {
         if seen.0.changed().await.is_err() {
             std::future::pending::<()>().await;
@@ -144,7 +145,7 @@ impl Replica {
 
     /// What [`Replica::changed`] needs to remember.
     pub fn changes(&self) -> Changes {
-        Changes(self.raft.metrics())
+        Changes(self.raft.server_metrics())
     }
 
     /// Makes `members` a cluster. To be called with the same members wherever it is called.
@@ -223,4 +224,4 @@ impl Replica {
 }
 
 /// See [`Replica::changes`].
-pub struct Changes(tokio::sync::watch::Receiver<openraft::RaftMetrics<NodeId, Member>>);
+pub struct Changes(tokio::sync::watch::Receiver<RaftServerMetrics<NodeId, Member>>);

@@ -216,18 +216,16 @@ impl Replica {
     /// Resolves when the registry has stopped by itself, with the reason: its disk failed.
     /// It takes no commands any more, and the process should end. Never resolves otherwise.
     pub fn failed(&self) -> impl Future<Output = String> + Send + use<> {
-        let mut metrics = self.raft.metrics();
+        let (metrics, mut server) = (self.raft.metrics(), self.raft.server_metrics());
         async move {
-            loop {
-                let running = metrics.borrow_and_update().running_state.clone();
-                match running {
-                    Err(openraft::error::Fatal::Stopped) | Ok(()) => {}
-                    Err(error) => return error.to_string(),
-                }
-                if metrics.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
+            // Consensus lets go of its ends when it stops. Other metrics change with every entry.
+            while server.changed().await.is_ok() {}
+            match &metrics.borrow().running_state {
+                Err(openraft::error::Fatal::Stopped) => {}
+                Err(error) => return error.to_string(),
+                Ok(()) => return "consensus ended without a reason".into(),
             }
+            std::future::pending().await
         }
     }
 
