@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::driver::batch::Batch;
 use crate::driver::gather;
-use crate::driver::outbox::{Gathered, Item, Outbox, Outcome};
+use crate::driver::outbox::{Gathered, Item, Loss, Outbox, Outcome};
 use crate::gen_server::From;
 use crate::protocol::encode::{Format, Signal};
 use crate::{DownReason, Draft, Events, Lane, LaneLimits, LocalPid, Payload, SharedTerm};
@@ -252,14 +252,16 @@ impl Connection {
         let Some(item) = item else { return };
         match self.outbox.push(gatherer, lane, item) {
             Outcome::Taken => {}
-            Outcome::Dropped(losses) => {
-                if let Some(me) = self.me.upgrade() {
-                    for loss in &losses {
-                        self.events.dropped(&me, lane, loss);
-                    }
-                }
-            }
+            Outcome::Dropped(losses) => self.lost(losses.into_iter().map(|loss| (lane, loss))),
             Outcome::Overflow => self.end(DownReason::Overflow(lane)),
+        }
+    }
+
+    fn lost(&self, losses: impl IntoIterator<Item = (Lane, Loss)>) {
+        if let Some(me) = self.me.upgrade() {
+            for (lane, loss) in losses {
+                self.events.dropped(&me, lane, &loss);
+            }
         }
     }
 
@@ -283,8 +285,9 @@ impl Connection {
     /// Ends the connection; the first reason counts.
     pub(crate) fn end(&self, reason: DownReason) {
         self.reason.lock().get_or_insert(reason);
-        self.outbox.close();
+        let losses = self.outbox.close();
         self.ending.cancel();
+        self.lost(losses);
     }
 
     pub(crate) fn reason(&self) -> DownReason {

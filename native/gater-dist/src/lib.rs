@@ -19,7 +19,7 @@ mod term;
 
 pub use connection::{Connection, Peer, Queued};
 pub use driver::gather::{Gathering, begin as gather};
-pub use driver::outbox::Loss;
+pub use driver::outbox::{Loss, LossReason};
 pub use error::{DialError, DownReason, EpmdError, HandshakeError, ProtocolError, StartError};
 pub use events::{Events, Message, Target};
 pub use gater_core::channel::{Lane, LaneLimits, LocalPid};

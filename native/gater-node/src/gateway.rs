@@ -14,6 +14,7 @@ use crate::cluster::network::Network;
 use crate::cluster::rpc::Rpc;
 use crate::config::Config;
 use crate::directory::Directory;
+use crate::drops::Drops;
 use crate::mesh::Mesh;
 use crate::peers::{Interest, Peers};
 use crate::replica::{self, Replica};
@@ -60,6 +61,7 @@ impl Gateway {
         let peers = Arc::new(Peers::new(config.max_nodes));
         let directory = Arc::new(Directory::default());
         let telemetry = Arc::new(Telemetry::default());
+        let drops = Arc::new(Drops::new(telemetry.clone()));
         let secret = Arc::new(Secret::new(config.secret_bytes(), config.message_ttl.as_secs()));
 
         let follower = Arc::new(Follower {
@@ -103,7 +105,9 @@ impl Gateway {
         let channels: Vec<_> = config
             .channels
             .iter()
-            .map(|(name, policy)| Ok(Arc::new(Channel::new(&tag, atom(name)?, *policy))))
+            .map(|(name, policy)| {
+                Ok(Arc::new(Channel::new(&tag, atom(name)?, *policy, drops.clone())))
+            })
             .collect::<Result<_, StartError>>()?;
         let relays = Arc::new(Relays::new(peers.clone(), secret.clone(), &channels));
         let sessions = Sessions::new(
@@ -111,7 +115,7 @@ impl Gateway {
             directory.clone(),
             peers.clone(),
             telemetry.clone(),
-            secret.clone(),
+            drops.clone(),
             relays.clone(),
             channels.clone(),
         );
@@ -129,6 +133,7 @@ impl Gateway {
             registry,
             sessions,
             telemetry,
+            drops,
             secret,
             channels: channels.into_iter().map(|c| (c.name().to_owned(), c)).collect(),
         });

@@ -6,6 +6,7 @@ mod clock;
 pub mod cluster;
 pub mod config;
 mod directory;
+mod drops;
 mod gateway;
 pub mod log;
 mod mesh;

@@ -13,6 +13,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::clock;
 use crate::cluster::{Cluster, wire};
 use crate::directory::Directory;
+use crate::drops::Drops;
 use crate::mesh::Mesh;
 use crate::peers::{PeerRef, Peers};
 use crate::secret::Secret;
@@ -42,6 +43,7 @@ pub struct Router {
     pub(crate) mesh: Arc<Mesh>,
     pub(crate) sessions: Sessions,
     pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) drops: Arc<Drops>,
     pub(crate) secret: Arc<Secret>,
     pub(crate) channels: FxHashMap<String, Arc<Channel>>,
 }
@@ -340,19 +342,7 @@ impl Events for Router {
         // event could not be reported would be without end.
         let channel = loss.opening.as_ref().and_then(|opening| opening.atoms().get(1));
         let Some(channel) = channel else { return };
-        self.telemetry.emit(Event::Dropped, |out| {
-            encode::map(out, 1);
-            encode::atom(out, "count");
-            encode::uint(out, loss.messages.into());
-            encode::map(out, 4);
-            encode::atom(out, "channel");
-            encode::atom(out, channel.as_str());
-            encode::atom(out, "lane");
-            encode::atom(out, lane.name());
-            encode::atom(out, "node");
-            encode::atom(out, connection.peer().name.as_str());
-            encode::atom(out, "reason");
-            encode::atom(out, "queue_full");
-        });
+        let node = &connection.peer().name;
+        self.drops.count(channel, node, lane, loss.reason.into(), loss.messages.into());
     }
 }

@@ -246,6 +246,12 @@ impl<T> Lanes<T> {
         !self.queues[..=lowest.index()].iter().all(Queue::is_empty)
     }
 
+    /// The items of a lane, in no order.
+    pub fn iter(&self, lane: Lane) -> impl Iterator<Item = &T> {
+        let queue = &self.queues[lane.index()];
+        queue.begun.iter().chain(&queue.waiting).map(|entry| &entry.item)
+    }
+
     /// Items in a lane.
     pub fn items(&self, lane: Lane) -> usize {
         let queue = &self.queues[lane.index()];

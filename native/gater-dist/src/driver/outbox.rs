@@ -108,7 +108,7 @@ impl Item {
 /// What became of what was pushed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is queued, or the connection is about to end and nothing matters any more.
+    /// It is queued.
     Taken,
     /// Messages had to go.
     Dropped(Vec<Loss>),
@@ -116,9 +116,20 @@ pub enum Outcome {
     Overflow,
 }
 
+/// Why messages had to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LossReason {
+    /// Their lane was full.
+    QueueFull,
+    /// They waited on a connection that ended. Of what was being written nobody knows.
+    ConnectionLost,
+}
+
 /// Messages of one kind that had to go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loss {
+    /// Why.
+    pub reason: LossReason,
     /// What they have in common.
     pub opening: Option<Arc<Opening>>,
     /// Messages.
@@ -314,7 +325,7 @@ impl Outbox {
         let (bytes, messages) = item.size();
         let mut inner = self.inner.lock();
         if inner.phase != Phase::Open {
-            return Outcome::Taken;
+            return Outcome::Dropped(losses(LossReason::ConnectionLost, [&item]));
         }
         let pushed = inner.lanes.push(lane, bytes, messages, item);
         let mine = match inner.duty {
@@ -329,8 +340,8 @@ impl Outbox {
         }
         match pushed {
             Pushed::Queued => Outcome::Taken,
-            Pushed::DroppedNewest(item) => Outcome::Dropped(losses(&[item])),
-            Pushed::DroppedOldest(items) => Outcome::Dropped(losses(&items)),
+            Pushed::DroppedNewest(item) => Outcome::Dropped(losses(LossReason::QueueFull, [&item])),
+            Pushed::DroppedOldest(items) => Outcome::Dropped(losses(LossReason::QueueFull, &items)),
             Pushed::Overflow(_) => Outcome::Overflow,
         }
     }
@@ -429,8 +440,8 @@ impl Outbox {
         self.wake.notify_one();
     }
 
-    /// Forgets what waits; the writer task ends.
-    pub fn close(&self) {
+    /// Forgets what waits, which it gives; the writer task ends.
+    pub fn close(&self) -> Vec<(Lane, Loss)> {
         let mut inner = self.inner.lock();
         inner.phase = Phase::Closed;
         // Gives back the memory at once: a handle of the connection may live on.
@@ -440,8 +451,13 @@ impl Outbox {
         );
         let batch = inner.batch.take();
         drop(inner);
-        drop((lanes, batch));
+        drop(batch);
         self.wake.notify_one();
+        let lost = |lane| {
+            let losses = losses(LossReason::ConnectionLost, lanes.iter(lane));
+            losses.into_iter().map(move |loss| (lane, loss))
+        };
+        Lane::ALL.into_iter().flat_map(lost).collect()
     }
 
     /// Lets go of the socket.
@@ -460,7 +476,7 @@ impl Outbox {
 }
 
 /// What was dropped, summed up by opening.
-fn losses(items: &[Item]) -> Vec<Loss> {
+fn losses<'a>(reason: LossReason, items: impl IntoIterator<Item = &'a Item>) -> Vec<Loss> {
     let mut losses: Vec<Loss> = Vec::new();
     for item in items {
         let opening = item.opening();
@@ -470,7 +486,8 @@ fn losses(items: &[Item]) -> Vec<Loss> {
                 (*messages, *bytes) = (messages.saturating_add(more), *bytes + more_bytes);
             }
             None => {
-                losses.push(Loss { opening: opening.cloned(), messages: more, bytes: more_bytes })
+                let opening = opening.cloned();
+                losses.push(Loss { reason, opening, messages: more, bytes: more_bytes });
             }
         }
     }

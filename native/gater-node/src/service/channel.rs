@@ -16,6 +16,7 @@ use rustc_hash::FxHashMap;
 use super::last::LastValues;
 use super::relay::Gateway;
 use crate::clock;
+use crate::drops::{Drops, Reason};
 use crate::peers::{Interest, PeerRef, Peers};
 use crate::secret::Secret;
 
@@ -29,6 +30,7 @@ const MAX_SUBSCRIPTIONS: usize = 4_000_000;
 pub struct Channel {
     name: Atom,
     policy: Policy,
+    drops: Arc<Drops>,
     /// `{channel_message, Channel, ` without what follows: the same for every message.
     opening: Arc<Opening>,
     table: RwLock<Table>,
@@ -96,7 +98,7 @@ impl Refusal {
 
 impl Channel {
     /// A channel without subscribers; `tag` is the first element of its messages.
-    pub fn new(tag: &Atom, name: Atom, policy: Policy) -> Self {
+    pub fn new(tag: &Atom, name: Atom, policy: Policy, drops: Arc<Drops>) -> Self {
         Self {
             opening: Arc::new(Opening::tuple(4, &[tag.clone(), name.clone()])),
             name,
@@ -106,6 +108,7 @@ impl Channel {
                 .map(|rate| Mutex::new(RateLimiter::new(rate, MAX_RATED_TOPICS))),
             last: policy.replay_last.then(Mutex::default),
             policy,
+            drops,
         }
     }
 
@@ -269,8 +272,9 @@ impl Channel {
             let mut wanted = self.last.is_some() || table.awaited.contains_key(topic);
             for (peer, locals) in table.subscribers.get(topic).filter(|(p, _)| !p.is_gateway()) {
                 wanted = true;
-                if let Some(link) = &*peer.link() {
-                    link.send_many(self.policy.priority.into(), locals, &payload);
+                match &*peer.link() {
+                    Some(link) => link.send_many(self.policy.priority.into(), locals, &payload),
+                    None => self.undelivered(peer, locals),
                 }
             }
             if let Some(last) = &self.last {
@@ -355,11 +359,13 @@ impl Channel {
         {
             let table = self.table.read();
             for (peer, locals) in table.subscribers.get(topic) {
-                if let Some(link) = &*peer.link() {
-                    link.send_draft(self.policy.priority.into(), locals, &draft);
-                    if !peer.is_gateway() {
-                        recipients += locals.len();
-                    }
+                let Some(link) = &*peer.link() else {
+                    self.undelivered(peer, locals);
+                    continue;
+                };
+                link.send_draft(self.policy.priority.into(), locals, &draft);
+                if !peer.is_gateway() {
+                    recipients += locals.len();
                 }
             }
             if let Some(last) = &self.last {
@@ -371,6 +377,13 @@ impl Channel {
             }
         }
         Ok(recipients)
+    }
+
+    /// The node of these subscribers cannot be reached now.
+    fn undelivered(&self, peer: &PeerRef, locals: &[LocalPid]) {
+        let lane = self.policy.priority.into();
+        let (reason, messages) = (Reason::NotConnected, locals.len() as u64);
+        self.drops.count(&self.name, peer.node(), lane, reason, messages);
     }
 
     fn payload(&self, topic: &[u8], term: &Bytes) -> Payload {

@@ -294,8 +294,9 @@ impl Relays {
         }
     }
 
-    /// The secret was changed at this gateway: so it is at the others.
-    pub fn tell_secret(&self, secret: &[u8]) {
+    /// Changes the secret at this gateway and at the others.
+    pub fn change_secret(&self, secret: &[u8]) {
+        self.secret.rotate(secret);
         for gateway in self.gateways.read().iter() {
             say(&gateway.connection, &Word::Secret(secret.to_vec()));
         }

@@ -18,8 +18,8 @@ use super::channel::Channel;
 use super::relay::Relays;
 use super::{OK, error, error_with, unknown_request};
 use crate::directory::Directory;
+use crate::drops::Drops;
 use crate::peers::{Interest, PeerRef, Peers};
-use crate::secret::Secret;
 use crate::telemetry::{Event, Telemetry};
 
 /// The version of the session protocol this gateway speaks.
@@ -35,7 +35,7 @@ pub struct Sessions {
     directory: Arc<Directory>,
     peers: Arc<Peers>,
     telemetry: Arc<Telemetry>,
-    secret: Arc<Secret>,
+    drops: Arc<Drops>,
     relays: Arc<Relays>,
     channels: Vec<Arc<Channel>>,
     attached: Mutex<FxHashSet<(PeerRef, LocalPid)>>,
@@ -50,7 +50,7 @@ impl Sessions {
         directory: Arc<Directory>,
         peers: Arc<Peers>,
         telemetry: Arc<Telemetry>,
-        secret: Arc<Secret>,
+        drops: Arc<Drops>,
         relays: Arc<Relays>,
         channels: Vec<Arc<Channel>>,
     ) -> Self {
@@ -61,7 +61,7 @@ impl Sessions {
             directory,
             peers,
             telemetry,
-            secret,
+            drops,
             relays,
             channels,
             attached: Mutex::default(),
@@ -104,8 +104,7 @@ impl Sessions {
                 caller.reply(&from, &error("badarg"));
             }
             Ok(Operation::SetSecret(secret)) => {
-                self.secret.rotate(secret);
-                self.relays.tell_secret(secret);
+                self.relays.change_secret(secret);
                 tracing::info!(by = %caller.peer().name, "the secret was changed");
                 caller.reply(&from, OK);
             }
@@ -218,7 +217,7 @@ impl Sessions {
         out
     }
 
-    /// A map of what the gateway holds now; every value is a number but `node` and `version`.
+    /// A map of what the gateway holds now, and of what it did not deliver.
     fn info(&self) -> Vec<u8> {
         let subscriptions: usize = self.channels.iter().map(|c| c.subscriptions()).sum();
         let numbers = [
@@ -229,7 +228,7 @@ impl Sessions {
             ("sessions", self.attached.lock().len() as u64),
         ];
         let mut out = Vec::with_capacity(256);
-        encode::map(&mut out, numbers.len() as u32 + 2);
+        encode::map(&mut out, numbers.len() as u32 + 3);
         encode::atom(&mut out, "node");
         encode::atom(&mut out, self.own_name.as_str());
         encode::atom(&mut out, "version");
@@ -238,6 +237,8 @@ impl Sessions {
             encode::atom(&mut out, name);
             encode::uint(&mut out, number);
         }
+        encode::atom(&mut out, "dropped");
+        self.drops.encode(&mut out);
         out
     }
 }

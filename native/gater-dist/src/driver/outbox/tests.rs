@@ -126,12 +126,34 @@ fn drops_are_summed_up_by_opening() {
 }
 
 #[test]
+fn what_waited_on_a_connection_that_ends_is_told() {
+    let outbox = outbox();
+    let opening = Arc::new(Opening::tuple(2, &[Atom::new("a").unwrap()]));
+    let body = Bytes::from(vec![b'x'; 100]);
+    let payload = Draft::new(&opening, &body).payload().clone();
+    let many = |n| Item::Many { to: vec![TO; n].into(), from: 0, payload: payload.clone() };
+    for (lane, item) in [(Lane::Low, many(3)), (Lane::Critical, many(2)), (Lane::Low, many(5))] {
+        assert_eq!(outbox.push(None, lane, item), Outcome::Taken);
+    }
+    let lost: Vec<_> = outbox
+        .close()
+        .into_iter()
+        .map(|(lane, loss)| (lane, loss.reason, loss.opening, loss.messages))
+        .collect();
+    let lost_on =
+        |lane, messages| (lane, LossReason::ConnectionLost, Some(opening.clone()), messages);
+    assert_eq!(lost, [lost_on(Lane::Critical, 2), lost_on(Lane::Low, 8)]);
+    let Outcome::Dropped(late) = outbox.push(None, Lane::High, many(7)) else { panic!() };
+    assert_eq!((late[0].reason, late[0].messages), (LossReason::ConnectionLost, 7));
+}
+
+#[test]
 fn a_closed_outbox_takes_and_keeps_nothing() {
     let outbox = outbox();
     assert_eq!(gather(&outbox, 1, "one"), Gathered::Taken { first: true });
-    outbox.close();
+    assert!(outbox.close().is_empty());
     assert_eq!(gather(&outbox, 1, "two"), Gathered::Refused);
-    assert_eq!(outbox.push(None, Lane::High, item("two")), Outcome::Taken);
+    assert!(matches!(outbox.push(None, Lane::High, item("two")), Outcome::Dropped(_)));
     outbox.flush(1, true);
     assert!(matches!(outbox.next(None), Next::End));
     assert_eq!(outbox.queued(), Queued::default());
