@@ -7,7 +7,7 @@
 -module(bench_load).
 
 -export([publishers/1, go/1, stop/1, subscribers/2, sample/0, settle/1, forget/2]).
--export([subscribe_many/4, subscriber_of/3, alarm_subscriber/3, alarms/1, latencies/1, calls/3, workers/3]).
+-export([subscribe_many/5, subscriber_of/3, alarm_subscriber/3, alarms/1, latencies/1, calls/3, workers/3]).
 -export_type([load/0]).
 
 -type load() :: #{
@@ -148,9 +148,9 @@ await_no_subscribers(Server, Topic, Tries) when Tries > 0 ->
         _ -> timer:sleep(20), await_no_subscribers(Server, Topic, Tries - 1)
     end.
 
-%% @doc Subscribes the same new processes to so many topics.
--spec subscribe_many(node(), atom(), pos_integer(), pos_integer()) -> ok.
-subscribe_many(Node, Channel, Topics, Processes) ->
+%% @doc Subscribes the same new processes to the topics of these numbers.
+-spec subscribe_many(node(), atom(), pos_integer(), pos_integer(), pos_integer()) -> ok.
+subscribe_many(Node, Channel, First, Last, Processes) ->
     Server = {Channel, Node},
     Pids = [spawn(fun Drop() -> receive _ -> Drop() end end) || _ <- lists:seq(1, Processes)],
     lists:foreach(
@@ -158,10 +158,10 @@ subscribe_many(Node, Channel, Topics, Processes) ->
             Topic = <<"bench.subscription.", (integer_to_binary(N))/binary>>,
             _ = [gen_server:cast(Server, {subscribe, Topic, Pid}) || Pid <- Pids],
             %% Waits for what was cast so far, now and then.
-            N rem 100 =/= 0 andalso N =/= Topics orelse
+            N rem 100 =/= 0 andalso N =/= Last orelse
                 (Processes = length(gen_server:call(Server, {get_subscribers, Topic}, 60000)))
         end,
-        lists:seq(1, Topics)
+        lists:seq(First, Last)
     ).
 
 %% @doc Makes a subscriber that takes whatever comes.

@@ -37,6 +37,7 @@ run(#{quick := Quick, milliseconds := Milliseconds} = Options) ->
 
 measure(#{publisher := Publisher, subscriber := Subscriber}, Gateway, Topics, Milliseconds) ->
     #{node := Node} = Gateway,
+    FewTopics = ?FEW div ?PROCESSES,
     Publish = fun() ->
         [P50] = bench_rig:call(Publisher, bench_load, calls,
                                [Milliseconds, {?CHANNEL, Node}, {{publish, ?TOPIC, <<>>}, [50]}],
@@ -45,10 +46,10 @@ measure(#{publisher := Publisher, subscriber := Subscriber}, Gateway, Topics, Mi
     end,
     _ = bench_rig:call(Subscriber, bench_load, subscriber_of, [Node, ?CHANNEL, ?TOPIC], 10000),
     ok = bench_rig:call(Subscriber, bench_load, subscribe_many,
-                        [Node, ?CHANNEL, ?FEW div ?PROCESSES, ?PROCESSES], 60000),
+                        [Node, ?CHANNEL, 1, FewTopics, ?PROCESSES], 60000),
     Few = Publish(),
     Before = bench_rig:resident_bytes(Gateway),
     ok = bench_rig:call(Subscriber, bench_load, subscribe_many,
-                        [Node, ?CHANNEL, Topics, ?PROCESSES], 300000),
-    Bytes = (bench_rig:resident_bytes(Gateway) - Before) / (Topics * ?PROCESSES),
+                        [Node, ?CHANNEL, FewTopics + 1, Topics, ?PROCESSES], 300000),
+    Bytes = (bench_rig:resident_bytes(Gateway) - Before) / ((Topics - FewTopics) * ?PROCESSES),
     #{few => Few, bytes => Bytes, many => Publish()}.
