@@ -2,7 +2,7 @@
 %% same things.
 -module(bench_registry_load).
 
--export([cycles/3, lookups/4, fill/4, await_workers/3, register_once/1, leader/1, fail_over/2]).
+-export([cycles/3, lookups/4, fill/4, await_workers/4, register_once/1, leader/1, fail_over/2]).
 -export_type([target/0]).
 
 %% Where commands go: a gateway (or the plain one), or the server of Ra on a node; the next
@@ -100,13 +100,25 @@ fill(_, [], _, _, Done) ->
 
 store(N) -> list_to_atom("bench_store_" ++ integer_to_list(N)).
 
-%% @doc Waits until all registrations of {@link fill/4} are offered: their number.
--spec await_workers(target(), pos_integer(), pos_integer()) -> ok.
-await_workers(Target, Count, Stores) ->
-    Found = [length(element(2, call(Target, {get_workers, store(N)}))) || N <- lists:seq(0, Stores - 1)],
-    case lists:sum(Found) of
-        Sum when Sum >= Count -> ok;
-        _ -> timer:sleep(50), await_workers(Target, Count, Stores)
+%% @doc Waits until all registrations of {@link fill/4} are offered, for so many milliseconds at
+%% the most: how many are.
+-spec await_workers(target(), pos_integer(), pos_integer(), pos_integer()) -> non_neg_integer().
+await_workers(Target, Count, Stores, Milliseconds) ->
+    await_workers_until(Target, Count, Stores, now_ns() + Milliseconds * 1000000).
+
+await_workers_until(Target, Count, Stores, End) ->
+    Found = lists:sum([offered(Target, store(N)) || N <- lists:seq(0, Stores - 1)]),
+    case Found < Count andalso now_ns() < End of
+        false -> Found;
+        true -> timer:sleep(50), await_workers_until(Target, Count, Stores, End)
+    end.
+
+offered(Target, Store) ->
+    try call(Target, {get_workers, Store}) of
+        {ok, Workers} -> length(Workers);
+        _ -> 0
+    catch
+        exit:_ -> 0
     end.
 
 %% @doc Registers this process and unregisters it, trying until that succeeds. When it was

@@ -43,6 +43,7 @@ start() ->
             ok = ra:start_server(default, atom_to_binary(?NAME), Server, Machine,
                                  [{?NAME, Node} || Node <- Nodes])
     end,
+    ok = keep_name(),
     case Nodes of
         [_] ->
             ok = ra:trigger_election(Server),
@@ -53,6 +54,12 @@ start() ->
     io:format("ready node=~s port=0~n", [node()]),
     spawn(fun stop_at_end_of_input/0),
     ok.
+
+%% Which of the folders is this server's is in a table that Ra leaves to be saved once nobody has
+%% asked it for half a second. A server that is killed sooner would start as a new and empty one.
+keep_name() ->
+    #{names := #{directory_rev := Table}} = ra_system:fetch(default),
+    dets:sync(Table).
 
 stop_at_end_of_input() ->
     case io:get_line("") of
