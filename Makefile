@@ -28,6 +28,7 @@ fix: ## mends by machine what can be mended
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
 bench: build ## measures against the alternatives, in one run
+	@scripts/setup bench
 	@tests/bench/run $(BENCH)
 
 fuzz: ## every parser for FUZZ_SECONDS (60) each

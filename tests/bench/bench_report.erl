@@ -3,13 +3,14 @@
 
 -export([write/3]).
 
--type result() :: {module(), [bench:row()] | {skip, string()}}.
+-type result() :: {module(), [bench:row() | bench:skipped()] | bench:skipped()}.
 
 %% @doc Prints the table and writes `bench.json' and `bench.svg' into a folder.
 -spec write(file:filename(), bench:options(), [result()]) -> ok.
 write(Dir, Options, Results) ->
-    Rows = lists:append([Rows || {_, Rows} <- Results, is_list(Rows)]),
-    Skipped = [{Module, Reason} || {Module, {skip, Reason}} <- Results],
+    Each = [{Module, Result} || {Module, All} <- Results, Result <- lists:flatten([All])],
+    Rows = [Row || {_, #{} = Row} <- Each],
+    Skipped = [{Module, Reason} || {Module, {skip, Reason}} <- Each],
     io:format("~n~ts~n", [table(Rows)]),
     _ = [io:format("NOT RUN ~s: ~ts~n", [Module, Reason]) || {Module, Reason} <- Skipped],
     ok = file:write_file(filename:join(Dir, "bench.json"),

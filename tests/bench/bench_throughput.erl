@@ -28,10 +28,11 @@
 -spec title() -> string().
 title() -> "deliveries per second and their cost, without the shim".
 
--spec run(bench:options()) -> [bench:row()].
+-spec run(bench:options()) -> [bench:row() | bench:skipped()].
 run(Options) ->
     bench_rig:with(Options, fun(Rig) ->
         lists:append([rows(Rig, Options, Case) || Case <- cases(Options)])
+        ++ [{skip, "rows against the C node: it was not built"} || not is_map_key(cnode, Rig)]
     end).
 
 %% Publishers, subscribers, bytes of a message, targets for deliveries and processor time.
