@@ -6,7 +6,7 @@
 -module(bench).
 
 -export([main/0, alternate/2, median/1, percentile/2, time_calls/2]).
--export_type([options/0, row/0]).
+-export_type([options/0, row/0, skipped/0]).
 
 -type options() :: #{
     quick := boolean(),
@@ -31,16 +31,20 @@
     limit => number(),
     note => string()
 }.
+-type skipped() :: {skip, Reason :: string()}.
 
 -callback title() -> string().
--callback run(options()) -> [row()] | {skip, Reason :: string()}.
+%% What is skipped may be all of it, or stand among the rows.
+-callback run(options()) -> [row() | skipped()] | skipped().
 
 -spec main() -> no_return().
 main() ->
     try
+        Started = erlang:monotonic_time(millisecond),
         {Options, Only} = options(init:get_plain_arguments(), [], defaults()),
         Results = [{M, run(M, Options)} || M <- benchmarks(), wanted(M, Only)],
         bench_report:write("target/bench", Options, Results),
+        io:format("took ~ts~n", [since(Started)]),
         halt(0)
     catch
         throw:{usage, Text} ->
@@ -90,11 +94,14 @@ time_until(End, Now, Fun, Times) ->
 
 now_ns() -> erlang:monotonic_time(nanosecond).
 
+since(Started) ->
+    io_lib:format("~.1f s", [(erlang:monotonic_time(millisecond) - Started) / 1000]).
+
 defaults() ->
     #{quick => false, rounds => 5, milliseconds => 4000, gateway => "target/release/esdb-gater"}.
 
 options(["--quick" | Rest], Only, Options) ->
-    options(Rest, Only, Options#{quick := true, rounds := 3, milliseconds := 1000});
+    options(Rest, Only, Options#{quick := true, rounds := 3, milliseconds := 300});
 options(["--only", Name | Rest], Only, Options) ->
     options(Rest, [Name | Only], Options);
 options(["--gateway", "plain" | Rest], Only, Options) ->
@@ -126,8 +133,11 @@ behaviours(Module) ->
 
 run(Module, Options) ->
     io:format("~ts: ~ts~n", [name(Module), Module:title()]),
+    Started = erlang:monotonic_time(millisecond),
     try
-        Module:run(Options)
+        Result = Module:run(Options),
+        io:format("  ~ts~n", [since(Started)]),
+        Result
     catch
         Class:Reason:Stack ->
             io:format(standard_error, "~ts failed: ~p ~p~n~p~n",

@@ -30,13 +30,20 @@ cycles(Target, Clients, Milliseconds) ->
 lookups(Target, Clients, Workers, Milliseconds) ->
     Ask = {get_workers, ?STORE},
     Pids = [spawn(fun() -> receive stop -> ok end end) || _ <- lists:seq(1, Workers)],
-    _ = [ok = call(Target, {register, ?STORE, Pid}) || Pid <- Pids],
+    ok = at_once(Target, [{register, ?STORE, Pid} || Pid <- Pids]),
     {ok, Found} = call(Target, Ask),
     Workers = length(Found),
     Measured = together(Clients, Milliseconds, fun() -> {Ask, Ask} end, Target, {ok, Found}),
-    _ = [ok = call(Target, {unregister, ?STORE, Pid}) || Pid <- Pids],
+    ok = at_once(Target, [{unregister, ?STORE, Pid} || Pid <- Pids]),
     _ = [Pid ! stop || Pid <- Pids],
     Measured.
+
+%% One after the other, each would wait for the disk.
+at_once(Target, Requests) ->
+    Self = self(),
+    Pids = [spawn_monitor(fun() -> Self ! {self(), call(Target, Request, 30000)} end)
+            || Request <- Requests],
+    lists:foreach(fun({Pid, Ref}) -> ok = await(Pid, Ref) end, Pids).
 
 %% Every client alternates between two requests, which are all answered alike.
 together(Clients, Milliseconds, Requests, Target, Answer) ->

@@ -35,8 +35,9 @@ call(#{client := Client}, Function, Arguments, Milliseconds) ->
 cluster(Rig, Kind, Size) ->
     Names = [bench_rig:name(role(Kind) ++ integer_to_list(N)) ++ "@127.0.0.1"
              || N <- lists:seq(1, Size)],
-    Cluster = maps:from_list([start(Rig, #{kind => Kind, name => Name, members => Names})
-                              || Name <- Names]),
+    %% All start at the same time.
+    Launched = [launch(Rig, #{kind => Kind, name => Name, members => Names}) || Name <- Names],
+    Cluster = maps:from_list([connect(Rig, Server) || Server <- Launched]),
     _ = Kind =:= ra andalso elect(Rig, [list_to_atom(Name) || Name <- Names]),
     await_leader(Rig, Cluster),
     Cluster.
@@ -54,11 +55,15 @@ elect(#{client := Client}, [First | _] = Nodes) ->
 
 %% @doc Starts a server; when it says that it is ready.
 -spec start(rig(), server()) -> {string(), {server(), bench_rig:gateway()}}.
-start(#{client := Client, scratch := Scratch} = Rig, #{kind := Kind, name := Name} = Server) ->
+start(Rig, Server) -> connect(Rig, launch(Rig, Server)).
+
+launch(#{scratch := Scratch} = Rig, #{kind := Kind, name := Name} = Server) ->
     #{dir := Dir, keep := Keep} = Scratch,
     {Executable, Arguments} = command(Kind, Server, filename:join([Dir, Name]), Rig),
-    Running = bench_rig:launch(Name, Executable, Arguments, filename:join(Dir, Name ++ ".log")),
-    #{node := Node} = Keep(Running),
+    {Server, Keep(bench_rig:launch(Name, Executable, Arguments, filename:join(Dir, Name ++ ".log")))}.
+
+connect(#{client := Client}, {#{name := Name} = Server, #{node := Node} = Running}) ->
+    ok = bench_rig:await_ready(Running),
     true = bench_rig:call(Client, net_kernel, connect_node, [Node], ?CALL_MS),
     {Name, {Server, Running}}.
 

@@ -2,9 +2,9 @@
 %% and BEAM nodes to publish from and to subscribe on.
 -module(bench_rig).
 
--export([with/2, with/3, call/5, cpu_seconds/1, resident_bytes/1, secret/0]).
+-export([with/2, with/3, both/3, call/5, cpu_seconds/1, resident_bytes/1, secret/0]).
 %% For rigs of another shape.
--export([scratch/1, peer/3, name/1, beam_arguments/1, cookie_file/1, launch/4, kill/1]).
+-export([scratch/1, peer/3, name/1, beam_arguments/1, cookie_file/1, launch/4, await_ready/1, kill/1]).
 -export_type([rig/0, gateway/0, scratch/0]).
 
 -type gateway() :: #{node := node(), os_pid := integer(), port := port(), log := string()}.
@@ -40,20 +40,13 @@ with(Options, Fun) -> with(Options, [], Fun).
 -spec with(bench:options(), [shim], fun((rig()) -> Result)) -> Result.
 with(#{gateway := Program}, More, Fun) ->
     scratch(fun(#{keep := Keep} = Scratch) ->
-        Peer = fun(Role) -> Keep(peer(name(Role), [], Scratch)) end,
-        Rig0 = #{
-            ours => Keep(gateway(Program, "ours", Scratch)),
-            theirs => Keep(gateway(plain, "theirs", Scratch)),
-            publisher => Peer("publisher"),
-            subscriber => Peer("subscriber"),
-            alarm => Peer("alarm")
-        },
-        Rig1 = case filelib:is_regular(?CNODE) of
-            true -> Rig0#{cnode => Keep(gateway(cnode, "cnode", Scratch))};
-            false -> Rig0
-        end,
-        Rig = lists:foldl(fun(shim, R) -> R#{shim => Keep(peer(name("shim"), shim_path(), Scratch))}
-                          end, Rig1, More),
+        Programs = [{ours, Program}, {theirs, plain} | [{cnode, cnode} || filelib:is_regular(?CNODE)]],
+        Roles = [{publisher, []}, {subscriber, []}, {alarm, []} | [{shim, shim_path()} || shim <- More]],
+        %% All start at the same time.
+        Started = [{Side, Keep(gateway(Which, atom_to_list(Side), Scratch))} || {Side, Which} <- Programs],
+        Peers = peers(Roles, Scratch),
+        _ = [await_ready(Gateway) || {_, Gateway} <- Started],
+        Rig = maps:from_list(Started ++ Peers),
         #{publisher := Publisher, subscriber := Subscriber, alarm := Alarm} = Rig,
         Gateways = maps:with([ours, theirs, cnode], Rig),
         %% Acknowledgements go from node to node, beside the gateway.
@@ -65,6 +58,21 @@ with(#{gateway := Program}, More, Fun) ->
                 node_of(Peer1) =/= Node],
         Fun(Rig)
     end).
+
+%% @doc Measures both gateways in turns, so many times each, with a fresh rig for every measurement:
+%% memory that was given back is not taken again, and a stopped node leaves its traces. The quick
+%% form measures each once, on the same rig.
+-spec both(bench:options(), pos_integer(), fun((rig(), gateway()) -> A)) ->
+    #{ours := [A], theirs := [A]}.
+both(#{quick := true} = Options, _, Measure) ->
+    with(Options, fun(Rig) ->
+        maps:map(fun(_, Gateway) -> [Measure(Rig, Gateway)] end, maps:with([ours, theirs], Rig))
+    end);
+both(Options, Rounds, Measure) ->
+    On = fun(Side) ->
+        fun() -> with(Options, fun(Rig) -> Measure(Rig, maps:get(Side, Rig)) end) end
+    end,
+    bench:alternate(Options#{rounds := Rounds}, #{ours => On(ours), theirs => On(theirs)}).
 
 %% @doc Runs `Fun' with a folder of its own, and takes down what it kept, whatever happens.
 -spec scratch(fun((scratch()) -> Result)) -> Result.
@@ -90,16 +98,19 @@ scratch(Fun) ->
 call(Peer, Module, Function, Arguments, Timeout) ->
     peer:call(Peer, Module, Function, Arguments, Timeout).
 
-%% @doc The processor time a gateway has used since it started.
+%% @doc The processor time that the threads of a gateway have used. It is read in nanoseconds: the
+%% hundredths of seconds in /proc/PID/stat are too coarse for a short measurement.
 -spec cpu_seconds(gateway()) -> float().
 cpu_seconds(#{os_pid := OsPid}) ->
-    {ok, Stat} = file:read_file("/proc/" ++ integer_to_list(OsPid) ++ "/stat"),
-    %% The name of the program, in parentheses, may hold anything.
-    [_, Fields] = string:split(Stat, ")", trailing),
-    Words = string:lexemes(Fields, " "),
-    %% utime and stime, fields 14 and 15 of proc(5); the words begin with field 3.
-    Ticks = binary_to_integer(lists:nth(12, Words)) + binary_to_integer(lists:nth(13, Words)),
-    Ticks / ticks_per_second().
+    [_ | _] = Files = filelib:wildcard("/proc/" ++ integer_to_list(OsPid) ++ "/task/*/schedstat"),
+    lists:sum([on_processor(file:read_file(File)) || File <- Files]) / 1.0e9.
+
+on_processor({ok, Text}) ->
+    [Nanoseconds | _] = string:lexemes(Text, " "),
+    binary_to_integer(Nanoseconds);
+on_processor({error, _}) ->
+    %% The thread has just ended.
+    0.
 
 %% @doc The memory of a gateway that is in use now.
 -spec resident_bytes(gateway()) -> non_neg_integer().
@@ -112,16 +123,6 @@ resident_bytes(#{os_pid := OsPid}) ->
 %% @doc The secret both gateways verify with.
 -spec secret() -> binary().
 secret() -> <<"a secret for benchmarks">>.
-
-ticks_per_second() ->
-    case persistent_term:get({?MODULE, ticks}, undefined) of
-        undefined ->
-            Ticks = list_to_integer(string:trim(os:cmd("getconf CLK_TCK"))),
-            persistent_term:put({?MODULE, ticks}, Ticks),
-            Ticks;
-        Ticks ->
-            Ticks
-    end.
 
 node_of(Peer) -> peer:call(Peer, erlang, node, []).
 
@@ -150,6 +151,16 @@ peer(Name, More, #{cookie := Cookie}) ->
     }),
     Peer.
 
+%% Starts nodes in these roles, with more arguments.
+peers(Roles, #{keep := Keep} = Scratch) ->
+    Starting = [{Role, spawn_monitor(fun() ->
+        exit({started, Keep(peer(name(atom_to_list(Role)), More, Scratch))})
+    end)} || {Role, More} <- Roles],
+    [receive
+        {'DOWN', Ref, process, _, {started, Peer}} -> {Role, Peer};
+        {'DOWN', Ref, process, _, Reason} -> error({node_not_started, Role, Reason})
+     end || {Role, {_, Ref}} <- Starting].
+
 shim_path() ->
     lists:append([["-pa", filename:absname(Dir)] || Dir <- filelib:wildcard("_build/default/lib/*/ebin")]).
 
@@ -158,7 +169,7 @@ gateway(Program, Role, #{dir := Dir} = Scratch) ->
     {Executable, Arguments} = command(Program, Node, Scratch),
     launch(Node, Executable, Arguments, filename:join(Dir, Role ++ ".log")).
 
-%% @doc Starts the program of a node, which writes to that log: when it says that it is ready.
+%% @doc Starts the program of a node, which writes to that log; see {@link await_ready/1}.
 -spec launch(string(), file:filename(), [string()], file:filename()) -> gateway().
 launch(Node, Executable, Arguments, Log) ->
     %% The shell gives its place to the program, which so keeps the process id.
@@ -168,7 +179,6 @@ launch(Node, Executable, Arguments, Log) ->
         {line, 1000}, exit_status
     ]),
     {os_pid, OsPid} = erlang:port_info(Port, os_pid),
-    ready(Port, Log),
     #{node => list_to_atom(Node), os_pid => OsPid, port => Port, log => Log}.
 
 command(plain, Node, #{cookie := Cookie}) ->
@@ -190,6 +200,10 @@ cookie_file(#{cookie := Cookie, dir := Dir}) ->
         ok = file:change_mode(File, 8#400)
     end,
     File.
+
+%% @doc Waits until a program that was launched says that it is ready.
+-spec await_ready(gateway()) -> ok.
+await_ready(#{port := Port, log := Log}) -> ready(Port, Log).
 
 ready(Port, Log) ->
     receive

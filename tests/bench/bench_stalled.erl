@@ -18,18 +18,10 @@ title() -> "publishing while a subscriber node is stopped".
 
 -spec run(bench:options()) -> [bench:row()].
 run(#{quick := Quick} = Options) ->
-    Milliseconds = case Quick of true -> 3000; false -> 30000 end,
-    %% A rig for every measurement: a stopped node leaves its traces.
-    Measure = fun(Side) ->
-        fun() ->
-            bench_rig:with(Options, fun(Rig) ->
-                measure(Rig, maps:get(node, maps:get(Side, Rig)), Milliseconds)
-            end)
-        end
-    end,
+    %% Healthy, and stopped, where it takes a while until the buffers are full.
+    Times = case Quick of true -> {500, 2000}; false -> {30000, 30000} end,
     #{ours := Ours, theirs := Theirs} =
-        bench:alternate(Options#{rounds := case Quick of true -> 1; false -> 3 end},
-                        #{ours => Measure(ours), theirs => Measure(theirs)}),
+        bench_rig:both(Options, 3, fun(Rig, #{node := Node}) -> measure(Rig, Node, Times) end),
     Row = fun(Key, What, Unit) ->
         #{what => "a subscriber node is stopped: " ++ What, unit => Unit, better => less,
           against => "Erlang gateway", ours => [maps:get(Key, M) || M <- Ours],
@@ -40,17 +32,18 @@ run(#{quick := Quick} = Options) ->
      P99#{against => "itself, healthy", theirs := [H || #{healthy := H} <- Ours], target => 2},
      (Row(failures, "publish calls failed", "calls"))#{limit => 0}].
 
-measure(#{publisher := Publisher, subscriber := Subscriber, alarm := Victim}, Node, Milliseconds) ->
+measure(#{publisher := Publisher, subscriber := Subscriber, alarm := Victim}, Node, Times) ->
+    {HealthyMs, StoppedMs} = Times,
     _ = [bench_rig:call(Peer, bench_load, subscriber_of, [Node, ?CHANNEL, ?TOPIC], 10000)
          || Peer <- [Subscriber, Victim]],
-    Calls = fun() ->
+    Calls = fun(Milliseconds) ->
         bench_rig:call(Publisher, ?MODULE, publish_calls, [Node, Milliseconds],
                        Milliseconds + 30000)
     end,
-    {Healthy, 0} = Calls(),
+    {Healthy, 0} = Calls(HealthyMs),
     OsPid = bench_rig:call(Victim, os, getpid, [], 10000),
     [] = os:cmd("kill -STOP " ++ OsPid),
-    {Stopped, Failures} = try Calls() after os:cmd("kill -CONT " ++ OsPid) end,
+    {Stopped, Failures} = try Calls(StoppedMs) after os:cmd("kill -CONT " ++ OsPid) end,
     #{healthy => Healthy, stopped => Stopped, failures => Failures}.
 
 %% @doc Publishes 1 KiB messages one after the other: the 99th percentile in microseconds, and

@@ -15,17 +15,9 @@ title() -> "many subscriptions".
 -spec run(bench:options()) -> [bench:row()].
 run(#{quick := Quick, milliseconds := Milliseconds} = Options) ->
     Topics = case Quick of true -> 10000; false -> 100000 end,
-    %% A rig for every measurement: memory that was given back is not taken again.
-    Measure = fun(Side) ->
-        fun() ->
-            bench_rig:with(Options, fun(Rig) ->
-                measure(Rig, maps:get(Side, Rig), Topics, Milliseconds)
-            end)
-        end
-    end,
-    #{ours := Ours, theirs := Theirs} =
-        bench:alternate(Options#{rounds := case Quick of true -> 1; false -> 3 end},
-                        #{ours => Measure(ours), theirs => Measure(theirs)}),
+    #{ours := Ours, theirs := Theirs} = bench_rig:both(Options, 3, fun(Rig, Gateway) ->
+        measure(Rig, Gateway, Topics, Milliseconds)
+    end),
     Count = io_lib:format("~b subscriptions", [Topics * ?PROCESSES]),
     Memory = #{what => Count ++ ": memory", unit => "bytes each", better => less, limit => 250,
                against => "Erlang gateway", ours => [B || #{bytes := B} <- Ours],

@@ -24,6 +24,9 @@
 
 %% Deliveries that may be under way: less than any lane of the gateway holds.
 -define(UNDER_WAY, 65536).
+%% Until the flow is even, and what is measured of it, at the least.
+-define(WARM_MS, 200).
+-define(LEAST_MS, 500).
 
 -spec title() -> string().
 title() -> "deliveries per second and their cost, without the shim".
@@ -37,7 +40,7 @@ run(Options) ->
 
 %% Publishers, subscribers, bytes of a message, targets for deliveries and processor time.
 cases(#{quick := true}) ->
-    [{32, 1, 64, 1.8, 1 / 3}, {4, 10, 64, 1.3, none}, {4, 100, 64, 1.0, 0.1}];
+    [{32, 1, 64, 1.8, 1 / 3}, {4, 100, 64, 1.0, 0.1}];
 cases(#{quick := false}) ->
     [{32, 1, 64, 1.8, 1 / 3},
      {4, 10, 64, 1.3, none}, {4, 100, 64, 1.0, 0.1}, {4, 1000, 64, 1.0, 0.1},
@@ -85,7 +88,8 @@ aimed(Target, Row) -> Row#{target => Target}.
 %% @doc Publishes and receives for a while through one of a rig's gateways.
 -spec measure(bench_rig:rig(), bench_rig:gateway(), bench:options(), traffic()) -> measured().
 measure(#{publisher := Publisher, subscriber := Subscriber}, Gateway, Options, Traffic) ->
-    #{milliseconds := Milliseconds} = Options,
+    #{milliseconds := Wanted} = Options,
+    Milliseconds = max(?LEAST_MS, Wanted),
     #{publishers := P, subscribers := S} = Traffic,
     Window = max(4, min(256, ?UNDER_WAY div (P * S))),
     Load = Traffic#{
@@ -98,7 +102,7 @@ measure(#{publisher := Publisher, subscriber := Subscriber}, Gateway, Options, T
     Publishers = Call(Publisher, publishers, [Load]),
     Subscribers = Call(Subscriber, subscribers, [Load, Publishers]),
     ok = Call(Publisher, go, [Publishers]),
-    timer:sleep(Milliseconds div 4),
+    timer:sleep(max(?WARM_MS, Milliseconds div 4)),
     CpuBefore = bench_rig:cpu_seconds(Gateway),
     {TimeBefore, Before} = Call(Subscriber, sample, []),
     timer:sleep(Milliseconds),
