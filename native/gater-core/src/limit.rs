@@ -4,12 +4,14 @@
 //! generic cell rate algorithm (ITU-T I.371): the time at which the bucket will
 //! be full again. A bucket that is full needs no memory at all.
 
+mod hash;
 mod shared;
 
 use std::num::NonZeroU32;
 
 use rustc_hash::FxHashMap;
 
+pub use self::hash::TopicHasher;
 pub use self::shared::SharedLimiter;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;

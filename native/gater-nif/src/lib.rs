@@ -9,4 +9,8 @@ mod direct;
 mod limit;
 mod sign;
 
-rustler::init!("esdb_gater_nif");
+rustler::init!("esdb_gater_nif", load = load);
+
+fn load(env: rustler::Env<'_>, _info: rustler::Term<'_>) -> bool {
+    limit::open(env)
+}

@@ -1,47 +1,145 @@
 //! Rate limits.
+//!
+//! A check is done in less time than rustler takes to hand it its arguments, for which it
+//! makes a vector, and to find a resource's type, which it looks up by a hash. So it is a
+//! function of the C interface, and limiters are resources of a type that is kept here.
 
-use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroU32;
+use std::panic::catch_unwind;
+use std::ptr::{null, null_mut};
+use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
 use std::time::Instant;
 
-use gater_core::limit::SharedLimiter;
-use rustler::{Binary, NifResult, Resource, ResourceArc, Term};
+use gater_core::limit::{SharedLimiter, TopicHasher};
+use rustler::codegen_runtime::{c_int, c_void, inventory};
+use rustler::sys::{
+    ErlNifEnv, ErlNifResourceFlags, ErlNifResourceType, ErlNifTerm, enif_alloc_resource,
+    enif_get_resource, enif_make_badarg, enif_make_resource, enif_open_resource_type,
+    enif_release_resource,
+};
+use rustler::types::atom;
+use rustler::{Binary, Env, Error, Nif, NifResult, Term};
 
 /// The buckets of one channel.
 struct Limiter {
     begun: Instant,
-    /// Nobody can find topics that share a bucket.
-    hasher: RandomState,
+    hasher: TopicHasher,
     buckets: SharedLimiter,
 }
 
-#[rustler::resource_impl]
-impl Resource for Limiter {}
+// Memory of the runtime is aligned for every word.
+const _: () = assert!(align_of::<Limiter>() <= align_of::<usize>());
+
+/// Set while the library is loaded, before any function is called.
+static LIMITER: AtomicPtr<ErlNifResourceType> = AtomicPtr::new(null_mut());
+
+/// Makes limiters known to the runtime.
+pub fn open(env: Env<'_>) -> bool {
+    // SAFETY: this runs while the library is loaded, the name ends with a zero, and the
+    // destructor is for what `limiter` makes.
+    let kind = unsafe {
+        enif_open_resource_type(
+            env.as_c_arg(),
+            null(),
+            c"limiter".as_ptr(),
+            Some(forget),
+            ErlNifResourceFlags::ERL_NIF_RT_CREATE,
+            null_mut(),
+        )
+    };
+    LIMITER.store(kind.cast_mut(), Relaxed);
+    !kind.is_null()
+}
+
+unsafe extern "C" fn forget(_env: *mut ErlNifEnv, limiter: *mut c_void) {
+    // SAFETY: nobody refers to the resource any more, and it has been a limiter since it was
+    // made. What panics leaks.
+    let _ = catch_unwind(|| unsafe { limiter.cast::<Limiter>().drop_in_place() });
+}
 
 /// `limiter(Rate, MaxTopics) -> Limiter`: so many messages per second and topic.
 #[rustler::nif]
-fn limiter(rate: u32, max_topics: u32) -> Option<ResourceArc<Limiter>> {
+fn limiter(env: Env<'_>, rate: u32, max_topics: u32) -> Option<Term<'_>> {
     let rate = NonZeroU32::new(rate)?;
-    Some(ResourceArc::new(Limiter {
+    let limiter = Limiter {
         begun: Instant::now(),
-        hasher: RandomState::new(),
+        hasher: TopicHasher::new(),
         buckets: SharedLimiter::new(rate, max_topics as usize),
-    }))
+    };
+    // SAFETY: the type is that of limiters, and the size that of one.
+    let memory = unsafe { enif_alloc_resource(LIMITER.load(Relaxed), size_of::<Limiter>()) };
+    if memory.is_null() {
+        return None;
+    }
+    // SAFETY: the memory is large enough, aligned, and nobody else's. The term keeps it from
+    // now on, and is of this environment.
+    unsafe {
+        memory.cast::<Limiter>().write(limiter);
+        let term = enif_make_resource(env.as_c_arg(), memory);
+        enif_release_resource(memory);
+        Some(Term::new(env, term))
+    }
 }
 
-/// `check(Limiter, Topic) -> boolean()`: takes a token now.
-#[rustler::nif]
-fn check(limiter: Term<'_>, topic: Binary<'_>) -> NifResult<bool> {
-    // Borrowed from the caller: counting who holds it would cost more than the check.
-    let limiter: &Limiter = limiter.decode()?;
-    let now = u64::try_from(limiter.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
-    Ok(limiter.buckets.check(limiter.hasher.hash_one(&*topic), now))
+/// Borrowed from the caller: counting who holds it would cost more than the check.
+fn borrowed(term: Term<'_>) -> NifResult<&Limiter> {
+    let mut limiter = null();
+    // SAFETY: the term is of the environment, and the type that of limiters.
+    let found = unsafe {
+        enif_get_resource(
+            term.get_env().as_c_arg(),
+            term.as_c_arg(),
+            LIMITER.load(Relaxed),
+            &mut limiter,
+        )
+    };
+    if found == 0 {
+        return Err(Error::BadArg);
+    }
+    // SAFETY: it was found, so it is a limiter, which lives as long as the term, and is not
+    // changed but for its atomics.
+    Ok(unsafe { &*limiter.cast::<Limiter>() })
 }
 
 /// `check(Limiter, Topic, NowNanos) -> boolean()`: takes a token at a time that does
 /// not go backwards.
 #[rustler::nif(name = "check")]
 fn check_at(limiter: Term<'_>, topic: Binary<'_>, now_nanos: u64) -> NifResult<bool> {
-    let limiter: &Limiter = limiter.decode()?;
-    Ok(limiter.buckets.check(limiter.hasher.hash_one(&*topic), now_nanos))
+    let limiter = borrowed(limiter)?;
+    Ok(limiter.buckets.check(limiter.hasher.hash(&topic), now_nanos))
+}
+
+fn check_now(limiter: Term<'_>, topic: Term<'_>) -> NifResult<bool> {
+    let limiter = borrowed(limiter)?;
+    let topic = Binary::from_term(topic)?;
+    let now = u64::try_from(limiter.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    Ok(limiter.buckets.check(limiter.hasher.hash(&topic), now))
+}
+
+/// `check(Limiter, Topic) -> boolean()`: takes a token now.
+unsafe extern "C" fn check(
+    env: *mut ErlNifEnv,
+    _count: c_int,
+    arguments: *const ErlNifTerm,
+) -> ErlNifTerm {
+    let taken = catch_unwind(|| {
+        let call = ();
+        // SAFETY: the environment is that of the call, which has two arguments, as is said
+        // below. Both stay for as long as it takes.
+        let (limiter, topic) = unsafe {
+            let env = Env::new(&call, env);
+            (Term::new(env, *arguments), Term::new(env, *arguments.add(1)))
+        };
+        check_now(limiter, topic)
+    });
+    match taken {
+        Ok(Ok(true)) => atom::true_().as_c_arg(),
+        Ok(Ok(false)) => atom::false_().as_c_arg(),
+        // SAFETY: the environment is that of the call.
+        _ => unsafe { enif_make_badarg(env) },
+    }
+}
+
+inventory::submit! {
+    Nif { name: c"check".as_ptr(), arity: 2, flags: 0, raw_func: check }
 }

@@ -41,6 +41,7 @@ impl SharedLimiter {
 
     /// Whether a message may be published on the topic of this hash at `now_nanos` of a
     /// monotonic clock. If so it is counted.
+    #[inline]
     pub fn check(&self, hash: u64, now_nanos: u64) -> bool {
         let owner = hash | 1;
         // The upper bits: the lowest is lost.
