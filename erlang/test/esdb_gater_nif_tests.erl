@@ -24,6 +24,60 @@ library_and_erlang_sign_alike_test_() ->
             end)
       end).
 
+maps_are_signed_without_an_encoding_as_with_one_test_() ->
+    only_with_library(
+      fun() ->
+          Ring = esdb_gater_nif:ring(?SECRET),
+          {timeout, 60, fun() -> lists:foreach(fun(Map) -> signed_directly(Map, Ring) end, maps()) end}
+      end).
+
+signed_directly(Map, Ring) ->
+    Now = 1700000000,
+    Timed = maps:remove(signature, Map#{signed_at => Now}),
+    Mac = fun(Message) ->
+              Bytes = term_to_binary(lists:sort(maps:to_list(Message)),
+                                     [deterministic, {minor_version, 2}]),
+              base64:encode(crypto:mac(hmac, sha256, ?SECRET, Bytes))
+          end,
+    %% The second time from what was remembered.
+    [?assertEqual(Mac(Timed), esdb_gater_nif:sign_map(Map, Ring, Now)) || _ <- [1, 2]],
+    [?assertEqual(ok, esdb_gater_nif:verify_map(Timed#{signature => Mac(Timed)}, Ring, Now, 1))
+     || _ <- [1, 2]].
+
+maps() ->
+    Atom = fun(N) -> list_to_atom("nif_test_" ++ integer_to_list(N)) end,
+    Of = fun(Keys) -> maps:from_list([{Key, Key} || Key <- Keys]) end,
+    %% More atoms and sets of keys than are remembered, and longer ones.
+    Many = [Of([Atom(N + K) || K <- lists:seq(1, Size)])
+            || Size <- [0, 1, 2, 31, 33, 127, 128, 129, 300], N <- lists:seq(0, 4000, 97)],
+    Long = [Of([list_to_atom(lists:duplicate(N, C)) || N <- [0, 15, 16, 17 | lists:seq(35, 42)]
+                                                           ++ [254, 255], C <- "az"])],
+    %% Those whose order is not that in which they were made, and with one the start of another.
+    Named = [Of([list_to_atom(Prefix ++ Name) || Name <- ["z", "a", "signed_at", "signed_at0",
+                                                          "signed_a", "signature", [0], ""]])
+             || Prefix <- ["", "x", "a_longer_prefix_", "one_of_sixteen__"]],
+    %% Pieces that fill what is written before it is hashed.
+    Pieces = [#{a => [lists:duplicate(4000 - N, 7), lists:duplicate(N, 300)], aa => [1.5, <<>>],
+                b => [binary:copy(<<"x">>, Size) || Size <- [1023, 1024, 1023, 1023, N]]}
+              || N <- lists:seq(0, 400, 7)],
+    Nested = [lists:foldl(fun(N, Inner) -> #{Atom(N) => Inner, b => [N, Inner], a => {Inner}} end,
+                          #{<<"z">> => 1, <<"a">> => -1, <<>> => 1 bsl 40}, lists:seq(1, 5))],
+    Many ++ Long ++ Named ++ Pieces ++ Nested.
+
+what_only_an_encoding_can_sign_is_unsupported_test_() ->
+    only_with_library(
+      fun() ->
+          Ring = esdb_gater_nif:ring(?SECRET),
+          Deep = lists:foldl(fun(_, Inner) -> [Inner] end, a, lists:seq(1, 100_000)),
+          [?_assertEqual(unsupported, esdb_gater_nif:sign_map(#{key => Term}, Ring, 1))
+           || Term <- [[1 | 2], [a | b], 'grün', 'λ', <<1:1>>, self(), make_ref(), 1 bsl 64, Deep,
+                       #{a => 1, <<"a">> => 2}, #{1 => 2}, #{'grün' => 1},
+                       lists:duplicate(5000, 1), lists:duplicate(5000, a),
+                       maps:from_list([{N, N} || N <- lists:seq(1, 5000)]),
+                       binary:copy(<<"x">>, 100_000),
+                       lists:duplicate(200, binary:copy(<<"x">>, 1000))]]
+      end).
+
 library_and_erlang_judge_alike_test_() ->
     only_with_library(
       fun() ->

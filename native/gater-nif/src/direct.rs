@@ -4,26 +4,37 @@
 //! lists, tuples and maps whose keys are all atoms or all binaries. It spares the encoding by
 //! `term_to_binary` and its reading; anything else goes that way.
 
+use std::cell::RefCell;
 use std::cmp::Ordering;
 
 use gater_core::sign::{Key, Signing};
-use rustler::sys::{ErlNifCharEncoding, enif_get_atom};
-use rustler::types::tuple::get_tuple;
-use rustler::{Binary, MapIterator, Term, TermType};
+use rustler::Term;
+use rustler::sys::ErlNifTermType as Kind;
+
+use crate::known::{Atoms, Known, Orders, PAIR};
+use crate::terms::{Terms, Word};
 
 /// The version byte that starts an external term.
 pub const VERSION: u8 = 131;
 /// What is longer is for a dirty scheduler: some 50 µs of hashing.
 const MAX_BYTES: usize = 64 << 10;
 /// So is what has more terms.
-const MAX_TERMS: u32 = 4096;
+const MAX_TERMS: usize = 4096;
 /// Terms inside each other.
 const MAX_DEPTH: u32 = 32;
-/// The longest atom, in characters.
-const MAX_ATOM: usize = 255;
 
 /// A binary of this size and more is hashed where it lies.
 const LONG_BYTES: usize = 1024;
+/// What is written between two looks at the room at most: a list of bytes, and the key that
+/// follows it.
+const MAX_PIECE: usize = MAX_TERMS + 1024;
+
+const SIGNED_AT: &[u8] = b"signed_at";
+
+rustler::atoms! {
+    signature,
+    signed_at,
+}
 
 /// A map whose canonical form was hashed, and what a signature goes by.
 pub struct Canonical<'a> {
@@ -35,258 +46,97 @@ pub struct Canonical<'a> {
     pub signed_at: Option<Term<'a>>,
 }
 
+/// What a thread keeps between calls, some 90 KiB and at most 230.
+struct Scratch {
+    out: Out,
+    atoms: Atoms,
+    orders: Orders,
+    /// Names of keys that are brought in order.
+    names: Vec<u8>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
+        out: Out { bytes: vec![0; 2 * MAX_PIECE].into(), used: 0, lacking: false },
+        atoms: Atoms::new(),
+        orders: Orders::new(),
+        names: Vec::new(),
+    });
+}
+
 /// The canonical form of `map` without `signature` and with `signed_at` as it is, or as
 /// `now` says, hashed with `key`. `None` if it has to be found another way.
 pub fn canonical<'a>(map: Term<'a>, key: &Key, now: Option<u64>) -> Option<Canonical<'a>> {
-    let mut writer = Writer {
-        signing: key.begin(),
-        hashed: 0,
-        out: Vec::with_capacity(1024),
-        names: Vec::with_capacity(512),
-        terms: 0,
-    };
-    let mut pairs = writer.pairs(map)?;
-    let (mut signature, mut signed_at) = (None, None);
-    let names = &writer.names;
-    pairs.retain(|pair| match pair.name(names) {
-        b"signature" if pair.is_atom => {
-            signature = Some(pair.value);
-            false
+    SCRATCH.with(|scratch| {
+        let mut scratch = scratch.try_borrow_mut().ok()?;
+        let (terms, map) = Terms::of(map);
+        scratch.out.used = 0;
+        scratch.out.lacking = false;
+        Writer {
+            env: terms,
+            signing: key.begin(),
+            hashed: 0,
+            scratch: &mut scratch,
+            pairs: Vec::with_capacity(128),
+            elements: Vec::with_capacity(32),
+            terms: 0,
         }
-        b"signed_at" if pair.is_atom => {
-            signed_at = Some(pair.value);
-            now.is_none()
-        }
-        _ => true,
-    });
-    // Keys are of one kind, so a map of binaries has neither of the two.
-    if now.is_some() && pairs.iter().any(|pair| !pair.is_atom) {
-        return None;
-    }
-    writer.list(&mut pairs, now)?;
-    writer.signing.update(&writer.out);
-    Some(Canonical { signing: writer.signing, signature, signed_at })
+        .message(map, now)
+    })
 }
 
-/// A pair of a map. Its key lies among the names of the writer.
-struct Pair<'a> {
-    from: usize,
-    to: usize,
-    /// How the name begins, to compare by.
-    prefix: u128,
-    is_atom: bool,
-    value: Term<'a>,
+/// Bytes that are still to be hashed.
+struct Out {
+    bytes: Box<[u8]>,
+    used: usize,
+    /// Whether something found no room, which the writer sees to that it does.
+    lacking: bool,
 }
 
-impl Pair<'_> {
-    fn name<'n>(&self, names: &'n [u8]) -> &'n [u8] {
-        names.get(self.from..self.to).unwrap_or_default()
+impl Out {
+    fn written(&self) -> &[u8] {
+        self.bytes.get(..self.used).unwrap_or_default()
     }
 
-    fn order(&self, other: &Self, names: &[u8]) -> Ordering {
-        self.prefix.cmp(&other.prefix).then_with(|| self.name(names).cmp(other.name(names)))
-    }
-}
-
-struct Writer {
-    signing: Signing,
-    /// Bytes that were hashed.
-    hashed: usize,
-    /// What comes after them.
-    out: Vec<u8>,
-    /// The keys of the maps that are being written.
-    names: Vec<u8>,
-    terms: u32,
-}
-
-impl Writer {
-    /// The pairs of a map in the order of their keys.
-    fn pairs<'a>(&mut self, map: Term<'a>) -> Option<Vec<Pair<'a>>> {
-        let size = map.map_size().ok()?;
-        if size > MAX_TERMS as usize {
-            return None;
-        }
-        let mut pairs = Vec::with_capacity(size + 1);
-        let mut sorted = true;
-        for (key, value) in MapIterator::new(map)? {
-            let from = self.names.len();
-            let is_atom = key.is_atom();
-            if is_atom {
-                atom(key, &mut self.names)?;
-            } else {
-                self.names.extend_from_slice(&key.decode::<Binary<'_>>().ok()?);
-            }
-            if self.names.len() > MAX_BYTES {
-                return None;
-            }
-            let prefix = prefix(self.names.get(from..)?);
-            let pair = Pair { from, to: self.names.len(), prefix, is_atom, value };
-            if let Some(last) = pairs.last() {
-                let last: &Pair<'_> = last;
-                if last.is_atom != is_atom {
-                    return None;
-                }
-                sorted &= last.order(&pair, &self.names).is_lt();
-            }
-            pairs.push(pair);
-        }
-        if !sorted {
-            let names = &self.names;
-            pairs.sort_unstable_by(|one, other| one.order(other, names));
-        }
-        Some(pairs)
+    #[inline]
+    fn put<const N: usize>(&mut self, bytes: &[u8; N]) {
+        self.put_first(bytes, N);
     }
 
-    /// `[{Key, Value}]` of all pairs, and of `signed_at` if there is a time.
-    fn list(&mut self, pairs: &mut [Pair<'_>], now: Option<u64>) -> Option<()> {
-        let count = pairs.len() + usize::from(now.is_some());
-        if count == 0 {
-            return None;
-        }
-        self.out.extend([VERSION, 108]);
-        self.out.extend(u32::try_from(count).ok()?.to_be_bytes());
-        let mut now = now;
-        for pair in pairs {
-            if let Some(time) = now
-                && pair.name(&self.names) > b"signed_at".as_slice()
-            {
-                self.time(time);
-                now = None;
+    /// The first `count` of the bytes. Copying all is faster.
+    #[inline]
+    fn put_first<const N: usize>(&mut self, bytes: &[u8; N], count: usize) {
+        match self.bytes.get_mut(self.used..).and_then(|room| room.first_chunk_mut::<N>()) {
+            Some(room) => {
+                *room = *bytes;
+                self.used += count;
             }
-            self.out.extend([104, 2]);
-            self.pair(pair, 1)?;
-        }
-        if let Some(time) = now {
-            self.time(time);
-        }
-        self.out.push(106);
-        Some(())
-    }
-
-    /// `{signed_at, Time}`
-    fn time(&mut self, time: u64) {
-        self.out.extend([104, 2, 119, 9]);
-        self.out.extend(b"signed_at");
-        match i64::try_from(time) {
-            Ok(time) => self.integer(time),
-            Err(_) => self.big(0, time),
+            None => self.lacking = true,
         }
     }
 
-    fn pair(&mut self, pair: &Pair<'_>, depth: u32) -> Option<()> {
-        let name = self.names.get(pair.from..pair.to)?;
-        if pair.is_atom {
-            self.out.extend([119, u8::try_from(name.len()).ok()?]);
-        } else {
-            self.out.push(109);
-            self.out.extend(u32::try_from(name.len()).ok()?.to_be_bytes());
+    fn put_all(&mut self, bytes: &[u8]) {
+        match self.bytes.get_mut(self.used..self.used + bytes.len()) {
+            Some(room) => {
+                room.copy_from_slice(bytes);
+                self.used += bytes.len();
+            }
+            None => self.lacking = true,
         }
-        self.out.extend_from_slice(name);
-        self.term(pair.value, depth)
     }
 
-    fn term(&mut self, term: Term<'_>, depth: u32) -> Option<()> {
-        self.terms += 1;
-        if depth > MAX_DEPTH || self.terms > MAX_TERMS || self.hashed + self.out.len() > MAX_BYTES {
-            return None;
-        }
-        match term.get_type() {
-            TermType::Atom => {
-                self.out.extend([119, 0]);
-                let length = atom(term, &mut self.out)?;
-                let at = self.out.len().checked_sub(length + 1)?;
-                *self.out.get_mut(at)? = u8::try_from(length).ok()?;
-            }
-            TermType::Binary => {
-                let bytes = term.decode::<Binary<'_>>().ok()?;
-                if bytes.len() > MAX_BYTES {
-                    return None;
-                }
-                self.out.push(109);
-                self.out.extend(u32::try_from(bytes.len()).ok()?.to_be_bytes());
-                if bytes.len() < LONG_BYTES {
-                    self.out.extend_from_slice(&bytes);
-                } else {
-                    self.hashed += self.out.len() + bytes.len();
-                    self.signing.update(&self.out);
-                    self.signing.update(&bytes);
-                    self.out.clear();
-                }
-            }
-            TermType::Integer => self.integer(term.decode().ok()?),
-            TermType::Float => {
-                self.out.push(70);
-                self.out.extend(term.decode::<f64>().ok()?.to_be_bytes());
-            }
-            TermType::List => self.elements(term, depth)?,
-            TermType::Tuple => {
-                let elements = get_tuple(term).ok()?;
-                match u8::try_from(elements.len()) {
-                    Ok(arity) => self.out.extend([104, arity]),
-                    Err(_) => return None,
-                }
-                for element in elements {
-                    self.term(element, depth + 1)?;
-                }
-            }
-            TermType::Map => {
-                let names = self.names.len();
-                let pairs = self.pairs(term)?;
-                self.out.push(116);
-                self.out.extend(u32::try_from(pairs.len()).ok()?.to_be_bytes());
-                for pair in &pairs {
-                    self.pair(pair, depth + 1)?;
-                }
-                self.names.truncate(names);
-            }
-            _ => return None,
-        }
-        Some(())
-    }
-
-    /// A proper list; one of bytes alone is a string.
-    fn elements(&mut self, list: Term<'_>, depth: u32) -> Option<()> {
-        if list.is_empty_list() {
-            self.out.push(106);
-            return Some(());
-        }
-        let length = list.list_length().ok()?;
-        if length > MAX_TERMS as usize {
-            return None;
-        }
-        let start = self.out.len();
-        self.out.push(107);
-        self.out.extend(u16::try_from(length).ok()?.to_be_bytes());
-        let mut rest = list;
-        while let Ok((head, tail)) = rest.list_get_cell() {
-            let Some(byte) = head.is_integer().then(|| head.decode::<u8>().ok()).flatten() else {
-                break;
-            };
-            self.out.push(byte);
-            rest = tail;
-        }
-        if rest.is_empty_list() {
-            self.terms += u32::try_from(length).ok()?;
-            return Some(());
-        }
-        self.out.truncate(start);
-        self.out.push(108);
-        self.out.extend(u32::try_from(length).ok()?.to_be_bytes());
-        let mut rest = list;
-        while let Ok((head, tail)) = rest.list_get_cell() {
-            self.term(head, depth + 1)?;
-            rest = tail;
-        }
-        self.out.push(106);
-        Some(())
+    /// A tag, and a number of 32 bits.
+    #[inline]
+    fn put_head(&mut self, tag: u8, number: u32) {
+        let [a, b, c, d] = number.to_be_bytes();
+        self.put(&[tag, a, b, c, d]);
     }
 
     fn integer(&mut self, value: i64) {
         if let Ok(small) = u8::try_from(value) {
-            self.out.extend([97, small]);
+            self.put(&[97, small]);
         } else if let Ok(word) = i32::try_from(value) {
-            self.out.push(98);
-            self.out.extend(word.to_be_bytes());
+            self.put_head(98, word.cast_unsigned());
         } else {
             self.big(u8::from(value < 0), value.unsigned_abs());
         }
@@ -294,8 +144,337 @@ impl Writer {
 
     fn big(&mut self, sign: u8, magnitude: u64) {
         let used = 8 - magnitude.leading_zeros() as usize / 8;
-        self.out.extend([110, used as u8, sign]);
-        self.out.extend(magnitude.to_le_bytes().iter().take(used));
+        self.put(&[110, used as u8, sign]);
+        self.put_first(&magnitude.to_le_bytes(), used);
+    }
+
+    /// `{signed_at, Time}`
+    fn time(&mut self, time: u64) {
+        self.put(&[104, 2, 119, SIGNED_AT.len() as u8]);
+        self.put_all(SIGNED_AT);
+        match i64::try_from(time) {
+            Ok(time) => self.integer(time),
+            Err(_) => self.big(0, time),
+        }
+    }
+}
+
+struct Writer<'a, 's> {
+    env: Terms<'a>,
+    signing: Signing,
+    /// Bytes that were hashed.
+    hashed: usize,
+    /// What comes after them, among other things.
+    scratch: &'s mut Scratch,
+    /// Those of the maps that are being written: as they come, then in order.
+    pairs: Vec<(Word<'a>, Word<'a>)>,
+    /// Those of the lists that are being written.
+    elements: Vec<Word<'a>>,
+    terms: usize,
+}
+
+/// Pairs in order, of those of the writer.
+struct Sorted {
+    from: usize,
+    to: usize,
+    /// How many come before `signed_at`.
+    before: usize,
+}
+
+impl<'a> Writer<'a, '_> {
+    /// `[{Key, Value}]`
+    fn message(mut self, map: Word<'a>, now: Option<u64>) -> Option<Canonical<'a>> {
+        let sorted = self.sorted(map)?;
+        self.enter(sorted.to - sorted.from, 1)?;
+        let (mut signature, mut signed_at) = (None, None);
+        let (signature_key, signed_at_key) = (self::signature(), self::signed_at());
+        for (key, value) in self.pairs.get(sorted.from..sorted.to)? {
+            if key.is(signature_key) {
+                signature = Some(*value);
+            } else if key.is(signed_at_key) {
+                signed_at = Some(*value);
+            }
+        }
+        let count = sorted.to - sorted.from - usize::from(signature.is_some())
+            + usize::from(now.is_some() && signed_at.is_none());
+        if count == 0 {
+            return None;
+        }
+        // The keys are of one kind.
+        if let (Some(_), Some((key, _))) = (now, self.pairs.get(sorted.from))
+            && !matches!(self.env.kind(*key), Kind::ERL_NIF_TERM_TYPE_ATOM)
+        {
+            return None;
+        }
+        self.scratch.out.put(&[VERSION]);
+        self.scratch.out.put_head(108, u32::try_from(count).ok()?);
+        let time_at = sorted.from + sorted.before;
+        for at in sorted.from..=sorted.to {
+            if let Some(time) = now
+                && at == time_at
+            {
+                self.scratch.out.time(time);
+            }
+            let Some((key, value)) = self.pairs.get(at).copied().filter(|_| at < sorted.to) else {
+                break;
+            };
+            if key.is(signature_key) || now.is_some() && key.is(signed_at_key) {
+                continue;
+            }
+            self.pair(key, value)?;
+        }
+        self.scratch.out.put(&[106]);
+        self.hash();
+        if self.scratch.out.lacking || self.hashed > MAX_BYTES {
+            return None;
+        }
+        let term = |word| self.env.term(word);
+        Some(Canonical {
+            signature: signature.map(term),
+            signed_at: signed_at.map(term),
+            signing: self.signing,
+        })
+    }
+
+    fn hash(&mut self) {
+        self.signing.update(self.scratch.out.written());
+        self.hashed += self.scratch.out.used;
+        self.scratch.out.used = 0;
+    }
+
+    /// The pairs of a map in the order of their keys, after those that are there.
+    fn sorted(&mut self, map: Word<'a>) -> Option<Sorted> {
+        let start = self.pairs.len();
+        self.env.pairs(map, MAX_TERMS, &mut self.pairs)?;
+        let from = self.pairs.len();
+        let sorted = |before| Some(Sorted { from, to: 2 * from - start, before });
+        let unsorted = self.pairs.get(start..)?;
+        if let Some(order) = self.scratch.orders.get(unsorted) {
+            for place in &order.places {
+                let pair = *self.pairs.get(start + usize::from(*place))?;
+                self.pairs.push(pair);
+            }
+            return sorted(order.before);
+        }
+        let before = self.sort(start)?;
+        sorted(before)
+    }
+
+    /// Appends the pairs from `start` on in the order of their keys. How many come before
+    /// `signed_at`.
+    #[inline(never)]
+    fn sort(&mut self, start: usize) -> Option<usize> {
+        let unsorted = self.pairs.get(start..)?;
+        let names = &mut self.scratch.names;
+        names.clear();
+        let mut keys = Vec::with_capacity(unsorted.len());
+        let mut atoms = None;
+        for (place, (key, _)) in unsorted.iter().enumerate() {
+            let from = names.len();
+            let atom = self.scratch.atoms.get(self.env, *key);
+            let is_atom = atom.is_some();
+            match atom {
+                Some(atom) => names.extend_from_slice(atom.name()),
+                None => names.extend_from_slice(self.env.binary(*key)?),
+            }
+            if names.len() > MAX_BYTES || *atoms.get_or_insert(is_atom) != is_atom {
+                return None;
+            }
+            keys.push(Name { prefix: prefix(names.get(from..)?), from, to: names.len(), place });
+        }
+        keys.sort_unstable_by(|one, other| one.order(other, names));
+        let before = keys.partition_point(|key| key.text(names) < SIGNED_AT);
+        if atoms == Some(true) {
+            let places = keys.iter().map(|key| key.place);
+            self.scratch.orders.put(unsorted, places, before);
+        }
+        for key in &keys {
+            let pair = *self.pairs.get(start + key.place)?;
+            self.pairs.push(pair);
+        }
+        Some(before)
+    }
+
+    /// `{Key, Value}`
+    #[inline]
+    fn pair(&mut self, key: Word<'a>, value: Word<'a>) -> Option<()> {
+        match self.scratch.atoms.get(self.env, key) {
+            Some(Known::Short(short)) => self.scratch.out.put_first(&short.bytes, short.len()),
+            Some(Known::Long(bytes)) => {
+                self.scratch.out.put(&PAIR);
+                self.scratch.out.put_all(bytes);
+            }
+            None => {
+                self.scratch.out.put(&PAIR);
+                self.binary(key)?;
+            }
+        }
+        self.term(value, 1)
+    }
+
+    #[inline]
+    fn atom(&mut self, atom: Word<'a>) -> Option<()> {
+        match self.scratch.atoms.get(self.env, atom)? {
+            Known::Short(short) => self.scratch.out.put_first(short.atom(), short.len() - 2),
+            Known::Long(bytes) => self.scratch.out.put_all(bytes),
+        }
+        Some(())
+    }
+
+    fn binary(&mut self, binary: Word<'a>) -> Option<()> {
+        let bytes = self.env.binary(binary)?;
+        if bytes.len() > MAX_BYTES {
+            return None;
+        }
+        self.room()?;
+        self.scratch.out.put_head(109, u32::try_from(bytes.len()).ok()?);
+        if bytes.len() < LONG_BYTES {
+            self.scratch.out.put_all(bytes);
+        } else {
+            self.hash();
+            self.hashed += bytes.len();
+            self.signing.update(bytes);
+        }
+        Some(())
+    }
+
+    /// Sees to it that a piece has room. `None` if there are too many bytes.
+    #[inline]
+    fn room(&mut self) -> Option<()> {
+        if self.scratch.out.used > self.scratch.out.bytes.len() - MAX_PIECE {
+            self.hash();
+        }
+        (self.hashed <= MAX_BYTES).then_some(())
+    }
+
+    /// Counts the terms inside one, and the depth they are at.
+    fn enter(&mut self, terms: usize, depth: u32) -> Option<()> {
+        self.terms += terms;
+        (self.terms <= MAX_TERMS && depth <= MAX_DEPTH).then_some(())
+    }
+
+    #[inline]
+    fn term(&mut self, term: Word<'a>, depth: u32) -> Option<()> {
+        self.room()?;
+        match self.env.kind(term) {
+            Kind::ERL_NIF_TERM_TYPE_ATOM => self.atom(term),
+            Kind::ERL_NIF_TERM_TYPE_BITSTRING => self.binary(term),
+            Kind::ERL_NIF_TERM_TYPE_INTEGER => {
+                self.scratch.out.integer(self.env.integer(term)?);
+                Some(())
+            }
+            Kind::ERL_NIF_TERM_TYPE_FLOAT => {
+                let [a, b, c, d, e, f, g, h] = self.env.float(term)?.to_be_bytes();
+                self.scratch.out.put(&[70, a, b, c, d, e, f, g, h]);
+                Some(())
+            }
+            kind => self.compound(kind, term, depth + 1),
+        }
+    }
+
+    /// A term of terms, which are at this depth.
+    #[inline(never)]
+    fn compound(&mut self, kind: Kind, term: Word<'a>, depth: u32) -> Option<()> {
+        match kind {
+            Kind::ERL_NIF_TERM_TYPE_LIST => self.list(term, depth),
+            Kind::ERL_NIF_TERM_TYPE_TUPLE => {
+                let elements = self.env.tuple(term)?;
+                self.enter(elements.len(), depth)?;
+                self.scratch.out.put(&[104, u8::try_from(elements.len()).ok()?]);
+                for element in elements {
+                    self.term(*element, depth)?;
+                }
+                Some(())
+            }
+            Kind::ERL_NIF_TERM_TYPE_MAP => {
+                let start = self.pairs.len();
+                let sorted = self.sorted(term)?;
+                let count = sorted.to - sorted.from;
+                self.enter(count, depth)?;
+                self.scratch.out.put_head(116, u32::try_from(count).ok()?);
+                for at in sorted.from..sorted.to {
+                    let (key, value) = *self.pairs.get(at)?;
+                    if self.atom(key).is_none() {
+                        self.binary(key)?;
+                    }
+                    self.term(value, depth)?;
+                }
+                self.pairs.truncate(start);
+                Some(())
+            }
+            _ => None,
+        }
+    }
+
+    /// A proper list; one of bytes alone is a string.
+    fn list(&mut self, list: Word<'a>, depth: u32) -> Option<()> {
+        let start = self.elements.len();
+        let mut rest = list;
+        while let Some((head, tail)) = self.env.cell(rest) {
+            if self.elements.len() > MAX_TERMS {
+                return None;
+            }
+            self.elements.push(head);
+            rest = tail;
+        }
+        if !self.env.is_empty_list(rest) {
+            return None;
+        }
+        let end = self.elements.len();
+        let length = end - start;
+        if length == 0 {
+            self.scratch.out.put(&[106]);
+            return Some(());
+        }
+        self.enter(length, depth)?;
+        if !self.string(start)? {
+            self.scratch.out.put_head(108, u32::try_from(length).ok()?);
+            for at in start..end {
+                let element = *self.elements.get(at)?;
+                self.term(element, depth)?;
+            }
+            self.scratch.out.put(&[106]);
+        }
+        self.elements.truncate(start);
+        Some(())
+    }
+
+    /// The elements from `start` on as a string, if they are all bytes.
+    fn string(&mut self, start: usize) -> Option<bool> {
+        let used = self.scratch.out.used;
+        let bytes = self.elements.get(start..)?;
+        let [high, low] = u16::try_from(bytes.len()).ok()?.to_be_bytes();
+        self.scratch.out.put(&[107, high, low]);
+        for byte in bytes {
+            match self.env.integer(*byte).map(u8::try_from) {
+                Some(Ok(byte)) => self.scratch.out.put(&[byte]),
+                _ => {
+                    self.scratch.out.used = used;
+                    return Some(false);
+                }
+            }
+        }
+        Some(true)
+    }
+}
+
+/// The name of a key while keys are brought in order.
+struct Name {
+    /// How it begins, to compare by.
+    prefix: u128,
+    from: usize,
+    to: usize,
+    /// Where the pair is among the others.
+    place: usize,
+}
+
+impl Name {
+    fn text<'n>(&self, names: &'n [u8]) -> &'n [u8] {
+        names.get(self.from..self.to).unwrap_or_default()
+    }
+
+    fn order(&self, other: &Self, names: &[u8]) -> Ordering {
+        self.prefix.cmp(&other.prefix).then_with(|| self.text(names).cmp(other.text(names)))
     }
 }
 
@@ -306,27 +485,4 @@ fn prefix(name: &[u8]) -> u128 {
         *to = *from;
     }
     u128::from_be_bytes(bytes)
-}
-
-/// Appends the text of an atom to `out`; its length. `None` if it is not ASCII.
-fn atom(term: Term<'_>, out: &mut Vec<u8>) -> Option<usize> {
-    let start = out.len();
-    out.reserve(MAX_ATOM + 1);
-    let spare = out.spare_capacity_mut();
-    // SAFETY: the spare room is as long as is said, and at most that is written; the term is
-    // of its environment. What is no atom, or has characters beyond Latin-1, gives 0.
-    let written = unsafe {
-        enif_get_atom(
-            term.get_env().as_c_arg(),
-            term.as_c_arg(),
-            spare.as_mut_ptr().cast(),
-            (MAX_ATOM + 1) as u32,
-            ErlNifCharEncoding::ERL_NIF_LATIN1,
-        )
-    };
-    // The end is written as a zero.
-    let length = usize::try_from(written).ok()?.checked_sub(1).filter(|n| *n <= MAX_ATOM)?;
-    // SAFETY: so many bytes were written after the first `start`.
-    unsafe { out.set_len(start + length) };
-    out.get(start..)?.is_ascii().then_some(length)
 }

@@ -6,8 +6,10 @@
 //! and rustler turns a panic into an exception of the calling process.
 
 mod direct;
+mod known;
 mod limit;
 mod sign;
+mod terms;
 
 rustler::init!("esdb_gater_nif", load = load);
 

@@ -1,0 +1,173 @@
+//! Terms as the runtime hands them out: one call for each look at one.
+//!
+//! The types of rustler ask the runtime more often, and carry the environment with every term.
+
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::ptr::null;
+use std::slice::from_raw_parts;
+
+use rustler::sys::{
+    ErlNifBinary, ErlNifCharEncoding, ErlNifEnv, ErlNifMapIteratorEntry, ErlNifTerm,
+    ErlNifTermType, enif_get_atom, enif_get_double, enif_get_int64, enif_get_list_cell,
+    enif_get_map_size, enif_get_tuple, enif_inspect_binary, enif_is_empty_list,
+    enif_map_iterator_create, enif_map_iterator_destroy, enif_map_iterator_get_pair,
+    enif_map_iterator_next, enif_term_type,
+};
+use rustler::{Atom, Env, Term};
+
+/// The longest atom, in characters.
+pub const MAX_ATOM: usize = 255;
+
+/// A term of the environment of the call. Only [`Terms`] makes them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Word<'a>(ErlNifTerm, PhantomData<&'a Env<'a>>);
+
+impl Word<'_> {
+    /// The word that the term is. That of an atom is no other term's as long as the runtime
+    /// lives; that of another term may be another's once the call is over.
+    pub fn bits(self) -> usize {
+        // SAFETY: it is a number of that size, and nothing else.
+        unsafe { std::mem::transmute::<ErlNifTerm, usize>(self.0) }
+    }
+
+    pub fn is(self, atom: Atom) -> bool {
+        self.0 == atom.as_c_arg()
+    }
+}
+
+/// The environment of a call.
+#[derive(Clone, Copy)]
+pub struct Terms<'a> {
+    env: Env<'a>,
+}
+
+impl<'a> Terms<'a> {
+    /// The environment of a term, and the term in it.
+    pub fn of(term: Term<'a>) -> (Self, Word<'a>) {
+        (Self { env: term.get_env() }, Word(term.as_c_arg(), PhantomData))
+    }
+
+    pub fn term(self, word: Word<'a>) -> Term<'a> {
+        // SAFETY: words are of this environment.
+        unsafe { Term::new(self.env, word.0) }
+    }
+
+    fn raw(self) -> *mut ErlNifEnv {
+        self.env.as_c_arg()
+    }
+
+    pub fn kind(self, word: Word<'a>) -> ErlNifTermType {
+        // SAFETY: words are of this environment, here and below.
+        unsafe { enif_term_type(self.raw(), word.0) }
+    }
+
+    pub fn integer(self, word: Word<'a>) -> Option<i64> {
+        let mut value = 0;
+        // SAFETY: as above, and the value has its place.
+        (unsafe { enif_get_int64(self.raw(), word.0, &mut value) } != 0).then_some(value)
+    }
+
+    pub fn float(self, word: Word<'a>) -> Option<f64> {
+        let mut value = 0.0;
+        // SAFETY: as above.
+        (unsafe { enif_get_double(self.raw(), word.0, &mut value) } != 0).then_some(value)
+    }
+
+    /// The bytes of a binary. `None` if it ends within one.
+    pub fn binary(self, word: Word<'a>) -> Option<&'a [u8]> {
+        let mut binary = MaybeUninit::<ErlNifBinary>::uninit();
+        // SAFETY: as above.
+        if unsafe { enif_inspect_binary(self.raw(), word.0, binary.as_mut_ptr()) } == 0 {
+            return None;
+        }
+        // SAFETY: it was filled in. The bytes stay as they are until the call is over.
+        let (data, size) = unsafe {
+            let binary = binary.assume_init_ref();
+            (binary.data, binary.size)
+        };
+        if size == 0 {
+            return Some(&[]);
+        }
+        // SAFETY: so many bytes are there.
+        Some(unsafe { from_raw_parts(data, size) })
+    }
+
+    /// Writes the text of an atom, in Latin-1: its length. `None` if there is none.
+    pub fn atom(self, word: Word<'a>, to: &mut [u8; MAX_ATOM + 1]) -> Option<usize> {
+        // SAFETY: as above, and at most so much is written. What is no atom, or has other
+        // characters, gives 0.
+        let written = unsafe {
+            enif_get_atom(
+                self.raw(),
+                word.0,
+                to.as_mut_ptr().cast(),
+                (MAX_ATOM + 1) as u32,
+                ErlNifCharEncoding::ERL_NIF_LATIN1,
+            )
+        };
+        // The end is written as a zero.
+        usize::try_from(written).ok()?.checked_sub(1)
+    }
+
+    pub fn tuple(self, word: Word<'a>) -> Option<&'a [Word<'a>]> {
+        let (mut arity, mut elements) = (0, null());
+        // SAFETY: as above.
+        if unsafe { enif_get_tuple(self.raw(), word.0, &mut arity, &mut elements) } == 0 {
+            return None;
+        }
+        let arity = usize::try_from(arity).ok()?;
+        if arity == 0 {
+            return Some(&[]);
+        }
+        // SAFETY: so many terms are there until the call is over, and a word is a term.
+        Some(unsafe { from_raw_parts(elements.cast(), arity) })
+    }
+
+    pub fn is_empty_list(self, word: Word<'a>) -> bool {
+        // SAFETY: as above.
+        unsafe { enif_is_empty_list(self.raw(), word.0) != 0 }
+    }
+
+    /// Head and tail.
+    pub fn cell(self, word: Word<'a>) -> Option<(Word<'a>, Word<'a>)> {
+        let (mut head, mut tail) = Default::default();
+        // SAFETY: as above.
+        (unsafe { enif_get_list_cell(self.raw(), word.0, &mut head, &mut tail) } != 0)
+            .then_some((Word(head, PhantomData), Word(tail, PhantomData)))
+    }
+
+    /// Appends the pairs of a map that has no more than `most`, in the order of the runtime.
+    pub fn pairs(
+        self,
+        map: Word<'a>,
+        most: usize,
+        to: &mut Vec<(Word<'a>, Word<'a>)>,
+    ) -> Option<()> {
+        let mut size = 0;
+        // SAFETY: as above.
+        if unsafe { enif_get_map_size(self.raw(), map.0, &mut size) } == 0 || size > most {
+            return None;
+        }
+        // What is sorted comes after it.
+        to.reserve(2 * size);
+        let mut place = MaybeUninit::uninit();
+        let entry = ErlNifMapIteratorEntry::ERL_NIF_MAP_ITERATOR_HEAD;
+        // SAFETY: as above.
+        if unsafe { enif_map_iterator_create(self.raw(), map.0, place.as_mut_ptr(), entry) } == 0 {
+            return None;
+        }
+        let place = place.as_mut_ptr();
+        let (mut key, mut value) = Default::default();
+        // SAFETY: the iterator was filled in, and is given back once.
+        unsafe {
+            while enif_map_iterator_get_pair(self.raw(), place, &mut key, &mut value) != 0 {
+                to.push((Word(key, PhantomData), Word(value, PhantomData)));
+                enif_map_iterator_next(self.raw(), place);
+            }
+            enif_map_iterator_destroy(self.raw(), place);
+        }
+        Some(())
+    }
+}
