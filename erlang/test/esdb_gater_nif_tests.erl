@@ -74,7 +74,7 @@ what_only_an_encoding_can_sign_is_unsupported_test_() ->
                        #{a => 1, <<"a">> => 2}, #{1 => 2}, #{'grün' => 1},
                        lists:duplicate(5000, 1), lists:duplicate(5000, a),
                        maps:from_list([{N, N} || N <- lists:seq(1, 5000)]),
-                       binary:copy(<<"x">>, 100_000),
+                       binary:copy(<<"x">>, 100_000), #{binary:copy(<<"x">>, 100_000) => 1},
                        lists:duplicate(200, binary:copy(<<"x">>, 1000))]]
       end).
 

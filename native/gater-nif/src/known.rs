@@ -74,6 +74,13 @@ impl Atoms {
         Self { shorts: vec![none; ATOMS].into(), long: [0; 2 + MAX_ATOM + 1] }
     }
 
+    /// `None` if it is not remembered, whatever it is.
+    #[inline]
+    pub fn known(&self, word: Word<'_>) -> Option<&Short> {
+        let short = self.shorts.get(place(word.bits() as u64, ATOMS))?;
+        (short.word == word.bits()).then_some(short)
+    }
+
     /// `None` if it is no atom, or not in ASCII.
     #[inline]
     pub fn get<'a>(&mut self, terms: Terms<'a>, word: Word<'a>) -> Option<Known<'_>> {

@@ -10,7 +10,7 @@ use std::slice::from_raw_parts;
 use rustler::sys::{
     ErlNifBinary, ErlNifCharEncoding, ErlNifEnv, ErlNifMapIteratorEntry, ErlNifTerm,
     ErlNifTermType, enif_get_atom, enif_get_double, enif_get_int64, enif_get_list_cell,
-    enif_get_map_size, enif_get_tuple, enif_inspect_binary, enif_is_empty_list,
+    enif_get_map_size, enif_get_tuple, enif_inspect_binary, enif_make_list_from_array,
     enif_map_iterator_create, enif_map_iterator_destroy, enif_map_iterator_get_pair,
     enif_map_iterator_next, enif_term_type,
 };
@@ -41,12 +41,17 @@ impl Word<'_> {
 #[derive(Clone, Copy)]
 pub struct Terms<'a> {
     env: Env<'a>,
+    empty: Word<'a>,
 }
 
 impl<'a> Terms<'a> {
     /// The environment of a term, and the term in it.
     pub fn of(term: Term<'a>) -> (Self, Word<'a>) {
-        (Self { env: term.get_env() }, Word(term.as_c_arg(), PhantomData))
+        let env = term.get_env();
+        // SAFETY: the environment is that of the call, and no elements are read.
+        let empty = unsafe { enif_make_list_from_array(env.as_c_arg(), null(), 0) };
+        let word = |term| Word(term, PhantomData);
+        (Self { env, empty: word(empty) }, word(term.as_c_arg()))
     }
 
     pub fn term(self, word: Word<'a>) -> Term<'a> {
@@ -125,9 +130,9 @@ impl<'a> Terms<'a> {
         Some(unsafe { from_raw_parts(elements.cast(), arity) })
     }
 
+    /// There is only one, so there is no need to ask.
     pub fn is_empty_list(self, word: Word<'a>) -> bool {
-        // SAFETY: as above.
-        unsafe { enif_is_empty_list(self.raw(), word.0) != 0 }
+        word == self.empty
     }
 
     /// Head and tail.
@@ -162,9 +167,14 @@ impl<'a> Terms<'a> {
         let (mut key, mut value) = Default::default();
         // SAFETY: the iterator was filled in, and is given back once.
         unsafe {
-            while enif_map_iterator_get_pair(self.raw(), place, &mut key, &mut value) != 0 {
+            for left in (0..size).rev() {
+                if enif_map_iterator_get_pair(self.raw(), place, &mut key, &mut value) == 0 {
+                    break;
+                }
                 to.push((Word(key, PhantomData), Word(value, PhantomData)));
-                enif_map_iterator_next(self.raw(), place);
+                if left > 0 {
+                    enif_map_iterator_next(self.raw(), place);
+                }
             }
             enif_map_iterator_destroy(self.raw(), place);
         }
