@@ -6,7 +6,8 @@
 
 -export([all/0, suite/0, groups/0, init_per_suite/1, end_per_suite/1, init_per_group/2,
          end_per_group/2]).
--export([every_kind_of_term/1, numbers_at_their_borders/1, atoms_in_every_script/1, funs/1,
+-export([every_kind_of_term/1, numbers_at_their_borders/1, atoms_in_every_script/1,
+         atoms_that_displace_each_other_in_the_cache/1, funs/1,
          pids_ports_and_references/1, a_binary_of_a_mebibyte/1, a_binary_of_twenty_mebibytes/1,
          deep_lists_and_tuples/1, a_list_of_a_million/1, large_maps/1, bit_strings/1,
          generated_terms/1, large_and_small_together/1]).
@@ -19,8 +20,9 @@ suite() -> [{timetrap, {minutes, 4}}].
 all() -> [{group, Group} || {Group, _, _} <- groups()].
 
 groups() ->
-    Cases = [every_kind_of_term, numbers_at_their_borders, atoms_in_every_script, funs,
-             pids_ports_and_references, a_binary_of_a_mebibyte, a_binary_of_twenty_mebibytes,
+    Cases = [every_kind_of_term, numbers_at_their_borders, atoms_in_every_script,
+             atoms_that_displace_each_other_in_the_cache, funs, pids_ports_and_references,
+             a_binary_of_a_mebibyte, a_binary_of_twenty_mebibytes,
              deep_lists_and_tuples, a_list_of_a_million, large_maps, bit_strings, generated_terms,
              large_and_small_together],
     [{otp25_to_otp25, [], Cases}, {otp25_to_otp27, [], Cases}, {otp27_to_otp25, [], Cases},
@@ -82,6 +84,18 @@ atoms_in_every_script(Config) ->
          list_to_atom(lists:duplicate(255, $a)), list_to_atom(lists:duplicate(255, 16#1F980)),
          list_to_atom(lists:duplicate(255, $ä))]
     end).
+
+%% A cache has 2048 slots. Every message has atoms of the one before and new ones, some of them too
+%% many for its list and some too long for one byte.
+atoms_that_displace_each_other_in_the_cache(Config) ->
+    Long = lists:duplicate(70, 16#6F22),
+    [arrives(Config, fun() ->
+        [list_to_atom(case N rem 37 of
+                          0 -> Long ++ integer_to_list(N);
+                          _ -> "slot" ++ integer_to_list(N)
+                      end) || N <- lists:seq(First, First + Count)]
+     end) || {First, Count} <- [{150 * K, lists:nth(1 + K rem 3, [200, 254, 400])}
+                                || K <- lists:seq(1, 40)]].
 
 funs(Config) ->
     Check = fun(Bound) -> fun(X) -> {Bound, X} end end,
