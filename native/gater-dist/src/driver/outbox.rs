@@ -267,7 +267,7 @@ impl Outbox {
         let Some(batch) = inner.batch.as_mut() else { return Gathered::Refused };
         let before = batch.bytes_added();
         let rest = write(batch);
-        if let Some(mark) = inner.window.sent(lane, batch.bytes_added() - before) {
+        if let Some(mark) = inner.window.sent(lane, batch.bytes_added() - before, Instant::now) {
             batch.mark(mark);
         }
         let full = rest.is_some() || !batch.has_room();
@@ -372,7 +372,9 @@ impl Outbox {
                     let (bytes, messages) = rest.size();
                     inner.lanes.put_back(lane, bytes, messages, rest);
                 }
-                if let Some(mark) = inner.window.sent(lane, batch.bytes_added() - before) {
+                if let Some(mark) =
+                    inner.window.sent(lane, batch.bytes_added() - before, Instant::now)
+                {
                     batch.mark(mark);
                 }
             }
@@ -399,8 +401,9 @@ impl Outbox {
         if !inner.window.awaited().is_some_and(is_mark) {
             return;
         }
-        inner.window.answered();
-        inner.held = inner.held.filter(|_| !inner.ready()).map(|_| Instant::now());
+        let now = Instant::now();
+        inner.window.answered(now);
+        inner.held = inner.held.filter(|_| !inner.ready()).map(|_| now);
         if inner.duty == Duty::Nobody && inner.ready() {
             self.hand_over(inner);
         }

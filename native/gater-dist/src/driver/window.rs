@@ -6,50 +6,90 @@
 //! in which it reads. While too much is unanswered only the urgent lanes are written, and all
 //! else waits where it can be overtaken, and dropped by the rule of its lane.
 //!
+//! How much is too much is found out by how long answers take, as LEDBAT does (RFC 6817): what an
+//! answer takes beyond the fastest one ever is time that bytes have waited. A near node is
+//! sent little at a time and reads it soon; one that is far away needs more under way.
+//!
 //! A node that does not answer the first mark is never kept waiting for.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use gater_core::channel::Lane;
 
-/// Bytes between two marks.
-const MARK_BYTES: usize = 384 << 10;
-/// Bytes that may be unanswered: a few milliseconds of work for a BEAM, and enough that it
-/// never waits for more. Invariant: at least twice [`MARK_BYTES`].
-const OPEN_BYTES: usize = 1536 << 10;
+/// Bytes that may be unanswered at first, and at the least: enough that a BEAM nearby has always
+/// something to read.
+const MIN_OPEN_BYTES: usize = 384 << 10;
+/// At the most: 400 MB/s to a node 20 ms away.
+const MAX_OPEN_BYTES: usize = 8 << 20;
+/// So many marks are under way when the window is full. Invariant: at least 2, so that one that
+/// has shrunk is not full of bytes without a mark.
+const MARKS: usize = 3;
+/// What waits for less lets the window grow if it was full; what waits for twice as long makes
+/// it shrink. A few times what it takes to wake a node nearby.
+const WAIT: Duration = Duration::from_micros(500);
+/// The share of the window that it grows or shrinks by with an answer.
+const STEP: usize = 8;
 
 /// The lowest lane that never waits for an answer.
 const URGENT: Lane = Lane::Critical;
 
 /// What one peer was sent, less what it has read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Window {
-    /// Whether a mark was answered ever.
-    proven: bool,
+    /// Bytes that may be unanswered.
+    open: usize,
+    /// Whether it was full since the last answer.
+    full: bool,
+    /// The least that an answer took, once there was one.
+    fastest: Option<Duration>,
     /// The last mark. They are numbered from 1.
     last: u64,
-    /// The bytes before each unanswered mark and after the one before.
-    unanswered: VecDeque<usize>,
+    unanswered: VecDeque<Mark>,
     /// Bytes after the last mark.
     since: usize,
-    /// All of these together.
+    /// All that is unanswered.
     bytes: usize,
+}
+
+#[derive(Debug)]
+struct Mark {
+    /// Before it, and after the one before.
+    bytes: usize,
+    sent: Instant,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self {
+            open: MIN_OPEN_BYTES,
+            full: false,
+            fastest: None,
+            last: 0,
+            unanswered: VecDeque::new(),
+            since: 0,
+            bytes: 0,
+        }
+    }
 }
 
 impl Window {
     /// So many bytes of a lane go out; the number of the mark that is to follow, if one is.
     #[must_use]
-    pub fn sent(&mut self, lane: Lane, bytes: usize) -> Option<u64> {
+    pub fn sent(&mut self, lane: Lane, bytes: usize, now: impl FnOnce() -> Instant) -> Option<u64> {
         if lane <= URGENT {
             return None;
         }
         self.since += bytes;
         self.bytes += bytes;
+        self.full |= self.bytes >= self.open;
         // The first has to be answered before there is a second.
-        if self.since < MARK_BYTES || (!self.proven && !self.unanswered.is_empty()) {
+        if self.since < self.open / MARKS || (self.fastest.is_none() && !self.unanswered.is_empty())
+        {
             return None;
         }
-        self.unanswered.push_back(std::mem::take(&mut self.since));
+        let bytes = std::mem::take(&mut self.since);
+        self.unanswered.push_back(Mark { bytes, sent: now() });
         self.last += 1;
         Some(self.last)
     }
@@ -61,19 +101,37 @@ impl Window {
     }
 
     /// It is answered.
-    pub fn answered(&mut self) {
-        let Some(bytes) = self.unanswered.pop_front() else { return };
+    pub fn answered(&mut self, now: Instant) {
+        let Some(Mark { bytes, sent }) = self.unanswered.pop_front() else { return };
         self.bytes -= bytes;
-        if !self.proven {
-            self.proven = true;
-            // What went out meanwhile has no marks in it to be waited for.
-            (self.since, self.bytes) = (0, 0);
+        let took = now.saturating_duration_since(sent);
+        match self.fastest {
+            None => {
+                self.fastest = Some(took);
+                // What went out meanwhile has no marks in it to be waited for.
+                (self.since, self.bytes) = (0, 0);
+            }
+            Some(fastest) => {
+                let fastest = fastest.min(took);
+                self.fastest = Some(fastest);
+                self.adapt(took - fastest);
+            }
+        }
+        self.full = self.bytes >= self.open;
+    }
+
+    fn adapt(&mut self, waited: Duration) {
+        let step = self.open / STEP;
+        if waited > 2 * WAIT {
+            self.open = (self.open - step).max(MIN_OPEN_BYTES);
+        } else if waited < WAIT && self.full {
+            self.open = (self.open + step).min(MAX_OPEN_BYTES);
         }
     }
 
     /// The lowest lane that may be written now.
     pub fn lowest(&self) -> Lane {
-        if !self.proven || self.bytes < OPEN_BYTES { Lane::Low } else { URGENT }
+        if self.fastest.is_none() || self.bytes < self.open { Lane::Low } else { URGENT }
     }
 }
 
@@ -81,59 +139,142 @@ impl Window {
 mod tests {
     use super::*;
 
-    /// Sends until a mark is due.
-    fn mark(window: &mut Window) -> u64 {
-        std::iter::repeat_with(|| window.sent(Lane::Low, 1000)).flatten().next().unwrap()
+    const NEAR: Duration = Duration::from_micros(100);
+    const FAR: Duration = Duration::from_millis(20);
+
+    /// A window, and the time.
+    struct Clock(Window, Instant);
+
+    impl Clock {
+        fn new() -> Self {
+            Self(Window::default(), Instant::now())
+        }
+
+        fn sent(&mut self, lane: Lane, bytes: usize) -> Option<u64> {
+            let now = self.1;
+            self.0.sent(lane, bytes, || now)
+        }
+
+        /// Sends until a mark is due.
+        fn mark(&mut self) -> u64 {
+            std::iter::repeat_with(|| self.sent(Lane::Low, 1000)).flatten().next().unwrap()
+        }
+
+        fn answered(&mut self) {
+            let now = self.1;
+            self.0.answered(now);
+        }
+
+        fn open(&self) -> bool {
+            self.0.lowest() == Lane::Low
+        }
+
+        /// Fills the window, and has all of it answered after `took`.
+        fn round(&mut self, took: Duration) -> usize {
+            while self.open() {
+                let _ = self.sent(Lane::Low, 1000);
+            }
+            let filled = self.0.bytes;
+            self.1 += took;
+            while self.0.awaited().is_some() {
+                self.answered();
+            }
+            filled
+        }
+
+        fn proven(mut self, took: Duration) -> Self {
+            self.mark();
+            self.1 += took;
+            self.answered();
+            self
+        }
     }
 
     #[test]
     fn a_peer_that_answers_no_mark_is_sent_everything_and_one_mark() {
-        let mut window = Window::default();
-        assert_eq!(mark(&mut window), 1);
+        let mut window = Clock::new();
+        assert_eq!(window.mark(), 1);
         for _ in 0..100 {
-            assert_eq!(window.sent(Lane::Low, OPEN_BYTES), None);
-            assert_eq!(window.lowest(), Lane::Low);
+            assert_eq!(window.sent(Lane::Low, MIN_OPEN_BYTES), None);
+            assert!(window.open());
         }
     }
 
     #[test]
     fn once_one_is_answered_others_wait_for_answers_and_urgent_lanes_do_not() {
-        let mut window = Window::default();
-        mark(&mut window);
-        assert_eq!(window.awaited(), Some(1));
+        let mut window = Clock::new();
+        window.mark();
+        assert_eq!(window.0.awaited(), Some(1));
         window.answered();
-        assert_eq!(window.awaited(), None);
-        while window.lowest() == Lane::Low {
-            mark(&mut window);
+        assert_eq!(window.0.awaited(), None);
+        while window.open() {
+            window.mark();
         }
-        assert_eq!(window.lowest(), Lane::Critical);
-        assert_eq!(window.awaited(), Some(2));
+        assert_eq!(window.0.lowest(), Lane::Critical);
+        assert_eq!(window.0.awaited(), Some(2));
         window.answered();
-        assert_eq!((window.lowest(), window.awaited()), (Lane::Low, Some(3)));
+        assert_eq!((window.open(), window.0.awaited()), (true, Some(3)));
+    }
+
+    #[test]
+    fn a_near_node_is_sent_little_at_a_time_and_a_far_one_what_is_under_way() {
+        // A node that reads 100 bytes in a microsecond, as fast as it can.
+        let reads = |bytes: usize| Duration::from_nanos(10 * bytes as u64);
+        let mut near = Clock::new().proven(NEAR);
+        let mut filled = 0;
+        for _ in 0..100 {
+            filled = near.round(NEAR + reads(filled));
+        }
+        assert!(filled <= 2 * MIN_OPEN_BYTES, "{filled}");
+        let mut far = Clock::new().proven(FAR);
+        for _ in 0..100 {
+            filled = far.round(FAR);
+        }
+        assert!(filled >= MAX_OPEN_BYTES, "{filled}");
+        // It gets slower.
+        for _ in 0..100 {
+            filled = far.round(FAR + 3 * WAIT);
+        }
+        assert!(filled <= 2 * MIN_OPEN_BYTES, "{filled}");
+    }
+
+    #[test]
+    fn a_window_that_is_never_full_does_not_grow() {
+        let mut window = Clock::new().proven(NEAR);
+        for _ in 0..1000 {
+            window.mark();
+            window.answered();
+        }
+        assert_eq!(window.0.open, MIN_OPEN_BYTES);
     }
 
     #[test]
     fn whatever_is_sent_a_closed_window_has_a_mark_to_open_it() {
-        let mut window = Window::default();
-        let _ = window.sent(Lane::Normal, 100 * OPEN_BYTES);
-        let _ = window.sent(Lane::Normal, 100 * OPEN_BYTES);
+        let mut window = Clock::new();
+        let _ = window.sent(Lane::Normal, 100 * MAX_OPEN_BYTES);
+        let _ = window.sent(Lane::Normal, 100 * MAX_OPEN_BYTES);
         window.answered();
-        for bytes in [1, MARK_BYTES - 1, MARK_BYTES, 100 * OPEN_BYTES, 7] {
-            let _ = window.sent(Lane::High, bytes);
-            assert!(window.lowest() == Lane::Low || window.awaited().is_some());
+        for took in [NEAR, 10 * WAIT] {
+            for bytes in [1, MIN_OPEN_BYTES / MARKS - 1, 100 * MAX_OPEN_BYTES, 7, 60_000, 60_000] {
+                let _ = window.sent(Lane::High, bytes);
+                assert!(window.open() || window.0.awaited().is_some());
+                window.1 += took;
+                window.answered();
+                assert!(window.open() || window.0.awaited().is_some());
+            }
         }
-        while window.awaited().is_some() {
+        while window.0.awaited().is_some() {
             window.answered();
         }
-        assert_eq!(window.lowest(), Lane::Low);
+        assert!(window.open());
     }
 
     #[test]
     fn urgent_lanes_are_not_counted_and_an_answer_to_nothing_does_nothing() {
-        let mut window = Window::default();
+        let mut window = Clock::new();
         window.answered();
-        assert_eq!(window.sent(Lane::Critical, 100 * OPEN_BYTES), None);
-        assert_eq!(window.sent(Lane::Control, 100 * OPEN_BYTES), None);
-        assert_eq!((window.lowest(), window.awaited()), (Lane::Low, None));
+        assert_eq!(window.sent(Lane::Critical, 100 * MAX_OPEN_BYTES), None);
+        assert_eq!(window.sent(Lane::Control, 100 * MAX_OPEN_BYTES), None);
+        assert_eq!((window.open(), window.0.awaited()), (true, None));
     }
 }
