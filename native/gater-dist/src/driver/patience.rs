@@ -6,20 +6,26 @@
 //! was worth it lately: where it was not, it is tried ever more rarely. Other tasks of the
 //! thread run in between. Whoever waits for no answer sends on by itself: there sleeping
 //! makes larger batches, and polling would cost more than it gains.
+//!
+//! The socket itself is asked, not the runtime: that knows only what another thread has
+//! woken up for.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::io::{ErrorKind, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use socket2::SockRef;
 use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::task::yield_now;
 
 /// After so many failures in a row polling is tried about once in 2 to that power reads.
 const MAX_FAILURES: u32 = 8;
+
+/// What is read at once while polling: more than a call takes, mostly.
+const CALL_BYTES: usize = 2 << 10;
 
 /// Whether a reader of a node polls: one at a time, others sleep.
 #[derive(Debug, Default)]
@@ -66,35 +72,36 @@ impl Patience {
         buffer: &mut BytesMut,
         spinning: &Spinning,
     ) -> std::io::Result<usize> {
-        let mut read = pin!(socket.read_buf(buffer));
-        let mut since = None;
-        loop {
-            let now = poll_fn(|context| match read.as_mut().poll(context) {
-                Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
-                Poll::Pending => Poll::Ready(None),
-            });
-            if let Some(outcome) = now.await {
-                if since.is_some() {
-                    self.worth_it();
-                }
-                return outcome;
+        let turn = if answered && self.due() { spinning.turn() } else { None };
+        if let Some(_turn) = turn {
+            match self.poll((*socket).as_ref(), buffer).await {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                outcome => return outcome,
             }
-            match &since {
-                None if !answered || !self.due() => break,
-                None => match spinning.turn() {
-                    Some(turn) => since = Some((Instant::now(), turn)),
-                    None => break,
-                },
-                Some((since, _)) if since.elapsed() >= self.spin => {
-                    self.in_vain();
-                    break;
+        }
+        socket.read_buf(buffer).await
+    }
+
+    /// Reads what comes soon; an error of [`ErrorKind::WouldBlock`] if nothing does.
+    async fn poll(&mut self, socket: &TcpStream, buffer: &mut BytesMut) -> std::io::Result<usize> {
+        let since = Instant::now();
+        let mut bytes = [0; CALL_BYTES];
+        loop {
+            match (&*SockRef::from(socket)).read(&mut bytes) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                outcome => {
+                    self.worth_it();
+                    let read = outcome?;
+                    buffer.extend_from_slice(bytes.get(..read).unwrap_or_default());
+                    return Ok(read);
                 }
-                Some(_) => {}
+            }
+            if since.elapsed() >= self.spin {
+                self.in_vain();
+                return Err(ErrorKind::WouldBlock.into());
             }
             yield_now().await;
         }
-        drop(since);
-        read.await
     }
 
     fn due(&mut self) -> bool {
