@@ -9,6 +9,9 @@ use gater_core::registry::{Change, Command, State};
 use gater_node::replica::{Alone, OpenError, ProposeError, Replica, Settings};
 use parking_lot::Mutex;
 
+/// The first file of a log.
+const LOG: &str = "registry-0000000000000000.log";
+
 fn pid(id: u32) -> Pid {
     Pid { node: Atom::new("worker@host").unwrap(), id, serial: 0, creation: 9 }
 }
@@ -189,7 +192,7 @@ async fn a_damaged_snapshot_is_made_up_for_by_a_whole_log_and_refused_otherwise(
     replica.shutdown().await;
 
     std::fs::write(&snapshot, b"not a snapshot").unwrap();
-    std::fs::remove_file(directory.path().join("registry.redb")).unwrap();
+    std::fs::remove_file(directory.path().join(LOG)).unwrap();
     let refused = Replica::open(directory.path(), Box::new(|_| {})).await.err().unwrap();
     assert!(refused.to_string().contains("registry.snapshot is damaged"), "{refused}");
 }
@@ -207,7 +210,7 @@ async fn a_directory_in_use_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_was_only_half_made_is_made_anew() {
     let directory = tempfile::tempdir().unwrap();
-    let unfinished = directory.path().join("registry.redb-unfinished");
+    let unfinished = directory.path().join("registry.log-unfinished");
     std::fs::write(&unfinished, b"half of a file").unwrap();
     let replica = open(directory.path()).await;
     register_all(&replica, 0..1).await;
@@ -230,7 +233,7 @@ async fn a_wiped_directory_comes_back_as_another_node() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_log_is_refused_with_its_name() {
     let directory = tempfile::tempdir().unwrap();
-    let log = directory.path().join("registry.redb");
+    let log = directory.path().join(LOG);
     let replica = open(directory.path()).await;
     register_all(&replica, 0..500).await;
     replica.shutdown().await;
@@ -238,7 +241,7 @@ async fn a_damaged_log_is_refused_with_its_name() {
 
     for damage in ["garbage", "short", "zeroed pages"] {
         let bytes = match damage {
-            "garbage" => b"this is no database, and not a short text either".repeat(200),
+            "garbage" => b"this is no log, and not a short text either".repeat(200),
             "short" => whole[..whole.len() / 2].to_vec(),
             _ => {
                 let mut bytes = whole.clone();
@@ -248,7 +251,7 @@ async fn a_damaged_log_is_refused_with_its_name() {
         };
         std::fs::write(&log, bytes).unwrap();
         let refused = Replica::open(directory.path(), Box::new(|_| {})).await.err().unwrap();
-        assert!(refused.to_string().contains("registry.redb"), "{damage}: {refused}");
+        assert!(refused.to_string().contains(LOG), "{damage}: {refused}");
     }
 }
 

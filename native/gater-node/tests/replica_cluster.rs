@@ -84,7 +84,7 @@ struct Node {
 
 impl Node {
     async fn start(network: &Network, directory: TempDir) -> Self {
-        let log = LogStore::open(&directory.path().join("registry.redb")).unwrap();
+        let log = LogStore::open(directory.path()).unwrap();
         let id = log.node_id();
         let path = directory.path().join("registry.snapshot");
         let (file, stored) = SnapshotFile::open(&path, id).unwrap();

@@ -1,17 +1,18 @@
 //! Log store and state machine: openraft's own suite, and a disk that fails.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gater_core::etf::{Atom, Pid};
 use gater_core::registry::Command;
-use gater_node::replica::{Alone, LogStore, Machine, Replica, Settings, SnapshotFile, TypeConfig};
+use gater_node::replica::{
+    Alone, Disk, DiskFile, Folder, LogStore, Machine, Replica, Settings, SnapshotFile, TypeConfig,
+};
 use openraft::StorageError;
 use openraft::testing::{StoreBuilder, Suite};
-use redb::StorageBackend;
-use redb::backends::InMemoryBackend;
 use tempfile::TempDir;
 
 struct Stores;
@@ -19,7 +20,7 @@ struct Stores;
 impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Stores {
     async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError<u64>> {
         let directory = tempfile::tempdir().unwrap();
-        let log = LogStore::open(&directory.path().join("registry.redb")).unwrap();
+        let log = LogStore::open(directory.path()).unwrap();
         let path = directory.path().join("registry.snapshot");
         let (file, stored) = SnapshotFile::open(&path, log.node_id()).unwrap();
         let machine = Machine::new(file, stored.unwrap(), Box::new(|_| {})).unwrap();
@@ -32,44 +33,85 @@ fn log_store_and_state_machine_pass_the_suite_of_openraft() {
     Suite::test_all(Stores).unwrap();
 }
 
-/// A disk whose syncs can be made to fail.
-#[derive(Debug, Default)]
-struct Disk {
-    memory: InMemoryBackend,
+/// A folder, or a file in it, whose syncs can be made to fail.
+struct Failing<T> {
+    inner: T,
     fails: Arc<AtomicBool>,
 }
 
-impl StorageBackend for Disk {
-    fn len(&self) -> io::Result<u64> {
-        self.memory.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.memory.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.memory.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        if self.fails.load(Ordering::SeqCst) {
-            return Err(io::Error::other("the disk is on fire"));
+impl<T> Failing<T> {
+    fn check(&self) -> io::Result<()> {
+        match self.fails.load(Ordering::SeqCst) {
+            true => Err(io::Error::other("the disk is on fire")),
+            false => Ok(()),
         }
-        self.memory.sync_data()
     }
 
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.memory.write(offset, data)
+    fn file(&self, inner: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        Arc::new(Failing { inner, fails: self.fails.clone() })
+    }
+}
+
+impl Disk for Failing<Folder> {
+    fn path(&self, name: &str) -> PathBuf {
+        self.inner.path(name)
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        self.inner.names()
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.file(self.inner.create(name)?))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(self.file(self.inner.open(name)?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.inner.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.inner.remove(name)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.check()?;
+        self.inner.sync()
+    }
+}
+
+impl DiskFile for Failing<Arc<dyn DiskFile>> {
+    fn length(&self) -> io::Result<u64> {
+        self.inner.length()
+    }
+
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.inner.read_at(offset, bytes)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.inner.write_at(offset, bytes)
+    }
+
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.inner.set_length(length)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.check()?;
+        self.inner.sync()
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_sync_stops_the_registry_for_good_and_says_why() {
     let directory = tempfile::tempdir().unwrap();
-    let disk = Disk::default();
-    let fails = disk.fails.clone();
-    let log = LogStore::open_backend(disk).unwrap();
+    let fails = Arc::new(AtomicBool::new(false));
+    let inner = Folder::open(directory.path()).unwrap();
+    let log = LogStore::open_disk(Failing { inner, fails: fails.clone() }).unwrap();
     let path = directory.path().join("registry.snapshot");
     let (file, _) = SnapshotFile::open(&path, log.node_id()).unwrap();
     let machine = Machine::new(file, None, Box::new(|_| {})).unwrap();

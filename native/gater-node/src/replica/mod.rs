@@ -6,7 +6,7 @@
 //!
 //! - `registry.lock`: locked by the process that has the registry open, so two gateways
 //!   cannot share a directory.
-//! - `registry.redb`: log and vote, and the random id of this node.
+//! - `registry-NUMBER.log`: log and vote, and the random id of this node; some files of 1 MiB.
 //! - `registry.snapshot`: the registry at a place of the log. What the log has before is removed.
 //!
 //! A damaged file is an error at the start. A disk that fails later stops the
@@ -38,7 +38,7 @@ use tokio::time::{Instant, timeout};
 pub use self::coalescer::{Coalescer, Way};
 pub use self::error::{OpenError, ProposeError};
 pub use self::forward::{Forward, ForwardError, Forwarded, Written};
-pub use self::log::LogStore;
+pub use self::log::{Disk, DiskFile, Folder, LogStore};
 pub use self::machine::Machine;
 pub use self::members::{MemberError, Role, Standing};
 pub use self::network::Alone;
@@ -48,7 +48,6 @@ pub use self::types::{Applied, Batch, Member, NodeId, TypeConfig};
 /// Is told of changes, in the order in which they are applied.
 pub type OnChange = Box<dyn Fn(&[Change]) + Send + Sync>;
 
-const LOG_FILE: &str = "registry.redb";
 const SNAPSHOT_FILE: &str = "registry.snapshot";
 /// How long a gateway alone may take to lead itself. Only a very slow disk takes long.
 const LEAD_WITHIN: Duration = Duration::from_secs(60);
@@ -118,11 +117,8 @@ impl Replica {
     ) -> Result<Self, OpenError> {
         let directory = path.to_owned();
         let opened = tokio::task::spawn_blocking(move || open_files(&directory, on_change)).await;
-        // Redb may panic on a page it cannot make sense of.
-        let (log, machine) = opened.map_err(|error| OpenError::Corrupt {
-            path: path.join(LOG_FILE),
-            reason: error.to_string(),
-        })??;
+        let (log, machine) = opened
+            .map_err(|error| OpenError::Io { path: path.to_owned(), error: error.into() })??;
         Self::open_stores(log, machine, settings, network).await
     }
 
@@ -252,7 +248,7 @@ fn open_files(directory: &Path, on_change: OnChange) -> Result<(LogStore, Machin
         .create(directory)
         .map_err(|error| OpenError::Directory { path: directory.to_owned(), error })?;
     // The log comes first: its lock keeps others from the snapshot as well.
-    let log = LogStore::open(&directory.join(LOG_FILE))?;
+    let log = LogStore::open(directory)?;
     let (file, stored) = SnapshotFile::open(&directory.join(SNAPSHOT_FILE), log.node_id())?;
     let snapshot_path = file.path().to_owned();
     let stored = match stored {

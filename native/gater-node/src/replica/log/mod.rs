@@ -1,11 +1,20 @@
 //! The log and the vote of a gateway, on disk.
+//!
+//! [`frame`] and [`record`] say what the bytes mean, [`segment`] is one file of them,
+//! [`wal`] all files together, [`writer`] the one thread that writes, [`tail`] what need not
+//! be read back.
 
-mod file;
+mod contents;
+mod disk;
+mod frame;
+mod record;
+mod recovery;
+mod segment;
 mod tail;
+mod wal;
 mod writer;
 
 use std::fmt::Debug;
-use std::io;
 use std::ops::{Bound, Range, RangeBounds};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,13 +23,16 @@ use std::thread::JoinHandle;
 
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, LogState, RaftLogReader};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
-use self::file::{Change, Facts, FileError, LogFile};
+use self::contents::Contents;
+pub use self::disk::{Disk, DiskFile, Folder};
+use self::record::{Change, Facts};
 use self::tail::Tail;
+use self::wal::{SEGMENT_BYTES, Wal};
 use self::writer::{Done, Job};
 use super::codec;
 use super::error::OpenError;
@@ -50,37 +62,40 @@ impl Drop for Writer {
 
 /// What the handles and the writing thread share.
 struct Shared {
-    /// `None` once closed.
-    file: RwLock<Option<LogFile>>,
+    /// The log as it is on the disk. Locked for moments, after `known` if both are.
+    contents: Arc<Mutex<Contents>>,
     known: Mutex<Known>,
 }
 
 /// The log as it will be when all that is queued is written.
 struct Known {
     facts: Facts,
+    /// The last entry; the last purged one if there is no other.
+    last: Option<LogId>,
     tail: Tail,
 }
 
 impl LogStore {
-    /// Opens the log in the file `path` or starts a new one. Blocks.
+    /// Opens the log in the folder `path` or starts a new one. Blocks.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        let (file, facts) = LogFile::open(path)?;
-        Self::start(path, file, facts)
+        Self::open_disk(Folder::open(path)?)
     }
 
-    /// Opens the log in a `backend` of redb, for tests of failing disks. Blocks.
-    pub fn open_backend(backend: impl redb::StorageBackend) -> Result<Self, OpenError> {
-        let (file, facts) = LogFile::open_backend(backend)?;
-        Self::start(Path::new("(backend)"), file, facts)
-    }
-
-    fn start(path: &Path, file: LogFile, facts: Facts) -> Result<Self, OpenError> {
-        let shared = Arc::new(Shared {
-            file: RwLock::new(Some(file)),
-            known: Mutex::new(Known { facts, tail: Tail::default() }),
-        });
-        let (jobs, thread) = writer::start(shared.clone())
-            .map_err(|error| OpenError::Io { path: path.to_owned(), error })?;
+    /// Opens the log on a `disk`, for tests of failing ones. Blocks.
+    pub fn open_disk(disk: impl Disk) -> Result<Self, OpenError> {
+        let wal = Wal::open(Box::new(disk), SEGMENT_BYTES)?;
+        let path = wal.path();
+        let io = |error| OpenError::Io { path: path.clone(), error };
+        let contents = wal.contents();
+        let (facts, last) = {
+            let contents = contents.lock();
+            (contents.facts().clone(), contents.last())
+        };
+        let last = last.map(|(index, place)| place.read(index)).transpose().map_err(io)?;
+        let last = last.map(|entry| entry.log_id).max(facts.purged);
+        let known = Mutex::new(Known { facts, last, tail: Tail::default() });
+        let shared = Arc::new(Shared { contents, known });
+        let (jobs, thread) = writer::start(shared.clone(), wal).map_err(io)?;
         let writer = Writer { jobs: Some(jobs), thread: Some(thread) };
         Ok(Self { shared, writer: Arc::new(Mutex::new(Some(writer))) })
     }
@@ -97,27 +112,26 @@ impl LogStore {
 
     /// Whether there are entries, be it in a snapshot.
     pub fn has_entries(&self) -> bool {
-        self.shared.known.lock().facts.last.is_some()
+        self.shared.known.lock().last.is_some()
     }
 
-    /// Remembers `value` under a `name` that no fact of the log has; on the disk when it returns.
+    /// Remembers `value` under a `name`; on the disk when it returns.
     pub async fn note<T: Serialize>(&self, name: &'static str, value: &T) -> Result<(), AnyError> {
         let bytes = codec::encode(value).map_err(|error| AnyError::new(&error))?;
-        self.write(Change::Note(name, bytes)).await
+        self.write(Change::Note(name.into(), bytes)).await
     }
 
-    /// What was remembered under `name`. Blocks for a moment.
+    /// What was remembered under `name`.
     pub fn noted<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, AnyError> {
-        match &*self.shared.file.read() {
-            Some(file) => file.fact(name).map_err(|error| AnyError::new(&error)),
-            None => Err(AnyError::error("the log is closed")),
-        }
+        let contents = self.shared.contents.lock();
+        let bytes = contents.facts().notes.get(name);
+        bytes.map(|bytes| codec::decode(bytes).map_err(|error| AnyError::new(&error))).transpose()
     }
 
-    /// Writes what is queued and closes the file, whatever handles there are. Blocks.
+    /// Writes what is queued and closes the log, whatever handles there are: they can read,
+    /// and write no more. Blocks.
     pub fn close(&self) {
         drop(self.writer.lock().take());
-        *self.shared.file.write() = None;
     }
 
     fn queue(&self, change: Change, done: Done) -> Result<(), AnyError> {
@@ -136,19 +150,16 @@ impl LogStore {
 }
 
 impl Shared {
+    /// What is committed, unless the log ends before it. All up to there was queued before
+    /// this call; it may go to the disk with the end of that queue, and not earlier.
     fn committed(&self) -> Option<LogId> {
-        self.known.lock().facts.committed
+        let known = self.known.lock();
+        let last = known.last.map(|last| last.index);
+        known.facts.committed.filter(|committed| Some(committed.index) <= last)
     }
 
-    fn write<'a>(
-        &self,
-        changes: impl Iterator<Item = &'a Change> + Clone,
-        committed: Option<LogId>,
-    ) -> Result<(), io::Error> {
-        match &*self.file.read() {
-            Some(file) => file.write(changes.clone(), committed)?,
-            None => return Err(FileError::closed().into()),
-        }
+    /// `changes` are on the disk.
+    fn written<'a>(&self, changes: impl Iterator<Item = &'a Change>) {
         let mut known = self.known.lock();
         for change in changes {
             if let Change::Append(entries) = change
@@ -157,15 +168,14 @@ impl Shared {
                 known.tail.flushed(last.log_id.index);
             }
         }
-        Ok(())
     }
 
-    /// The entries of `range` that exist: from the file up to where the tail begins.
-    async fn read(self: &Arc<Self>, range: Range<u64>) -> Result<Vec<Entry>, AnyError> {
+    /// The entries of `range` that exist: from the disk up to where the tail begins.
+    async fn read(&self, range: Range<u64>) -> Result<Vec<Entry>, AnyError> {
         let (on_disk, newest) = {
             let known = self.known.lock();
             let first = known.facts.purged.map_or(0, |purged| purged.index + 1);
-            let end = known.facts.last.map_or(0, |last| last.index + 1).min(range.end);
+            let end = known.last.map_or(0, |last| last.index + 1).min(range.end);
             let start = range.start.max(first);
             let split = known.tail.first().unwrap_or(end).clamp(start, end.max(start));
             let newest: Vec<_> = known.tail.get(split..end).cloned().collect();
@@ -174,10 +184,12 @@ impl Shared {
         if on_disk.is_empty() {
             return Ok(newest);
         }
-        let shared = self.clone();
-        let read = tokio::task::spawn_blocking(move || match &*shared.file.read() {
-            Some(file) => file.read(on_disk),
-            None => Err(FileError::closed()),
+        let places = self.contents.lock().get(on_disk);
+        let read = tokio::task::spawn_blocking(move || {
+            places
+                .into_iter()
+                .map(|(index, place)| place.read(index))
+                .collect::<Result<Vec<_>, _>>()
         });
         let mut entries = read
             .await
@@ -212,7 +224,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
         let known = self.shared.known.lock();
-        Ok(LogState { last_purged_log_id: known.facts.purged, last_log_id: known.facts.last })
+        Ok(LogState { last_purged_log_id: known.facts.purged, last_log_id: known.last })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -236,7 +248,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
-        Ok(self.shared.committed())
+        Ok(self.shared.known.lock().facts.committed)
     }
 
     async fn append<I>(
@@ -248,12 +260,15 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + Send,
         I::IntoIter: Send,
     {
-        let entries: Vec<Entry> = entries.into_iter().collect();
+        let mut entries: Vec<Entry> = entries.into_iter().collect();
         {
             let mut known = self.shared.known.lock();
+            // What a snapshot holds is not needed, and would not follow the last entry.
+            let purged = known.facts.purged.map(|purged| purged.index);
+            entries.retain(|entry| Some(entry.log_id.index) > purged);
             for entry in &entries {
                 known.tail.push(entry.clone());
-                known.facts.last = Some(entry.log_id);
+                known.last = Some(entry.log_id);
             }
         }
         let queued = self.queue(Change::Append(entries), Done::Flushed(callback));
@@ -274,7 +289,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.write(Change::Truncate(from)).await.map_err(StorageIoError::write_logs)?;
         let mut known = self.shared.known.lock();
         known.tail.truncate(from);
-        known.facts.last = before;
+        known.last = before;
         Ok(())
     }
 
@@ -284,7 +299,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let mut known = self.shared.known.lock();
             known.tail.purge(log_id.index);
             known.facts.purged = known.facts.purged.max(Some(log_id));
-            known.facts.last = known.facts.last.max(Some(log_id));
+            known.last = known.last.max(Some(log_id));
         }
         let queued = self.queue(Change::Purge(log_id), Done::Nobody);
         Ok(queued.map_err(StorageIoError::write_logs)?)

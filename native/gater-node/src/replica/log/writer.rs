@@ -11,7 +11,8 @@ use openraft::storage::LogFlushed;
 use tokio::sync::oneshot;
 
 use super::Shared;
-use super::file::Change;
+use super::record::Change;
+use super::wal::Wal;
 use crate::replica::types::TypeConfig;
 
 /// How old what the disk says of the committed entries may be. It is not needed to keep
@@ -48,15 +49,15 @@ impl Done {
     }
 }
 
-/// Starts the thread. It ends when the sender is gone and all is written.
-pub fn start(shared: Arc<Shared>) -> io::Result<(Sender<Job>, JoinHandle<()>)> {
+/// Starts the thread, which writes `wal`. It ends when the sender is gone and all is written.
+pub fn start(shared: Arc<Shared>, wal: Wal) -> io::Result<(Sender<Job>, JoinHandle<()>)> {
     let (jobs, queue) = channel();
     let thread =
-        std::thread::Builder::new().name("log".into()).spawn(move || run(&shared, &queue))?;
+        std::thread::Builder::new().name("log".into()).spawn(move || run(&shared, wal, &queue))?;
     Ok((jobs, thread))
 }
 
-fn run(shared: &Shared, queue: &Receiver<Job>) {
+fn run(shared: &Shared, mut wal: Wal, queue: &Receiver<Job>) {
     // A disk that failed once may have lost what it took before: nothing is written after.
     let mut failed: Option<String> = None;
     let mut written = shared.committed();
@@ -74,11 +75,14 @@ fn run(shared: &Shared, queue: &Receiver<Job>) {
             },
             Err(RecvTimeoutError::Disconnected) => break,
         };
+        // Before the queue is emptied: what is committed by then is in it, or on the disk.
+        let committed = shared.committed();
         let jobs: Vec<Job> = first.into_iter().chain(queue.try_iter()).collect();
         if failed.is_none() {
-            let due = jobs.is_empty() || written_at.elapsed() >= COMMITTED_WITHIN;
-            let committed = shared.committed().filter(|_| due);
-            match shared.write(jobs.iter().map(|job| &job.change), committed) {
+            let due = committed != written
+                && (jobs.is_empty() || written_at.elapsed() >= COMMITTED_WITHIN);
+            let mark = committed.filter(|_| due).map(Change::Committed);
+            match wal.write(jobs.iter().map(|job| &job.change).chain(&mark)) {
                 Ok(()) if due => (written, written_at) = (committed, Instant::now()),
                 Ok(()) => {}
                 Err(error) => {
@@ -87,18 +91,25 @@ fn run(shared: &Shared, queue: &Receiver<Job>) {
                 }
             }
         }
+        if failed.is_none() {
+            shared.written(jobs.iter().map(|job| &job.change));
+        }
         for job in jobs {
             job.done.tell(match &failed {
                 None => Ok(()),
                 Some(error) => Err(io::Error::other(error.clone())),
             });
         }
+        if failed.is_none() {
+            // Nobody waits for that.
+            wal.tidy();
+        }
     }
-    // Not needed, but saves the next start from asking what is committed.
+    // What is committed is not needed, but saves the next start from asking.
     let committed = shared.committed();
+    let mark = committed.filter(|_| committed != written).map(Change::Committed);
     if failed.is_none()
-        && committed != written
-        && let Err(error) = shared.write(std::iter::empty(), committed)
+        && let Err(error) = wal.close(mark.iter())
     {
         tracing::warn!(%error, "the end of the log could not be written");
     }

@@ -1,0 +1,148 @@
+//! A segment: one of the files of the log. It is as long from the beginning as it will ever
+//! be, and zero where no frame is: a sync has to write data alone, not where it is.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::disk::{Disk, DiskFile};
+
+/// The first bytes of a segment. The format of all that follows comes after them.
+const MAGIC: &[u8; 7] = b"esdbglg";
+/// The format that is written, and the only one that is read.
+pub const FORMAT: u8 = 3;
+/// Where the first frame is.
+pub const START: usize = MAGIC.len() + 1;
+
+/// A segment that is being made has this name.
+pub const UNFINISHED: &str = "registry.log-unfinished";
+const PREFIX: &str = "registry-";
+const SUFFIX: &str = ".log";
+
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// A file of the log.
+pub struct Segment {
+    number: u64,
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+}
+
+/// How a segment begins.
+pub enum Beginning {
+    /// As it should.
+    Known,
+    /// As a segment of another format.
+    Format(u8),
+    /// As something else.
+    Unknown,
+}
+
+impl Segment {
+    /// Makes the segment `number`, `length` bytes long, which begins with the frame `head`.
+    /// It is there whole or not at all; on the disk when it returns. Blocks.
+    pub fn create(disk: &dyn Disk, number: u64, head: &[u8], length: u64) -> io::Result<Self> {
+        let name = name(number);
+        let file = disk.create(UNFINISHED)?;
+        file.write_at(0, &[MAGIC.as_slice(), &[FORMAT], head].concat())?;
+        let segment = Self { number, path: disk.path(&name), file };
+        segment.clear((START + head.len()) as u64, length)?;
+        disk.rename(UNFINISHED, &name)?;
+        disk.sync()?;
+        Ok(segment)
+    }
+
+    /// Opens the segment `number` and reads all of it. Blocks.
+    pub fn open(disk: &dyn Disk, number: u64) -> io::Result<(Self, Vec<u8>)> {
+        let name = name(number);
+        let file = disk.open(&name)?;
+        let length = usize::try_from(file.length()?).map_err(io::Error::other)?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(length).map_err(io::Error::other)?;
+        bytes.resize(length, 0);
+        file.read_at(0, &mut bytes)?;
+        Ok((Self { number, path: disk.path(&name), file }, bytes))
+    }
+
+    /// Its place among the segments.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &PathBuf {
+        &self.path
+    }
+
+    /// Writes `bytes` at `offset`. On the disk when it returns. Blocks.
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_at(offset, bytes)?;
+        self.file.sync()
+    }
+
+    /// Reads what is at `offset`. Blocks.
+    pub fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(offset, bytes)
+    }
+
+    /// Makes it `length` bytes long, all of them zero from `offset` on. On the disk when it
+    /// returns. Blocks.
+    pub fn clear(&self, offset: u64, length: u64) -> io::Result<()> {
+        // First of all: at no time may it look like one that was cut because it is closed.
+        self.file.set_length(length)?;
+        let mut at = offset;
+        while at < length {
+            let count = usize::try_from(length - at).unwrap_or(usize::MAX).min(ZEROS.len());
+            self.file.write_at(at, ZEROS.get(..count).unwrap_or(&ZEROS))?;
+            at += count as u64;
+        }
+        self.file.sync()
+    }
+
+    /// Cuts it to `length` bytes. On the disk when it returns. Blocks.
+    pub fn cut(&self, length: u64) -> io::Result<()> {
+        self.file.set_length(length)?;
+        self.file.sync()
+    }
+
+    /// What was written to it survives a crash when it returns. Blocks.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+}
+
+/// How a segment of these `bytes` begins.
+pub fn beginning(bytes: &[u8]) -> Beginning {
+    match bytes.strip_prefix(MAGIC).and_then(<[u8]>::first) {
+        Some(&FORMAT) => Beginning::Known,
+        Some(&format) => Beginning::Format(format),
+        None => Beginning::Unknown,
+    }
+}
+
+/// The name of the segment `number`.
+pub fn name(number: u64) -> String {
+    format!("{PREFIX}{number:016x}{SUFFIX}")
+}
+
+/// The number of the segment `name`, if it is one's name.
+pub fn number(text: &str) -> Option<u64> {
+    let digits = text.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
+    let number = u64::from_str_radix(digits, 16).ok()?;
+    (name(number) == text).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_numbers_of_segments_belong_together() {
+        for of in [0, 1, 0xabc, u64::MAX] {
+            assert_eq!(number(&name(of)), Some(of));
+        }
+        for other in ["registry-1.log", "registry.snapshot", "registry-000000000000000A.log", ""] {
+            assert_eq!(number(other), None, "{other}");
+        }
+    }
+}
