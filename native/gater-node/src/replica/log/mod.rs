@@ -5,6 +5,8 @@
 //! be read back.
 
 mod contents;
+#[cfg(test)]
+mod crash;
 mod disk;
 mod frame;
 mod record;
