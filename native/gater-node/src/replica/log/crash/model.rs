@@ -131,14 +131,23 @@ impl Model {
     }
 }
 
-/// Opens the log once the power is back; the power goes meanwhile as well.
+/// Opens the log again after the power went or the process was killed, and both may happen
+/// again meanwhile.
 fn restart(disk: &RamDisk, dice: &mut Dice) -> Wal {
-    disk.crash(dice);
-    disk.fuse(Some(dice.below(30) as u64));
-    let first = open(disk);
-    disk.crash(dice);
-    drop(first);
+    for _ in 0..dice.below(3) {
+        end(disk, dice);
+        disk.fuse(Some(dice.below(30) as u64));
+        drop(open(disk));
+    }
+    end(disk, dice);
     open(disk).unwrap()
+}
+
+fn end(disk: &RamDisk, dice: &mut Dice) {
+    match dice.below(3) {
+        0 => disk.kill(),
+        _ => disk.crash(dice),
+    }
 }
 
 fn run(steps: Vec<Step>, seed: u64) {

@@ -18,7 +18,8 @@ pub struct RamDisk(Arc<Mutex<Inner>>);
 struct Inner {
     names: BTreeMap<String, usize>,
     safe_names: BTreeMap<String, usize>,
-    pending_names: Vec<Naming>,
+    /// Each with whether it can be seen meanwhile.
+    pending_names: Vec<(Naming, bool)>,
     files: Vec<Content>,
     /// Operations until the power is gone.
     fuse: Option<u64>,
@@ -35,7 +36,8 @@ enum Naming {
 struct Content {
     seen: Vec<u8>,
     safe: Vec<u8>,
-    pending: Vec<Writing>,
+    /// Each with whether it can be seen meanwhile.
+    pending: Vec<(Writing, bool)>,
 }
 
 enum Writing {
@@ -68,8 +70,9 @@ impl Inner {
 
     fn name(&mut self, naming: Naming) -> io::Result<()> {
         // Power that goes now may leave it done or not.
-        self.pending_names.push(naming.clone());
-        self.spend()?;
+        let alive = self.spend();
+        self.pending_names.push((naming.clone(), alive.is_ok()));
+        alive?;
         apply_name(&mut self.names, naming);
         Ok(())
     }
@@ -80,7 +83,7 @@ impl Inner {
         if alive.is_ok() {
             apply_write(&mut content.seen, &writing);
         }
-        content.pending.push(writing);
+        content.pending.push((writing, alive.is_ok()));
         alive
     }
 }
@@ -118,16 +121,24 @@ impl RamDisk {
         self.0.lock().fuse = operations;
     }
 
+    /// The process is killed: what it wrote can be seen, and is lost if the power goes next.
+    pub fn kill(&self) {
+        let mut inner = self.0.lock();
+        inner.fuse = None;
+        inner.pending_names.retain(|(_, seen)| *seen);
+        inner.files.iter_mut().for_each(|content| content.pending.retain(|(_, seen)| *seen));
+    }
+
     /// The power goes and comes back.
     pub fn crash(&self, dice: &mut Dice) {
         let mut inner = self.0.lock();
         inner.fuse = None;
         let mut pending = std::mem::take(&mut inner.pending_names);
         pending.truncate(dice.below(pending.len() + 1));
-        pending.into_iter().for_each(|naming| apply_name(&mut inner.safe_names, naming));
+        pending.into_iter().for_each(|(naming, _)| apply_name(&mut inner.safe_names, naming));
         inner.names = inner.safe_names.clone();
         for content in &mut inner.files {
-            for writing in std::mem::take(&mut content.pending) {
+            for (writing, _) in std::mem::take(&mut content.pending) {
                 match (dice.below(4), &writing) {
                     // Journaled, and in order: what would come after it is gone as well.
                     (0, Writing::Length(_)) => break,
