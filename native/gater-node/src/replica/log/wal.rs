@@ -136,7 +136,10 @@ impl Wal {
             && first.number() < keep
         {
             // Synced each, so that no crash brings an older one back without the next.
-            let removed = self.disk.remove(&segment::name(first.number()));
+            let removed = match self.disk.remove(&segment::name(first.number())) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            };
             if let Err(error) = removed.and_then(|()| self.disk.sync()) {
                 let path = first.path().display();
                 tracing::warn!(%path, %error, "a part of the log that is not needed stays");

@@ -133,9 +133,15 @@ impl RamDisk {
     pub fn crash(&self, dice: &mut Dice) {
         let mut inner = self.0.lock();
         inner.fuse = None;
-        let mut pending = std::mem::take(&mut inner.pending_names);
-        pending.truncate(dice.below(pending.len() + 1));
-        pending.into_iter().for_each(|(naming, _)| apply_name(&mut inner.safe_names, naming));
+        let mut lost = false;
+        for (naming, _) in std::mem::take(&mut inner.pending_names) {
+            // Nothing says in which order files go.
+            let removes = matches!(naming, Naming::Remove(_));
+            lost |= !removes && dice.below(3) == 0;
+            if !lost && !(removes && dice.below(2) == 0) {
+                apply_name(&mut inner.safe_names, naming);
+            }
+        }
         inner.names = inner.safe_names.clone();
         for content in &mut inner.files {
             for (writing, _) in std::mem::take(&mut content.pending) {
