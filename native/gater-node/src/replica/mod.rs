@@ -6,7 +6,7 @@
 //!
 //! - `registry.lock`: locked by the process that has the registry open, so two gateways
 //!   cannot share a directory.
-//! - `registry-NUMBER.log`: log and vote, and the random id of this node; some files of 1 MiB.
+//! - `registry-NUMBER.log`: log and vote, and the random id of this node; some files of 4 MiB.
 //! - `registry.snapshot`: the registry at a place of the log. What the log has before is removed.
 //!
 //! A damaged file is an error at the start. A disk that fails later stops the

@@ -20,8 +20,9 @@ use super::recovery;
 use super::segment::{self, Segment};
 use crate::replica::error::OpenError;
 
-/// The length of a segment, unless one frame needs more; then a multiple of it.
-pub const SEGMENT_BYTES: u64 = 1 << 20;
+/// The length of a segment, unless one frame needs more; then a multiple of it. To make one
+/// takes as long as dozens of writes, which one in 20,000 is to wait for.
+pub const SEGMENT_BYTES: u64 = 4 << 20;
 
 /// The log as the one who writes it has it.
 pub struct Wal {
