@@ -35,63 +35,70 @@ pub fn open(disk: &dyn Disk, segment_bytes: u64) -> Result<Recovered, OpenError>
 
     let mut replay = Replay { contents: None, sequence: 0, closed: false };
     let mut segments = VecDeque::new();
-    let (mut length, mut end) = (0, 0);
+    let mut ending = Ending { end: START, length: 0, is_clear: true };
     for (at, &number) in (numbers.first().copied().unwrap_or(newest)..).zip(&numbers) {
         if number != at {
             let reason = "it is missing".into();
             return Err(OpenError::Corrupt { path: disk.path(&segment::name(at)), reason });
         }
-        let path = disk.path(&segment::name(number));
-        let io = |error| OpenError::Io { path: path.clone(), error };
-        let corrupt = |reason| OpenError::Corrupt { path: path.clone(), reason };
-        let (segment, bytes) = Segment::open(disk, number).map_err(io)?;
-        match segment::beginning(&bytes) {
-            Beginning::Known => {}
-            Beginning::Format(found) => {
-                let (found, expected) = (found.into(), FORMAT.into());
-                return Err(OpenError::Version { path, found, expected });
-            }
-            Beginning::Unknown => {
-                return Err(corrupt("it is not a log of this program".into()));
-            }
-        }
-        let segment = Arc::new(segment);
-        let read = replay.read(&segment, &bytes).map_err(corrupt)?;
-        let rest = bytes.get(read..).unwrap_or_default();
-        let is_clear = rest.iter().all(|byte| *byte == 0);
-        if number < newest {
-            if !is_clear {
-                return Err(corrupt(replay.damage(read)));
-            }
-        } else {
-            (length, end) = ((bytes.len() as u64).next_multiple_of(segment_bytes), read as u64);
-            let is_whole = length == bytes.len() as u64;
-            // A crash leaves a segment in its full length. Another one is of a log that was closed.
-            // Whether a last frame was torn, or whole once and damaged since, cannot be told.
-            let may_end_here = is_whole || (replay.closed && rest.is_empty());
-            if !may_end_here || (!is_clear && frame::find(rest).is_some()) {
-                return Err(corrupt(replay.damage(read)));
-            }
-            if !is_clear {
-                let (path, offset) = (path.display(), read);
-                tracing::warn!(%path, offset, "the last write was not finished; it is cut off");
-            }
-            if is_whole && is_clear {
-                // A process that was killed may have written without syncing what is seen here.
-                segment.sync().map_err(io)?;
-            } else {
-                segment.clear(end, length).map_err(io)?;
-            }
+        let (segment, bytes) = open_segment(disk, number)?;
+        let corrupt = |reason| OpenError::Corrupt { path: segment.path().to_owned(), reason };
+        let end = replay.read(&segment, &bytes).map_err(corrupt)?;
+        let rest = bytes.get(end..).unwrap_or_default();
+        ending = Ending { end, length: bytes.len(), is_clear: rest.iter().all(|byte| *byte == 0) };
+        let is_right = match number == newest {
+            true => replay.may_end(&ending, rest, segment_bytes),
+            false => ending.is_clear,
+        };
+        if !is_right {
+            return Err(corrupt(replay.damage(end)));
         }
         segments.push_back(segment);
     }
-    disk.sync().map_err(folder)?;
 
     let path = disk.path(&segment::name(newest));
     let corrupt = |reason| OpenError::Corrupt { path: path.clone(), reason };
     let contents = replay.contents.ok_or_else(|| corrupt("it holds nothing".into()))?;
     check(&contents, numbers.first() == Some(&0)).map_err(corrupt)?;
-    Ok(Recovered { segments, length, end, sequence: replay.sequence, contents })
+    let length = (ending.length as u64).next_multiple_of(segment_bytes);
+    if let Some(last) = segments.back() {
+        let mended = mend(last, &ending, length);
+        mended.map_err(|error| OpenError::Io { path: path.clone(), error })?;
+    }
+    disk.sync().map_err(folder)?;
+    let (end, sequence) = (ending.end as u64, replay.sequence);
+    Ok(Recovered { segments, length, end, sequence, contents })
+}
+
+/// Opens a segment that begins as it should, and reads it.
+fn open_segment(disk: &dyn Disk, number: u64) -> Result<(Arc<Segment>, Vec<u8>), OpenError> {
+    let path = disk.path(&segment::name(number));
+    let (segment, bytes) =
+        Segment::open(disk, number).map_err(|error| OpenError::Io { path: path.clone(), error })?;
+    match segment::beginning(&bytes) {
+        Beginning::Known => Ok((Arc::new(segment), bytes)),
+        Beginning::Format(found) => {
+            let (found, expected) = (found.into(), FORMAT.into());
+            Err(OpenError::Version { path, found, expected })
+        }
+        Beginning::Unknown => {
+            let reason = "it is not a log of this program".into();
+            Err(OpenError::Corrupt { path, reason })
+        }
+    }
+}
+
+/// Has the last segment ready for the next frame: zero from the end of the last one on.
+fn mend(last: &Segment, ending: &Ending, length: u64) -> io::Result<()> {
+    if !ending.is_clear {
+        let (path, offset) = (last.path().display(), ending.end);
+        tracing::warn!(%path, offset, "the last write was not finished; it is cut off");
+    }
+    if ending.is_clear && ending.length as u64 == length {
+        // A process that was killed may have written without syncing what is seen here.
+        return last.sync();
+    }
+    last.clear(ending.end as u64, length)
 }
 
 /// Makes a log with its first segment.
@@ -107,6 +114,16 @@ fn make(disk: &dyn Disk, segment_bytes: u64) -> io::Result<Recovered> {
     let first = Segment::create(disk, 0, &head, length)?;
     let segments = VecDeque::from([Arc::new(first)]);
     Ok(Recovered { segments, length, end, sequence: 1, contents })
+}
+
+/// How a segment ends.
+struct Ending {
+    /// Where the last frame does.
+    end: usize,
+    /// Where the file does.
+    length: usize,
+    /// Whether there are zeros alone in between.
+    is_clear: bool,
 }
 
 /// What is known from the frames read so far.
@@ -157,6 +174,18 @@ impl Replay {
             Some(_) => return Err("it does not follow from the segment before it".into()),
         }
         Ok(())
+    }
+
+    /// Whether a crash or the end of the process can have left the log with this end, and
+    /// `rest` behind its last frame.
+    fn may_end(&self, ending: &Ending, rest: &[u8], segment_bytes: u64) -> bool {
+        // A crash leaves a segment in its full length. Another one is of a log that was closed.
+        let is_whole = (ending.length as u64).is_multiple_of(segment_bytes);
+        if !is_whole {
+            return self.closed && rest.is_empty();
+        }
+        // A torn frame is the last. Whether it was whole once and is damaged cannot be told.
+        ending.is_clear || frame::find(rest).is_none()
     }
 
     fn damage(&self, at: usize) -> String {

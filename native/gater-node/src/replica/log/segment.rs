@@ -2,7 +2,7 @@
 //! be, and zero where no frame is: a sync has to write data alone, not where it is.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::disk::{Disk, DiskFile};
@@ -70,7 +70,7 @@ impl Segment {
     }
 
     /// Where it is.
-    pub fn path(&self) -> &PathBuf {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 

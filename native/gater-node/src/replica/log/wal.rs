@@ -21,7 +21,8 @@ use super::segment::{self, Segment};
 use crate::replica::error::OpenError;
 
 /// The length of a segment, unless one frame needs more; then a multiple of it. To make one
-/// takes as long as dozens of writes, which one in 20,000 is to wait for.
+/// takes as long as dozens of writes, which one in 20,000 is to wait for. Belongs to the
+/// format: a segment of another length is taken for a cut one.
 pub const SEGMENT_BYTES: u64 = 4 << 20;
 
 /// The log as the one who writes it has it.
@@ -73,7 +74,7 @@ impl Wal {
 
     /// Where it is, for people.
     pub fn path(&self) -> PathBuf {
-        self.segments.back().map_or_else(PathBuf::new, |last| last.path().clone())
+        self.segments.back().map_or_else(PathBuf::new, |last| last.path().to_owned())
     }
 
     /// Carries out `changes` in order, all or none. On the disk when it returns. After an

@@ -193,15 +193,22 @@ fn a_missing_segment_is_damage() {
 }
 
 #[test]
-fn what_is_known_to_be_committed_is_missed() {
+fn a_last_frame_that_is_known_to_be_committed_is_missed_and_left_as_it_is() {
     let disk = RamDisk::default();
     let mut wal = open(&disk).unwrap();
     append(&mut wal, 0..3);
-    let last = Change::Append(vec![entry(1, 3, 100)]);
-    wal.write([last].iter()).unwrap();
-    wal.write([Change::Committed(log_id(1, 3))].iter()).unwrap();
-    wal.write([Change::Truncate(3)].iter()).unwrap();
-    assert!(refused(&disk, &segment::name(0)).contains("committed"));
+    let (last, mark) = (vec![entry(1, 3, 100)], log_id(1, 4));
+    wal.write([Change::Append(last), Change::Committed(mark)].iter()).unwrap();
+    append(&mut wal, 4..5);
+    let name = segment::name(0);
+    let mut bytes = disk.bytes(&name);
+    let last = frames(&bytes).pop().unwrap();
+    bytes[last.end - 1] ^= 1;
+    disk.put(&name, &bytes);
+    for _ in 0..2 {
+        assert!(refused(&disk, &name).contains("committed"));
+        assert_eq!(disk.bytes(&name), bytes);
+    }
 }
 
 #[test]

@@ -138,7 +138,7 @@ impl RamDisk {
             // Nothing says in which order files go.
             let removes = matches!(naming, Naming::Remove(_));
             lost |= !removes && dice.below(3) == 0;
-            if !lost && !(removes && dice.below(2) == 0) {
+            if !lost && (!removes || dice.below(2) == 0) {
                 apply_name(&mut inner.safe_names, naming);
             }
         }
