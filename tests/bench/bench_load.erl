@@ -22,6 +22,8 @@
     chunk := pos_integer(),
     %% Where processes subscribe: at the gateway itself unless given.
     through => gateway | shim,
+    %% The gateway where they do, if that is another one.
+    subscribe_at => node(),
     %% Messages per second, of all publishers together; as many as the window lets, if not given.
     rate => pos_integer()
 }.
@@ -100,8 +102,9 @@ subscriber(Parent, N, Counter, Load, Publishers) ->
 
 subscribe(#{through := shim, channel := Channel}, Topic) ->
     esdb_channel_server:subscribe(Channel, Topic, self());
-subscribe(#{node := Node, channel := Channel}, Topic) ->
-    gen_server:call({Channel, Node}, {subscribe, Topic, self()}).
+subscribe(#{node := Node, channel := Channel} = Load, Topic) ->
+    At = maps:get(subscribe_at, Load, Node),
+    gen_server:call({Channel, At}, {subscribe, Topic, self()}).
 
 receive_all(N, Count, Chunk, Publishers, Counter) ->
     receive

@@ -12,7 +12,8 @@
     subscribers := pos_integer(),
     %% Bytes of a message.
     size := pos_integer(),
-    through => gateway | shim
+    through => gateway | shim,
+    subscribe_at => node()
 }.
 -type measured() :: #{
     %% Per second.
@@ -86,7 +87,7 @@ aimed(none, Row) -> Row;
 aimed(Target, Row) -> Row#{target => Target}.
 
 %% @doc Publishes and receives for a while through one of a rig's gateways.
--spec measure(bench_rig:rig(), bench_rig:gateway(), bench:options(), traffic()) -> measured().
+-spec measure(#{publisher := pid(), subscriber := pid(), _ => _}, bench_rig:gateway(), bench:options(), traffic()) -> measured().
 measure(#{publisher := Publisher, subscriber := Subscriber}, Gateway, Options, Traffic) ->
     #{milliseconds := Wanted} = Options,
     Milliseconds = max(?LEAST_MS, Wanted),
