@@ -26,12 +26,25 @@ pub enum RunError {
     Registry(String),
 }
 
+/// How many threads there are, if that is set; the runtime reads it.
+const THREADS: &str = "TOKIO_WORKER_THREADS";
+
+/// Half of the cores. The others are for those who call and are called: on a machine that
+/// is shared with them more threads take more to wake each other than they do.
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
+}
+
 /// Starts a gateway, prints the ready line on standard output, and serves until
 /// SIGTERM or SIGINT; an `embedded` one until something comes on standard input, or its
 /// end, as well.
 /// Then drains.
 pub fn run(config: &Config, embedded: bool) -> Result<(), RunError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if std::env::var_os(THREADS).is_none() {
+        runtime.worker_threads(default_threads());
+    }
+    let runtime = runtime.enable_all().build()?;
     runtime.block_on(async {
         // From here on a signal drains, also one that comes while the gateway starts.
         let mut terminate = signal(SignalKind::terminate())?;

@@ -3,8 +3,9 @@
 //! To put a thread to sleep and to wake it takes longer than to answer a call, and who
 //! calls again and again has its next call there within that time. So a reader that has
 //! just answered a call polls for a short while, as the schedulers of a BEAM do, if that
-//! was worth it lately: where it was not, it is tried ever more rarely. Other tasks of the
-//! thread run in between. Whoever waits for no answer sends on by itself: there sleeping
+//! was worth it lately: where it was not, it is tried ever more rarely. Frames that need no
+//! answer may come before the call does, as its monitor. Other tasks of the thread run in
+//! between. Whoever waits for no answer sends on by itself: there sleeping
 //! makes larger batches, and polling would cost more than it gains.
 //!
 //! The socket itself is asked, not the runtime: that knows only what another thread has
@@ -53,14 +54,16 @@ pub struct Patience {
     spin: Duration,
     /// In a row.
     failures: u32,
-    /// Reads until polling is tried again.
+    /// Answers until polling is tried again.
     pause: u32,
+    /// Until when the next call is waited for.
+    until: Option<Instant>,
 }
 
 impl Patience {
     /// Polls for at most `spin` at a time.
     pub fn new(spin: Duration) -> Self {
-        Self { spin, failures: 0, pause: 0 }
+        Self { spin, failures: 0, pause: 0, until: None }
     }
 
     /// Reads what there is into `buffer`, and waits for it; `answered` says whether a call
@@ -72,10 +75,14 @@ impl Patience {
         buffer: &mut BytesMut,
         spinning: &Spinning,
     ) -> std::io::Result<usize> {
-        let turn = if answered && self.due() { spinning.turn() } else { None };
-        if let Some(_turn) = turn {
-            match self.poll((*socket).as_ref(), buffer).await {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+        if answered {
+            self.until = self.due().then(|| Instant::now() + self.spin);
+        }
+        if let Some(until) = self.until
+            && let Some(_turn) = spinning.turn()
+        {
+            match self.poll(until, (*socket).as_ref(), buffer).await {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.until = None,
                 outcome => return outcome,
             }
         }
@@ -83,8 +90,12 @@ impl Patience {
     }
 
     /// Reads what comes soon; an error of [`ErrorKind::WouldBlock`] if nothing does.
-    async fn poll(&mut self, socket: &TcpStream, buffer: &mut BytesMut) -> std::io::Result<usize> {
-        let since = Instant::now();
+    async fn poll(
+        &mut self,
+        until: Instant,
+        socket: &TcpStream,
+        buffer: &mut BytesMut,
+    ) -> std::io::Result<usize> {
         let mut bytes = [0; CALL_BYTES];
         loop {
             match (&*SockRef::from(socket)).read(&mut bytes) {
@@ -96,7 +107,7 @@ impl Patience {
                     return Ok(read);
                 }
             }
-            if since.elapsed() >= self.spin {
+            if Instant::now() >= until {
                 self.in_vain();
                 return Err(ErrorKind::WouldBlock.into());
             }
