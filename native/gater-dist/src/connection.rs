@@ -1,7 +1,7 @@
 //! One established connection to a peer, as its user sees it.
 
 use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -55,8 +55,8 @@ pub struct Connection {
     started: Instant,
     /// Milliseconds after `started`.
     heard_at: AtomicU64,
-    /// Whether a call was answered since that was asked for.
-    answered: AtomicBool,
+    /// Calls that were answered since that was asked for.
+    answered: AtomicU32,
     /// Set once, before `ending` is cancelled.
     reason: Mutex<Option<DownReason>>,
     ending: CancellationToken,
@@ -95,7 +95,7 @@ impl Connection {
             me: me.clone(),
             started: Instant::now(),
             heard_at: AtomicU64::new(0),
-            answered: AtomicBool::new(false),
+            answered: AtomicU32::new(0),
             reason: Mutex::new(None),
             ending: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -157,12 +157,13 @@ impl Connection {
     /// Answers a call that arrived on this connection with the encoded term `reply`,
     /// in the control lane.
     pub fn reply(&self, from: &From, reply: &[u8]) {
-        self.answered.store(true, Ordering::Relaxed);
+        self.answered.fetch_add(1, Ordering::Relaxed);
         self.push(Lane::Control, Item::Signal(self.format.reply(from, reply)));
     }
 
     /// As [`Connection::reply`], with a reply that others get as well.
     pub fn reply_shared(&self, from: &From, reply: &Arc<SharedTerm>) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
         let signal = self.format.reply(from, &[]);
         self.push(Lane::Control, Item::Shared(signal, reply.clone()));
     }
@@ -315,9 +316,12 @@ impl Connection {
         self.heard_at.store(millis, Ordering::Relaxed);
     }
 
-    /// Whether a call was answered since this was asked the last time.
-    pub(crate) fn has_answered(&self) -> bool {
-        self.answered.load(Ordering::Relaxed) && self.answered.swap(false, Ordering::Relaxed)
+    /// How many calls were answered since this was asked the last time.
+    pub(crate) fn calls_answered(&self) -> u32 {
+        match self.answered.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => self.answered.swap(0, Ordering::Relaxed),
+        }
     }
 
     /// Time since something has arrived.

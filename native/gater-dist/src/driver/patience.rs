@@ -2,11 +2,11 @@
 //!
 //! To put a thread to sleep and to wake it takes longer than to answer a call, and who
 //! calls again and again has its next call there within that time. So a reader that has
-//! just answered a call polls for a short while, as the schedulers of a BEAM do, if that
-//! was worth it lately: where it was not, it is tried ever more rarely. Frames that need no
-//! answer may come before the call does, as its monitor. Other tasks of the thread run in
-//! between. Whoever waits for no answer sends on by itself: there sleeping
-//! makes larger batches, and polling would cost more than it gains.
+//! just answered a call polls for a short while, as the schedulers of a BEAM do, if that was
+//! worth it lately: where it was not, it is tried ever more rarely. Frames that need no answer
+//! may come before the call does, as its monitor. Other tasks of the thread run in between.
+//! Where several calls come at once, and where none waits for an answer, they come by
+//! themselves: there sleeping makes larger batches, and polling would cost more than it gains.
 //!
 //! The socket itself is asked, not the runtime: that knows only what another thread has
 //! woken up for.
@@ -66,17 +66,19 @@ impl Patience {
         Self { spin, failures: 0, pause: 0, until: None }
     }
 
-    /// Reads what there is into `buffer`, and waits for it; `answered` says whether a call
-    /// was answered just now.
+    /// Reads what there is into `buffer`, and waits for it; so many calls were `answered` just
+    /// now.
     pub async fn read(
         &mut self,
-        answered: bool,
+        answered: u32,
         socket: &mut OwnedReadHalf,
         buffer: &mut BytesMut,
         spinning: &Spinning,
     ) -> std::io::Result<usize> {
-        if answered {
-            self.until = self.due().then(|| Instant::now() + self.spin);
+        match answered {
+            0 => {}
+            1 => self.until = self.due().then(|| Instant::now() + self.spin),
+            _ => self.until = None,
         }
         if let Some(until) = self.until
             && let Some(_turn) = spinning.turn()

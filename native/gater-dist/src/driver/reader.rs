@@ -59,7 +59,7 @@ async fn read(
     let mut unbroken = 0;
     let mut patience = Patience::new(shared.settings.spin);
     loop {
-        let answered = connection.has_answered();
+        let answered = connection.calls_answered();
         let read = match patience.read(answered, &mut socket, &mut buffer, &shared.spinning).await {
             Ok(0) => return DownReason::Closed,
             Ok(read) => read,
