@@ -103,21 +103,24 @@ cycles(Rig, Target, Clients, Milliseconds) ->
     bench_registry_rig:call(Rig, cycles, [Target, Clients, Milliseconds], Milliseconds).
 
 lookups(Options) ->
-    lists:append([lookups(Clients, Options) || Clients <- [1, ?CLIENTS]]).
+    lists:append([lookups(Clients, Workers, Target, Options)
+                  || {Clients, Workers, Target} <- [{1, 1000, none}, {?CLIENTS, 1000, 2},
+                                                    {?CLIENTS, 0, none}]]).
 
-%% With many, the BEAM of the clients takes as long over the answers as it can.
-lookups(Clients, #{milliseconds := Milliseconds, gateway := Gateway} = Options) ->
+%% Without workers it is what a call takes at the least.
+lookups(Clients, Workers, Target, #{milliseconds := Milliseconds, gateway := Gateway} = Options) ->
     Measure = fun(Rig, _, Node) ->
         {PerSecond, _} = bench_registry_rig:call(
-            Rig, lookups, [{gateway, [Node]}, Clients, 1000, Milliseconds], Milliseconds),
+            Rig, lookups, [{gateway, [Node]}, Clients, Workers, Milliseconds], Milliseconds),
         PerSecond
     end,
     Ours = case Gateway of plain -> plain; _ -> {gateway, Gateway} end,
     #{ours := A, theirs := B} =
         on_clusters(none, #{ours => Ours, theirs => plain}, Options, 1, Measure),
-    [#{what => io_lib:format("get_workers of 1,000 by gen_server:call, ~b clients", [Clients]),
-       unit => "calls/s", better => more, target => 2, against => "Erlang gateway",
-       ours => A, theirs => B}].
+    Row = #{what => io_lib:format("get_workers of ~b by gen_server:call, clients: ~b",
+                                  [Workers, Clients]),
+            unit => "calls/s", better => more, against => "Erlang gateway", ours => A, theirs => B},
+    [case Target of none -> Row; _ -> Row#{target => Target} end].
 
 %% Killed with all those registrations and started again.
 starts(Ours, Ra, #{quick := Quick} = Options) ->
