@@ -65,6 +65,7 @@ keys() ->
       retry => {section, retry_keys()},
       channels => {each, channel_keys()},
       security => {section, security_keys()},
+      tune_peers => value(fun is_boolean/1, "true or false"),
       telemetry_handlers => value(fun telemetry_handlers/1, "a list that may hold logger"),
       program => value(fun is_text/1, "the path of the program esdb-gater"),
       data_dir => value(fun is_text/1, "the path of a folder"),
@@ -227,7 +228,8 @@ channels(Config) ->
 %% it goes by the environment.
 -spec to_toml(map()) -> iodata().
 to_toml(Config) ->
-    [retry_toml(maps:get(retry, Config, #{})),
+    [pairs_toml(maps:with([tune_peers], Config)),
+     retry_toml(maps:get(retry, Config, #{})),
      security_toml(maps:with([message_ttl_seconds], maps:get(security, Config, #{}))),
      [channel_toml(Name, Values)
       || {Name, Values} <- lists:sort(maps:to_list(maps:get(channels, Config, #{})))]].

@@ -61,8 +61,8 @@ channels_are_the_ten_changed_and_the_own_test() ->
 
 the_file_for_the_program_has_the_same_keys_and_no_secret_test() ->
     {ok, Config, []} = esdb_gater_config:check(
-        [{retry, [{base_delay_ms, 7}]}, {security, [{hmac_secret, "s"}, {message_ttl_seconds, 9}]},
+        [{retry, [{base_delay_ms, 7}]}, {tune_peers, false}, {security, [{hmac_secret, "s"}, {message_ttl_seconds, 9}]},
          {channels, [{'we"ird', [{max_rate, infinity}, {replay_last, true}]}]}]),
-    ?assertEqual(<<"[retry]\nbase_delay_ms = 7\n[security]\nmessage_ttl_seconds = 9\n"
+    ?assertEqual(<<"tune_peers = false\n[retry]\nbase_delay_ms = 7\n[security]\nmessage_ttl_seconds = 9\n"
                    "[channels.\"we\\\"ird\"]\nmax_rate = \"infinity\"\nreplay_last = true\n">>,
                  iolist_to_binary(esdb_gater_config:to_toml(Config))).

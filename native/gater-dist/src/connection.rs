@@ -15,6 +15,7 @@ use crate::driver::gather;
 use crate::driver::outbox::{Gathered, Item, Loss, Outbox, Outcome};
 use crate::gen_server::From;
 use crate::protocol::encode::{Format, Signal};
+use crate::protocol::flags;
 use crate::{DownReason, Draft, Events, Lane, LaneLimits, LocalPid, Payload, SharedTerm};
 
 /// Messages up to this many bytes go into frames at once where they can: little enough
@@ -32,6 +33,13 @@ pub struct Peer {
     pub flags: u64,
     /// Whether the peer is a hidden node.
     pub hidden: bool,
+}
+
+impl Peer {
+    /// Whether the peer runs functions of Erlang when it is asked to, as only BEAMs do.
+    pub fn is_beam(&self) -> bool {
+        self.flags & flags::SPAWN != 0
+    }
 }
 
 /// What waits to be written on a connection, per [`Lane`].

@@ -18,6 +18,7 @@ use crate::drops::Drops;
 use crate::mesh::Mesh;
 use crate::peers::{Interest, Peers};
 use crate::replica::{self, Replica};
+use crate::rex::Rex;
 use crate::router::Router;
 use crate::secret::Secret;
 use crate::service::channel::Channel;
@@ -26,6 +27,7 @@ use crate::service::registry::Registry;
 use crate::service::relay::Relays;
 use crate::service::session::Sessions;
 use crate::telemetry::{Event, Telemetry};
+use crate::tuning::Tuning;
 
 /// How long a start waits for the nodes of restored workers before it says ready.
 const REJOIN_WITHIN: Duration = Duration::from_secs(2);
@@ -122,13 +124,17 @@ impl Gateway {
         let registry =
             Registry::new(replica.clone(), directory.clone(), peers.clone(), own_name.clone());
         let seeds = config.join.iter().map(|name| atom(name)).collect::<Result<_, _>>()?;
-        let mesh = Arc::new(Mesh::new(own_name.clone(), seeds, config.max_nodes));
+        let rex = Arc::new(Rex::default());
+        let mesh = Arc::new(Mesh::new(own_name.clone(), seeds, config.max_nodes, rex.clone()));
+        let tuning = Arc::new(Tuning::new(own_name, rex.clone(), config.tune_peers));
         let router = Arc::new(Router {
             peers: peers.clone(),
             cluster_service: ClusterService::new(cluster.clone(), directory.clone()),
             cluster: cluster.clone(),
             relays,
             mesh: mesh.clone(),
+            rex: rex.clone(),
+            tuning,
             directory,
             registry,
             sessions,
@@ -140,6 +146,7 @@ impl Gateway {
 
         let node = Node::start(settings(config), router.clone()).await?;
         peers.attach(node.clone());
+        rex.attach(&node);
         let stop = CancellationToken::new();
         router.relays.attach(&node);
         cluster.start(node.clone(), &stop);

@@ -6,32 +6,27 @@
 //! long as some node of the cluster knows them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use gater_core::etf::{Atom, Pid, Reader, encode};
-use gater_dist::{Connection, Lane, Node, Payload, gen_server};
+use gater_core::etf::{Atom, Reader, encode};
+use gater_dist::{Connection, Node};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::is_node_name;
+use crate::rex::Rex;
 
 /// How often one node of the cluster is asked.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// The shortest time between two questions, however many nodes come and go.
 const ASK_AT_MOST_EVERY: Duration = Duration::from_millis(100);
-/// How long a node may take to answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// The first and the longest pause between two dials of a node.
 const REDIAL_MIN: Duration = Duration::from_millis(250);
 const REDIAL_MAX: Duration = Duration::from_secs(5);
 /// A node that nobody has named for this long, and that is not connected, is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(30);
-/// The registered name of OTP's `rpc` server.
-const REX: &str = "rex";
 
 /// The nodes of the cluster as far as they are known.
 #[derive(Debug)]
@@ -110,25 +105,16 @@ impl View {
 pub struct Mesh {
     own: Atom,
     view: Mutex<View>,
-    /// The process that asks.
-    asker: OnceLock<Pid>,
-    waiting: Mutex<BTreeMap<u64, oneshot::Sender<Vec<Atom>>>>,
-    last: AtomicU64,
+    rex: Arc<Rex>,
     bell: Notify,
 }
 
 impl Mesh {
     /// Membership of the node `own` in the cluster of `seeds`; at most `max_nodes` are
     /// followed.
-    pub fn new(own: Atom, seeds: Vec<Atom>, max_nodes: usize) -> Self {
-        Self {
-            own,
-            view: Mutex::new(View::new(seeds, max_nodes, Instant::now())),
-            asker: OnceLock::new(),
-            waiting: Mutex::default(),
-            last: AtomicU64::new(0),
-            bell: Notify::new(),
-        }
+    pub fn new(own: Atom, seeds: Vec<Atom>, max_nodes: usize, rex: Arc<Rex>) -> Self {
+        let view = Mutex::new(View::new(seeds, max_nodes, Instant::now()));
+        Self { own, view, rex, bell: Notify::new() }
     }
 
     /// Follows the cluster for as long as it is polled; returns if there is none to follow.
@@ -136,7 +122,6 @@ impl Mesh {
         if self.view.lock().nodes.is_empty() {
             return;
         }
-        self.asker.get_or_init(|| node.new_pid());
         loop {
             let connected = |name: &Atom| node.connection(name.as_str()).is_some();
             let asked = self.view.lock().next_to_ask(connected);
@@ -173,55 +158,15 @@ impl Mesh {
 
     /// Asks a node for `erlang:nodes()`; nothing if it does not answer well.
     async fn ask(&self, connection: &Connection) -> Option<Vec<Atom>> {
-        let asker = self.asker.get()?;
-        let number = self.last.fetch_add(1, Ordering::Relaxed);
-        let (sender, answer) = oneshot::channel();
-        self.waiting.lock().insert(number, sender);
-        connection.send_name(Lane::Control, REX, &question(asker, number));
-        let answer = timeout(ANSWER_WITHIN, answer).await;
-        self.waiting.lock().remove(&number);
-        answer.ok()?.ok()
-    }
-
-    /// Whether `pid` is the process that asks.
-    pub fn takes(&self, pid: &Pid) -> bool {
-        self.asker.get().is_some_and(|asker| (asker.id, asker.serial) == (pid.id, pid.serial))
-    }
-
-    /// A message to the process that asks: `{Number, [Node]}`, or nothing that was asked for.
-    pub fn message(&self, term: &Bytes) {
+        let answer = self.rex.call(connection, ("erlang", "nodes"), encode::nil).await?;
         let max_nodes = self.view.lock().max_nodes;
-        if let Some((number, nodes)) = read(term, max_nodes)
-            && let Some(asked) = self.waiting.lock().remove(&number)
-        {
-            // Who asked may have given up.
-            let _ = asked.send(nodes);
-        }
+        read(&answer, max_nodes)
     }
 }
 
-/// `{'$gen_call', {Pid, Number}, {call, erlang, nodes, [], Pid}}`, as `rpc:call/4` asks.
-/// Calls to `rex` are served by OTP 25 to 29.
-fn question(asker: &Pid, number: u64) -> Payload {
-    gen_server::call(
-        asker,
-        |out| encode::uint(out, number),
-        |out| {
-            encode::tuple(out, 5);
-            for atom in ["call", "erlang", "nodes"] {
-                encode::atom(out, atom);
-            }
-            encode::nil(out);
-            encode::pid(out, asker);
-        },
-    )
-}
-
-/// Reads `{Number, [Node]}` with at most `max_nodes` names; what is no name is passed over.
-fn read(term: &[u8], max_nodes: usize) -> Option<(u64, Vec<Atom>)> {
+/// Reads `[Node]` with at most `max_nodes` names; what is no name is passed over.
+fn read(term: &[u8], max_nodes: usize) -> Option<Vec<Atom>> {
     let mut reader = Reader::new(term);
-    reader.tuple_of(2).ok()?;
-    let number = u64::try_from(reader.integer().ok()?).ok()?;
     let count = usize::try_from(reader.list().ok()?).ok()?;
     let mut nodes = Vec::new();
     for _ in 0..count.min(max_nodes) {
@@ -230,7 +175,7 @@ fn read(term: &[u8], max_nodes: usize) -> Option<(u64, Vec<Atom>)> {
             nodes.extend(Atom::new(&name));
         }
     }
-    Some((number, nodes))
+    Some(nodes)
 }
 
 #[cfg(test)]
@@ -294,13 +239,11 @@ mod tests {
     #[test]
     fn an_answer_is_read_with_care() {
         let mut out = Vec::new();
-        encode::tuple(&mut out, 2);
-        encode::uint(&mut out, 7);
         encode::list_of(&mut out, ["a@h", "no name", "b@h", "c@h"].iter(), |out, name| {
             encode::atom(out, name);
         });
-        assert_eq!(read(&out, 3), Some((7, atoms(&["a@h", "b@h"]))));
-        assert_eq!(read(&out, 10), Some((7, atoms(&["a@h", "b@h", "c@h"]))));
+        assert_eq!(read(&out, 3), Some(atoms(&["a@h", "b@h"])));
+        assert_eq!(read(&out, 10), Some(atoms(&["a@h", "b@h", "c@h"])));
         assert_eq!(read(&out[..out.len() - 2], 10), None);
         assert_eq!(read(&[], 10), None);
     }

@@ -16,6 +16,7 @@ use crate::directory::Directory;
 use crate::drops::Drops;
 use crate::mesh::Mesh;
 use crate::peers::{PeerRef, Peers};
+use crate::rex::Rex;
 use crate::secret::Secret;
 use crate::service::channel::{self, Channel, TooManySubscriptions};
 use crate::service::cluster::ClusterService;
@@ -24,6 +25,7 @@ use crate::service::relay::{self, Relays};
 use crate::service::session::Sessions;
 use crate::service::{OK, error, error_with, unknown_request};
 use crate::telemetry::{Event, Telemetry};
+use crate::tuning::Tuning;
 
 /// The registered name of the registry.
 pub const REGISTRY: &str = "esdb_gater_worker_registry";
@@ -41,6 +43,8 @@ pub struct Router {
     pub(crate) cluster_service: ClusterService,
     pub(crate) relays: Arc<Relays>,
     pub(crate) mesh: Arc<Mesh>,
+    pub(crate) rex: Arc<Rex>,
+    pub(crate) tuning: Arc<Tuning>,
     pub(crate) sessions: Sessions,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) drops: Arc<Drops>,
@@ -284,6 +288,7 @@ impl Events for Router {
         self.directory.up(&joined.peer);
         self.cluster.up(connection);
         self.mesh.changed(connection);
+        self.tuning.up(connection);
         if self.cluster.is_other(connection.peer().name.as_str()) {
             self.relays.greet(connection);
         }
@@ -310,7 +315,7 @@ impl Events for Router {
             Target::Pid(pid) if self.relays.takes(&pid) => {
                 self.relays.relayed(caller, &message.payload);
             }
-            Target::Pid(pid) if self.mesh.takes(&pid) => self.mesh.message(&message.payload),
+            Target::Pid(pid) if self.rex.takes(&pid) => self.rex.message(&message.payload),
             // No other process of the gateway takes messages.
             Target::Pid(_) | Target::Alias(_) => {}
         }

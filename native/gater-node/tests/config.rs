@@ -78,6 +78,7 @@ fn without_configuration_the_defaults_of_the_reference_hold() {
     assert_eq!(config.retry.max_delay, Duration::from_secs(5));
     assert_eq!(config.retry.max_attempts, 5);
     assert!(config.join.is_empty());
+    assert!(config.tune_peers);
     let defaults: Vec<_> = DEFAULTS.iter().map(|(name, it)| ((*name).to_owned(), *it)).collect();
     assert_eq!(config.channels, defaults);
     // A secret nobody knows is better than one everybody knows, and said.
@@ -92,13 +93,14 @@ fn without_configuration_the_defaults_of_the_reference_hold() {
 fn flags_win_over_the_environment_and_that_over_the_file() {
     let home = Home::new();
     let file = "name = 'file@h'\nlisten = '127.0.0.1:3'\njoin = ['file@h']\ndata_dir = '/file'\n\
-                [security]\nhmac_secret = 'file'\nmessage_ttl_seconds = 3";
+                tune_peers = true\n[security]\nhmac_secret = 'file'\nmessage_ttl_seconds = 3";
     let variables = [
         ("ESDB_GATER_LISTEN", "127.0.0.1:2"),
         ("ESDB_GATER_JOIN", "a@h,b@h"),
         ("ESDB_GATER_DATA_DIR", "/variable"),
         ("ESDB_GATER_SECRET", "variable"),
         ("ESDB_GATER_MESSAGE_TTL_SECONDS", "2"),
+        ("ESDB_GATER_TUNE_PEERS", "false"),
     ];
     let flags = Flags {
         listen: Some("127.0.0.1:1".into()),
@@ -112,6 +114,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     assert_eq!(config.data_dir, Path::new("/variable"));
     assert_eq!(config.secret_bytes(), b"variable");
     assert_eq!(config.message_ttl, Duration::from_secs(2));
+    assert!(!config.tune_peers);
 
     let config = home.load(Flags::default(), &variables, file).unwrap().config;
     assert_eq!((config.listen.port(), config.join), (2, vec!["a@h".into(), "b@h".into()]));
@@ -198,6 +201,7 @@ fn a_bad_value_is_an_error_that_names_its_key() {
         ("cookie = ''", "cookie"),
         ("cookie = 'a'\ncookie_file = 'b'", "cookie"),
         ("cookie_file = '/does/not/exist'", "cookie_file"),
+        ("tune_peers = 'perhaps'", "tune_peers"),
         ("telemetry_handlers = ['syslog']", "telemetry_handlers"),
         ("security = 5", "security"),
         ("[security]\nhmac_secret = ''", "security.hmac_secret"),

@@ -47,6 +47,9 @@ pub const UNLINK_ID: u64 = 0x200_0000;
 /// Stands for every flag in [`MANDATORY_25`]. Bit 26, as `dist.hrl` has it (the
 /// manual says 36).
 pub const MANDATORY_25_DIGEST: u64 = 0x400_0000;
+/// Op 29: functions are run on request. Not offered: `erpc` then fails at the caller without
+/// asking.
+pub const SPAWN: u64 = 1 << 32;
 /// The peer asks for a name. Never offered, never granted.
 pub const NAME_ME: u64 = 1 << 33;
 /// Node containers of version 4.
@@ -67,8 +70,7 @@ pub const MANDATORY_25: u64 = EXTENDED_REFERENCES
     | BIG_CREATION
     | HANDSHAKE_23;
 
-/// What this node offers. Not SPAWN: `erpc` then fails at the caller without
-/// asking.
+/// What this node offers.
 pub const OFFERED: u64 = MANDATORY_25
     | MANDATORY_25_DIGEST
     | DIST_MONITOR
@@ -114,7 +116,7 @@ mod tests {
         // Seen from OTP 25 and 27, less SPAWN and PUBLISHED.
         let otp = 0xd_07df_7fbd_u64;
         assert_eq!(OFFERED & !otp, 0);
-        assert_eq!(otp & !OFFERED, PUBLISHED | 1 << 32);
+        assert_eq!(otp & !OFFERED, PUBLISHED | SPAWN);
     }
 
     #[test]

@@ -13,7 +13,7 @@ const fn key(path: &'static str, variable: Option<&'static str>) -> Key {
 }
 
 /// All keys, but for those of channels.
-pub const KEYS: [Key; 20] = [
+pub const KEYS: [Key; 21] = [
     key("name", Some("ESDB_GATER_NAME")),
     key("cookie", Some("ESDB_GATER_COOKIE")),
     key("cookie_file", Some("ESDB_GATER_COOKIE_FILE")),
@@ -24,6 +24,7 @@ pub const KEYS: [Key; 20] = [
     key("cluster.ra_cluster_name", None),
     key("cluster.lost_grace_seconds", Some("ESDB_GATER_LOST_GRACE_SECONDS")),
     key("cluster.max_nodes", Some("ESDB_GATER_MAX_NODES")),
+    key("tune_peers", Some("ESDB_GATER_TUNE_PEERS")),
     key("retry.base_delay_ms", None),
     key("retry.max_delay_ms", None),
     key("retry.max_attempts", None),

@@ -16,6 +16,7 @@
 //! | `cluster.ra_cluster_name` | | text | `esdb_gater_registry` |
 //! | `cluster.lost_grace_seconds` | `ESDB_GATER_LOST_GRACE_SECONDS` | from 1 | 60 |
 //! | `cluster.max_nodes` | `ESDB_GATER_MAX_NODES` | from 1 | 4096 |
+//! | `tune_peers` | `ESDB_GATER_TUNE_PEERS` | true, false | true |
 //! | `security.hmac_secret` | `ESDB_GATER_SECRET` | text (the variable: any bytes) | a random one, with a warning |
 //! | `security.message_ttl_seconds` | `ESDB_GATER_MESSAGE_TTL_SECONDS` | from 1 | 300 |
 //! | `channels.NAME.priority` | | `critical`, `high`, `normal`, `low` | the reference's; `normal` for an own one |
@@ -94,6 +95,8 @@ pub struct Config {
     pub lost_grace: Duration,
     /// Nodes with workers or subscribers, at most.
     pub max_nodes: usize,
+    /// Whether BEAMs are asked to read and write more at a time on their connections.
+    pub tune_peers: bool,
     /// How long a signed message is good.
     pub message_ttl: Duration,
     /// The channels by name: the ten of the reference and those of the user's own.
@@ -146,6 +149,7 @@ pub fn load(flags: Flags, environment: Environment) -> Result<Loaded, ConfigErro
             .take("cluster.lost_grace_seconds", value::seconds)?
             .unwrap_or(Duration::from_secs(60)),
         max_nodes: sources.take("cluster.max_nodes", value::count)?.unwrap_or(4096),
+        tune_peers: sources.take("tune_peers", value::flag)?.unwrap_or(true),
         message_ttl,
         channels: channels::load(&mut sources)?,
         retry: retry(&mut sources)?,

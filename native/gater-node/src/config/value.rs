@@ -145,7 +145,8 @@ pub fn hmac(value: &Value) -> Result<Hmac, Problem> {
 
 /// Yes or no.
 pub fn flag(value: &Value) -> Result<bool, Problem> {
-    value.as_bool().ok_or_else(|| must_be("true or false", value))
+    let flag = value.as_bool().or_else(|| value.as_str()?.trim().parse().ok());
+    flag.ok_or_else(|| must_be("true or false", value))
 }
 
 /// The telemetry handlers of the BEAM side: a list that may hold `"logger"`.
