@@ -2,7 +2,6 @@
 //! OTP 25 to 29 run.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use bytes::Bytes;
 use gater_core::etf::{Pid, Reader, encode};
 use gater_dist::{Connection, Lane, Node, Payload, gen_server};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{SetOnce, oneshot};
 use tokio::time::timeout;
 
 /// The registered name of OTP's `rpc` server.
@@ -24,15 +23,16 @@ pub type Function = (&'static str, &'static str);
 /// The process of the gateway that calls, and the calls it waits for.
 #[derive(Default)]
 pub struct Rex {
-    caller: OnceLock<Pid>,
+    caller: SetOnce<Pid>,
     waiting: Mutex<BTreeMap<u64, oneshot::Sender<Bytes>>>,
     last: AtomicU64,
 }
 
 impl Rex {
-    /// Calls are made by a process of `node` from now on; there are none before.
+    /// Calls are made by a process of `node`; they wait for this.
     pub fn attach(&self, node: &Node) {
-        self.caller.get_or_init(|| node.new_pid());
+        // The first node counts.
+        let _ = self.caller.set(node.new_pid());
     }
 
     /// What the function returns on the node at the other end for the arguments that are
@@ -44,7 +44,7 @@ impl Rex {
         function: Function,
         arguments: impl FnOnce(&mut Vec<u8>),
     ) -> Option<Bytes> {
-        let caller = self.caller.get()?;
+        let caller = self.caller.wait().await;
         let number = self.last.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         self.waiting.lock().insert(number, sender);

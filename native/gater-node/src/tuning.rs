@@ -67,24 +67,27 @@ impl Tuning {
             if connection.is_closed() {
                 return;
             }
-            match self.options(&connection).await {
+            // One that does not answer is not asked again.
+            let Some(answer) = self.options(&connection).await else { break };
+            let done = match read(&answer) {
                 Some(options) if options.are_good() => return,
-                Some(Options { buffer, .. })
-                    if self.set(&connection, buffer.max(BUFFER_BYTES)).await =>
-                {
-                    return tracing::debug!(%node, "reads and writes more at a time");
-                }
-                _ => sleep(PAUSE * 2_u32.pow(attempt)).await,
+                Some(options) => self.set(&connection, options.buffer.max(BUFFER_BYTES)).await,
+                None => false,
+            };
+            if done {
+                return tracing::debug!(%node, "reads and writes more at a time");
             }
+            sleep(PAUSE * 2_u32.pow(attempt)).await;
         }
         tracing::debug!(%node, "could not be told to read and write more at a time");
     }
 
-    async fn options(&self, connection: &Connection) -> Option<Options> {
+    /// The options, yet to be read; nothing if no answer comes.
+    async fn options(&self, connection: &Connection) -> Option<Bytes> {
         let names = |out: &mut Vec<u8>| {
             encode::list_of(out, [BUFFER, DELAY_SEND].iter(), |out, name| encode::atom(out, name));
         };
-        read(&self.call(connection, "getopts", names).await?)
+        self.call(connection, "getopts", names).await
     }
 
     /// Whether it was done.
