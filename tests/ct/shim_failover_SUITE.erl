@@ -98,7 +98,8 @@ the_other_gateways_are_learnt_from_the_first(Config) ->
     _ = gater_harness:await_exit(value(world, Config), First),
     ok = published(Beam, ?TOPIC, others),
     ?assert(lists:member(in_use(Beam), [node_of(G) || G <- Others])),
-    until(fun() -> payloads(Subscriber) =:= [others] end),
+    until(fun() -> payloads(Subscriber) =/= [] end),
+    ?assertEqual([others], payloads(Subscriber)),
     ?assertEqual({ok, [{node(Worker), Worker}]},
                  on(Beam, fun() -> esdb_gater_api:get_workers(store) end)).
 
