@@ -11,7 +11,8 @@
 -export([new/0, stop/1, cookie/1, dir/1]).
 -export([gateway/1, gateway/2, launch/2, restart/2, signal/2, await_exit/2, alive/1, log/1,
          resident_bytes/1]).
--export([node/1, node/2, on/2, on/3, agent/1, in/2, messages/1, kill_node/2, otp27/0]).
+-export([node/1, node/2, on/2, on/3, agent/1, in/2, messages/1, kill_node/2, otp27/0,
+         on_release/2]).
 -export([until/1, until/2, call/3, call/4, cast/3, unique/1, program/0]).
 -export_type([world/0, gateway/0, beam/0]).
 
@@ -151,6 +152,17 @@ kill_node(World, Beam) ->
     signal(Beam, "KILL"),
     until(fun() -> not alive(Beam) end),
     ask(World, {forget, Beam}).
+
+%% @doc For `init_per_group/2': the configuration with `otp', as `node/2' takes it, in groups
+%% that are named after a release.
+-spec on_release(otp25 | otp27, [tuple()]) -> [tuple()] | {skip, string()}.
+on_release(otp25, Config) ->
+    [{otp, 25} | Config];
+on_release(otp27, Config) ->
+    case otp27() of
+        {ok, _} -> [{otp, 27} | Config];
+        Skip -> Skip
+    end.
 
 %% @doc The root of an OTP 27 system, or why there is none.
 -spec otp27() -> {ok, file:filename()} | {skip, string()}.

@@ -20,13 +20,7 @@ groups() ->
                            a_node_that_answers_nonsense_is_borne_with]},
      {otp27, [], Cases}].
 
-init_per_group(otp25, Config) ->
-    [{otp, 25} | Config];
-init_per_group(otp27, Config) ->
-    case gater_harness:otp27() of
-        {ok, _} -> [{otp, 27} | Config];
-        Skip -> Skip
-    end.
+init_per_group(Release, Config) -> gater_harness:on_release(Release, Config).
 
 end_per_group(_, _) -> ok.
 
