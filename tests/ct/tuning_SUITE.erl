@@ -71,7 +71,8 @@ a_node_that_answers_nonsense_is_borne_with(Config) ->
                     receive
                         {'$gen_call', {Pid, Tag}, _} ->
                             [Pid ! Answer || Answer <- [
-                                Tag, {Tag}, {Tag + 1000, ok}, {-1, ok}, {Tag, {ok, [{buffer, -1}, {delay_send, 7}]}}]],
+                                Tag, {Tag}, {Tag + 1000, ok}, {-1, ok},
+                                {Tag, {ok, [{buffer, -1}, {delay_send, 7}]}}]],
                             Count >= 1 andalso (Self ! asked),
                             Lie(Count + 1)
                     end
@@ -85,7 +86,8 @@ a_node_that_answers_nonsense_is_borne_with(Config) ->
         end),
         true = Asked,
         pong = ping(Beam, Gateway),
-        {ok, []} = gater_harness:call(Beam, {esdb_gater_worker_registry, Gateway}, {get_workers, any_store})
+        {ok, []} = gater_harness:call(Beam, {esdb_gater_worker_registry, Gateway},
+                                      {get_workers, any_store})
     end).
 
 %%% What the cases share
