@@ -8,7 +8,7 @@
          a_gateway_that_is_told_not_to_changes_nothing/1,
          a_node_that_answers_nonsense_is_borne_with/1]).
 
--define(BUFFER, 65536).
+-define(BUFFER, 393216).
 
 all() -> [{group, otp25}, {group, otp27}].
 

@@ -1,7 +1,7 @@
 //! One established connection to a peer, as its user sees it.
 
 use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::batch::Batch;
+use crate::driver::callers::{Callers, Seen};
 use crate::driver::gather;
 use crate::driver::outbox::{Gathered, Item, Loss, Outbox, Outcome};
 use crate::gen_server::From;
@@ -63,8 +64,7 @@ pub struct Connection {
     started: Instant,
     /// Milliseconds after `started`.
     heard_at: AtomicU64,
-    /// Calls that were answered since that was asked for.
-    answered: AtomicU32,
+    callers: Mutex<Callers>,
     /// Set once, before `ending` is cancelled.
     reason: Mutex<Option<DownReason>>,
     ending: CancellationToken,
@@ -103,7 +103,7 @@ impl Connection {
             me: me.clone(),
             started: Instant::now(),
             heard_at: AtomicU64::new(0),
-            answered: AtomicU32::new(0),
+            callers: Mutex::default(),
             reason: Mutex::new(None),
             ending: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -165,13 +165,13 @@ impl Connection {
     /// Answers a call that arrived on this connection with the encoded term `reply`,
     /// in the control lane.
     pub fn reply(&self, from: &From, reply: &[u8]) {
-        self.answered.fetch_add(1, Ordering::Relaxed);
+        self.answered(from);
         self.push(Lane::Control, Item::Signal(self.format.reply(from, reply)));
     }
 
     /// As [`Connection::reply`], with a reply that others get as well.
     pub fn reply_shared(&self, from: &From, reply: &Arc<SharedTerm>) {
-        self.answered.fetch_add(1, Ordering::Relaxed);
+        self.answered(from);
         let signal = self.format.reply(from, &[]);
         self.push(Lane::Control, Item::Shared(signal, reply.clone()));
     }
@@ -324,12 +324,14 @@ impl Connection {
         self.heard_at.store(millis, Ordering::Relaxed);
     }
 
-    /// How many calls were answered since this was asked the last time.
-    pub(crate) fn calls_answered(&self) -> u32 {
-        match self.answered.load(Ordering::Relaxed) {
-            0 => 0,
-            _ => self.answered.swap(0, Ordering::Relaxed),
-        }
+    fn answered(&self, from: &From) {
+        let at_once = gather::gatherer().is_some();
+        self.callers.lock().answered(&from.pid, at_once, || self.age());
+    }
+
+    /// Who was answered, and how much since this was asked the last time.
+    pub(crate) fn callers(&self) -> Seen {
+        self.callers.lock().take()
     }
 
     /// Time since something has arrived.

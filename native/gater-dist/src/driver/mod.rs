@@ -7,6 +7,7 @@
 
 mod accept;
 pub mod batch;
+pub mod callers;
 mod dial;
 mod epmd;
 mod exchange;

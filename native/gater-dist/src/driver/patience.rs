@@ -1,12 +1,18 @@
-//! When to poll a socket for a while before sleeping.
+//! When to read a socket: as soon as something has come, after polling for it, or a little
+//! later.
 //!
 //! To put a thread to sleep and to wake it takes longer than to answer a call, and who
 //! calls again and again has its next call there within that time. So a reader that has
 //! just answered a call polls for a short while, as the schedulers of a BEAM do, if that was
 //! worth it lately: where it was not, it is tried ever more rarely. Frames that need no answer
 //! may come before the call does, as its monitor. Other tasks of the thread run in between.
-//! Where several calls come at once, and where none waits for an answer, they come by
-//! themselves: there sleeping makes larger batches, and polling would cost more than it gains.
+//! Where many call at once, where several calls have come together, and where none waits for an
+//! answer, the next come by themselves, and polling would take from the callers what they need.
+//!
+//! Where many call at once and their calls take long, since each has to be read, decoded and
+//! asked again by one busy BEAM, the reader naps when it has answered just a few of them: more
+//! calls come meanwhile, and what is answered together reaches the BEAM together. That costs
+//! both ends less, and it is what makes a BEAM use more than one of its schedulers.
 //!
 //! The socket itself is asked, not the runtime: that knows only what another thread has
 //! woken up for.
@@ -22,17 +28,31 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::task::yield_now;
 
+use super::callers::Seen;
+
 /// After so many failures in a row polling is tried about once in 2 to that power reads.
 const MAX_FAILURES: u32 = 8;
+
+/// Up to so many callers are polled for: a few find the reader asleep more often than not.
+const FEW: u32 = 4;
+
+/// Callers from so many on are waited for.
+const MANY: u32 = 16;
+/// More calls are waited for when less than this part of the callers was answered.
+const PART: u32 = 4;
+/// How long they are waited for.
+const NAP: Duration = Duration::from_micros(50);
+/// Their calls take so many times that, at the least.
+const ROUND: u32 = 10;
 
 /// What is read at once while polling: more than a call takes, mostly.
 const CALL_BYTES: usize = 2 << 10;
 
-/// Whether a reader of a node polls: one at a time, others sleep.
+/// Whether a reader of a node polls or naps: one at a time.
 #[derive(Debug, Default)]
 pub struct Spinning(AtomicBool);
 
-/// Held while polling.
+/// Held meanwhile.
 struct Turn<'a>(&'a Spinning);
 
 impl Spinning {
@@ -66,19 +86,27 @@ impl Patience {
         Self { spin, failures: 0, pause: 0, until: None }
     }
 
-    /// Reads what there is into `buffer`, and waits for it; so many calls were `answered` just
-    /// now.
+    /// Reads what there is into `buffer`, and waits for it; `callers` were answered just now.
     pub async fn read(
         &mut self,
-        answered: u32,
+        callers: Seen,
         socket: &mut OwnedReadHalf,
         buffer: &mut BytesMut,
         spinning: &Spinning,
     ) -> std::io::Result<usize> {
-        match answered {
+        match callers.answers {
             0 => {}
-            1 => self.until = self.due().then(|| Instant::now() + self.spin),
+            1 if callers.callers <= FEW => {
+                self.until = self.due().then(|| Instant::now() + self.spin);
+            }
             _ => self.until = None,
+        }
+        if !self.spin.is_zero()
+            && more_are_due(callers)
+            && let Some(_turn) = spinning.turn()
+        {
+            // Too short a time for the timers of the runtime.
+            std::thread::sleep(NAP);
         }
         if let Some(until) = self.until
             && let Some(_turn) = spinning.turn()
@@ -133,9 +161,31 @@ impl Patience {
     }
 }
 
+/// Whether more of those that call again and again will call within a nap, which is short
+/// for them.
+fn more_are_due(seen: Seen) -> bool {
+    seen.callers >= MANY
+        && (1..seen.callers / PART).contains(&seen.at_once)
+        && seen.round.is_some_and(|round| (NAP * ROUND..NAP * seen.callers).contains(&round))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn naps_are_for_many_callers_of_long_calls() {
+        let seen = |at_once, callers, round| {
+            let round = Some(Duration::from_micros(round));
+            more_are_due(Seen { answers: at_once, at_once, callers, round })
+        };
+        assert!(seen(1, 32, 1000));
+        // None was answered, enough were, or just a few call.
+        assert!(!seen(0, 32, 1000) && !seen(8, 32, 1000) && !seen(1, 8, 1000));
+        // The nap would take them long, or nobody would call meanwhile.
+        assert!(!seen(1, 32, 100) && !seen(1, 32, 10_000));
+        assert!(!more_are_due(Seen { answers: 1, at_once: 1, callers: 100, round: None }));
+    }
 
     #[test]
     fn polling_in_vain_is_tried_ever_more_rarely() {

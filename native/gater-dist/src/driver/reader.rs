@@ -59,8 +59,8 @@ async fn read(
     let mut unbroken = 0;
     let mut patience = Patience::new(shared.settings.spin);
     loop {
-        let answered = connection.calls_answered();
-        let read = match patience.read(answered, &mut socket, &mut buffer, &shared.spinning).await {
+        let callers = connection.callers();
+        let read = match patience.read(callers, &mut socket, &mut buffer, &shared.spinning).await {
             Ok(0) => return DownReason::Closed,
             Ok(read) => read,
             Err(error) => return DownReason::Io(error.to_string()),
