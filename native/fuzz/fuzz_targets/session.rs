@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gater_core::etf::{Atom, Pid, Scanner};
-use gater_dist::protocol::encode::Signal;
+use gater_dist::gen_server::From;
+use gater_dist::protocol::encode::{Format, Signal};
 use gater_dist::protocol::session::{Session, Sink};
 use gater_dist::protocol::{fragment, frame};
 use gater_dist::{LocalPid, Peer, Target};
 use libfuzzer_sys::fuzz_target;
 
 /// Checks what comes out.
-struct Check;
+struct Check {
+    format: Format,
+}
 
 impl Sink for Check {
     fn knows(&mut self, name: &str) -> bool {
@@ -24,9 +27,17 @@ impl Sink for Check {
         id < 4
     }
 
-    fn answer(&mut self, signal: Signal) {
+    fn signal(&mut self, signal: Signal) {
         let control = &signal.control;
         assert_eq!(Scanner::default().scan(control, 0), Ok(control.len()));
+    }
+
+    fn reply(&mut self, from: &From, reply: &'static [u8]) {
+        let mut answer = Vec::new();
+        self.format.put_answer(&mut answer, from, None);
+        answer.extend_from_slice(reply);
+        let payload = Scanner::default().scan(&answer, 0).expect("a control message");
+        assert_eq!(Scanner::default().scan(&answer[payload..], 0), Ok(answer.len() - payload));
     }
 
     fn message(&mut self, _to: Target<'_>, payload: Bytes) {
@@ -47,9 +58,10 @@ fuzz_target!(|input: &[u8]| {
     let ours = Pid { node, id: 1, serial: 0, creation: 1 };
     let peer = Peer { name, creation: 2, flags: u64::MAX, hidden: true };
     let limits = fragment::Limits { message: 1 << 16, total: 1 << 18, stale: Duration::ZERO };
+    let mut check = Check { format: Format::new(&ours, &peer) };
     let mut session = Session::new(&ours, &peer, limits);
     let Ok(extent) = frame::extent(input, 1 << 16) else { return };
     let frames = Bytes::copy_from_slice(&input[..extent.whole]);
-    let _ = session.frames(&frames, Duration::ZERO, &mut Check);
+    let _ = session.frames(&frames, Duration::ZERO, &mut check);
     assert!(session.reassembly().charged() <= limits.total);
 });

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use gater_core::etf::{Atom, Pid, Reader, encode};
 use gater_dist::driver::batch::Batch;
 use gater_dist::driver::outbox::{Gathered, Item, Next, Outbox, Outcome};
-use gater_dist::gen_server::{self, Request};
+use gater_dist::gen_server::{self, From, Request};
 use gater_dist::protocol::encode::{Format, Signal};
 use gater_dist::protocol::fragment::Limits;
 use gater_dist::protocol::session::{Session, Sink};
@@ -41,7 +41,9 @@ impl Sink for Router {
         false
     }
 
-    fn answer(&mut self, _signal: Signal) {}
+    fn signal(&mut self, _signal: Signal) {}
+
+    fn reply(&mut self, _from: &From, _reply: &'static [u8]) {}
 
     fn message(&mut self, _to: Target<'_>, payload: Bytes) {
         let Request::Cast(request) = gen_server::parse(&payload) else { return };

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use gater_core::etf::{Atom, Pid, encode};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -15,6 +16,7 @@ use crate::driver::callers::{Callers, Seen};
 use crate::driver::gather;
 use crate::driver::outbox::{Gathered, Item, Loss, Outbox, Outcome};
 use crate::gen_server::From;
+use crate::protocol::answer::{Answer, Reply};
 use crate::protocol::encode::{Format, Signal};
 use crate::protocol::flags;
 use crate::{DownReason, Draft, Events, Lane, LaneLimits, LocalPid, Payload, SharedTerm};
@@ -164,16 +166,19 @@ impl Connection {
 
     /// Answers a call that arrived on this connection with the encoded term `reply`,
     /// in the control lane.
-    pub fn reply(&self, from: &From, reply: &[u8]) {
-        self.answered(from);
-        self.push(Lane::Control, Item::Signal(self.format.reply(from, reply)));
+    pub fn reply(&self, from: &From, reply: impl Into<Bytes>) {
+        self.answer(from, Reply::Own(reply.into()));
     }
 
     /// As [`Connection::reply`], with a reply that others get as well.
     pub fn reply_shared(&self, from: &From, reply: &Arc<SharedTerm>) {
-        self.answered(from);
-        let signal = self.format.reply(from, &[]);
-        self.push(Lane::Control, Item::Shared(signal, reply.clone()));
+        self.answer(from, Reply::Shared(reply.clone()));
+    }
+
+    fn answer(&self, from: &From, reply: Reply) {
+        let at_once = gather::gatherer().is_some();
+        self.callers.lock().answered(&from.pid, at_once, || self.age());
+        self.push(Lane::Control, Item::Answer(Answer { from: from.clone(), reply }));
     }
 
     /// Monitors a process of the peer; its end is told by
@@ -283,7 +288,7 @@ impl Connection {
         gathered != Gathered::Refused
     }
 
-    pub(crate) fn answer(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         self.push(Lane::Control, Item::Signal(signal));
     }
 
@@ -322,11 +327,6 @@ impl Connection {
     pub(crate) fn heard(&self, age: Duration) {
         let millis = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         self.heard_at.store(millis, Ordering::Relaxed);
-    }
-
-    fn answered(&self, from: &From) {
-        let at_once = gather::gatherer().is_some();
-        self.callers.lock().answered(&from.pid, at_once, || self.age());
     }
 
     /// Who was answered, and how much since this was asked the last time.

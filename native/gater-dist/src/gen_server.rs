@@ -29,11 +29,44 @@ pub enum Request {
 pub struct From {
     /// The calling process.
     pub pid: Pid,
-    /// The tag to echo, encoded.
-    pub tag: Bytes,
-    /// The alias to answer to, if the tag names one.
-    pub alias: Option<Reference>,
+    /// What tells it which of its calls is answered.
+    pub tag: Tag,
 }
+
+/// The tag of a call, which its answer repeats.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tag {
+    /// `[alias|Ref]`, as `gen_server:call` makes it: the answer goes to the alias.
+    Alias(Reference),
+    /// Any other term.
+    Other {
+        /// The term, encoded.
+        term: Bytes,
+        /// The alias to answer to, if the tag names one.
+        alias: Option<Reference>,
+    },
+}
+
+impl Tag {
+    fn parse(tag: &[u8]) -> Self {
+        if let Some(reference) = alias(tag) {
+            return Self::Alias(reference);
+        }
+        let nested = tag.strip_prefix(ONE_ELEMENT).and_then(alias);
+        Self::Other { term: Bytes::copy_from_slice(tag), alias: nested }
+    }
+
+    /// The alias to answer to, if the tag names one.
+    pub fn alias(&self) -> Option<&Reference> {
+        match self {
+            Self::Alias(reference) => Some(reference),
+            Self::Other { alias, .. } => alias.as_ref(),
+        }
+    }
+}
+
+/// How a list of one element begins.
+const ONE_ELEMENT: &[u8] = &[108, 0, 0, 0, 1];
 
 /// `{'$gen_call', {Pid, Tag}, Request}` with what `tag` and `request` write, one term each:
 /// a call to be sent to a name. The answer is `{Tag, Reply}`, sent to `pid`.
@@ -70,7 +103,7 @@ fn sort(payload: &Bytes) -> Option<Request> {
             let mut reader = Reader::new(rest);
             let tag = reader.skip().ok()?;
             let request = reader.rest();
-            let from = From { pid, tag: Bytes::copy_from_slice(tag), alias: alias(tag) };
+            let from = From { pid, tag: Tag::parse(tag) };
             Some(Request::Call { from, request: payload.slice_ref(request) })
         }
         _ => None,
@@ -146,10 +179,7 @@ pub(crate) fn read_reference(term: &[u8]) -> Option<Reference> {
     Reference::new(node(text)?, creation, words.get(..count)?)
 }
 
-/// The alias in `[alias|Ref]` or `[[alias|Ref]|_]`.
+/// The alias in `[alias|Ref]`.
 fn alias(tag: &[u8]) -> Option<Reference> {
-    const ONE_ELEMENT: &[u8] = &[108, 0, 0, 0, 1];
-    let inner = tag.strip_prefix(ONE_ELEMENT)?;
-    let inner = inner.strip_prefix(ONE_ELEMENT).unwrap_or(inner);
-    read_reference(atom_is(inner, "alias")?)
+    read_reference(atom_is(tag.strip_prefix(ONE_ELEMENT)?, "alias")?)
 }

@@ -8,8 +8,8 @@ use rustc_hash::FxHashMap;
 
 use crate::LocalPid;
 
-/// Atoms a frame can list, less one for the node of the receiver.
-const MAX_ATOMS: usize = 254;
+/// Atoms a frame can list, less three for what an answer refers to itself.
+const MAX_ATOMS: usize = 252;
 
 /// An encoded term, without the version byte. On connections with an atom cache its atoms
 /// travel as references: a receiver reads those in a fraction of the time that names take.

@@ -112,7 +112,7 @@ impl Router {
                 self.subscribe(channel, subscription, Some((caller.clone(), from)));
             }
             Ok(Done::List(topic)) => self.subscribers(channel, &topic, caller, from),
-            Err(answer) => caller.reply(&from, &answer),
+            Err(answer) => caller.reply(&from, answer),
         }
     }
 
@@ -131,15 +131,15 @@ impl Router {
         let awaited = known.is_some();
         let (channel, peers) = (channel.clone(), self.peers.clone());
         let subscribe = move || {
-            let reply = |answer: &[u8]| {
+            let reply = |answer: Bytes| {
                 if let Some((caller, from)) = &from {
                     caller.reply(from, answer);
                 }
             };
             let process = (&peer, local);
-            let outcome = channel.subscribe(&peers, &topic, process, awaited, || reply(OK));
+            let outcome = channel.subscribe(&peers, &topic, process, awaited, || reply(OK.into()));
             if let Err(TooManySubscriptions) = outcome {
-                reply(&error("overloaded"));
+                reply(error("overloaded").into());
             }
         };
         if reached.is_none() && known.is_none() {
@@ -165,7 +165,7 @@ impl Router {
         };
         let mut pids = channel.subscribers(topic);
         match self.relays.subscribers(channel.name(), topic) {
-            None => caller.reply(&from, &answer(&pids)),
+            None => caller.reply(&from, answer(&pids)),
             Some(theirs) => {
                 let caller = caller.clone();
                 tokio::spawn(async move {
@@ -173,7 +173,7 @@ impl Router {
                     // A process may be subscribed at several gateways.
                     let mut seen = FxHashSet::default();
                     pids.retain(|pid| seen.insert(pid.clone()));
-                    caller.reply(&from, &answer(&pids));
+                    caller.reply(&from, answer(&pids));
                 });
             }
         }

@@ -29,6 +29,11 @@ impl Atom {
         Ok(Self(text.into()))
     }
 
+    /// The atom `alias`, which calls and their answers name.
+    pub fn alias() -> Self {
+        Self("alias".into())
+    }
+
     /// The text of the atom.
     pub fn as_str(&self) -> &str {
         &self.0

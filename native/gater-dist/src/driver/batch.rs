@@ -9,9 +9,10 @@ use gater_core::channel::LocalPid;
 use tokio::net::tcp::OwnedWriteHalf;
 
 use super::outbox::{Fragments, Item};
+use crate::protocol::answer::{Answer, Places, Reply};
 use crate::protocol::atom_cache::Outgoing;
 use crate::protocol::encode::{Format, Signal, put_numbers};
-use crate::{Draft, Opening, Payload, SharedTerm};
+use crate::{Draft, Opening, Payload};
 
 /// Frames gathered for one write: enough to make system calls cheap, little
 /// enough for a message of a higher lane to come next soon.
@@ -35,6 +36,8 @@ pub struct Batch {
     next_sequence: u64,
     atoms: Outgoing,
     prefixes: Vec<Prefix>,
+    /// How the bodies of frames with answers of one's own start once the peer knows the atoms.
+    answer_start: Option<Box<[u8]>>,
     copied: Vec<u8>,
     /// In the order of the wire. Ranges are of `copied`.
     segments: Vec<Segment>,
@@ -72,6 +75,7 @@ impl Batch {
             next_sequence: 1,
             atoms: Outgoing::default(),
             prefixes: Vec::new(),
+            answer_start: None,
             copied: Vec::new(),
             segments: Vec::new(),
             bytes: 0,
@@ -126,8 +130,8 @@ impl Batch {
                 self.payload(&signal.payload, false, 0..signal.payload.len());
                 None
             }
-            Item::Shared(signal, term) => {
-                self.shared_term(&signal, &term);
+            Item::Answer(answer) => {
+                self.answer(&answer);
                 None
             }
             Item::One(to, payload) if self.fragmented(&payload) => {
@@ -294,29 +298,59 @@ impl Batch {
         true
     }
 
-    /// Adds the frame of a signal whose payload ends with `term`.
-    fn shared_term(&mut self, signal: &Signal, term: &SharedTerm) {
-        let head = signal.payload.parts(false);
-        if self.format.atom_cache
-            && let Some((atoms, cached)) = term.cached()
-        {
-            let at = self.begin();
-            self.copied.extend([131, 68]);
-            let atoms: Vec<_> = std::iter::once(&self.format.peer).chain(atoms).collect();
-            if self.atoms.write(&atoms, &mut self.copied).is_some() {
-                self.copied.extend_from_slice(&signal.control);
-                head.iter().for_each(|part| self.copied.extend_from_slice(part));
-                self.finish(at, cached.len());
-                return self.shared(cached, 0..cached.len());
-            }
-            self.copied.truncate(at);
+    /// Adds the frame of an answer.
+    fn answer(&mut self, answer: &Answer) {
+        let at = self.begin();
+        let places = self.answer_start(&answer.reply);
+        self.format.put_answer(&mut self.copied, &answer.from, places);
+        let reply = match &answer.reply {
+            Reply::Own(reply) => reply,
+            Reply::Shared(term) => match term.cached() {
+                Some((_, cached)) if places.is_some() => cached,
+                _ => term.plain(),
+            },
+        };
+        self.finish(at, reply.len());
+        self.shared(reply, 0..reply.len());
+    }
+
+    /// Writes the start of the body of a frame with an answer, up to its control message; where
+    /// the atoms are, if they are listed.
+    fn answer_start(&mut self, reply: &Reply) -> Option<Places> {
+        let listed = self.list_answer_atoms(reply);
+        if listed.is_none() {
+            self.copied.extend_from_slice(self.format.frame_start());
         }
-        let (at, plain) = (self.copied.len(), term.plain());
-        let len = signal.payload.len() + plain.len();
-        self.format.put_signal(&mut self.copied, &signal.control, len);
-        head.iter().for_each(|part| self.copied.extend_from_slice(part));
-        self.copied_since(at);
-        self.shared(plain, 0..plain.len());
+        listed
+    }
+
+    fn list_answer_atoms(&mut self, reply: &Reply) -> Option<Places> {
+        if !self.format.atom_cache {
+            return None;
+        }
+        let of_reply = match reply {
+            Reply::Own(_) => &[],
+            Reply::Shared(term) => term.cached()?.0,
+        };
+        // The peer's node comes first, and what a shared term refers to is next.
+        let own = u8::try_from(1 + of_reply.len()).ok()?;
+        let places = Places { own, alias: own.checked_add(1)? };
+        if let (Reply::Own(_), Some(start)) = (reply, &self.answer_start) {
+            self.copied.extend_from_slice(start);
+            return Some(places);
+        }
+        let Format { peer, ours, alias, .. } = &self.format;
+        let atoms: Vec<_> = std::iter::once(peer).chain(of_reply).chain([ours, alias]).collect();
+        let at = self.copied.len();
+        self.copied.extend([131, 68]);
+        let Some(all_known) = self.atoms.write(&atoms, &mut self.copied) else {
+            self.copied.truncate(at);
+            return None;
+        };
+        if all_known && matches!(reply, Reply::Own(_)) {
+            self.answer_start = self.copied.get(at..).map(Into::into);
+        }
+        Some(places)
     }
 
     /// Adds part of a payload.
@@ -417,3 +451,6 @@ impl Batch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

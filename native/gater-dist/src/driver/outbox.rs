@@ -10,16 +10,17 @@ use tokio::sync::Notify;
 
 use super::batch::Batch;
 use super::window::Window;
+use crate::protocol::answer::{Answer, Reply};
 use crate::protocol::encode::Signal;
-use crate::{Opening, Payload, Queued, SharedTerm};
+use crate::{Opening, Payload, Queued};
 
 /// Something to send.
 #[derive(Debug)]
 pub enum Item {
     /// A control message, never fragmented.
     Signal(Signal),
-    /// A control message whose payload ends with a term that others get as well.
-    Shared(Signal, Arc<SharedTerm>),
+    /// The answer to a call, never fragmented.
+    Answer(Answer),
     /// A message to one process.
     One(LocalPid, Payload),
     /// A message to several processes, those before `from` excepted.
@@ -52,12 +53,15 @@ pub struct Fragments {
     pub then: Option<(Arc<[LocalPid]>, usize)>,
 }
 
+/// About what an answer takes besides the reply.
+const ANSWER: usize = 128;
+
 impl Item {
     /// The bytes of the message.
     pub fn message_len(&self) -> usize {
         match self {
             Self::Signal(signal) => signal.control.len() + signal.payload.len(),
-            Self::Shared(signal, term) => signal.control.len() + signal.payload.len() + term.len(),
+            Self::Answer(answer) => ANSWER + answer.reply.bytes(),
             Self::One(_, payload)
             | Self::Many { payload, .. }
             | Self::Rest(Fragments { payload, .. }) => payload.len(),
@@ -66,13 +70,14 @@ impl Item {
 
     /// Whether its bytes are not its own, so that they need not be copied.
     pub fn is_shared(&self) -> bool {
-        matches!(self, Self::Shared(..))
+        matches!(self, Self::Answer(Answer { reply: Reply::Shared(_), .. }))
     }
 
     /// The opening of the message.
     fn opening(&self) -> Option<&Arc<Opening>> {
         match self {
-            Self::Signal(signal) | Self::Shared(signal, _) => signal.payload.opening(),
+            Self::Signal(signal) => signal.payload.opening(),
+            Self::Answer(_) => None,
             Self::One(_, payload)
             | Self::Many { payload, .. }
             | Self::Rest(Fragments { payload, .. }) => payload.opening(),
@@ -84,7 +89,7 @@ impl Item {
         const ENTRY: usize = 64;
         match self {
             Self::Signal(signal) => (ENTRY + signal.control.len() + signal.payload.len(), 1),
-            Self::Shared(..) => (ENTRY + self.message_len(), 1),
+            Self::Answer(_) => (ENTRY + self.message_len(), 1),
             Self::One(_, payload) => (ENTRY + payload.len(), 1),
             Self::Many { to, from, payload } => {
                 let left = to.len() - from;

@@ -13,6 +13,7 @@ use tokio::task::{block_in_place, yield_now};
 use super::gather;
 use super::patience::Patience;
 use super::shared::Shared;
+use crate::gen_server::From;
 use crate::protocol::encode::Signal;
 use crate::protocol::frame;
 use crate::protocol::session::{Session, Sink};
@@ -132,8 +133,12 @@ impl Sink for Incoming<'_> {
         self.shared.has_pid(id, serial)
     }
 
-    fn answer(&mut self, signal: Signal) {
-        self.connection.answer(signal);
+    fn signal(&mut self, signal: Signal) {
+        self.connection.signal(signal);
+    }
+
+    fn reply(&mut self, from: &From, reply: &'static [u8]) {
+        self.connection.reply(from, reply);
     }
 
     fn message(&mut self, to: Target<'_>, payload: Bytes) {

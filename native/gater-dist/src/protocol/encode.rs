@@ -1,18 +1,13 @@
 //! Control messages and frames this node sends.
 
 use bytes::{BufMut, Bytes};
-use gater_core::etf::{Atom, Pid};
+use gater_core::etf::{Atom, Pid, tag};
 
 use super::flags;
-use crate::gen_server::From;
 use crate::{LocalPid, Payload, Peer};
 
-const SMALL_TUPLE: u8 = 104;
-const SMALL_INTEGER: u8 = 97;
-const NEW_PID: u8 = 88;
-const NEWER_REFERENCE: u8 = 90;
 /// `''`, for elements that are unused.
-const UNUSED: [u8; 2] = [119, 0];
+pub(super) const UNUSED: [u8; 2] = [119, 0];
 /// The atom `noproc`.
 pub const NOPROC: [u8; 8] = *b"\x77\x06noproc";
 /// The atom `undefined`, the only one that `register/2` takes for no process.
@@ -41,12 +36,18 @@ pub struct Format {
     pub atom_cache: bool,
     /// The node at the other end.
     pub peer: Atom,
+    /// This node.
+    pub ours: Atom,
+    /// The atom `alias`.
+    pub alias: Atom,
     /// Exit reasons go into the payload.
     pub exit_payload: bool,
     send_prefix: Box<[u8]>,
     payload_prefix: &'static [u8],
     /// Our pid in signals that name one, encoded.
     our_pid: Box<[u8]>,
+    /// Its numbers.
+    pub(super) our_local: LocalPid,
     /// Our node and creation, as they end a reference.
     our_reference: Box<[u8]>,
 }
@@ -65,7 +66,7 @@ pub fn put_atom(out: &mut impl BufMut, text: &str) {
 
 /// Writes a pid.
 pub fn put_pid(out: &mut impl BufMut, node: &Atom, pid: LocalPid) {
-    out.put_u8(NEW_PID);
+    out.put_u8(tag::NEW_PID);
     put_atom(out, node.as_str());
     put_numbers(out, pid);
 }
@@ -80,7 +81,7 @@ pub fn put_numbers(out: &mut impl BufMut, pid: LocalPid) {
 fn tuple(op: u8, elements: &[&[u8]]) -> Vec<u8> {
     let len = 4 + elements.iter().map(|e| e.len()).sum::<usize>();
     let mut out = Vec::with_capacity(len);
-    out.extend([SMALL_TUPLE, 1 + elements.len() as u8, SMALL_INTEGER, op]);
+    out.extend([tag::SMALL_TUPLE, 1 + elements.len() as u8, tag::SMALL_INTEGER, op]);
     for element in elements {
         out.extend_from_slice(element);
     }
@@ -93,11 +94,11 @@ impl Format {
     pub fn new(our_pid: &Pid, peer: &Peer) -> Self {
         let header = flags::header(peer.flags);
         let mut send_prefix = if header { vec![131, 68, 0] } else { vec![112, 131] };
-        send_prefix.extend([SMALL_TUPLE, 3, SMALL_INTEGER, 2]);
+        send_prefix.extend([tag::SMALL_TUPLE, 3, tag::SMALL_INTEGER, 2]);
         send_prefix.extend(UNUSED);
-        send_prefix.push(NEW_PID);
+        send_prefix.push(tag::NEW_PID);
         put_atom(&mut send_prefix, peer.name.as_str());
-        let local = LocalPid { id: our_pid.id, serial: our_pid.serial, creation: our_pid.creation };
+        let local = LocalPid::from(our_pid);
         let (mut encoded, mut reference) = (Vec::new(), Vec::new());
         put_pid(&mut encoded, &our_pid.node, local);
         put_atom(&mut reference, our_pid.node.as_str());
@@ -107,10 +108,13 @@ impl Format {
             fragments: peer.flags & flags::FRAGMENTS != 0,
             atom_cache: flags::atom_cache(peer.flags),
             peer: peer.name.clone(),
+            ours: our_pid.node.clone(),
+            alias: Atom::alias(),
             exit_payload: peer.flags & flags::EXIT_PAYLOAD != 0,
             send_prefix: send_prefix.into(),
             payload_prefix: if header { &[] } else { &[131] },
             our_pid: encoded.into(),
+            our_local: local,
             our_reference: reference.into(),
         }
     }
@@ -121,6 +125,11 @@ impl Format {
         &self.send_prefix
     }
 
+    /// The start of the body of a frame that refers to no atoms, up to its control message.
+    pub fn frame_start(&self) -> &'static [u8] {
+        if self.header { &[131, 68, 0] } else { &[112, 131] }
+    }
+
     /// Bytes between control message and payload.
     pub fn payload_prefix(&self) -> &'static [u8] {
         self.payload_prefix
@@ -129,13 +138,13 @@ impl Format {
     /// The length of the frame of a signal.
     pub fn signal_len(&self, control: usize, payload: usize) -> usize {
         let prefix = if payload == 0 { 0 } else { self.payload_prefix.len() };
-        4 + if self.header { 3 } else { 2 } + control + prefix + payload
+        4 + self.frame_start().len() + control + prefix + payload
     }
 
     /// Writes the frame of a signal up to its payload of `payload` bytes, 0 for none.
     pub fn put_signal(&self, out: &mut impl BufMut, control: &[u8], payload: usize) {
         out.put_u32((self.signal_len(control.len(), payload) - 4) as u32);
-        out.put_slice(if self.header { &[131, 68, 0] } else { &[112, 131] });
+        out.put_slice(self.frame_start());
         out.put_slice(control);
         if payload > 0 {
             out.put_slice(self.payload_prefix);
@@ -149,39 +158,10 @@ impl Format {
         tuple(6, &[&self.our_pid, &UNUSED, &atom]).into()
     }
 
-    /// The answer to a call: to the alias if the tag names one, else to the caller.
-    pub fn reply(&self, from: &From, reply: &[u8]) -> Signal {
-        let mut payload = Vec::with_capacity(2 + from.tag.len() + reply.len());
-        payload.extend([SMALL_TUPLE, 2]);
-        payload.extend_from_slice(&from.tag);
-        payload.extend_from_slice(reply);
-        let control = match &from.alias {
-            Some(alias) => {
-                let mut out = Vec::new();
-                out.push(NEWER_REFERENCE);
-                out.put_u16(alias.words().len() as u16);
-                put_atom(&mut out, alias.node().as_str());
-                out.put_u32(alias.creation());
-                for word in alias.words() {
-                    out.put_u32(*word);
-                }
-                tuple(33, &[&self.our_pid, &out])
-            }
-            None => {
-                let pid = &from.pid;
-                let local = LocalPid { id: pid.id, serial: pid.serial, creation: pid.creation };
-                let mut out = Vec::new();
-                put_pid(&mut out, &pid.node, local);
-                tuple(2, &[&UNUSED, &out])
-            }
-        };
-        Signal { control: control.into(), payload: payload.into() }
-    }
-
     /// The reference of our monitor `number`, encoded.
     pub fn monitor_reference(&self, number: u64) -> Vec<u8> {
         let mut out = Vec::with_capacity(15 + self.our_reference.len());
-        out.push(NEWER_REFERENCE);
+        out.push(tag::NEWER_REFERENCE);
         out.put_u16(3);
         out.put_slice(&self.our_reference);
         // The first word of a reference has 18 bits.
@@ -240,7 +220,7 @@ impl Format {
 
     /// Refuses to spawn. All encoded.
     pub fn spawn_refused(&self, request: &[u8], to: &[u8]) -> Signal {
-        let control = tuple(31, &[request, to, &[SMALL_INTEGER, 0], &NOTSUP]);
+        let control = tuple(31, &[request, to, &[tag::SMALL_INTEGER, 0], &NOTSUP]);
         Signal { control: control.into(), payload: Payload::default() }
     }
 }

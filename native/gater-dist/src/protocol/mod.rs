@@ -2,6 +2,7 @@
 //!
 //! Source: "Erlang Distribution Protocol", ERTS User's Guide, OTP 25 to 29.
 
+pub mod answer;
 pub mod atom_cache;
 pub mod control;
 pub mod encode;

@@ -14,7 +14,7 @@ use super::encode::{Format, Signal};
 use super::flags;
 use super::fragment::{Limits, ROOM, Reassembly};
 use super::frame::{self, Frame};
-use crate::gen_server::{self, Request};
+use crate::gen_server::{self, From, Request};
 use crate::{LocalPid, Peer, ProtocolError, Target};
 
 /// The name every node has, which answers `net_adm:ping`.
@@ -32,7 +32,9 @@ pub trait Sink {
     /// Whether a pid of this incarnation was handed out.
     fn lives(&mut self, id: u32, serial: u32) -> bool;
     /// A signal to send to the peer.
-    fn answer(&mut self, signal: Signal);
+    fn signal(&mut self, signal: Signal);
+    /// The answer to a call.
+    fn reply(&mut self, from: &From, reply: &'static [u8]);
     /// A message has arrived. The payload is one valid term.
     fn message(&mut self, to: Target<'_>, payload: Bytes);
     /// A process of the peer has ended that we monitor by `reference`, encoded.
@@ -232,13 +234,13 @@ impl Session {
             }
             Control::Link { from, to } => {
                 if self.is_of_peer(&from) && !self.is_alive(&to, sink) && self.is_ours(&to) {
-                    sink.answer(self.format.link_noproc(to.raw, from.raw));
+                    sink.signal(self.format.link_noproc(to.raw, from.raw));
                 }
             }
             Control::UnlinkId { id, from, to } => {
                 // An acknowledgement to another incarnation would cut the connection.
                 if self.is_of_peer(&from) {
-                    sink.answer(self.format.unlink_ack(id, to.raw, from.raw));
+                    sink.signal(self.format.unlink_ack(id, to.raw, from.raw));
                 }
             }
             Control::Monitor { from, to, reference } => {
@@ -247,7 +249,7 @@ impl Session {
                     Process::Name { text, .. } => known(text, sink),
                 };
                 if !known && self.is_of_peer(&from) {
-                    sink.answer(self.format.monitor_noproc(to.raw(), from.raw, reference));
+                    sink.signal(self.format.monitor_noproc(to.raw(), from.raw, reference));
                 }
             }
             Control::MonitorExit { from: Process::Pid(from), reference, reason, .. } => {
@@ -257,7 +259,7 @@ impl Session {
             }
             Control::SpawnRequest { request, from } => {
                 if self.is_of_peer(&from) {
-                    sink.answer(self.format.spawn_refused(request, from.raw));
+                    sink.signal(self.format.spawn_refused(request, from.raw));
                 }
             }
             // Only marks monitor names.
@@ -345,7 +347,7 @@ impl Session {
         let Ok(name) = std::str::from_utf8(text) else { return };
         if name == NET_KERNEL {
             if let Request::Call { from, request } = gen_server::parse(&payload) {
-                sink.answer(self.format.reply(&from, net_kernel(&request)));
+                sink.reply(&from, net_kernel(&request));
             }
         } else if sink.knows(name) {
             sink.message(Target::Name(name), payload);

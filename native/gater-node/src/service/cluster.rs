@@ -26,7 +26,7 @@ impl ClusterService {
     /// Answers a `gen_server:call`: `status`, `{add, Node}`, `{remove, Node}`.
     pub fn call(&self, caller: &Arc<Connection>, from: From, request: &[u8]) {
         match Operation::parse(request) {
-            Some(Operation::Status) => caller.reply(&from, &self.status()),
+            Some(Operation::Status) => caller.reply(&from, self.status()),
             Some(Operation::Change { add, node }) => {
                 let (cluster, caller) = (self.cluster.clone(), caller.clone());
                 tokio::spawn(async move {
@@ -36,15 +36,15 @@ impl ClusterService {
                         Ok(()) => caller.reply(&from, OK),
                         Err(reason) => {
                             let text = |out: &mut Vec<u8>| encode::binary(out, reason.as_bytes());
-                            caller.reply(&from, &error_with("not_changed", text));
+                            caller.reply(&from, error_with("not_changed", text));
                         }
                     }
                 });
             }
             None if Reader::new(request).tuple_of(2).is_ok() => {
-                caller.reply(&from, &error("badarg"));
+                caller.reply(&from, error("badarg"));
             }
-            None => caller.reply(&from, &unknown_request(request)),
+            None => caller.reply(&from, unknown_request(request)),
         }
     }
 

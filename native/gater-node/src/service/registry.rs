@@ -40,7 +40,7 @@ impl Registry {
     pub fn call(&self, caller: &Arc<Connection>, from: From, request: &[u8]) {
         match Operation::parse(request) {
             Ok(Operation::Register(store, pid)) => match self.judge(caller, &pid) {
-                Err(reason) => caller.reply(&from, &error(reason)),
+                Err(reason) => caller.reply(&from, error(reason)),
                 Ok(peer) => {
                     let command = Command::Register { store, pid };
                     let from = Some((caller.clone(), from));
@@ -66,11 +66,11 @@ impl Registry {
             }
             Ok(Operation::LocalWorkers(store)) => {
                 let node = caller.peer().name.as_str();
-                caller.reply(&from, &self.directory.workers_on(store.as_str(), node));
+                caller.reply(&from, self.directory.workers_on(store.as_str(), node));
             }
-            Ok(Operation::Stores) => caller.reply(&from, &self.directory.stores()),
-            Err(BadRequest::BadArgument) => caller.reply(&from, &error("badarg")),
-            Err(BadRequest::Unknown) => caller.reply(&from, &unknown_request(request)),
+            Ok(Operation::Stores) => caller.reply(&from, self.directory.stores()),
+            Err(BadRequest::BadArgument) => caller.reply(&from, error("badarg")),
+            Err(BadRequest::Unknown) => caller.reply(&from, unknown_request(request)),
         }
     }
 
@@ -119,7 +119,7 @@ impl Registry {
                 };
                 match refused {
                     None => caller.reply(&from, OK),
-                    Some(reason) => caller.reply(&from, &error(reason)),
+                    Some(reason) => caller.reply(&from, error(reason)),
                 }
             }
         });

@@ -77,7 +77,7 @@ impl Sessions {
                         encode::int(out, *version)
                     });
                 });
-                caller.reply(&from, &reply);
+                caller.reply(&from, reply);
             }
             Ok(Operation::Attach(_, pid)) => self.attach(caller, &from, &pid),
             Ok(Operation::Detach(pid)) => {
@@ -97,36 +97,36 @@ impl Sessions {
                         self.telemetry.listen(&peer, local, &events);
                         caller.reply(&from, OK);
                     }
-                    None => caller.reply(&from, &error("not_attached")),
+                    None => caller.reply(&from, error("not_attached")),
                 }
             }
             Ok(Operation::SetSecret([])) => {
-                caller.reply(&from, &error("badarg"));
+                caller.reply(&from, error("badarg"));
             }
             Ok(Operation::SetSecret(secret)) => {
                 self.relays.change_secret(secret);
                 tracing::info!(by = %caller.peer().name, "the secret was changed");
                 caller.reply(&from, OK);
             }
-            Ok(Operation::Info) => caller.reply(&from, &self.info()),
-            Err(BadRequest::BadArgument) => caller.reply(&from, &error("badarg")),
-            Err(BadRequest::Unknown) => caller.reply(&from, &unknown_request(request)),
+            Ok(Operation::Info) => caller.reply(&from, self.info()),
+            Err(BadRequest::BadArgument) => caller.reply(&from, error("badarg")),
+            Err(BadRequest::Unknown) => caller.reply(&from, unknown_request(request)),
         }
     }
 
     fn attach(&self, caller: &Arc<Connection>, from: &From, pid: &Pid) {
         // A link on another node than the caller's could not be told in order.
         if pid.node != caller.peer().name || pid.creation != caller.peer().creation {
-            return caller.reply(from, &error("badarg"));
+            return caller.reply(from, error("badarg"));
         }
         let Ok(peer) = self.peers.of(pid) else {
-            return caller.reply(from, &error("overloaded"));
+            return caller.reply(from, error("overloaded"));
         };
         let local = LocalPid::from(pid);
         if self.attached.lock().insert((peer.clone(), local)) {
             self.peers.watch(&peer, local, Interest::Session);
         }
-        caller.reply(from, &self.welcome());
+        caller.reply(from, self.welcome());
         self.directory.attach(&peer, local);
         self.tell_gateways(&[(peer.clone(), local)]);
         tracing::info!(node = %peer.node(), "shim attached");

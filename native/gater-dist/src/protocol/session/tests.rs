@@ -17,7 +17,9 @@ impl Sink for Kept {
         false
     }
 
-    fn answer(&mut self, _signal: Signal) {}
+    fn signal(&mut self, _signal: Signal) {}
+
+    fn reply(&mut self, _from: &From, _reply: &'static [u8]) {}
 
     fn message(&mut self, to: Target<'_>, payload: Bytes) {
         if let Target::Name(name) = to {

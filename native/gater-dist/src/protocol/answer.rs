@@ -1,0 +1,105 @@
+//! The answer to a call, as it goes to its caller.
+
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes};
+use gater_core::etf::{Atom, Reference, tag};
+
+use super::encode::{Format, UNUSED, put_atom, put_numbers};
+use crate::gen_server::{From, Tag};
+use crate::{LocalPid, SharedTerm};
+
+const SEND: u8 = 2;
+const ALIAS_SEND: u8 = 33;
+
+/// An answer: `{Tag, Reply}` for a caller.
+#[derive(Debug)]
+pub struct Answer {
+    /// Whom to answer.
+    pub from: From,
+    /// What.
+    pub reply: Reply,
+}
+
+/// What a call is answered with.
+#[derive(Debug)]
+pub enum Reply {
+    /// An encoded term of one's own.
+    Own(Bytes),
+    /// A term that others get as well.
+    Shared(Arc<SharedTerm>),
+}
+
+impl Reply {
+    /// About how many bytes are sent.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Own(reply) => reply.len(),
+            Self::Shared(reply) => reply.len(),
+        }
+    }
+}
+
+/// Where the atoms of an answer are in the list of a frame, after the peer's node.
+#[derive(Debug, Clone, Copy)]
+pub struct Places {
+    /// Of this node.
+    pub own: u8,
+    /// Of `alias`.
+    pub alias: u8,
+}
+
+impl Format {
+    /// Writes the control message of an answer, and its payload up to the reply: the atoms
+    /// as references if their `places` are known.
+    pub fn put_answer(&self, out: &mut Vec<u8>, from: &From, places: Option<Places>) {
+        match from.tag.alias() {
+            Some(alias) => {
+                out.extend([tag::SMALL_TUPLE, 3, tag::SMALL_INTEGER, ALIAS_SEND]);
+                out.push(tag::NEW_PID);
+                put_place(out, &self.ours, places.map(|places| places.own));
+                put_numbers(out, self.our_local);
+                self.put_reference(out, alias, places);
+            }
+            None => {
+                out.extend([tag::SMALL_TUPLE, 3, tag::SMALL_INTEGER, SEND]);
+                out.extend(UNUSED);
+                out.push(tag::NEW_PID);
+                self.put_node(out, &from.pid.node, places);
+                put_numbers(out, LocalPid::from(&from.pid));
+            }
+        }
+        out.extend_from_slice(self.payload_prefix());
+        out.extend([tag::SMALL_TUPLE, 2]);
+        match &from.tag {
+            Tag::Alias(alias) => {
+                out.extend([tag::LIST, 0, 0, 0, 1]);
+                put_place(out, &self.alias, places.map(|places| places.alias));
+                self.put_reference(out, alias, places);
+            }
+            Tag::Other { term, .. } => out.extend_from_slice(term),
+        }
+    }
+
+    fn put_reference(&self, out: &mut Vec<u8>, reference: &Reference, places: Option<Places>) {
+        out.push(tag::NEWER_REFERENCE);
+        out.put_u16(reference.words().len() as u16);
+        self.put_node(out, reference.node(), places);
+        out.put_u32(reference.creation());
+        for word in reference.words() {
+            out.put_u32(*word);
+        }
+    }
+
+    /// Writes a node, which mostly is the peer.
+    fn put_node(&self, out: &mut Vec<u8>, node: &Atom, places: Option<Places>) {
+        put_place(out, node, places.filter(|_| *node == self.peer).map(|_| 0));
+    }
+}
+
+fn put_place(out: &mut Vec<u8>, atom: &Atom, place: Option<u8>) {
+    match place {
+        Some(place) => out.extend([tag::ATOM_CACHE_REF, place]),
+        None => put_atom(out, atom.as_str()),
+    }
+}
