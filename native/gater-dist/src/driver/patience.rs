@@ -39,7 +39,7 @@ const FEW: u32 = 4;
 /// Callers from so many on are waited for.
 const MANY: u32 = 16;
 /// More calls are waited for when less than this part of the callers was answered.
-const PART: u32 = 4;
+const PART: u32 = 2;
 /// How long they are waited for.
 const NAP: Duration = Duration::from_micros(50);
 /// Their calls take so many times that, at the least.
@@ -181,7 +181,7 @@ mod tests {
         };
         assert!(seen(1, 32, 1000));
         // None was answered, enough were, or just a few call.
-        assert!(!seen(0, 32, 1000) && !seen(8, 32, 1000) && !seen(1, 8, 1000));
+        assert!(!seen(0, 32, 1000) && !seen(16, 32, 1000) && !seen(1, 8, 1000));
         // The nap would take them long, or nobody would call meanwhile.
         assert!(!seen(1, 32, 100) && !seen(1, 32, 10_000));
         assert!(!more_are_due(Seen { answers: 1, at_once: 1, callers: 100, round: None }));
