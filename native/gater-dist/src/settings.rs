@@ -57,7 +57,7 @@ pub struct Settings {
     /// Outgoing messages above this many bytes are sent in fragments of this size.
     pub fragment_bytes: usize,
     /// How long a reader that has answered a call polls for the next one before it sleeps,
-    /// where that was worth it lately. Zero never polls.
+    /// where that was worth it lately. Zero never polls, nor waits for more calls of many callers.
     pub spin: Duration,
     /// How much each lane of a connection may hold, in the order of [`Lane`](crate::Lane).
     pub lanes: [LaneLimits; 5],
