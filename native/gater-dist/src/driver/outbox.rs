@@ -53,15 +53,12 @@ pub struct Fragments {
     pub then: Option<(Arc<[LocalPid]>, usize)>,
 }
 
-/// About what an answer takes besides the reply.
-const ANSWER: usize = 128;
-
 impl Item {
     /// The bytes of the message.
     pub fn message_len(&self) -> usize {
         match self {
             Self::Signal(signal) => signal.control.len() + signal.payload.len(),
-            Self::Answer(answer) => ANSWER + answer.reply.bytes(),
+            Self::Answer(answer) => answer.bytes(),
             Self::One(_, payload)
             | Self::Many { payload, .. }
             | Self::Rest(Fragments { payload, .. }) => payload.len(),
@@ -89,7 +86,7 @@ impl Item {
         const ENTRY: usize = 64;
         match self {
             Self::Signal(signal) => (ENTRY + signal.control.len() + signal.payload.len(), 1),
-            Self::Answer(_) => (ENTRY + self.message_len(), 1),
+            Self::Answer(answer) => (ENTRY + answer.bytes(), 1),
             Self::One(_, payload) => (ENTRY + payload.len(), 1),
             Self::Many { to, from, payload } => {
                 let left = to.len() - from;

@@ -9,6 +9,8 @@ use super::encode::{Format, UNUSED, put_atom, put_numbers};
 use crate::gen_server::{From, Tag};
 use crate::{LocalPid, SharedTerm};
 
+/// About what an answer takes besides the reply and a tag of the caller's own.
+const HEAD_BYTES: usize = 128;
 const SEND: u8 = 2;
 const ALIAS_SEND: u8 = 33;
 
@@ -30,13 +32,18 @@ pub enum Reply {
     Shared(Arc<SharedTerm>),
 }
 
-impl Reply {
+impl Answer {
     /// About how many bytes are sent.
     pub fn bytes(&self) -> usize {
-        match self {
-            Self::Own(reply) => reply.len(),
-            Self::Shared(reply) => reply.len(),
-        }
+        let tag = match &self.from.tag {
+            Tag::Alias(_) => 0,
+            Tag::Other { term, .. } => term.len(),
+        };
+        let reply = match &self.reply {
+            Reply::Own(reply) => reply.len(),
+            Reply::Shared(reply) => reply.len(),
+        };
+        HEAD_BYTES + tag + reply
     }
 }
 

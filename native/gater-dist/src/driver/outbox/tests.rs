@@ -2,6 +2,7 @@ use bytes::Bytes;
 use gater_core::etf::{Atom, Pid};
 
 use super::*;
+use crate::gen_server::{From, Tag};
 use crate::protocol::encode::Format;
 use crate::{Draft, Peer};
 
@@ -220,4 +221,21 @@ fn an_end_waits_for_no_answer() {
     outbox.drain();
     assert!(written(&outbox).contains("last"));
     assert!(matches!(outbox.next(None), Next::End));
+}
+
+#[test]
+fn what_callers_have_repeated_to_them_counts() {
+    let outbox = outbox();
+    let from = From {
+        pid: Pid { node: Atom::new("p@h").unwrap(), id: 1, serial: 0, creation: 1 },
+        tag: Tag::Other { term: vec![0; LIMITS.bytes / 3].into(), alias: None },
+    };
+    let answer = || {
+        let reply = Reply::Own(Bytes::from_static(b"w\x02ok"));
+        Item::Answer(Answer { from: from.clone(), reply })
+    };
+    for _ in 0..2 {
+        assert_eq!(outbox.push(None, Lane::Control, answer()), Outcome::Taken);
+    }
+    assert_eq!(outbox.push(None, Lane::Control, answer()), Outcome::Overflow);
 }
