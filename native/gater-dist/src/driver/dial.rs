@@ -66,15 +66,43 @@ pub async fn connect(shared: &Arc<Shared>, node: &Atom) -> Result<Arc<Connection
             Wanted::Connected(connection) => return Ok(connection),
             Wanted::UnderWay => changed.await,
             Wanted::Dial(given_up) => {
-                let _over = Dialed { shared, node };
-                return tokio::select! {
-                    () = given_up.cancelled() => {
-                        Err(DialError::Handshake(HandshakeError::Simultaneous))
+                let outcome = {
+                    let _over = Dialed { shared, node };
+                    tokio::select! {
+                        () = given_up.cancelled() => Err(HandshakeError::Simultaneous.into()),
+                        outcome = dial(shared, node) => outcome,
                     }
-                    outcome = dial(shared, node) => outcome,
                 };
+                match outcome {
+                    // The peer has connected to us meanwhile.
+                    Err(DialError::Handshake(HandshakeError::AlreadyConnected)) => {}
+                    // It is about to.
+                    Err(DialError::Handshake(error @ HandshakeError::Simultaneous)) => {
+                        return accepted(shared, node).await.ok_or(error.into());
+                    }
+                    outcome => return outcome,
+                }
             }
         }
+    }
+}
+
+/// The connection that `node` makes; `None` if it does not, in time.
+async fn accepted(shared: &Shared, node: &Atom) -> Option<Arc<Connection>> {
+    let made = async {
+        loop {
+            let changed = shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(connection) = shared.connection(node.as_str()) {
+                return connection;
+            }
+            changed.await;
+        }
+    };
+    tokio::select! {
+        () = shared.stop.cancelled() => None,
+        made = timeout(shared.settings.handshake_timeout, made) => made.ok(),
     }
 }
 

@@ -1,0 +1,107 @@
+//! Two nodes that connect to each other, as often as it takes for them to meet halfway.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gater_core::etf::Pid;
+use gater_dist::{Connection, DownReason, Events, Message, Node, Settings};
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+const ROUNDS: usize = 300;
+const WITHIN: Duration = Duration::from_secs(30);
+
+struct Nothing;
+
+impl Events for Nothing {
+    fn knows(&self, _name: &str) -> bool {
+        false
+    }
+
+    fn up(&self, _peer: &Arc<Connection>) {}
+
+    fn down(&self, _peer: &Arc<Connection>, _reason: &DownReason) {}
+
+    fn message(&self, _peer: &Arc<Connection>, _message: Message<'_>) {}
+
+    fn exited(&self, _peer: &Arc<Connection>, _pid: &Pid, _reason: Bytes) {}
+}
+
+/// As much of a port mapper daemon as two nodes ask for.
+async fn port_mapper() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let ports = Arc::new(Mutex::new(HashMap::new()));
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            tokio::spawn(serve(socket, ports.clone()));
+        }
+    });
+    address
+}
+
+async fn serve(mut socket: TcpStream, ports: Arc<Mutex<HashMap<Vec<u8>, u16>>>) {
+    let mut length = [0; 2];
+    while socket.read_exact(&mut length).await.is_ok() {
+        let mut request = vec![0; usize::from(u16::from_be_bytes(length))];
+        socket.read_exact(&mut request).await.unwrap();
+        let number = |at: usize| u16::from_be_bytes([request[at], request[at + 1]]);
+        let answer = match request[0] {
+            // ALIVE2_REQ: the port, then four bytes about the node and two versions.
+            120 => {
+                let name = request[11..11 + usize::from(number(9))].to_vec();
+                ports.lock().insert(name, number(1));
+                vec![118, 0, 0, 0, 0, 1]
+            }
+            // PORT_PLEASE2_REQ
+            122 => {
+                let name = &request[1..];
+                let port = ports.lock().get(name).copied().unwrap();
+                let length = (name.len() as u16).to_be_bytes();
+                let head = [&[119, 0][..], &port.to_be_bytes(), &[72, 0, 0, 6, 0, 6]].concat();
+                [&head, &length[..], name, &[0, 0]].concat()
+            }
+            other => panic!("request {other}"),
+        };
+        socket.write_all(&answer).await.unwrap();
+        if request[0] == 122 {
+            return;
+        }
+    }
+}
+
+async fn node(name: &str, epmd: SocketAddr) -> Node {
+    let mut settings = Settings::new(name, "cookie".into());
+    (settings.epmd, settings.start_epmd) = (epmd, false);
+    Node::start(settings, Arc::new(Nothing)).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_connects_is_connected_whoever_dialled() {
+    let epmd = port_mapper().await;
+    let (a, b) = (node("a@127.0.0.1", epmd).await, node("b@127.0.0.1", epmd).await);
+    for _ in 0..ROUNDS {
+        let from = |own: &Node, other: &Node| {
+            let (own, other) = (own.clone(), other.name().clone());
+            tokio::spawn(async move { own.connect(&other).await })
+        };
+        let (of_a, of_b) = (from(&a, &b), from(&b, &a));
+        let both = async { (of_a.await.unwrap(), of_b.await.unwrap()) };
+        let both = tokio::time::timeout(WITHIN, both).await.unwrap();
+        let (Ok(of_a), Ok(of_b)) = both else { panic!("{both:?}") };
+        of_a.close("the round is over");
+        of_b.close("the round is over");
+        let gone = async {
+            while !a.connections().is_empty() || !b.connections().is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(WITHIN, gone).await.unwrap();
+    }
+    a.shutdown(WITHIN).await;
+    b.shutdown(WITHIN).await;
+}
