@@ -6,8 +6,9 @@
 //! just answered a call polls for a short while, as the schedulers of a BEAM do, if that was
 //! worth it lately: where it was not, it is tried ever more rarely. Frames that need no answer
 //! may come before the call does, as its monitor. Other tasks of the thread run in between.
-//! Where many call at once, where several calls have come together, and where none waits for an
-//! answer, the next come by themselves, and polling would take from the callers what they need.
+//! Where many call again and again, where several calls have come together, and where none waits
+//! for an answer, the next come by themselves, and polling would take from the callers what they
+//! need.
 //!
 //! Where many call at once and their calls take long, since each has to be read, decoded and
 //! asked again by one busy BEAM, the reader naps when it has answered just a few of them: more
@@ -96,7 +97,7 @@ impl Patience {
     ) -> std::io::Result<usize> {
         match callers.answers {
             0 => {}
-            1 if callers.callers <= FEW => {
+            1 if !many_call(callers) => {
                 self.until = self.due().then(|| Instant::now() + self.spin);
             }
             _ => self.until = None,
@@ -161,6 +162,11 @@ impl Patience {
     }
 }
 
+/// Whether so many call again and again that their next calls come by themselves.
+fn many_call(seen: Seen) -> bool {
+    seen.callers > FEW && seen.round.is_some()
+}
+
 /// Whether more of those that call again and again will call within a nap, which is short
 /// for them.
 fn more_are_due(seen: Seen) -> bool {
@@ -172,6 +178,15 @@ fn more_are_due(seen: Seen) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn few_callers_are_polled_for_and_those_that_call_once() {
+        let round = Some(Duration::from_micros(100));
+        let seen = |callers, round| Seen { answers: 1, at_once: 1, callers, round };
+        assert!(!many_call(seen(1, round)) && !many_call(seen(FEW, round)));
+        assert!(many_call(seen(FEW + 1, round)));
+        assert!(!many_call(seen(1000, None)));
+    }
 
     #[test]
     fn naps_are_for_many_callers_of_long_calls() {
