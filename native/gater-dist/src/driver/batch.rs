@@ -16,7 +16,7 @@ use crate::{Draft, Opening, Payload};
 
 /// Frames gathered for one write: enough to make system calls cheap, little
 /// enough for a message of a higher lane to come next soon.
-const GATHER_BYTES: usize = 128 << 10;
+const GATHER_BYTES: usize = 256 << 10;
 /// Parts of a payload up to this length are copied between their headers: that is
 /// cheaper than a slice of their own.
 const COPY_BELOW: usize = 4 << 10;

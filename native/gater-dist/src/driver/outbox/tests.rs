@@ -88,7 +88,7 @@ fn what_has_no_room_in_a_batch_waits_in_its_lane() {
     let to = vec![TO; 500];
     let gathered = outbox.gather(1, Lane::Low, |batch| {
         let served = batch.add_draft(&to, &draft);
-        assert!((100..200).contains(&served));
+        assert!((200..400).contains(&served));
         let payload = draft.payload().clone();
         Some(Item::Many { to: to[served..].into(), from: 0, payload })
     });
