@@ -301,7 +301,7 @@ impl Batch {
     /// Adds the frame of an answer.
     fn answer(&mut self, answer: &Answer) {
         let at = self.begin();
-        let places = self.answer_start(&answer.reply);
+        let places = self.begin_answer(&answer.reply);
         self.format.put_answer(&mut self.copied, &answer.from, places);
         let reply = match &answer.reply {
             Reply::Own(reply) => reply,
@@ -316,7 +316,7 @@ impl Batch {
 
     /// Writes the start of the body of a frame with an answer, up to its control message; where
     /// the atoms are, if they are listed.
-    fn answer_start(&mut self, reply: &Reply) -> Option<Places> {
+    fn begin_answer(&mut self, reply: &Reply) -> Option<Places> {
         let listed = self.list_answer_atoms(reply);
         if listed.is_none() {
             self.copied.extend_from_slice(self.format.frame_start());

@@ -31,7 +31,7 @@ pub struct Shared {
     pub runtime: Handle,
     /// Told whenever a link or a dial comes or goes.
     pub changed: Notify,
-    /// Held by the reader that polls without sleeping, one at a time.
+    /// Held by the reader that polls or naps, one at a time.
     pub spinning: Spinning,
     last_pid: AtomicU64,
     table: Mutex<FxHashMap<Atom, Entry>>,
