@@ -12,6 +12,9 @@ const MAX_WORDS: usize = 32;
 /// chosen without the key: they are equal once in 2^64. Who chooses topics sees no hashes,
 /// only whether two topics share a bucket, and so learns nothing before that has happened.
 /// Faster than SipHash, since no word waits for another.
+///
+/// The sums of topics that differ in a few digits lie in steps of a few sizes, which for some
+/// keys meet in few places. The last step scatters them, one to one.
 #[derive(Debug)]
 pub struct TopicHasher {
     keys: Box<Keys>,
@@ -63,8 +66,16 @@ impl TopicHasher {
             };
             total = sum(total, key, last);
         }
-        (total >> 64) as u64
+        scatter((total >> 64) as u64)
     }
+}
+
+/// Another value for each, without the order of the sums.
+#[inline]
+fn scatter(sum: u64) -> u64 {
+    // By an odd number, a product modulo 2^64 can be undone, as can the shift: none meet.
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    (sum ^ sum >> 32).wrapping_mul(ODD)
 }
 
 impl Default for TopicHasher {
@@ -104,11 +115,16 @@ mod tests {
     }
 
     #[test]
-    fn the_upper_bits_spread() {
-        let hasher = TopicHasher::new();
-        let places: HashSet<u64> =
-            (0..4096).map(|n| hasher.hash(format!("topic.{n}").as_bytes()) >> 52).collect();
-        // 4096 throws into as many places hit 63 % of them.
-        assert!((2200..3000).contains(&places.len()), "{}", places.len());
+    fn topics_that_differ_in_digits_spread_with_every_key() {
+        for _ in 0..200 {
+            let hasher = TopicHasher::new();
+            let hash = |n| hasher.hash(format!("topic.{n}").as_bytes());
+            let hashes: Vec<u64> = (0..4096).map(hash).collect();
+            // 4096 throws into as many places hit 2589 of them, give or take 31.
+            for shift in [32, 40, 52] {
+                let places: HashSet<u64> = hashes.iter().map(|hash| hash >> shift & 4095).collect();
+                assert!((2300..2900).contains(&places.len()), "{} at {shift}", places.len());
+            }
+        }
     }
 }
