@@ -1,4 +1,4 @@
-%%% Names of the telemetry events. Measurements and metadata of each: the README's table
+%%% Names of the telemetry events. Measurements and metadata of each: docs/SHIM.md
 %%% and esdb_gater_telemetry. `duration' is in microseconds, `system_time' in milliseconds.
 -ifndef(ESDB_GATER_TELEMETRY_HRL).
 -define(ESDB_GATER_TELEMETRY_HRL, true).

@@ -23,6 +23,7 @@
         rate_limited | signature_required | invalid_signature | missing_timestamp
       | invalid_timestamp | message_expired | overloaded | no_gateway | unknown_channel
       | {bad_topic, not_binary | empty | too_long}.
+%% No gateway is `overloaded' by publications today: what it cannot deliver it counts.
 
 -define(TIMEOUT, 5000).                 % ms; how long a gateway is waited for
 -define(CALL_TIMEOUT, 10000).           % ms; a relay answers after ?TIMEOUT at the latest
@@ -32,8 +33,8 @@
 %% subscribing once. On a channel that replays (`esdb_channel_health') the topic's last message
 %% follows.
 %%
-%% Errors: `{bad_topic, _}', `badarg' (no pid, no atom), `unknown_channel', `no_gateway' (none
-%% reached in 5 s).
+%% Errors: `{bad_topic, _}', `badarg' (no pid, no atom), `unknown_channel', `overloaded' (the
+%% gateway has as many subscriptions or nodes as it takes), `no_gateway' (none reached in 5 s).
 -spec subscribe(channel(), topic(), pid()) -> ok | {error, term()}.
 subscribe(Channel, Topic, Pid) when is_atom(Channel), is_pid(Pid) ->
     at_relay_of(Channel, Pid, {subscribe, Topic, Pid});

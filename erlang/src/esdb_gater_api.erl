@@ -23,7 +23,8 @@
 %% After `ok' the caller sees the worker at once, everybody else within the time the gateway
 %% needs to tell them. The registration is kept, and repeated after any loss of the gateway,
 %% until the process ends or is unregistered. Errors: `badarg' (no atom, or no pid), `noproc'
-%% (a process of this node that is dead), `no_quorum', `no_gateway' (none reached in 5 s).
+%% (a process of this node that is dead), `no_quorum', `overloaded', `no_gateway' (none reached
+%% in 5 s).
 -spec register_worker(store_id(), pid()) -> ok | {error, badarg | noproc | no_gateway | term()}.
 register_worker(StoreId, Pid) ->
     esdb_gater_link:register_worker(StoreId, Pid).

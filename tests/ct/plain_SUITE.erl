@@ -189,8 +189,9 @@ an_unknown_name_is_noproc_at_once(Config) ->
 
 an_unknown_request_is_answered(Config) ->
     [?assertMatch({error, {unknown_request, _}}, call(value(a, Config), Config, Name, Request))
-     || Name <- [?REGISTRY, ?EVENTS, esdb_gater_session],
-        Request <- [what, {what}, {register}, <<"what">>, [1, 2], {publish, 1, 2, 3, 4}, #{a => b}]].
+     || Name <- [?REGISTRY, ?EVENTS, esdb_gater_session, esdb_gater_cluster, esdb_gater_gateway,
+                 esdb_gater_relay],
+        Request <- [what, {what}, {what, 1}, {register}, <<"what">>, [1, 2], {publish, 1, 2, 3, 4}, #{a => b}]].
 
 a_monitored_unknown_name_is_down_at_once(Config) ->
     #{node := Gater} = value(gateway, Config),

@@ -267,7 +267,10 @@ impl Connection {
         match self.outbox.push(gatherer, lane, item) {
             Outcome::Taken => {}
             Outcome::Dropped(losses) => self.lost(losses.into_iter().map(|loss| (lane, loss))),
-            Outcome::Overflow => self.end(DownReason::Overflow(lane)),
+            Outcome::Overflow(losses) => {
+                self.lost(losses.into_iter().map(|loss| (lane, loss)));
+                self.end(DownReason::Overflow(lane));
+            }
         }
     }
 

@@ -84,6 +84,8 @@ impl Router {
             (SESSION, Request::Call { from, request }) => {
                 self.sessions.call(caller, from, &request);
             }
+            (wire::NAME, Request::Other(term)) => self.cluster.message(caller, &term),
+            (relay::NAME, Request::Other(term)) => self.relays.message(caller, &term),
             (name, request) => match (self.channels.get(name), request) {
                 (Some(channel), Request::Call { from, request }) => {
                     self.channel_call(channel, caller, from, &request);
@@ -93,6 +95,9 @@ impl Router {
                     if let Ok(Done::Subscribe(subscription)) = self.operate(channel, &request) {
                         self.subscribe(channel, subscription, None);
                     }
+                }
+                (None, Request::Call { from, request }) => {
+                    caller.reply(&from, unknown_request(&request));
                 }
                 _ => tracing::debug!(peer = %caller.peer().name, name, "message ignored"),
             },
@@ -307,8 +312,6 @@ impl Events for Router {
 
     fn message(&self, caller: &Arc<Connection>, message: Message<'_>) {
         match message.to {
-            Target::Name(wire::NAME) => self.cluster.message(caller, &message.payload),
-            Target::Name(relay::NAME) => self.relays.message(caller, &message.payload),
             Target::Name(name) => {
                 self.request(caller, name, gen_server::parse(&message.payload));
             }

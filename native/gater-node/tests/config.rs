@@ -218,6 +218,7 @@ fn a_bad_value_is_an_error_that_names_its_key() {
         ("[channels.c]\nhmac = true", "channels.c.hmac"),
         ("[channels.c]\nreplay_last = 1", "channels.c.replay_last"),
         ("[channels.net_kernel]", "channels.net_kernel"),
+        ("[channels.esdb_gater_relay]", "channels.esdb_gater_relay"),
         ("[channels.'']", "channels."),
         ("this is no toml", "config"),
     ] {

@@ -114,8 +114,8 @@ pub enum Outcome {
     Taken,
     /// Messages had to go.
     Dropped(Vec<Loss>),
-    /// The lane never drops and is full.
-    Overflow,
+    /// The lane never drops and is full: these are lost with the connection.
+    Overflow(Vec<Loss>),
 }
 
 /// Why messages had to go.
@@ -344,7 +344,9 @@ impl Outbox {
             Pushed::Queued => Outcome::Taken,
             Pushed::DroppedNewest(item) => Outcome::Dropped(losses(LossReason::QueueFull, [&item])),
             Pushed::DroppedOldest(items) => Outcome::Dropped(losses(LossReason::QueueFull, &items)),
-            Pushed::Overflow(_) => Outcome::Overflow,
+            Pushed::Overflow(item) => {
+                Outcome::Overflow(losses(LossReason::ConnectionLost, [&item]))
+            }
         }
     }
 

@@ -7,7 +7,15 @@ use super::sources::Sources;
 use super::value;
 
 /// Names a gateway answers to already.
-const TAKEN: [&str; 4] = ["net_kernel", "esdb_gater_worker_registry", "esdb_gater_session", "rex"];
+const TAKEN: [&str; 7] = [
+    "net_kernel",
+    "rex",
+    "esdb_gater_worker_registry",
+    "esdb_gater_session",
+    "esdb_gater_cluster",
+    "esdb_gater_gateway",
+    "esdb_gater_relay",
+];
 /// The most channels. Each takes memory on every connected node.
 const MAX_CHANNELS: usize = 1_000;
 /// The longest name of a channel, in characters: it is an atom.

@@ -14,7 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 
 use super::last::LastValues;
-use super::relay::Gateway;
+use super::relay::{self, Gateway};
 use crate::clock;
 use crate::drops::{Drops, Reason};
 use crate::peers::{Interest, PeerRef, Peers};
@@ -140,11 +140,7 @@ impl Channel {
             .iter()
             .map(|gateway| (gateway.clone(), self.tell(gateway, topic)))
             .collect();
-        Some(async move {
-            for (gateway, number) in told {
-                gateway.knows(number).await;
-            }
-        })
+        Some(relay::known(told))
     }
 
     fn tell(&self, gateway: &Gateway, topic: &Topic) -> u64 {

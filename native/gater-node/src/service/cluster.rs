@@ -1,5 +1,6 @@
 //! `esdb_gater_cluster`: the cluster of gateways, for operators.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use gater_core::etf::{Reader, encode};
@@ -41,9 +42,7 @@ impl ClusterService {
                     }
                 });
             }
-            None if Reader::new(request).tuple_of(2).is_ok() => {
-                caller.reply(&from, error("badarg"));
-            }
+            Some(Operation::NoNode) => caller.reply(&from, error("badarg")),
             None => caller.reply(&from, unknown_request(request)),
         }
     }
@@ -98,7 +97,12 @@ impl ClusterService {
 
 enum Operation {
     Status,
-    Change { add: bool, node: String },
+    Change {
+        add: bool,
+        node: String,
+    },
+    /// What is to be added or removed is no node.
+    NoNode,
 }
 
 impl Operation {
@@ -113,6 +117,7 @@ impl Operation {
             "remove" => false,
             _ => return None,
         };
-        Some(Self::Change { add, node: reader.atom().ok()?.into_owned() })
+        let node = reader.atom().map(Cow::into_owned);
+        Some(node.map_or(Self::NoNode, |node| Self::Change { add, node }))
     }
 }

@@ -7,6 +7,7 @@ use gater_core::etf::{Atom, Pid, Reader};
 use gater_core::registry::{Command, Refusal};
 use gater_dist::Connection;
 use gater_dist::gen_server::From;
+use tokio::time::Instant;
 
 use super::{OK, error, unknown_request};
 use crate::directory::Directory;
@@ -45,13 +46,14 @@ impl Registry {
                     let command = Command::Register { store, pid };
                     let from = Some((caller.clone(), from));
                     // Who is told `ok` finds the worker among those that are offered.
+                    let asked = Instant::now();
                     match self.peers.reach(&peer) {
-                        None => self.write(command, from),
+                        None => self.write(command, asked, from),
                         Some(reached) => {
                             let registry = self.clone();
                             tokio::spawn(async move {
                                 reached.await;
-                                registry.write(command, from);
+                                registry.write(command, asked, from);
                             });
                         }
                     }
@@ -59,7 +61,7 @@ impl Registry {
             },
             Ok(Operation::Unregister(store, pid)) => {
                 let command = Command::Unregister { store, pid, epoch: None };
-                self.write(command, Some((caller.clone(), from)));
+                self.write(command, Instant::now(), Some((caller.clone(), from)));
             }
             Ok(Operation::Workers(store)) => {
                 caller.reply_shared(&from, &self.directory.workers(store.as_str()));
@@ -78,10 +80,11 @@ impl Registry {
     pub fn cast(&self, caller: &Arc<Connection>, request: &[u8]) {
         match Operation::parse(request) {
             Ok(Operation::Register(store, pid)) if self.judge(caller, &pid).is_ok() => {
-                self.write(Command::Register { store, pid }, None);
+                self.write(Command::Register { store, pid }, Instant::now(), None);
             }
             Ok(Operation::Unregister(store, pid)) => {
-                self.write(Command::Unregister { store, pid, epoch: None }, None);
+                let command = Command::Unregister { store, pid, epoch: None };
+                self.write(command, Instant::now(), None);
             }
             _ => tracing::debug!(peer = %caller.peer().name, "cast to the registry ignored"),
         }
@@ -107,8 +110,8 @@ impl Registry {
         self.write_until_done(Command::Purge { node, creation });
     }
 
-    fn write(&self, command: Command, from: Option<(Arc<Connection>, From)>) {
-        self.replica.propose_then(command, move |result| {
+    fn write(&self, command: Command, asked: Instant, from: Option<(Arc<Connection>, From)>) {
+        self.replica.propose_then(command, asked, move |result| {
             if let Err(error) = &result {
                 tracing::warn!(%error, "a registry command was not written");
             }

@@ -22,7 +22,7 @@ use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::channel::Channel;
 use crate::peers::{PeerRef, Peers};
@@ -104,10 +104,10 @@ impl Gateway {
         say(&self.connection, &Word::Last { at, message });
     }
 
-    /// Waits until what was told up to `number` is known there, or cannot be soon.
-    pub async fn knows(&self, number: u64) {
+    /// Waits until what was told up to `number` is known there, or the time is up.
+    async fn knows(&self, number: u64, until: Instant) {
         let mut known = self.known.subscribe();
-        let _ = timeout(KNOWN_WITHIN, known.wait_for(|known| *known >= number)).await;
+        let _ = timeout_at(until, known.wait_for(|known| *known >= number)).await;
     }
 
     /// Sends a message for its subscribers.
@@ -118,6 +118,14 @@ impl Gateway {
     /// Whether this is the gateway at the other end of `connection`.
     pub fn is_at(&self, connection: &Arc<Connection>) -> bool {
         Arc::ptr_eq(&self.connection, connection)
+    }
+}
+
+/// Waits until each of the gateways knows what it was told up to its number, or cannot soon.
+pub async fn known(told: Vec<(Arc<Gateway>, u64)>) {
+    let until = Instant::now() + KNOWN_WITHIN;
+    for (gateway, number) in told {
+        gateway.knows(number, until).await;
     }
 }
 
@@ -324,8 +332,9 @@ impl Relays {
         let relays = self.clone();
         Some(async move {
             let mut pids = Vec::new();
+            let until = Instant::now() + LISTED_WITHIN;
             for (number, answer) in asked {
-                match timeout(LISTED_WITHIN, answer).await {
+                match timeout_at(until, answer).await {
                     Ok(Ok(theirs)) => pids.extend(theirs),
                     // It is silent or gone: those at the others are better than none.
                     _ => drop(relays.asked.lock().remove(&number)),

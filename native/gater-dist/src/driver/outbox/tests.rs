@@ -127,6 +127,22 @@ fn drops_are_summed_up_by_opening() {
 }
 
 #[test]
+fn what_a_full_lane_ends_the_connection_over_is_told_with_its_subscribers() {
+    let outbox = outbox();
+    let opening = Arc::new(Opening::tuple(2, &[Atom::new("a").unwrap()]));
+    let payload = Draft::new(&opening, &Bytes::from(vec![b'x'; 1000])).payload().clone();
+    let many = || Item::Many { to: vec![TO; 300].into(), from: 0, payload: payload.clone() };
+    for _ in 0..3 {
+        assert_eq!(outbox.push(None, Lane::Critical, many()), Outcome::Taken);
+    }
+    let lost = outbox.push(None, Lane::Critical, many());
+    let Outcome::Overflow(losses) = lost else { panic!("{lost:?}") };
+    assert_eq!(losses.len(), 1);
+    assert_eq!((losses[0].reason, losses[0].messages), (LossReason::ConnectionLost, 300));
+    assert_eq!(losses[0].opening.as_ref(), Some(&opening));
+}
+
+#[test]
 fn what_waited_on_a_connection_that_ends_is_told() {
     let outbox = outbox();
     let opening = Arc::new(Opening::tuple(2, &[Atom::new("a").unwrap()]));
@@ -237,5 +253,5 @@ fn what_callers_have_repeated_to_them_counts() {
     for _ in 0..2 {
         assert_eq!(outbox.push(None, Lane::Control, answer()), Outcome::Taken);
     }
-    assert_eq!(outbox.push(None, Lane::Control, answer()), Outcome::Overflow);
+    assert!(matches!(outbox.push(None, Lane::Control, answer()), Outcome::Overflow(_)));
 }
