@@ -8,7 +8,7 @@
 
 use crate::etf::order::{self, Effort, Order, Pair};
 use crate::etf::sort::sort_by;
-use crate::etf::{ReadError, Reader, tag};
+use crate::etf::{ReadError, Reader, number, tag};
 
 /// How atoms are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -322,6 +322,11 @@ impl<'a> Writer<'_, 'a> {
 
     /// A proper list of up to 65535 bytes is written as a string.
     fn list(&mut self, cursor: &mut Reader<'a>) -> Result<(), ReadError> {
+        // A list of no elements is its tail, which may be another such list and so on.
+        self.effort.pass_empty_lists(cursor)?;
+        if !matches!(cursor.peek_tag()?, tag::LIST | tag::STRING) {
+            return self.head(cursor);
+        }
         let start = self.out.len();
         self.out.extend([tag::STRING, 0, 0]);
         let mut ahead = *cursor;
@@ -358,10 +363,6 @@ impl<'a> Writer<'_, 'a> {
         }
         cursor.u8()?;
         let left = cursor.u32()?;
-        if left == 0 {
-            // No elements: the tail is the term.
-            return self.head(cursor);
-        }
         self.out.push(tag::LIST);
         let count_at = self.out.len();
         self.out.extend([0; 4]);
@@ -383,9 +384,10 @@ impl<'a> Writer<'_, 'a> {
                     return Ok(true);
                 }
                 tag::LIST => {
+                    self.effort.spend()?;
                     cursor.u8()?;
                     for _ in 0..cursor.u32()? {
-                        self.effort.spend()?;
+                        self.effort.spend_for(number::length(cursor)?)?;
                         let Ok(byte) = integer_byte(cursor) else { return Ok(false) };
                         self.out.push(byte);
                     }

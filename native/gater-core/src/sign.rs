@@ -545,6 +545,44 @@ mod tests {
         assert_eq!(outcome, Err(ReadError::Malformed("term: too complex")));
     }
 
+    /// `term`, as the tail of so many lists without elements.
+    fn as_tail(count: usize, term: i64) -> Vec<u8> {
+        let mut out = [108, 0, 0, 0, 0].repeat(count);
+        encode::int(&mut out, term);
+        out
+    }
+
+    #[test]
+    fn lists_without_elements_are_their_tails_however_many() {
+        let ring = KeyRing::new(b"secret");
+        let signature = |value: &[u8]| {
+            let mut message = Vec::new();
+            encode::map(&mut message, 1);
+            encode::atom(&mut message, "x");
+            message.extend_from_slice(value);
+            let mut signed = Vec::new();
+            sign(&message, ring.current(), 1000, &mut signed).unwrap();
+            assert_eq!(verify(&signed, &ring, 1000, 300), Ok(()));
+            signed.split_off(signed.len() - 60)
+        };
+        let plain = signature(&as_tail(0, 7));
+        assert_eq!(signature(&as_tail(1, 7)), plain);
+        assert_eq!(signature(&as_tail(1_000_000, 7)), plain);
+    }
+
+    #[test]
+    fn long_heads_that_are_compared_again_and_again_are_given_up() {
+        let padded = [&[111, 0, 7, 0, 0, 0, 5][..], &vec![0; (7 << 16) - 1][..]].concat();
+        for long in [as_tail(100_000, 5), padded] {
+            let mut effort = order::Effort::for_bytes(long.len());
+            let mut compare =
+                |_| order::compare_with(&mut effort, &long, &[97, 4], order::Order::Keys);
+            assert_eq!(compare(0), Ok(std::cmp::Ordering::Greater));
+            let given_up = (1..1000).map(&mut compare).find(Result::is_err);
+            assert_eq!(given_up, Some(Err(ReadError::Malformed("term: too complex"))));
+        }
+    }
+
     #[test]
     fn many_maps_as_keys_are_no_trouble() {
         let ring = KeyRing::new(b"secret");

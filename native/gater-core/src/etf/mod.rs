@@ -6,7 +6,7 @@
 
 pub mod encode;
 mod expand;
-mod number;
+pub(crate) mod number;
 pub mod order;
 mod read;
 mod scan;

@@ -21,6 +21,16 @@ pub enum Number<'a> {
     Float(f64),
 }
 
+/// The bytes of the magnitude of what is next, if that is an integer that may be long.
+pub fn length(reader: &Reader<'_>) -> Result<usize, ReadError> {
+    let mut ahead = *reader;
+    match ahead.u8()? {
+        tag::SMALL_BIG => Ok(usize::from(ahead.u8()?)),
+        tag::LARGE_BIG => ahead.len32(),
+        _ => Ok(0),
+    }
+}
+
 /// Reads a number.
 pub fn read<'a>(reader: &mut Reader<'a>) -> Result<Number<'a>, ReadError> {
     match reader.peek_tag()? {

@@ -8,10 +8,12 @@
 use std::cmp::Ordering;
 
 use super::sort::sort_by;
-use super::{ReadError, Reader, tag};
+use super::{ReadError, Reader, number, tag};
 
 /// Compound terms inside each other that are compared.
 pub const MAX_DEPTH: u32 = 256;
+
+const TOO_COMPLEX: ReadError = ReadError::Malformed("term: too complex");
 
 /// Which of the two orders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +24,8 @@ pub enum Order {
     Keys,
 }
 
-/// How much may still be done for a term: heads of terms to compare or to pass.
+/// How much may still be done for a term: heads of terms to compare or to pass, and as
+/// much for every [`Effort::BYTES`] of a number.
 ///
 /// To find the next key of a map or the next element of a list a term is passed,
 /// and what is inside it again one level deeper. So terms can be made that take
@@ -37,13 +40,31 @@ impl Effort {
     /// For any term; some milliseconds.
     const AT_LEAST: u64 = 1 << 20;
 
+    /// Bytes that are looked at in the time of a head.
+    const BYTES: usize = 16;
+
     /// What is allowed for a term of so many bytes.
     pub fn for_bytes(bytes: usize) -> Self {
         Self((bytes as u64).saturating_mul(Self::PER_BYTE).saturating_add(Self::AT_LEAST))
     }
 
     pub(crate) fn spend(&mut self) -> Result<(), ReadError> {
-        self.0 = self.0.checked_sub(1).ok_or(ReadError::Malformed("term: too complex"))?;
+        self.spend_for(0)
+    }
+
+    /// For a head, and so many bytes that are looked at one by one.
+    pub(crate) fn spend_for(&mut self, bytes: usize) -> Result<(), ReadError> {
+        let units = 1 + (bytes / Self::BYTES) as u64;
+        self.0 = self.0.checked_sub(units).ok_or(TOO_COMPLEX)?;
+        Ok(())
+    }
+
+    /// Passes lists without elements, each of which is its tail.
+    pub(crate) fn pass_empty_lists(&mut self, reader: &mut Reader<'_>) -> Result<(), ReadError> {
+        while let [tag::LIST, 0, 0, 0, 0, ..] = reader.rest() {
+            self.spend()?;
+            reader.pass(5)?;
+        }
         Ok(())
     }
 
@@ -107,6 +128,7 @@ enum Rank {
     Bits,
 }
 
+/// The kind of what is next, which is no list without elements.
 fn rank(reader: Reader<'_>) -> Result<Rank, ReadError> {
     Ok(match reader.peek_tag()? {
         tag::SMALL_INTEGER | tag::INTEGER | tag::SMALL_BIG | tag::LARGE_BIG | tag::NEW_FLOAT => {
@@ -122,10 +144,10 @@ fn rank(reader: Reader<'_>) -> Result<Rank, ReadError> {
         tag::SMALL_TUPLE | tag::LARGE_TUPLE => Rank::Tuple,
         tag::MAP => Rank::Map,
         tag::NIL => Rank::Nil,
-        // A list of no elements is its tail.
-        tag::LIST | tag::STRING => match Cells::at(&mut { reader })?.peek()? {
-            Peeked::Element => Rank::List,
-            Peeked::Tail(tail) => return rank(tail),
+        tag::LIST => Rank::List,
+        tag::STRING => match { reader }.string()? {
+            [] => Rank::Nil,
+            _ => Rank::List,
         },
         tag::BINARY | tag::BIT_BINARY => Rank::Bits,
         other => return Err(ReadError::UnknownTag(other)),
@@ -142,12 +164,17 @@ fn compare_within(
 ) -> Result<Ordering, ReadError> {
     effort.spend()?;
     let deeper = depth.checked_sub(1).ok_or(ReadError::Malformed("term: nested too deep"))?;
+    effort.pass_empty_lists(a)?;
+    effort.pass_empty_lists(b)?;
     let (kind, other) = (rank(*a)?, rank(*b)?);
     if kind != other {
         return Ok(kind.cmp(&other));
     }
     match kind {
-        Rank::Number => Ok(super::number::read(a)?.compare(&super::number::read(b)?, order)),
+        Rank::Number => {
+            effort.spend_for(number::length(a)?.saturating_add(number::length(b)?))?;
+            Ok(number::read(a)?.compare(&number::read(b)?, order))
+        }
         Rank::Atom => Ok(a.atom()?.cmp(&b.atom()?)),
         Rank::Reference => {
             let (a, b) = (a.reference()?, b.reference()?);
@@ -341,10 +368,13 @@ impl<'a> Cells<'a> {
     }
 
     /// Goes on to where the next element is, or the tail.
-    fn peek(&mut self) -> Result<Peeked<'a>, ReadError> {
+    fn peek(&mut self, effort: &mut Effort) -> Result<Peeked<'a>, ReadError> {
         loop {
             match self {
-                Self::Elements { left: 0, rest } => *self = Self::at(rest)?,
+                Self::Elements { left: 0, rest } => {
+                    effort.spend()?;
+                    *self = Self::at(rest)?;
+                }
                 Self::Elements { .. } => return Ok(Peeked::Element),
                 Self::Bytes { bytes: [], .. } => {
                     return Ok(Peeked::Tail(Reader::new(&[tag::NIL])));
@@ -392,7 +422,7 @@ fn compare_lists(
 ) -> Result<Ordering, ReadError> {
     let (mut left, mut right) = (Cells::at(a)?, Cells::at(b)?);
     loop {
-        match (left.peek()?, right.peek()?) {
+        match (left.peek(effort)?, right.peek(effort)?) {
             (Peeked::Element, Peeked::Element) => {
                 if let (
                     Cells::Elements { left: m, rest: x },
@@ -420,8 +450,12 @@ fn compare_lists(
                 return Ok(outcome);
             }
             // One list goes on where the other has a tail.
-            (Peeked::Element, Peeked::Tail(tail)) => return Ok(Rank::List.cmp(&rank(tail)?)),
-            (Peeked::Tail(tail), Peeked::Element) => return Ok(rank(tail)?.cmp(&Rank::List)),
+            (Peeked::Element, Peeked::Tail(tail)) => {
+                return Ok(Rank::List.cmp(&rank(tail)?));
+            }
+            (Peeked::Tail(tail), Peeked::Element) => {
+                return Ok(rank(tail)?.cmp(&Rank::List));
+            }
         }
     }
 }
