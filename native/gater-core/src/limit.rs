@@ -9,7 +9,7 @@ mod shared;
 
 use std::num::NonZeroU32;
 
-use rustc_hash::FxHashMap;
+use foldhash::HashMap;
 
 pub use self::hash::TopicHasher;
 pub use self::shared::SharedLimiter;
@@ -66,9 +66,9 @@ pub struct RateLimiter {
     /// When the current generation was begun.
     begun_at: u64,
     /// Used since then.
-    current: FxHashMap<Box<[u8]>, u64>,
+    current: HashMap<Box<[u8]>, u64>,
     /// Used in the generation before and not since.
-    previous: FxHashMap<Box<[u8]>, u64>,
+    previous: HashMap<Box<[u8]>, u64>,
 }
 
 impl RateLimiter {
@@ -79,8 +79,8 @@ impl RateLimiter {
             bucket: Gcra::new(rate),
             generation_size: (max_topics / 2).max(1),
             begun_at: 0,
-            current: FxHashMap::default(),
-            previous: FxHashMap::default(),
+            current: HashMap::default(),
+            previous: HashMap::default(),
         }
     }
 
@@ -122,7 +122,7 @@ impl RateLimiter {
     fn next_generation(&mut self, now_nanos: u64) {
         self.begun_at = now_nanos;
         // A table of the size now in use: one crowded second is not paid for ever.
-        let next = FxHashMap::with_capacity_and_hasher(self.current.len() / 2, Default::default());
+        let next = HashMap::with_capacity_and_hasher(self.current.len() / 2, Default::default());
         self.previous = std::mem::replace(&mut self.current, next);
     }
 }

@@ -6,9 +6,9 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use foldhash::HashMap;
 use gater_core::etf::{Atom, Pid, encode};
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::batch::Batch;
@@ -77,7 +77,7 @@ pub struct Connection {
 #[derive(Debug, Default)]
 struct Monitors {
     last: u64,
-    by_pid: FxHashMap<LocalPid, u64>,
+    by_pid: HashMap<LocalPid, u64>,
 }
 
 impl std::fmt::Debug for Connection {

@@ -65,6 +65,9 @@ impl Tag {
     }
 }
 
+/// A longer tag is none: it would be kept with every call that waits, and repeated.
+const MAX_TAG_BYTES: usize = 1024;
+
 /// How a list of one element begins.
 const ONE_ELEMENT: &[u8] = &[108, 0, 0, 0, 1];
 
@@ -86,7 +89,8 @@ pub fn call(
 }
 
 /// Sorts `payload`, a valid term, into calls, casts and other messages. Requests
-/// are slices of `payload`; the tag of a caller is a copy.
+/// are slices of `payload`; the tag of a caller is a copy. A call with a tag of more than
+/// 1,024 bytes is no call.
 pub fn parse(payload: &Bytes) -> Request {
     sort(payload).unwrap_or_else(|| Request::Other(payload.clone()))
 }
@@ -101,7 +105,7 @@ fn sort(payload: &Bytes) -> Option<Request> {
             let from = atom_is(payload.get(2..)?, "$gen_call")?.strip_prefix(&[104, 2])?;
             let (pid, rest) = read_pid(from)?;
             let mut reader = Reader::new(rest);
-            let tag = reader.skip().ok()?;
+            let tag = reader.skip().ok().filter(|tag| tag.len() <= MAX_TAG_BYTES)?;
             let request = reader.rest();
             let from = From { pid, tag: Tag::parse(tag) };
             Some(Request::Call { from, request: payload.slice_ref(request) })

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use gater_core::etf::{Atom, encode, tag};
 
-/// Bodies up to this many bytes are copied when a payload is made. A longer one is at
-/// least half of the receive buffer it was read from and pins: so what waits takes at
-/// most about twice the memory it is counted for.
+/// Bodies up to this many bytes are copied when a payload is made. A longer one is shared
+/// with the buffer it was read from. That pins it, and is at the most about four times as
+/// long: see [`part_of`].
 const COPY_BELOW: usize = 32 << 10;
 
 /// The start of a term that many messages share: a tuple and its first elements,
@@ -89,6 +89,16 @@ impl<'a> Draft<'a> {
 }
 
 static NOTHING: Bytes = Bytes::new();
+
+/// A `part` of `whole` that may be kept: a slice, unless it would keep much more than itself.
+pub(crate) fn part_of(whole: &Bytes, part: &[u8]) -> Bytes {
+    // What is short is copied when it is kept.
+    if part.len() > COPY_BELOW && part.len() < whole.len() / 2 {
+        Bytes::copy_from_slice(part)
+    } else {
+        whole.slice_ref(part)
+    }
+}
 
 impl Payload {
     /// Makes a payload of `opening`, `head` and `body`; together they are one term.

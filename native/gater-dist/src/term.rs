@@ -3,8 +3,8 @@
 use std::sync::OnceLock;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use foldhash::HashMap;
 use gater_core::etf::{Atom, encode, expand, tag};
-use rustc_hash::FxHashMap;
 
 use crate::LocalPid;
 
@@ -27,13 +27,13 @@ pub struct SharedTerm {
 #[derive(Debug)]
 pub struct Atoms {
     references: bool,
-    places: FxHashMap<Atom, u8>,
+    places: HashMap<Atom, u8>,
     order: Vec<Atom>,
 }
 
 impl Atoms {
     fn new(references: bool) -> Self {
-        Self { references, places: FxHashMap::default(), order: Vec::new() }
+        Self { references, places: HashMap::default(), order: Vec::new() }
     }
 
     /// Writes an atom.

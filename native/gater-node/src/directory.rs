@@ -10,11 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use foldhash::{HashMap, HashSet};
 use gater_core::channel::{Lane, LocalPid};
 use gater_core::etf::{Atom, encode};
 use gater_dist::{Payload, SharedTerm};
 use parking_lot::Mutex;
-use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::peers::PeerRef;
 
@@ -38,9 +38,9 @@ impl Default for Directory {
 
 #[derive(Default)]
 struct Inner {
-    stores: FxHashMap<Atom, Store>,
-    by_peer: FxHashMap<PeerRef, BTreeSet<(Atom, u64)>>,
-    online: FxHashSet<PeerRef>,
+    stores: HashMap<Atom, Store>,
+    by_peer: HashMap<PeerRef, BTreeSet<(Atom, u64)>>,
+    online: HashSet<PeerRef>,
     /// Grows by one with every change; a reset carries that of the last change before it.
     revision: u64,
     links: Vec<(PeerRef, LocalPid)>,

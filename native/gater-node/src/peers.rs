@@ -15,11 +15,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use foldhash::HashMap;
 use gater_core::channel::LocalPid;
 use gater_core::etf::{Atom, Pid};
 use gater_dist::{Connection, Node};
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
@@ -67,7 +67,7 @@ pub struct Peer {
     link: ArcSwapOption<Connection>,
     /// It is another gateway.
     gateway: AtomicBool,
-    watched: Mutex<FxHashMap<LocalPid, Interests>>,
+    watched: Mutex<HashMap<LocalPid, Interests>>,
     /// When the last connection went, or when the incarnation was first heard of.
     lost_since: Mutex<Option<Instant>>,
 }
@@ -178,7 +178,7 @@ pub struct Peers {
     node: OnceLock<Node>,
     /// Those that may wait for a node to be reached.
     waiters: Arc<Semaphore>,
-    table: Mutex<FxHashMap<Atom, Vec<PeerRef>>>,
+    table: Mutex<HashMap<Atom, Vec<PeerRef>>>,
 }
 
 impl Peers {

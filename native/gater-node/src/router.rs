@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use foldhash::{HashMap, HashSet};
 use gater_core::channel::{Lane, LocalPid, Topic};
 use gater_core::etf::{Atom, Pid, Reader, encode};
 use gater_dist::gen_server::{self, From, Request};
 use gater_dist::{Connection, DialError, DownReason, Events, Loss, Message, Target};
-use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::clock;
 use crate::cluster::{Cluster, wire};
@@ -49,7 +49,7 @@ pub struct Router {
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) drops: Arc<Drops>,
     pub(crate) secret: Arc<Secret>,
-    pub(crate) channels: FxHashMap<String, Arc<Channel>>,
+    pub(crate) channels: HashMap<String, Arc<Channel>>,
 }
 
 impl Router {
@@ -176,7 +176,7 @@ impl Router {
                 tokio::spawn(async move {
                     pids.extend(theirs.await);
                     // A process may be subscribed at several gateways.
-                    let mut seen = FxHashSet::default();
+                    let mut seen = HashSet::default();
                     pids.retain(|pid| seen.insert(pid.clone()));
                     caller.reply(&from, answer(&pids));
                 });

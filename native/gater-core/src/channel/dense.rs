@@ -2,7 +2,7 @@
 
 use std::hash::Hash;
 
-use rustc_hash::FxHashMap;
+use foldhash::HashMap;
 
 /// Above this many elements the set keeps an index of their positions; below,
 /// a search through adjacent memory is as fast and costs nothing to keep.
@@ -25,7 +25,7 @@ enum Elements<T> {
 #[derive(Debug, Clone)]
 struct Many<T> {
     elements: Vec<T>,
-    positions: Option<FxHashMap<T, u32>>,
+    positions: Option<HashMap<T, u32>>,
 }
 
 impl<T> Default for DenseSet<T> {
@@ -166,7 +166,7 @@ mod tests {
                 match &set.0 {
                     Elements::Many(many) => {
                         prop_assert!(model.len() > 1);
-                        let indexed = many.positions.as_ref().map(FxHashMap::len);
+                        let indexed = many.positions.as_ref().map(HashMap::len);
                         prop_assert!(indexed.is_none_or(|len| len == model.len()));
                     }
                     _ => prop_assert!(model.len() < 2),

@@ -3,7 +3,7 @@
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
 
-use rustc_hash::FxHashMap;
+use foldhash::HashMap;
 
 use super::dense::DenseSet;
 use super::topic::Topic;
@@ -40,11 +40,11 @@ impl From<&Pid> for LocalPid {
 /// peer is kept that has no subscription.
 #[derive(Debug)]
 pub struct Subscribers<P> {
-    ids: FxHashMap<Topic, TopicId>,
+    ids: HashMap<Topic, TopicId>,
     /// By [`TopicId`]; a place without groups is free.
     topics: Vec<TopicEntry<P>>,
     free: Vec<TopicId>,
-    peers: FxHashMap<P, PeerEntry>,
+    peers: HashMap<P, PeerEntry>,
     next_peer: u64,
     len: usize,
 }
@@ -70,16 +70,16 @@ struct Group<P> {
 struct PeerEntry {
     /// Unique for the life of the table: comparing it does not follow the handle.
     id: u64,
-    processes: FxHashMap<LocalPid, DenseSet<TopicId>>,
+    processes: HashMap<LocalPid, DenseSet<TopicId>>,
 }
 
 impl<P> Default for Subscribers<P> {
     fn default() -> Self {
         Self {
-            ids: FxHashMap::default(),
+            ids: HashMap::default(),
             topics: Vec::new(),
             free: Vec::new(),
-            peers: FxHashMap::default(),
+            peers: HashMap::default(),
             next_peer: 0,
             len: 0,
         }
@@ -92,7 +92,7 @@ impl<P: Clone + Eq + Hash> Subscribers<P> {
         let Some(id) = self.topic_id(topic) else { return false };
         let peer_entry = self.peers.entry(peer.clone()).or_insert_with(|| {
             self.next_peer += 1;
-            PeerEntry { id: self.next_peer, processes: FxHashMap::default() }
+            PeerEntry { id: self.next_peer, processes: HashMap::default() }
         });
         let Some(entry) = self.topics.get_mut(id as usize) else { return false };
         if !entry.group_mut(peer_entry.id, peer).insert(pid) {
@@ -265,7 +265,7 @@ impl<P> TopicEntry<P> {
 }
 
 /// Gives memory back when a table has shrunk to an eighth of what it could hold.
-fn shrink<K: Eq + Hash, V>(map: &mut FxHashMap<K, V>) {
+fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
     if map.capacity() > 64 && map.len() < map.capacity() / 8 {
         map.shrink_to(map.len() * 2);
     }

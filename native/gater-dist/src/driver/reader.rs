@@ -28,7 +28,7 @@ const READ_BYTES: usize = 64 << 10;
 const TURN_BYTES: usize = 1 << 20;
 /// Messages from so many bytes on take long to read, copy or verify.
 const APART_BYTES: usize = 1 << 20;
-/// A buffer that has grown beyond this for a long frame is given back after it.
+/// A buffer that has grown beyond this for a long frame goes with it.
 const KEPT_BYTES: usize = 512 << 10;
 /// Unknown operations that are logged, per connection.
 const LOGGED_UNKNOWN: u64 = 3;
@@ -97,7 +97,14 @@ fn handle(
 ) -> Result<usize, ProtocolError> {
     let extent = frame::extent(buffer, max_frame)?;
     if extent.whole > 0 {
+        let grown = buffer.capacity() > KEPT_BYTES;
         let frames = buffer.split_to(extent.whole).freeze();
+        if grown {
+            // Who keeps a short message that comes next must not keep all of it.
+            let mut fresh = BytesMut::with_capacity(buffer.len().max(2 * READ_BYTES));
+            fresh.extend_from_slice(buffer);
+            *buffer = fresh;
+        }
         // Written when it goes out of scope.
         let _gathering = gather::begin();
         session.frames(&frames, now, sink)?;
@@ -110,11 +117,6 @@ fn handle(
 fn reserve(buffer: &mut BytesMut, wanted: usize, least: usize) {
     let missing = wanted.saturating_sub(buffer.len());
     buffer.reserve(missing.min(buffer.len()).max(least));
-    if wanted <= READ_BYTES && buffer.capacity() > KEPT_BYTES {
-        let mut smaller = BytesMut::with_capacity(2 * READ_BYTES);
-        smaller.extend_from_slice(buffer);
-        *buffer = smaller;
-    }
 }
 
 /// Carries what the session has understood to the node and its user.

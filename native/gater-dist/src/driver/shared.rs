@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use foldhash::HashMap;
 use gater_core::etf::{Atom, Pid};
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +34,7 @@ pub struct Shared {
     /// Held by the reader that polls or naps, one at a time.
     pub spinning: Spinning,
     last_pid: AtomicU64,
-    table: Mutex<FxHashMap<Atom, Entry>>,
+    table: Mutex<HashMap<Atom, Entry>>,
 }
 
 /// What is known of one other node.

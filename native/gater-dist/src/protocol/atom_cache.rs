@@ -10,8 +10,8 @@
 use std::sync::Arc;
 
 use bytes::BufMut;
+use foldhash::HashMap;
 use gater_core::etf::{Atom, encode};
-use rustc_hash::FxHashMap;
 
 use crate::ProtocolError;
 
@@ -28,7 +28,7 @@ pub type Encoded = Arc<[u8]>;
 pub struct Incoming {
     /// Whether both ends have agreed to use the cache.
     agreed: bool,
-    slots: FxHashMap<u16, Encoded>,
+    slots: HashMap<u16, Encoded>,
     /// The list that was read last, if it would be read the same again: messages of one
     /// kind have one list. Empty otherwise.
     last: Vec<u8>,
@@ -37,7 +37,7 @@ pub struct Incoming {
 impl Incoming {
     /// Without atoms.
     pub fn new(agreed: bool) -> Self {
-        Self { agreed, slots: FxHashMap::default(), last: Vec::new() }
+        Self { agreed, slots: HashMap::default(), last: Vec::new() }
     }
 
     /// `atoms` are other ones than those that were read last.
@@ -116,7 +116,7 @@ impl Incoming {
 /// What this node has put into its slots.
 #[derive(Debug, Default)]
 pub struct Outgoing {
-    slots: FxHashMap<Atom, u16>,
+    slots: HashMap<Atom, u16>,
 }
 
 impl Outgoing {

@@ -8,7 +8,7 @@ use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use rustc_hash::FxHashMap;
+use foldhash::HashMap;
 
 use super::atom_cache::Encoded;
 use crate::ProtocolError;
@@ -48,14 +48,14 @@ struct Unfinished {
 #[derive(Debug)]
 pub struct Reassembly {
     limits: Limits,
-    open: FxHashMap<u64, Unfinished>,
+    open: HashMap<u64, Unfinished>,
     charged: usize,
 }
 
 impl Reassembly {
     /// Without messages under way.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, open: FxHashMap::default(), charged: 0 }
+        Self { limits, open: HashMap::default(), charged: 0 }
     }
 
     /// Bytes accounted for the messages under way.

@@ -15,6 +15,7 @@ use super::flags;
 use super::fragment::{Limits, ROOM, Reassembly};
 use super::frame::{self, Frame};
 use crate::gen_server::{self, From, Request};
+use crate::payload::part_of;
 use crate::{LocalPid, Peer, ProtocolError, Target};
 
 /// The name every node has, which answers `net_adm:ping`.
@@ -220,7 +221,7 @@ impl Session {
             }
             // What follows the term is ignored, as a BEAM does.
             let (payload, _) = self.split(payload)?;
-            buffer.slice_ref(payload)
+            part_of(buffer, payload)
         } else {
             Bytes::new()
         };

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::HashMap;
 use gater_core::etf::Atom;
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -29,7 +29,7 @@ pub struct Links {
     started: Instant,
     names: Mutex<BTreeSet<String>>,
     /// When the last connection to a gateway went.
-    lost: Mutex<FxHashMap<String, Instant>>,
+    lost: Mutex<HashMap<String, Instant>>,
     bell: watch::Sender<u64>,
 }
 
@@ -77,7 +77,7 @@ impl Links {
 
 /// Keeps all other gateways connected.
 pub async fn keep(cluster: Arc<Cluster>) {
-    let mut tended: FxHashMap<String, tokio::task::AbortHandle> = FxHashMap::default();
+    let mut tended: HashMap<String, tokio::task::AbortHandle> = HashMap::default();
     let mut tasks = tokio::task::JoinSet::new();
     loop {
         let mut names = cluster.gateways();

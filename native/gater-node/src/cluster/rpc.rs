@@ -5,9 +5,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use foldhash::HashMap;
 use gater_dist::{Connection, Lane, Node};
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -43,7 +43,7 @@ pub struct Rpc {
     node: OnceLock<Node>,
     cluster: ArcSwapOption<ClusterId>,
     last: AtomicU64,
-    waiting: Mutex<FxHashMap<u64, Waiting>>,
+    waiting: Mutex<HashMap<u64, Waiting>>,
 }
 
 /// Forgets a question when nobody waits for its answer any more.

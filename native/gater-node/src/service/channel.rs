@@ -5,13 +5,13 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use foldhash::HashMap;
 use gater_core::channel::{Hmac, LocalPid, Policy, Subscribers, Topic};
 use gater_core::etf::{Atom, Pid, Reader, encode};
 use gater_core::limit::RateLimiter;
 use gater_core::sign;
 use gater_dist::{Connection, Draft, Opening, Payload};
 use parking_lot::{Mutex, RwLock};
-use rustc_hash::FxHashMap;
 
 use super::last::LastValues;
 use super::relay::{self, Gateway};
@@ -46,7 +46,7 @@ struct Table {
     /// The other gateways that are connected.
     gateways: Vec<Arc<Gateway>>,
     /// Topics somebody is about to subscribe to, and how many.
-    awaited: FxHashMap<Topic, usize>,
+    awaited: HashMap<Topic, usize>,
 }
 
 impl Table {

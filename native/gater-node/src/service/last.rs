@@ -1,8 +1,8 @@
 //! The last message of every topic, on channels that replay it.
 
+use foldhash::HashMap;
 use gater_core::channel::Topic;
 use gater_dist::Payload;
-use rustc_hash::FxHashMap;
 
 /// Topics whose last message is kept at a time.
 const MAX_TOPICS: usize = 10_000;
@@ -13,7 +13,7 @@ const MAX_BYTES: usize = 64 << 20;
 /// reached, the topic that was written longest ago is forgotten.
 #[derive(Default)]
 pub struct LastValues {
-    by_topic: FxHashMap<Topic, Last>,
+    by_topic: HashMap<Topic, Last>,
     by_age: std::collections::BTreeMap<u64, Topic>,
     bytes: usize,
     clock: u64,

@@ -15,11 +15,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use foldhash::HashMap;
 use gater_core::channel::{Lane, LocalPid, Topic};
 use gater_core::etf::{Limits, Pid, Reader, Scanner, encode};
 use gater_dist::{Connection, Node, Payload};
 use parking_lot::{Mutex, RwLock};
-use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
@@ -144,10 +144,10 @@ fn say(connection: &Connection, word: &Word) {
 pub struct Relays {
     peers: Arc<Peers>,
     secret: Arc<Secret>,
-    channels: FxHashMap<String, Arc<Channel>>,
+    channels: HashMap<String, Arc<Channel>>,
     taker: OnceLock<Pid>,
     gateways: RwLock<Vec<Arc<Gateway>>>,
-    asked: Mutex<FxHashMap<u64, oneshot::Sender<Vec<Pid>>>>,
+    asked: Mutex<HashMap<u64, oneshot::Sender<Vec<Pid>>>>,
     last_asked: AtomicU64,
 }
 

@@ -7,12 +7,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use foldhash::HashSet;
 use gater_core::channel::{Hmac, Lane, LocalPid, Priority};
 use gater_core::etf::{Atom, Pid, Reader, encode};
 use gater_dist::gen_server::From;
 use gater_dist::{Connection, Payload};
 use parking_lot::Mutex;
-use rustc_hash::FxHashSet;
 
 use super::channel::Channel;
 use super::relay::Relays;
@@ -38,7 +38,7 @@ pub struct Sessions {
     drops: Arc<Drops>,
     relays: Arc<Relays>,
     channels: Vec<Arc<Channel>>,
-    attached: Mutex<FxHashSet<(PeerRef, LocalPid)>>,
+    attached: Mutex<HashSet<(PeerRef, LocalPid)>>,
     /// All gateways of the cluster.
     gateways: Mutex<Vec<Atom>>,
 }
