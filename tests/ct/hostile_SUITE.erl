@@ -15,7 +15,9 @@
          unfinished_messages_are_bounded/1, ten_thousand_connections_opened_and_dropped/1,
          a_thousand_silent_connections_keep_nobody_out/1, mutated_frames_never_harm/1,
          a_subscriber_that_stops_reading_costs_only_itself/1,
-         a_million_topics_are_bounded/1]).
+         a_million_topics_are_bounded/1, lists_without_elements_harm_nobody/1,
+         what_comes_with_a_message_is_not_kept/1]).
+
 
 -define(REGISTRY, esdb_gater_worker_registry).
 -define(EVENTS, esdb_channel_events).
@@ -34,7 +36,8 @@ all() ->
      broken_control_messages_are_refused, fragments_out_of_place_are_refused,
      unfinished_messages_are_bounded, ten_thousand_connections_opened_and_dropped,
      a_thousand_silent_connections_keep_nobody_out, mutated_frames_never_harm,
-     a_subscriber_that_stops_reading_costs_only_itself, a_million_topics_are_bounded].
+     a_subscriber_that_stops_reading_costs_only_itself, a_million_topics_are_bounded,
+     lists_without_elements_harm_nobody, what_comes_with_a_message_is_not_kept].
 
 init_per_suite(Config) ->
     World = gater_harness:new(),
@@ -394,6 +397,49 @@ a_million_topics_are_bounded(Config) ->
          end || N <- lists:seq(1, 1000000)],
         gen_server:call({esdb_channel_events, Gater}, {publish, <<"end">>, 1}, 120000)
     end).
+
+%% Each is the tail of the one before. Nobody has the secret, and need not.
+lists_without_elements_harm_nobody(Config) ->
+    Now = integer_to_list(os:system_time(second)),
+    Chain = [binary:copy(<<108, 0:32>>, 1000000), <<97, 1>>],
+    Pair = fun(Key, Value) -> [term_to_binary_bare(Key), Value] end,
+    Map = [<<116, 3:32>>, Pair(signed_at, term_to_binary_bare(list_to_integer(Now))),
+           Pair(signature, term_to_binary_bare(<<"forged">>)), Pair(x, Chain)],
+    Key = [<<116, 3:32>>, Pair(signed_at, term_to_binary_bare(list_to_integer(Now))),
+           Pair(signature, term_to_binary_bare(<<"forged">>)), Chain, <<106>>],
+    Name = connect_name(),
+    Socket = connect(Config, Name, gater_wire:flags()),
+    Pid = pid_of(Name),
+    [begin
+         Tag = make_ref(),
+         Call = [<<131, 104, 3>>, term_to_binary_bare('$gen_call'), term_to_binary_bare({Pid, Tag}),
+                 <<104, 3>>, term_to_binary_bare(publish), term_to_binary_bare(<<"t">>), Message],
+         ok = gater_wire:send(Socket, {6, Pid, '', esdb_channel_alerts}, Call),
+         ?assertMatch({_, {Tag, {error, invalid_signature}}}, gater_wire:terms(Socket, 20000))
+     end || Message <- [Map, Key]],
+    gen_tcp:close(Socket).
+
+%% A message that is kept, of a frame that is much longer: 640 MiB of them.
+what_comes_with_a_message_is_not_kept(Config) ->
+    Socket = connect(Config),
+    More = binary:copy(<<0>>, 16 bsl 20),
+    Block = binary:copy(<<"x">>, 33000),
+    [ok = to_name(Socket, esdb_channel_health,
+                  [term_to_binary({'$gen_cast', {publish, <<"kept", N:32>>, Block}}), More])
+     || N <- lists:seq(1, 40)],
+    %% The next frame is read into the buffer of the long one.
+    [ok = gater_wire:send(Socket, [
+         gater_wire:frame(term_to_binary({6, pid_of("hostile@127.0.0.1"), '', no_such_name}), [<<131, 106>>, More]),
+         gater_wire:frame(term_to_binary({6, pid_of("hostile@127.0.0.1"), '', esdb_channel_health}),
+                          term_to_binary({'$gen_cast', {publish, <<"next", N:32>>, Block}}))])
+     || N <- lists:seq(1, 40)],
+    Subscriber = {_, Pid} = gater_harness:agent(value(beam, Config)),
+    [gater_harness:until(fun() ->
+         ok = gater_harness:call(value(beam, Config), {esdb_channel_health, value(gateway, Config)},
+                                 {subscribe, Topic, Pid}),
+         lists:member({channel_message, esdb_channel_health, Topic, Block}, gater_harness:messages(Subscriber))
+     end) || Topic <- [<<"kept", 40:32>>, <<"next", 40:32>>]],
+    gen_tcp:close(Socket).
 
 open_files(OsPid) ->
     {ok, Files} = file:list_dir("/proc/" ++ integer_to_list(OsPid) ++ "/fd"),

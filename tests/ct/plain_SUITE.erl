@@ -7,7 +7,8 @@
 -export([ping_is_answered_and_the_gateway_is_a_hidden_node/1, what_the_readme_prints_works/1,
          workers_are_found_in_registration_order/1, local_workers_are_those_of_the_caller/1,
          stores_are_listed/1, a_remote_subscriber_gets_what_is_published/1,
-         an_unsubscribed_process_gets_nothing_more/1, casts_do_what_calls_do/1,
+         an_unsubscribed_process_gets_nothing_more/1,
+         what_is_taken_back_while_it_waits_stays_so/1, casts_do_what_calls_do/1,
          each_of_the_ten_channels_is_there/1, subscribers_are_listed/1,
          the_last_health_message_is_replayed/1, a_rate_limit_is_reached_and_passes/1,
          an_unknown_name_is_noproc_at_once/1, an_unknown_request_is_answered/1,
@@ -24,7 +25,8 @@ all() ->
     [ping_is_answered_and_the_gateway_is_a_hidden_node, what_the_readme_prints_works,
      workers_are_found_in_registration_order, local_workers_are_those_of_the_caller,
      stores_are_listed, a_remote_subscriber_gets_what_is_published,
-     an_unsubscribed_process_gets_nothing_more, casts_do_what_calls_do,
+     an_unsubscribed_process_gets_nothing_more, what_is_taken_back_while_it_waits_stays_so,
+     casts_do_what_calls_do,
      each_of_the_ten_channels_is_there, subscribers_are_listed,
      the_last_health_message_is_replayed, a_rate_limit_is_reached_and_passes,
      an_unknown_name_is_noproc_at_once, an_unknown_request_is_answered,
@@ -110,6 +112,34 @@ an_unsubscribed_process_gets_nothing_more(Config) ->
     ok = call(value(a, Config), Config, ?EVENTS, {publish, Topic, once}),
     gater_harness:until(fun() -> gater_harness:messages(Stayer) =/= [] end),
     ?assertEqual([], gater_harness:messages(Leaver)).
+
+%% The node accepts connections and says nothing, so both wait for it.
+what_is_taken_back_while_it_waits_stays_so(Config) ->
+    #{node := Gater} = value(gateway, Config),
+    Short = gater_harness:unique("silent"),
+    {Listener, Epmd} = gater_wire:listen_as(Short),
+    Pid = gater_wire:pid(Short ++ "@127.0.0.1", 1, 77),
+    Registry = {?REGISTRY, Gater},
+    Events = {?EVENTS, Gater},
+    Registrations = fun() ->
+        #{registrations := Count} = gen_server:call({esdb_gater_session, Gater}, info),
+        Count
+    end,
+    gater_harness:on(value(a, Config), fun() ->
+        Before = Registrations(),
+        Waiting = [gen_server:send_request(Registry, {register, silent, Pid}),
+                   gen_server:send_request(Events, {subscribe, <<"silent">>, Pid})],
+        ok = gen_server:call(Registry, {unregister, silent, Pid}),
+        ok = gen_server:call(Events, {unsubscribe, <<"silent">>, Pid}),
+        [{reply, ok} = gen_server:wait_response(Request, 20000) || Request <- Waiting],
+        Before = Registrations(),
+        [] = gen_server:call(Events, {get_subscribers, <<"silent">>}),
+        %% The other way round it counts.
+        ok = gen_server:call(Events, {subscribe, <<"silent">>, Pid}),
+        [Pid] = gen_server:call(Events, {get_subscribers, <<"silent">>}),
+        ok = gen_server:call(Events, {unsubscribe, <<"silent">>, Pid})
+    end),
+    [gen_tcp:close(Socket) || Socket <- [Listener, Epmd]].
 
 casts_do_what_calls_do(Config) ->
     A = value(a, Config),

@@ -67,6 +67,8 @@ pub struct Peer {
     link: ArcSwapOption<Connection>,
     /// It is another gateway.
     gateway: AtomicBool,
+    /// It is connected, and what that means has been made known.
+    announced: AtomicBool,
     watched: Mutex<HashMap<LocalPid, Interests>>,
     /// When the last connection went, or when the incarnation was first heard of.
     lost_since: Mutex<Option<Instant>>,
@@ -115,6 +117,15 @@ impl PeerRef {
     /// Whether the node can be reached now.
     pub fn online(&self) -> bool {
         self.link().is_some()
+    }
+
+    /// All that its connection means has been made known: its workers are offered.
+    pub fn announce(&self) {
+        self.0.announced.store(true, Ordering::Release);
+    }
+
+    fn is_announced(&self) -> bool {
+        self.0.announced.load(Ordering::Acquire)
     }
 
     /// The full pid of a process of this node.
@@ -250,6 +261,7 @@ impl Peers {
             creation,
             link: ArcSwapOption::empty(),
             gateway: AtomicBool::new(false),
+            announced: AtomicBool::new(false),
             watched: Mutex::default(),
             lost_since: Mutex::new(Some(Instant::now())),
         }))
@@ -290,6 +302,7 @@ impl Peers {
             peer.link().as_ref().is_some_and(|link| Arc::ptr_eq(link, connection))
         })?;
         let peer = peers.get(at)?.clone();
+        peer.0.announced.store(false, Ordering::Release);
         peer.0.link.store(None);
         *peer.0.lost_since.lock() = Some(Instant::now());
         // An idle peer may be about to be watched, so it goes with the next
@@ -392,7 +405,7 @@ impl Peers {
     /// subscribed: that its node is connected, or cannot be just now. `None` if there is
     /// nothing to wait for, or too many wait already.
     pub fn reach(&self, peer: &PeerRef) -> Option<impl Future<Output = ()> + Send + use<>> {
-        if peer.online() {
+        if peer.is_announced() {
             return None;
         }
         let node = self.node.get()?.clone();
@@ -404,7 +417,7 @@ impl Peers {
                 // Another incarnation answers: this one is gone. Else the connection's own
                 // task makes it known, right after.
                 let same = connection.peer().creation == peer.creation();
-                while same && !peer.online() && !connection.is_closed() {
+                while same && !peer.is_announced() && !connection.is_closed() {
                     sleep(LOOK_EVERY).await;
                 }
             };

@@ -132,8 +132,10 @@ impl Router {
     ) {
         let Subscription { topic, peer, local } = subscription;
         let reached = from.as_ref().and_then(|_| self.peers.reach(&peer));
-        let known = from.as_ref().and_then(|_| channel.await_topic(&topic));
-        let awaited = known.is_some();
+        let process = (&peer, local);
+        let expected =
+            from.as_ref().and_then(|_| channel.expect(&topic, process, reached.is_some()));
+        let (ticket, told) = expected.unzip();
         let (channel, peers) = (channel.clone(), self.peers.clone());
         let subscribe = move || {
             let reply = |answer: Bytes| {
@@ -142,18 +144,14 @@ impl Router {
                 }
             };
             let process = (&peer, local);
-            let outcome = channel.subscribe(&peers, &topic, process, awaited, || reply(OK.into()));
+            let outcome = channel.subscribe(&peers, &topic, process, ticket, || reply(OK.into()));
             if let Err(TooManySubscriptions) = outcome {
                 reply(error("overloaded").into());
             }
         };
-        if reached.is_none() && known.is_none() {
-            return subscribe();
-        }
+        let Some(told) = told else { return subscribe() };
         tokio::spawn(async move {
-            if let Some(known) = known {
-                known.await;
-            }
+            relay::known(told).await;
             if let Some(reached) = reached {
                 reached.await;
             }
@@ -297,6 +295,7 @@ impl Events for Router {
         if self.cluster.is_other(connection.peer().name.as_str()) {
             self.relays.greet(connection);
         }
+        joined.peer.announce();
         self.node_event(Event::NodeUp, joined.peer.node());
     }
 

@@ -61,14 +61,13 @@ impl Coalescer {
     ) -> impl Future<Output = Result<Outcome, ProposeError>> + Send + use<> {
         let (answer, outcome) = oneshot::channel();
         // Whoever asked may have gone.
-        let answer = Box::new(|result| drop(answer.send(result)));
-        self.propose_then(command, Instant::now(), answer);
+        self.propose_then(command, Box::new(|result| drop(answer.send(result))));
         async move { outcome.await.unwrap_or(Err(ProposeError::Stopped)) }
     }
 
-    /// Queues a command now; `answer` is told what came of it, in time for who `asked` then.
-    pub fn propose_then(&self, command: Command, asked: Instant, answer: Answer) {
-        let deadline = asked + self.within;
+    /// Queues a command now; `answer` is told what came of it.
+    pub fn propose_then(&self, command: Command, answer: Answer) {
+        let deadline = Instant::now() + self.within;
         match self.proposals.try_send(Proposal { command, deadline, answer }) {
             Ok(()) => {}
             Err(TrySendError::Full(late)) => (late.answer)(Err(ProposeError::Overloaded)),

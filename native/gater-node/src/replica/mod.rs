@@ -160,14 +160,13 @@ impl Replica {
     }
 
     /// As [`Replica::propose`]; tells `answer` what came of it, on a thread of the runtime. It
-    /// must not block. The time it may take counts from when it was `asked` for.
+    /// must not block.
     pub fn propose_then(
         &self,
         command: Command,
-        asked: Instant,
         answer: impl FnOnce(Result<Outcome, ProposeError>) + Send + 'static,
     ) {
-        self.coalescer.propose_then(command, asked, Box::new(answer));
+        self.coalescer.propose_then(command, Box::new(answer));
     }
 
     /// Looks at the registry as it is known here, without asking anybody. Writes wait

@@ -1,7 +1,6 @@
 //! One channel: subscriptions, and the way of a published message.
 
 use std::collections::BTreeSet;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,7 +13,7 @@ use gater_dist::{Connection, Draft, Opening, Payload};
 use parking_lot::{Mutex, RwLock};
 
 use super::last::LastValues;
-use super::relay::{self, Gateway};
+use super::relay::Gateway;
 use crate::clock;
 use crate::drops::{Drops, Reason};
 use crate::peers::{Interest, PeerRef, Peers};
@@ -45,8 +44,16 @@ struct Table {
     subscribers: Subscribers<PeerRef>,
     /// The other gateways that are connected.
     gateways: Vec<Arc<Gateway>>,
-    /// Topics somebody is about to subscribe to, and how many.
-    awaited: HashMap<Topic, usize>,
+    /// Processes that are about to be subscribed, by topic.
+    expected: HashMap<Topic, Vec<Expected>>,
+    last_ticket: u64,
+}
+
+/// A process that is about to be subscribed.
+struct Expected {
+    ticket: u64,
+    peer: PeerRef,
+    local: LocalPid,
 }
 
 impl Table {
@@ -56,17 +63,19 @@ impl Table {
     }
 
     fn wants(&self, topic: &[u8]) -> bool {
-        self.has_own(topic) || self.awaited.contains_key(topic)
+        self.has_own(topic) || self.expected.contains_key(topic)
     }
 
-    /// One fewer is about to subscribe.
-    fn arrived(&mut self, topic: &Topic) {
-        if let Entry::Occupied(mut count) = self.awaited.entry(topic.clone()) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
+    /// Those that `are` it are not about to be subscribed any more; whether there were any.
+    fn no_more(&mut self, topic: &[u8], are: impl Fn(&Expected) -> bool) -> bool {
+        let Some(expected) = self.expected.get_mut(topic) else { return false };
+        let before = expected.len();
+        expected.retain(|process| !are(process));
+        let left = expected.len();
+        if left == 0 {
+            self.expected.remove(topic);
         }
+        left < before
     }
 }
 
@@ -122,25 +131,34 @@ impl Channel {
         &self.policy
     }
 
-    /// Tells the other gateways that `topic` is about to be subscribed to here, if they do
-    /// not know that it is wanted. What is returned waits until they do, and obliges to
-    /// call [`Channel::subscribe`] as `awaited`; `None` if there is nobody to tell.
-    pub fn await_topic(&self, topic: &Topic) -> Option<impl Future<Output = ()> + Send + use<>> {
+    /// A process is about to be subscribed: the other gateways are told, if they do not know
+    /// that the topic is wanted. Gives a ticket for [`Channel::subscribe`] and what they were told;
+    /// or nothing if there is nobody to tell, unless the subscription `waits` for something else.
+    pub fn expect(
+        &self,
+        topic: &Topic,
+        (peer, local): (&PeerRef, LocalPid),
+        waits: bool,
+    ) -> Option<(u64, Vec<(Arc<Gateway>, u64)>)> {
         // Channels with last messages get every message.
-        if self.last.is_some() || self.table.read().gateways.is_empty() {
+        let untold = |table: &Table| {
+            self.last.is_none() && !table.gateways.is_empty() && !table.has_own(topic.as_bytes())
+        };
+        if !waits && !untold(&self.table.read()) {
             return None;
         }
         let mut table = self.table.write();
-        if table.has_own(topic.as_bytes()) {
-            return None;
-        }
-        *table.awaited.entry(topic.clone()).or_default() += 1;
-        let told: Vec<_> = table
-            .gateways
-            .iter()
-            .map(|gateway| (gateway.clone(), self.tell(gateway, topic)))
-            .collect();
-        Some(relay::known(told))
+        let told: Vec<_> = if untold(&table) {
+            let tell = |gateway: &Arc<Gateway>| (gateway.clone(), self.tell(gateway, topic));
+            table.gateways.iter().map(tell).collect()
+        } else {
+            Vec::new()
+        };
+        table.last_ticket += 1;
+        let ticket = table.last_ticket;
+        let process = Expected { ticket, peer: peer.clone(), local };
+        table.expected.entry(topic.clone()).or_default().push(process);
+        Some((ticket, told))
     }
 
     fn tell(&self, gateway: &Gateway, topic: &Topic) -> u64 {
@@ -151,25 +169,28 @@ impl Channel {
     /// message of a topic, a process that was not subscribed is sent that then.
     ///
     /// No message is published on the channel meanwhile: what is sent is older than all
-    /// that follows, and is not sent twice.
+    /// that follows, and is not sent twice. One with a `ticket` that was unsubscribed since stays so.
     pub fn subscribe(
         &self,
         peers: &Peers,
         topic: &Topic,
         (peer, local): (&PeerRef, LocalPid),
-        awaited: bool,
+        ticket: Option<u64>,
         acknowledge: impl FnOnce(),
     ) -> Result<(), TooManySubscriptions> {
         // Table and watch change under one lock: a subscribe and an unsubscribe of
         // the same process must not cross between the two.
         let mut table = self.table.write();
-        if awaited {
-            table.arrived(topic);
+        if let Some(ticket) = ticket
+            && !table.no_more(topic.as_bytes(), |process| process.ticket == ticket)
+        {
+            acknowledge();
+            return Ok(());
         }
         if table.subscribers.len() >= MAX_SUBSCRIPTIONS {
             return Err(TooManySubscriptions);
         }
-        let untold = !awaited && self.last.is_none() && !table.gateways.is_empty();
+        let untold = ticket.is_none() && self.last.is_none() && !table.gateways.is_empty();
         if untold && !table.wants(topic.as_bytes()) {
             for gateway in &table.gateways {
                 self.tell(gateway, topic);
@@ -199,16 +220,18 @@ impl Channel {
         local: LocalPid,
     ) -> bool {
         let mut table = self.table.write();
+        let expected =
+            table.no_more(topic, |process| process.peer == *peer && process.local == local);
         let known = table.subscribers.unsubscribe(topic, peer, local);
         if known {
             peers.unwatch(peer, local, Interest::Subscriber);
-            if !table.gateways.is_empty() && !table.wants(topic) {
-                for gateway in &table.gateways {
-                    gateway.gone(self.name(), topic);
-                }
+        }
+        if (known || expected) && !table.gateways.is_empty() && !table.wants(topic) {
+            for gateway in &table.gateways {
+                gateway.gone(self.name(), topic);
             }
         }
-        known
+        known || expected
     }
 
     /// Another gateway is connected: it is told what is wanted here, and the last messages.
@@ -216,7 +239,7 @@ impl Channel {
         let mut table = self.table.write();
         table.gateways.push(gateway.clone());
         let Some(last) = &self.last else {
-            let mut topics: BTreeSet<_> = table.awaited.keys().cloned().collect();
+            let mut topics: BTreeSet<_> = table.expected.keys().cloned().collect();
             let names = table.subscribers.names();
             topics.extend(names.filter(|topic| table.has_own(topic.as_bytes())).cloned());
             gateway.wants_all(self.name(), &topics);
@@ -265,7 +288,7 @@ impl Channel {
         let payload = self.payload(topic, term);
         {
             let table = self.table.read();
-            let mut wanted = self.last.is_some() || table.awaited.contains_key(topic);
+            let mut wanted = self.last.is_some() || table.expected.contains_key(topic);
             for (peer, locals) in table.subscribers.get(topic).filter(|(p, _)| !p.is_gateway()) {
                 wanted = true;
                 match &*peer.link() {

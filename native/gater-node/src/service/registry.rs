@@ -7,7 +7,7 @@ use gater_core::etf::{Atom, Pid, Reader};
 use gater_core::registry::{Command, Refusal};
 use gater_dist::Connection;
 use gater_dist::gen_server::From;
-use tokio::time::Instant;
+use tokio::task::JoinHandle;
 
 use super::{OK, error, unknown_request};
 use crate::directory::Directory;
@@ -16,6 +16,28 @@ use crate::replica::Replica;
 
 /// Pause before a removal that could not be written is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Who waits for the answer to a command.
+struct Caller {
+    connection: Arc<Connection>,
+    from: From,
+    /// Ends when there is nothing to wait for before `ok`.
+    reached: Option<JoinHandle<()>>,
+}
+
+impl Caller {
+    fn done(self) {
+        let Self { connection, from, reached } = self;
+        match reached {
+            None => connection.reply(&from, OK),
+            Some(reached) => drop(tokio::spawn(async move {
+                // However it ended.
+                let _ = reached.await;
+                connection.reply(&from, OK);
+            })),
+        }
+    }
+}
 
 /// The registry service. Cloning gives another handle.
 #[derive(Clone)]
@@ -43,25 +65,15 @@ impl Registry {
             Ok(Operation::Register(store, pid)) => match self.judge(caller, &pid) {
                 Err(reason) => caller.reply(&from, error(reason)),
                 Ok(peer) => {
-                    let command = Command::Register { store, pid };
-                    let from = Some((caller.clone(), from));
                     // Who is told `ok` finds the worker among those that are offered.
-                    let asked = Instant::now();
-                    match self.peers.reach(&peer) {
-                        None => self.write(command, asked, from),
-                        Some(reached) => {
-                            let registry = self.clone();
-                            tokio::spawn(async move {
-                                reached.await;
-                                registry.write(command, asked, from);
-                            });
-                        }
-                    }
+                    let reached = self.peers.reach(&peer).map(tokio::spawn);
+                    let caller = Caller { connection: caller.clone(), from, reached };
+                    self.write(Command::Register { store, pid }, Some(caller));
                 }
             },
             Ok(Operation::Unregister(store, pid)) => {
-                let command = Command::Unregister { store, pid, epoch: None };
-                self.write(command, Instant::now(), Some((caller.clone(), from)));
+                let caller = Caller { connection: caller.clone(), from, reached: None };
+                self.write(Command::Unregister { store, pid, epoch: None }, Some(caller));
             }
             Ok(Operation::Workers(store)) => {
                 caller.reply_shared(&from, &self.directory.workers(store.as_str()));
@@ -80,11 +92,10 @@ impl Registry {
     pub fn cast(&self, caller: &Arc<Connection>, request: &[u8]) {
         match Operation::parse(request) {
             Ok(Operation::Register(store, pid)) if self.judge(caller, &pid).is_ok() => {
-                self.write(Command::Register { store, pid }, Instant::now(), None);
+                self.write(Command::Register { store, pid }, None);
             }
             Ok(Operation::Unregister(store, pid)) => {
-                let command = Command::Unregister { store, pid, epoch: None };
-                self.write(command, Instant::now(), None);
+                self.write(Command::Unregister { store, pid, epoch: None }, None);
             }
             _ => tracing::debug!(peer = %caller.peer().name, "cast to the registry ignored"),
         }
@@ -110,20 +121,21 @@ impl Registry {
         self.write_until_done(Command::Purge { node, creation });
     }
 
-    fn write(&self, command: Command, asked: Instant, from: Option<(Arc<Connection>, From)>) {
-        self.replica.propose_then(command, asked, move |result| {
+    fn write(&self, command: Command, caller: Option<Caller>) {
+        self.replica.propose_then(command, move |result| {
             if let Err(error) = &result {
                 tracing::warn!(%error, "a registry command was not written");
             }
-            if let Some((caller, from)) = from {
-                let refused = match &result {
-                    Ok(outcome) => outcome.refused.as_ref().map(Refusal::as_atom),
-                    Err(reason) => Some(reason.as_atom()),
-                };
-                match refused {
-                    None => caller.reply(&from, OK),
-                    Some(reason) => caller.reply(&from, error(reason)),
+            let refused = match &result {
+                Ok(outcome) => outcome.refused.as_ref().map(Refusal::as_atom),
+                Err(reason) => Some(reason.as_atom()),
+            };
+            match (caller, refused) {
+                (None, _) => {}
+                (Some(caller), Some(reason)) => {
+                    caller.connection.reply(&caller.from, error(reason))
                 }
+                (Some(caller), None) => caller.done(),
             }
         });
     }
