@@ -11,7 +11,8 @@
          the_last_health_message_is_replayed_at_every_gateway/1,
          a_gateway_that_comes_back_relays_and_is_relayed_to_as_before/1,
          a_message_of_many_fragments_is_relayed_whole/1,
-         a_secret_that_is_changed_at_one_gateway_holds_at_all/1]).
+         a_secret_that_is_changed_at_one_gateway_holds_at_all/1,
+         a_gateway_that_comes_back_learns_all_topics_and_last_messages/1]).
 
 -define(EVENTS, esdb_channel_events).
 -define(HEALTH, esdb_channel_health).
@@ -26,7 +27,8 @@ all() ->
      the_last_health_message_is_replayed_at_every_gateway,
      a_gateway_that_comes_back_relays_and_is_relayed_to_as_before,
      a_message_of_many_fragments_is_relayed_whole,
-     a_secret_that_is_changed_at_one_gateway_holds_at_all].
+     a_secret_that_is_changed_at_one_gateway_holds_at_all,
+     a_gateway_that_comes_back_learns_all_topics_and_last_messages].
 
 init_per_suite(Config) ->
     World = gater_harness:new(),
@@ -176,6 +178,31 @@ a_secret_that_is_changed_at_one_gateway_holds_at_all(Config) ->
         ok =:= gater_harness:call(Beam, {esdb_channel_alerts, Gateway},
                                   {publish, Topic, signed(#{level => critical}, Secret)})
     end) || Gateway <- Gateways].
+
+%% More of either than another gateway is told at a time.
+a_gateway_that_comes_back_learns_all_topics_and_last_messages(Config) ->
+    {Beam, Gateways = [One, Two | _]} = setup(Config),
+    World = proplists:get_value(world, Config),
+    Prefix = topic(),
+    Topics = [<<Prefix/binary, N:32>> || N <- lists:seq(1, 10000)],
+    {_, Pid} = gater_harness:agent(Beam),
+    #{node := Node} = One,
+    ok = gater_harness:on(Beam, fun() ->
+        [ok = gen_server:call({?EVENTS, Node}, {subscribe, Topic, Pid}) || Topic <- Topics],
+        [ok = gen_server:call({?HEALTH, Node}, {publish, Topic, binary:copy(Topic, 20000)})
+         || Topic <- lists:sublist(Topics, 40)],
+        ok
+    end),
+    gater_harness:signal(Two, "KILL"),
+    _ = gater_harness:await_exit(World, Two),
+    Back = gater_harness:restart(World, Two),
+    [meshed(Beam, Gateway, Gateways) || Gateway <- [One, Back]],
+    gater_harness:until(fun() -> subscriptions(Beam, Back) >= length(Topics) end),
+    [gater_harness:until(fun() ->
+        Late = subscribed(Beam, Back, ?HEALTH, Topic),
+        _ = gater_harness:call(Beam, {?HEALTH, Back}, {get_subscribers, Topic}),
+        gater_harness:messages(Late) =:= [{channel_message, ?HEALTH, Topic, binary:copy(Topic, 20000)}]
+     end) || Topic <- [hd(Topics), lists:nth(40, Topics)]].
 
 %%% What the cases share
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use foldhash::HashMap;
-use gater_core::etf::{Atom, Pid, encode};
+use gater_core::etf::{Atom, Pid};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -78,6 +78,15 @@ pub struct Connection {
 struct Monitors {
     last: u64,
     by_pid: HashMap<LocalPid, u64>,
+}
+
+impl Monitors {
+    /// The number for a monitor of a process; `None` if there is one.
+    fn begin(&mut self, process: LocalPid) -> Option<u64> {
+        let Entry::Vacant(entry) = self.by_pid.entry(process) else { return None };
+        self.last += 1;
+        Some(*entry.insert(self.last))
+    }
 }
 
 impl std::fmt::Debug for Connection {
@@ -189,14 +198,23 @@ impl Connection {
             return false;
         }
         let mut monitors = self.monitors.lock();
-        let number = monitors.last + 1;
-        if let Entry::Vacant(entry) = monitors.by_pid.entry(pid.into()) {
-            entry.insert(number);
-            monitors.last = number;
+        if let Some(number) = monitors.begin(pid.into()) {
             // Under the lock: the signals of one pid leave in the order of the calls.
-            self.push(Lane::Control, Item::Signal(self.monitor_signal(true, pid, number)));
+            let signal = self.format.monitor(true, pid.into(), number);
+            self.push(Lane::Control, Item::Signal(signal));
         }
         true
+    }
+
+    /// As [`Connection::monitor`], for many processes of the peer: they take one place in the
+    /// lane, however many they are.
+    pub fn monitor_all(&self, processes: impl Iterator<Item = LocalPid>) {
+        let mut monitors = self.monitors.lock();
+        let begun = |process| monitors.begin(process).map(|number| (process, number));
+        let of: Box<[_]> = processes.filter_map(begun).collect();
+        if !of.is_empty() {
+            self.push(Lane::Control, Item::Monitors { of, from: 0 });
+        }
     }
 
     /// Stops monitoring.
@@ -205,14 +223,9 @@ impl Connection {
         if pid.node == self.peer.name
             && let Some(number) = monitors.by_pid.remove(&pid.into())
         {
-            self.push(Lane::Control, Item::Signal(self.monitor_signal(false, pid, number)));
+            let signal = self.format.monitor(false, pid.into(), number);
+            self.push(Lane::Control, Item::Signal(signal));
         }
-    }
-
-    fn monitor_signal(&self, begin: bool, pid: &Pid, number: u64) -> Signal {
-        let mut encoded = Vec::with_capacity(64);
-        encode::pid(&mut encoded, pid);
-        self.format.monitor(begin, &encoded, number)
     }
 
     /// The end of a monitored process was told by the peer; whether that was asked for.

@@ -74,10 +74,65 @@ async fn serve(mut socket: TcpStream, ports: Arc<Mutex<HashMap<Vec<u8>, u16>>>) 
     }
 }
 
+/// Tells a port mapper where a node is; it forgets nothing.
+async fn register(epmd: SocketAddr, name: &str, port: u16) {
+    let mut socket = TcpStream::connect(epmd).await.unwrap();
+    let mut request = vec![120];
+    request.extend(port.to_be_bytes());
+    request.extend([72, 0, 0, 6, 0, 6]);
+    request.extend((name.len() as u16).to_be_bytes());
+    request.extend(name.as_bytes());
+    request.extend([0, 0]);
+    socket.write_all(&(request.len() as u16).to_be_bytes()).await.unwrap();
+    socket.write_all(&request).await.unwrap();
+    socket.read_exact(&mut [0; 6]).await.unwrap();
+}
+
 async fn node(name: &str, epmd: SocketAddr) -> Node {
     let mut settings = Settings::new(name, "cookie".into());
     (settings.epmd, settings.start_epmd) = (epmd, false);
     Node::start(settings, Arc::new(Nothing)).await.unwrap()
+}
+
+/// Says that it is the node of this name, and no more.
+async fn claim_to_be(name: &str, at: u16) -> TcpStream {
+    let mut socket = TcpStream::connect(("127.0.0.1", at)).await.unwrap();
+    let mut message = vec![b'N'];
+    // All flags but the one that asks for a name.
+    message.extend((u64::MAX ^ 1 << 33).to_be_bytes());
+    message.extend(1_u32.to_be_bytes());
+    message.extend((name.len() as u16).to_be_bytes());
+    message.extend(name.as_bytes());
+    socket.write_all(&(message.len() as u16).to_be_bytes()).await.unwrap();
+    socket.write_all(&message).await.unwrap();
+    let mut length = [0; 2];
+    socket.read_exact(&mut length).await.unwrap();
+    let mut status = vec![0; usize::from(u16::from_be_bytes(length))];
+    socket.read_exact(&mut status).await.unwrap();
+    assert_eq!(status, b"sok_simultaneous");
+    socket
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_only_claims_to_be_the_other_node_does_not_end_the_dial() {
+    let (epmd, theirs) = (port_mapper().await, port_mapper().await);
+    let a = node("a@127.0.0.1", epmd).await;
+    let b = node("b@127.0.0.1", theirs).await;
+    // What the port mapper of `a` knows as `b` lets nothing through at first.
+    let gate = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    register(epmd, "b", gate.local_addr().unwrap().port()).await;
+    let dial = tokio::spawn({
+        let (a, b) = (a.clone(), b.name().clone());
+        async move { a.connect(&b).await }
+    });
+    let (mut dialled, _) = gate.accept().await.unwrap();
+    let _claim = claim_to_be("b@127.0.0.1", a.port()).await;
+    let mut through = TcpStream::connect(("127.0.0.1", b.port())).await.unwrap();
+    tokio::spawn(async move { tokio::io::copy_bidirectional(&mut dialled, &mut through).await });
+    let connected = tokio::time::timeout(WITHIN, dial).await.unwrap().unwrap();
+    assert_eq!(connected.unwrap().peer().name, *b.name());
+    a.shutdown(WITHIN).await;
+    b.shutdown(WITHIN).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -286,9 +286,7 @@ impl Peers {
         }
         *peer.0.lost_since.lock() = None;
         peer.0.link.store(Some(connection.clone()));
-        for local in peer.0.watched.lock().keys() {
-            connection.monitor(&peer.pid(*local));
-        }
+        connection.monitor_all(peer.0.watched.lock().keys().copied());
         Joined { peer, replaced }
     }
 
@@ -367,6 +365,10 @@ impl Peers {
             of_node.is_some_and(|peers| peers.iter().any(|peer| !peer.0.watched.lock().is_empty()));
         if !watched && let Some(node) = self.node.get() {
             node.release(peer.node());
+            // Who began to watch since that look has found the node kept.
+            if !peer.0.watched.lock().is_empty() {
+                node.keep(peer.node());
+            }
         }
     }
 

@@ -37,8 +37,8 @@ impl Effort {
     /// Per byte. To sort the keys of a map takes about one for each time their
     /// number can be halved, and a byte is seldom a term.
     const PER_BYTE: u64 = 32;
-    /// For any term; some milliseconds.
-    const AT_LEAST: u64 = 1 << 20;
+    /// For any term; less than a millisecond.
+    const AT_LEAST: u64 = 1 << 16;
 
     /// Bytes that are looked at in the time of a head.
     const BYTES: usize = 16;

@@ -130,6 +130,7 @@ impl Batch {
                 self.payload(&signal.payload, false, 0..signal.payload.len());
                 None
             }
+            Item::Monitors { of, from } => self.monitors(of, from),
             Item::Answer(answer) => {
                 self.answer(&answer);
                 None
@@ -196,6 +197,19 @@ impl Batch {
                 return Some(Item::Many { to, from: next, payload });
             }
             self.message(*receiver, &payload);
+        }
+        None
+    }
+
+    fn monitors(&mut self, of: Box<[(LocalPid, u64)]>, from: usize) -> Option<Item> {
+        for (next, (process, number)) in of.iter().enumerate().skip(from) {
+            if !self.has_room() {
+                return Some(Item::Monitors { of, from: next });
+            }
+            let at = self.copied.len();
+            let Signal { control, .. } = self.format.monitor(true, *process, *number);
+            self.format.put_signal(&mut self.copied, &control, 0);
+            self.copied_since(at);
         }
         None
     }

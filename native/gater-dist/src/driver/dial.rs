@@ -69,8 +69,9 @@ pub async fn connect(shared: &Arc<Shared>, node: &Atom) -> Result<Arc<Connection
                 let outcome = {
                     let _over = Dialed { shared, node };
                     tokio::select! {
-                        () = given_up.cancelled() => Err(HandshakeError::Simultaneous.into()),
+                        biased;
                         outcome = dial(shared, node) => outcome,
+                        () = given_up.cancelled() => Err(HandshakeError::Simultaneous.into()),
                     }
                 };
                 match outcome {

@@ -14,11 +14,21 @@ use crate::protocol::answer::{Answer, Reply};
 use crate::protocol::encode::Signal;
 use crate::{Opening, Payload, Queued};
 
+/// About what a monitor takes on the wire.
+const MONITOR_BYTES: usize = 128;
+
 /// Something to send.
 #[derive(Debug)]
 pub enum Item {
     /// A control message, never fragmented.
     Signal(Signal),
+    /// Monitors of processes of the peer by their numbers, those before `from` excepted.
+    Monitors {
+        /// The processes.
+        of: Box<[(LocalPid, u64)]>,
+        /// The place of the first one not monitored yet. Invariant: `from < of.len()`.
+        from: usize,
+    },
     /// The answer to a call, never fragmented.
     Answer(Answer),
     /// A message to one process.
@@ -58,6 +68,7 @@ impl Item {
     pub fn message_len(&self) -> usize {
         match self {
             Self::Signal(signal) => signal.control.len() + signal.payload.len(),
+            Self::Monitors { of, from } => (of.len() - from) * MONITOR_BYTES,
             Self::Answer(answer) => answer.bytes(),
             Self::One(_, payload)
             | Self::Many { payload, .. }
@@ -74,7 +85,7 @@ impl Item {
     fn opening(&self) -> Option<&Arc<Opening>> {
         match self {
             Self::Signal(signal) => signal.payload.opening(),
-            Self::Answer(_) => None,
+            Self::Monitors { .. } | Self::Answer(_) => None,
             Self::One(_, payload)
             | Self::Many { payload, .. }
             | Self::Rest(Fragments { payload, .. }) => payload.opening(),
@@ -86,6 +97,7 @@ impl Item {
         const ENTRY: usize = 64;
         match self {
             Self::Signal(signal) => (ENTRY + signal.control.len() + signal.payload.len(), 1),
+            Self::Monitors { of, .. } => (ENTRY + size_of_val(&**of), 1),
             Self::Answer(answer) => (ENTRY + answer.bytes(), 1),
             Self::One(_, payload) => (ENTRY + payload.len(), 1),
             Self::Many { to, from, payload } => {

@@ -119,13 +119,14 @@ impl Shared {
             if entry.live_link().is_some() {
                 return Status::Alive;
             }
-            if let Some(dialing) = &entry.dialing {
-                // Both dial: the one with the greater name goes on (`net_kernel.erl`).
-                if self.local.name.as_str() > peer.name.as_str() {
-                    return Status::Nok;
-                }
-                dialing.cancel();
-                return Status::OkSimultaneous;
+            if entry.dialing.is_some() {
+                // Both dial: the one with the greater name goes on (`net_kernel.erl`). That it
+                // is who it says is yet to be seen: the dial is given up when that is known.
+                return if self.local.name.as_str() > peer.name.as_str() {
+                    Status::Nok
+                } else {
+                    Status::OkSimultaneous
+                };
             }
         }
         let links = table.values().filter(|entry| entry.link.is_some()).count();
@@ -135,11 +136,15 @@ impl Shared {
         Status::Ok
     }
 
-    /// Puts a new connection in its place; gives the one it replaces.
+    /// Puts a new connection in its place, and gives up a dial that is under way; gives the
+    /// connection it replaces.
     pub fn linked(&self, connection: &Arc<Connection>) -> Option<Arc<Connection>> {
         let mut table = self.table.lock();
         let entry = table.entry(connection.peer().name.clone()).or_default();
         let replaced = entry.link.replace(connection.clone());
+        if let Some(dialing) = &entry.dialing {
+            dialing.cancel();
+        }
         drop(table);
         self.changed.notify_waiters();
         replaced

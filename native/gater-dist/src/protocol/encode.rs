@@ -172,9 +172,13 @@ impl Format {
     }
 
     /// Begins (op 19) or ends (op 20) the monitor `number` of a process of the peer.
-    pub fn monitor(&self, begin: bool, pid: &[u8], number: u64) -> Signal {
+    pub fn monitor(&self, begin: bool, process: LocalPid, number: u64) -> Signal {
         let op = if begin { 19 } else { 20 };
-        let control = tuple(op, &[&self.our_pid, pid, &self.monitor_reference(number)]);
+        let mut pid = Vec::with_capacity(64);
+        pid.push(tag::NEW_PID);
+        put_atom(&mut pid, self.peer.as_str());
+        put_numbers(&mut pid, process);
+        let control = tuple(op, &[&self.our_pid, &pid, &self.monitor_reference(number)]);
         Signal { control: control.into(), payload: Payload::default() }
     }
 

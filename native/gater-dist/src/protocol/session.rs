@@ -119,7 +119,7 @@ impl Session {
                     let data = self.cache.read(data, &mut self.atoms)?;
                     let whole = self.reassembly.first(sequence, id, data, &self.atoms, now)?;
                     if let Some(whole) = whole {
-                        self.message(&whole, &whole, sink)?;
+                        S::apart(whole.len(), || self.message(&whole, &whole, sink))?;
                     }
                 }
                 Frame::Next { sequence, id, data } => {
@@ -129,7 +129,9 @@ impl Session {
                         S::apart(whole.len(), || self.put_together(whole, sink))?;
                     }
                 }
-                Frame::PassThrough(data) => self.pass_through(frames, data, sink)?,
+                Frame::PassThrough(data) => {
+                    S::apart(data.len(), || self.pass_through(frames, data, sink))?;
+                }
             }
         }
         Ok(())

@@ -35,6 +35,8 @@ use crate::replica::{Member, MemberError, OpenError, Replica, Role, Standing};
 const CLUSTER_NOTE: &str = "cluster";
 /// Questions of other gateways that are dealt with at a time.
 const MAX_QUESTIONS: usize = 4096;
+/// Changes of the cluster that are dealt with at a time: each may take minutes.
+const MAX_CHANGES: usize = 8;
 /// How long the leader may take over a batch that was forwarded to it.
 const WRITE_WITHIN: Duration = Duration::from_secs(4);
 /// How long it may take to bring a new member up to date.
@@ -52,6 +54,7 @@ pub struct Cluster {
     links: Links,
     lost_grace: Duration,
     questions: Arc<Semaphore>,
+    changes: Semaphore,
 }
 
 impl Cluster {
@@ -84,6 +87,7 @@ impl Cluster {
             links: Links::new(others),
             lost_grace,
             questions: Arc::new(Semaphore::new(MAX_QUESTIONS)),
+            changes: Semaphore::new(MAX_CHANGES),
         }))
     }
 
@@ -209,9 +213,9 @@ impl Cluster {
                 Ok(accepted) => Answer::Flag(accepted),
                 Err(error) => self.no_disk(&error, Answer::Flag(false)),
             },
-            Question::Admit { id, name } => Answer::Done(self.admit(id, name).await),
-            Question::Add(name) => Answer::Done(self.add_here(&name).await),
-            Question::Remove(name) => Answer::Done(self.remove_here(&name).await),
+            Question::Admit { id, name } => Answer::Done(self.in_turn(self.admit(id, name)).await),
+            Question::Add(name) => Answer::Done(self.in_turn(self.add_here(&name)).await),
+            Question::Remove(name) => Answer::Done(self.in_turn(self.remove_here(&name)).await),
             Question::Reached(nodes) => Answer::Flags(
                 nodes
                     .iter()
@@ -280,12 +284,23 @@ impl Cluster {
 
     /// Adds the gateway `name` to the cluster, through whoever leads. The error is for people.
     pub async fn add(self: &Arc<Self>, name: &str) -> Result<(), String> {
-        self.through_leader(Question::Add(name.to_owned())).await
+        self.in_turn(self.through_leader(Question::Add(name.to_owned()))).await
     }
 
     /// Removes the gateway `name` from the cluster, through whoever leads.
     pub async fn remove(self: &Arc<Self>, name: &str) -> Result<(), String> {
-        self.through_leader(Question::Remove(name.to_owned())).await
+        self.in_turn(self.through_leader(Question::Remove(name.to_owned()))).await
+    }
+
+    /// Does not begin while too many changes are under way.
+    async fn in_turn(
+        &self,
+        change: impl Future<Output = Result<(), String>>,
+    ) -> Result<(), String> {
+        let Ok(_turn) = self.changes.try_acquire() else {
+            return Err("too many changes of the cluster are under way".into());
+        };
+        change.await
     }
 
     async fn through_leader(self: &Arc<Self>, question: Question) -> Result<(), String> {

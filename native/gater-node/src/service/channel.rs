@@ -13,7 +13,7 @@ use gater_dist::{Connection, Draft, Opening, Payload};
 use parking_lot::{Mutex, RwLock};
 
 use super::last::LastValues;
-use super::relay::Gateway;
+use super::relay::{self, Gateway, Told};
 use crate::clock;
 use crate::drops::{Drops, Reason};
 use crate::peers::{Interest, PeerRef, Peers};
@@ -47,6 +47,15 @@ struct Table {
     /// Processes that are about to be subscribed, by topic.
     expected: HashMap<Topic, Vec<Expected>>,
     last_ticket: u64,
+}
+
+/// What another gateway is still to be told of a channel.
+#[derive(Default)]
+pub struct Introduction {
+    /// Topics that are wanted here.
+    pub topics: Vec<Topic>,
+    /// Last messages, and when they were published.
+    pub last: Vec<(u64, Payload)>,
 }
 
 /// A process that is about to be subscribed.
@@ -139,7 +148,7 @@ impl Channel {
         topic: &Topic,
         (peer, local): (&PeerRef, LocalPid),
         waits: bool,
-    ) -> Option<(u64, Vec<(Arc<Gateway>, u64)>)> {
+    ) -> Option<(u64, Told)> {
         // Channels with last messages get every message.
         let untold = |table: &Table| {
             self.last.is_none() && !table.gateways.is_empty() && !table.has_own(topic.as_bytes())
@@ -148,11 +157,11 @@ impl Channel {
             return None;
         }
         let mut table = self.table.write();
-        let told: Vec<_> = if untold(&table) {
+        let told = if untold(&table) {
             let tell = |gateway: &Arc<Gateway>| (gateway.clone(), self.tell(gateway, topic));
             table.gateways.iter().map(tell).collect()
         } else {
-            Vec::new()
+            Told::new()
         };
         table.last_ticket += 1;
         let ticket = table.last_ticket;
@@ -234,18 +243,34 @@ impl Channel {
         known || expected
     }
 
-    /// Another gateway is connected: it is told what is wanted here, and the last messages.
-    pub fn attach(&self, gateway: &Arc<Gateway>) {
+    /// Another gateway is connected. It is told what is wanted here, as far as that goes in one
+    /// part, and all that changes from now on; what is left to be told is given back.
+    pub fn attach(&self, gateway: &Arc<Gateway>) -> Introduction {
         let mut table = self.table.write();
         table.gateways.push(gateway.clone());
-        let Some(last) = &self.last else {
-            let mut topics: BTreeSet<_> = table.expected.keys().cloned().collect();
-            let names = table.subscribers.names();
-            topics.extend(names.filter(|topic| table.has_own(topic.as_bytes())).cloned());
-            gateway.wants_all(self.name(), &topics);
-            return;
-        };
-        last.lock().each(|at, payload| gateway.last(at, payload.to_vec()));
+        let mut left = Introduction::default();
+        match &self.last {
+            Some(last) => last.lock().each(|at, payload| left.last.push((at, payload.clone()))),
+            None => {
+                let names = table.subscribers.names();
+                let own = names.filter(|topic| table.has_own(topic.as_bytes()));
+                let topics: BTreeSet<_> = own.chain(table.expected.keys()).collect();
+                let mut topics = topics.into_iter();
+                let first = topics.by_ref().take(relay::TOPICS_AT_A_TIME);
+                let first = first.map(|topic| topic.as_bytes().to_vec()).collect();
+                gateway.wants(self.name(), first, true);
+                left.topics.extend(topics.cloned());
+            }
+        }
+        left
+    }
+
+    /// Tells `gateway` that these topics are wanted, too, as far as they still are. The number
+    /// to wait for.
+    pub fn tell_of(&self, gateway: &Gateway, topics: &[Topic]) -> u64 {
+        let table = self.table.read();
+        let topics = topics.iter().map(Topic::as_bytes).filter(|topic| table.wants(topic));
+        gateway.wants(self.name(), topics.map(<[u8]>::to_vec).collect(), false)
     }
 
     /// Another gateway's connection is gone.

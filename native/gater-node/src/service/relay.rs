@@ -9,7 +9,6 @@
 //! changes, all of it when the connection comes up. That it is gone is told when the last
 //! subscriber of a topic unsubscribes or, if it died, when the next message for it comes.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -21,10 +20,10 @@ use gater_core::etf::{Limits, Pid, Reader, Scanner, encode};
 use gater_dist::{Connection, Node, Payload};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-use super::channel::Channel;
+use super::channel::{Channel, Introduction};
 use crate::peers::{PeerRef, Peers};
 use crate::replica::codec;
 use crate::secret::Secret;
@@ -33,7 +32,15 @@ use crate::secret::Secret;
 pub const NAME: &str = "esdb_gater_relay";
 
 /// Topics that are told in one message.
-const TOPICS_AT_A_TIME: usize = 4096;
+pub const TOPICS_AT_A_TIME: usize = 4096;
+/// Bytes of last messages that are told at a time.
+const LAST_AT_A_TIME: usize = 4 << 20;
+/// A longer last message is not told: it would hold up all else for too long.
+const LAST_AT_MOST: usize = 32 << 20;
+/// Subscribers of one topic that a gateway tells another of.
+const LISTED_AT_MOST: usize = 100_000;
+/// Topics that are asked for at a time.
+const ASK_AT_A_TIME: usize = 8;
 /// How long a subscriber waits for the other gateways to know.
 const KNOWN_WITHIN: Duration = Duration::from_secs(1);
 /// How long the other gateways may take to tell their subscribers.
@@ -81,27 +88,43 @@ impl Gateway {
         number
     }
 
-    /// Tells all that is wanted of a channel.
-    pub fn wants_all(&self, channel: &str, topics: &BTreeSet<Topic>) {
-        let mut alone = true;
-        let topics: Vec<_> = topics.iter().map(|topic| topic.as_bytes().to_vec()).collect();
-        for part in topics.chunks(TOPICS_AT_A_TIME) {
-            self.wants(channel, part.to_vec(), alone);
-            alone = false;
-        }
-        if alone {
-            self.wants(channel, Vec::new(), true);
-        }
-    }
-
     /// Tells that a topic is not wanted any more; under the channel's lock.
     pub fn gone(&self, channel: &str, topic: &[u8]) {
         say(&self.connection, &Word::Gone { channel: channel.to_owned(), topic: topic.to_vec() });
     }
 
-    /// Tells the last message of a topic, as a subscriber gets it.
-    pub fn last(&self, at: u64, message: Vec<u8>) {
-        say(&self.connection, &Word::Last { at, message });
+    /// Tells what there is of a channel, a part after the other: the next when the last is known.
+    async fn introduce(&self, channel: &Channel, all: Introduction) {
+        let mut number = 0;
+        for part in all.topics.chunks(TOPICS_AT_A_TIME) {
+            if !self.has_heard(number).await {
+                return;
+            }
+            number = channel.tell_of(self, part);
+        }
+        let mut bytes = 0;
+        for (at, payload) in all.last.into_iter().filter(|(_, last)| last.len() <= LAST_AT_MOST) {
+            bytes += payload.len();
+            if bytes > LAST_AT_A_TIME {
+                number = self.wants(channel.name(), Vec::new(), false);
+                bytes = payload.len();
+                if !self.has_heard(number).await {
+                    return;
+                }
+            }
+            say(&self.connection, &Word::Last { at, message: payload.to_vec() });
+        }
+    }
+
+    /// Waits until what was told up to `number` is known there; false if it never will be.
+    async fn has_heard(&self, number: u64) -> bool {
+        while *self.known.borrow() < number {
+            if self.connection.is_closed() {
+                return false;
+            }
+            self.knows(number, Instant::now() + KNOWN_WITHIN).await;
+        }
+        true
     }
 
     /// Waits until what was told up to `number` is known there, or the time is up.
@@ -121,8 +144,11 @@ impl Gateway {
     }
 }
 
-/// Waits until each of the gateways knows what it was told up to its number, or cannot soon.
-pub async fn known(told: Vec<(Arc<Gateway>, u64)>) {
+/// Up to which number which gateways were told.
+pub type Told = Vec<(Arc<Gateway>, u64)>;
+
+/// Waits until each of the gateways knows what it was told, or cannot soon.
+pub async fn known(told: Told) {
     let until = Instant::now() + KNOWN_WITHIN;
     for (gateway, number) in told {
         gateway.knows(number, until).await;
@@ -149,6 +175,8 @@ pub struct Relays {
     gateways: RwLock<Vec<Arc<Gateway>>>,
     asked: Mutex<HashMap<u64, oneshot::Sender<Vec<Pid>>>>,
     last_asked: AtomicU64,
+    /// Those who ask for subscribers at a time.
+    asking: Semaphore,
 }
 
 impl Relays {
@@ -162,6 +190,7 @@ impl Relays {
             gateways: RwLock::default(),
             asked: Mutex::default(),
             last_asked: AtomicU64::new(0),
+            asking: Semaphore::new(ASK_AT_A_TIME),
         }
     }
 
@@ -252,9 +281,17 @@ impl Relays {
         self.gateways.write().push(gateway.clone());
         // It may not be known as a gateway here yet. Who knows it already hears it twice.
         self.greet(connection);
-        for channel in self.channels.values() {
-            channel.attach(&gateway);
-        }
+        // From now on it is told of changes.
+        let all: Vec<_> = self
+            .channels
+            .values()
+            .map(|channel| (channel.clone(), channel.attach(&gateway)))
+            .collect();
+        tokio::spawn(async move {
+            for (channel, all) in all {
+                gateway.introduce(&channel, all).await;
+            }
+        });
     }
 
     fn told(&self, gateway: &Arc<Gateway>, word: Word) {
@@ -290,7 +327,8 @@ impl Relays {
             }
             Word::List { number, channel, topic } => {
                 let channel = self.channels.get(&channel);
-                let pids = channel.map(|c| c.subscribers(&topic)).unwrap_or_default();
+                let mut pids = channel.map(|c| c.subscribers(&topic)).unwrap_or_default();
+                pids.truncate(LISTED_AT_MOST);
                 say(&gateway.connection, &Word::Listed { number, pids });
             }
             Word::Listed { number, pids } => {
@@ -320,19 +358,23 @@ impl Relays {
         if gateways.is_empty() {
             return None;
         }
-        let mut asked = Vec::new();
-        for gateway in &gateways {
-            let number = self.last_asked.fetch_add(1, Ordering::Relaxed);
-            let (sender, answer) = oneshot::channel();
-            self.asked.lock().insert(number, sender);
-            asked.push((number, answer));
-            let (channel, topic) = (channel.to_owned(), topic.to_vec());
-            say(&gateway.connection, &Word::List { number, channel, topic });
-        }
+        let (channel, topic) = (channel.to_owned(), topic.to_vec());
         let relays = self.clone();
         Some(async move {
             let mut pids = Vec::new();
             let until = Instant::now() + LISTED_WITHIN;
+            let Ok(Ok(_turn)) = timeout_at(until, relays.asking.acquire()).await else {
+                return pids;
+            };
+            let mut asked = Vec::new();
+            for gateway in &gateways {
+                let number = relays.last_asked.fetch_add(1, Ordering::Relaxed);
+                let (sender, answer) = oneshot::channel();
+                relays.asked.lock().insert(number, sender);
+                asked.push((number, answer));
+                let (channel, topic) = (channel.clone(), topic.clone());
+                say(&gateway.connection, &Word::List { number, channel, topic });
+            }
             for (number, answer) in asked {
                 match timeout_at(until, answer).await {
                     Ok(Ok(theirs)) => pids.extend(theirs),

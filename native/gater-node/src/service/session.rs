@@ -25,6 +25,8 @@ use crate::telemetry::{Event, Telemetry};
 /// The version of the session protocol this gateway speaks.
 pub const VERSION: i64 = 1;
 
+/// Links of one node: a shim has one, and another while it starts again.
+const MAX_LINKS: usize = 16;
 /// Event names that one listener may ask for in a request.
 const MAX_EVENT_NAMES: u32 = 64;
 
@@ -123,7 +125,18 @@ impl Sessions {
             return caller.reply(from, error("overloaded"));
         };
         let local = LocalPid::from(pid);
-        if self.attached.lock().insert((peer.clone(), local)) {
+        let new = {
+            let mut attached = self.attached.lock();
+            let link = (peer.clone(), local);
+            let new = !attached.contains(&link);
+            if new && attached.iter().filter(|(of, _)| *of == peer).count() >= MAX_LINKS {
+                drop(attached);
+                return caller.reply(from, error("overloaded"));
+            }
+            attached.insert(link);
+            new
+        };
+        if new {
             self.peers.watch(&peer, local, Interest::Session);
         }
         caller.reply(from, self.welcome());

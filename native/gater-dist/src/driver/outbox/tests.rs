@@ -29,13 +29,18 @@ fn gather(outbox: &Outbox, gatherer: u64, text: &str) -> Gathered {
 
 /// What the writer task would write, as one string.
 fn written(outbox: &Outbox) -> String {
+    let all = written_bytes(outbox);
+    all.iter().filter(|byte| byte.is_ascii_lowercase()).map(|byte| char::from(*byte)).collect()
+}
+
+fn written_bytes(outbox: &Outbox) -> Vec<u8> {
     let (mut all, mut given) = (Vec::new(), None);
     while let Next::Write(mut batch) = outbox.next(given.take()) {
         all.extend_from_slice(&batch.bytes_left());
         batch.clear();
         given = Some(batch);
     }
-    all.iter().filter(|byte| byte.is_ascii_lowercase()).map(|byte| char::from(*byte)).collect()
+    all
 }
 
 fn order_of(text: &str, marks: [&str; 3]) -> bool {
@@ -140,6 +145,21 @@ fn what_a_full_lane_ends_the_connection_over_is_told_with_its_subscribers() {
     assert_eq!(losses.len(), 1);
     assert_eq!((losses[0].reason, losses[0].messages), (LossReason::ConnectionLost, 300));
     assert_eq!(losses[0].opening.as_ref(), Some(&opening));
+}
+
+#[test]
+fn any_number_of_monitors_takes_little_room_and_goes_before_what_follows() {
+    const COUNT: u32 = 40_000;
+    let outbox = outbox();
+    let of = (1..=COUNT).map(|id| (LocalPid { id, ..TO }, u64::from(id))).collect();
+    let monitors = Item::Monitors { of, from: 0 };
+    assert_eq!(outbox.push(None, Lane::Control, monitors), Outcome::Taken);
+    assert_eq!(outbox.push(None, Lane::Control, item("next")), Outcome::Taken);
+    let written = written_bytes(&outbox);
+    // The node of each process, and of the receiver of what follows.
+    let nodes = written.windows(4).filter(|bytes| bytes == b"\x03p@h").count();
+    assert_eq!(nodes, COUNT as usize + 1);
+    assert!(written.ends_with(b"next"));
 }
 
 #[test]
