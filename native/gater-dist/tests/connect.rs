@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gater_core::etf::Pid;
-use gater_dist::{Connection, DownReason, Events, Message, Node, Settings};
+use gater_dist::{Connection, DownReason, Events, Lane, Message, Node, Payload, Settings};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,6 +16,25 @@ const ROUNDS: usize = 300;
 const WITHIN: Duration = Duration::from_secs(30);
 
 struct Nothing;
+
+/// Panics over every message.
+struct Fragile;
+
+impl Events for Fragile {
+    fn knows(&self, _name: &str) -> bool {
+        true
+    }
+
+    fn up(&self, _peer: &Arc<Connection>) {}
+
+    fn down(&self, _peer: &Arc<Connection>, _reason: &DownReason) {}
+
+    fn message(&self, _peer: &Arc<Connection>, _message: Message<'_>) {
+        panic!("as told");
+    }
+
+    fn exited(&self, _peer: &Arc<Connection>, _pid: &Pid, _reason: Bytes) {}
+}
 
 impl Events for Nothing {
     fn knows(&self, _name: &str) -> bool {
@@ -89,9 +108,13 @@ async fn register(epmd: SocketAddr, name: &str, port: u16) {
 }
 
 async fn node(name: &str, epmd: SocketAddr) -> Node {
+    node_with(name, epmd, Arc::new(Nothing)).await
+}
+
+async fn node_with(name: &str, epmd: SocketAddr, events: Arc<dyn Events>) -> Node {
     let mut settings = Settings::new(name, "cookie".into());
     (settings.epmd, settings.start_epmd) = (epmd, false);
-    Node::start(settings, Arc::new(Nothing)).await.unwrap()
+    Node::start(settings, events).await.unwrap()
 }
 
 /// Says that it is the node of this name, and no more.
@@ -131,6 +154,26 @@ async fn who_only_claims_to_be_the_other_node_does_not_end_the_dial() {
     tokio::spawn(async move { tokio::io::copy_bidirectional(&mut dialled, &mut through).await });
     let connected = tokio::time::timeout(WITHIN, dial).await.unwrap().unwrap();
     assert_eq!(connected.unwrap().peer().name, *b.name());
+    a.shutdown(WITHIN).await;
+    b.shutdown(WITHIN).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_disconnected_by_a_panic_can_come_back() {
+    let epmd = port_mapper().await;
+    let a = node_with("a@127.0.0.1", epmd, Arc::new(Fragile)).await;
+    let b = node("b@127.0.0.1", epmd).await;
+    for _ in 0..2 {
+        let connected = tokio::time::timeout(WITHIN, b.connect(a.name())).await.unwrap();
+        let connection = connected.unwrap();
+        connection.send_name(Lane::Normal, "anybody", &Payload::from(vec![106]));
+        let gone = async {
+            while !connection.is_closed() || !a.connections().is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(WITHIN, gone).await.unwrap();
+    }
     a.shutdown(WITHIN).await;
     b.shutdown(WITHIN).await;
 }

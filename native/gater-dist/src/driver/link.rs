@@ -50,6 +50,7 @@ async fn run(
         old.end(DownReason::Replaced);
         old.ended().cancelled().await;
     }
+    let over = Over { shared: &shared, connection: &connection };
     let peer = connection.peer();
     tracing::info!(peer = %peer.name, creation = peer.creation, hidden = peer.hidden, "connected");
     shared.events.up(&connection);
@@ -81,16 +82,33 @@ async fn run(
     if writer.await.is_err() {
         tracing::error!(peer = %connection.peer().name, "the writer of a connection failed");
     }
-    shared.unlinked(&connection);
-    let reason = connection.reason();
-    match &reason {
-        DownReason::Closed | DownReason::Shutdown | DownReason::Requested(_) => {
-            tracing::info!(peer = %connection.peer().name, %reason, "disconnected");
+    drop(over);
+}
+
+/// Says that a connection is over, even if the task that read from it has panicked: else the
+/// peer could not come back.
+struct Over<'a> {
+    shared: &'a Shared,
+    connection: &'a Arc<Connection>,
+}
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        let Self { shared, connection } = self;
+        // The first reason counts.
+        connection.end(DownReason::Requested("its reader has failed"));
+        connection.outbox().detach();
+        shared.unlinked(connection);
+        let reason = connection.reason();
+        match &reason {
+            DownReason::Closed | DownReason::Shutdown | DownReason::Requested(_) => {
+                tracing::info!(peer = %connection.peer().name, %reason, "disconnected");
+            }
+            _ => tracing::warn!(peer = %connection.peer().name, %reason, "disconnected"),
         }
-        _ => tracing::warn!(peer = %connection.peer().name, %reason, "disconnected"),
+        shared.events.down(connection, &reason);
+        connection.ended().cancel();
     }
-    shared.events.down(&connection, &reason);
-    connection.ended().cancel();
 }
 
 /// Sets what makes small messages go at once and dead peers be noticed.
