@@ -59,13 +59,71 @@ answer($k, Bytes) ->
 answer($g, Bytes) ->
     {Seed, Size} = decode(Bytes),
     _ = rand:seed(exsss, Seed),
-    encode(map(Size)).
+    Map = map(Size),
+    case Seed rem 2 of
+        0 -> encode(Map);
+        1 -> otherwise(Map)
+    end.
 
 decode(Bytes) -> binary_to_term(<<131, Bytes/binary>>).
 
 encode(Term) ->
     <<131, Bytes/binary>> = term_to_binary(Term),
     Bytes.
+
+%% As no release writes it and all read it.
+otherwise(Atom) when is_atom(Atom) ->
+    Text = atom_to_binary(Atom),
+    Latin1 = case unicode:characters_to_binary(Text, utf8, latin1) of
+        Bytes when is_binary(Bytes) -> [[115, byte_size(Bytes), Bytes], [100, <<(byte_size(Bytes)):16>>, Bytes]];
+        _ -> []
+    end,
+    Small = [[119, byte_size(Text), Text] || byte_size(Text) < 256],
+    iolist_to_binary(pick([[118, <<(byte_size(Text)):16>>, Text] | Small ++ Latin1]));
+otherwise(Integer) when is_integer(Integer) ->
+    Sign = if Integer < 0 -> 1; true -> 0 end,
+    Magnitude = [binary:encode_unsigned(abs(Integer), little), <<0:(8 * (rand:uniform(3) - 1))>>],
+    Length = iolist_size(Magnitude),
+    Small = [[110, Length, Sign, Magnitude] || Length < 256],
+    iolist_to_binary(pick([encode(Integer), [111, <<Length:32>>, Sign, Magnitude] | Small]));
+otherwise(Bytes) when is_binary(Bytes), Bytes =/= <<>> ->
+    pick([encode(Bytes), <<77, (byte_size(Bytes)):32, 8, Bytes/binary>>]);
+otherwise(List) when is_list(List) ->
+    case rand:uniform(3) of
+        1 -> encode(List);
+        _ -> iolist_to_binary(cells(List))
+    end;
+otherwise(Tuple) when is_tuple(Tuple) ->
+    Elements = [otherwise(Element) || Element <- tuple_to_list(Tuple)],
+    iolist_to_binary(pick([[104, tuple_size(Tuple), Elements], [105, <<(tuple_size(Tuple)):32>>, Elements]]));
+otherwise(Map) when is_map(Map) ->
+    Pairs = lists:sort([{rand:uniform(), otherwise(Key), otherwise(Value)} || {Key, Value} <- maps:to_list(Map)]),
+    iolist_to_binary([116, <<(map_size(Map)):32>>, [[Key, Value] || {_, Key, Value} <- Pairs]]);
+otherwise(Term) ->
+    encode(Term).
+
+%% A list in pieces, of which some have no elements.
+cells([]) ->
+    case rand:uniform(3) of
+        1 -> <<106>>;
+        2 -> <<107, 0:16>>;
+        3 -> [<<108, 0:32>>, cells([])]
+    end;
+cells([_ | _] = List) ->
+    {Piece, Rest} = piece(rand:uniform(4) - 1, List),
+    Bytes = [Byte || Byte <- Piece, is_integer(Byte), Byte >= 0, Byte < 256],
+    case Rest of
+        [] when Bytes =:= Piece -> [<<107, (length(Piece)):16>>, Piece];
+        _ -> [<<108, (length(Piece)):32>>, [otherwise(Element) || Element <- Piece], cells(Rest)]
+    end;
+cells(Tail) ->
+    otherwise(Tail).
+
+piece(Left, [Element | Rest]) when Left > 0 ->
+    {Piece, After} = piece(Left - 1, Rest),
+    {[Element | Piece], After};
+piece(_, Rest) ->
+    {[], Rest}.
 
 map(Size) ->
     %% Large maps have small contents, so that terms stay below some 10 KB.
