@@ -9,7 +9,7 @@
 %%% @end
 -module(esdb_gater_copy).
 
--export([reset/2, added/3, removed/3, ended/2, settle/1]).
+-export([reset/2, added/3, removed/3, repeated/2, ended/2, settle/1]).
 
 -export_type([unconfirmed/0]).
 
@@ -33,6 +33,8 @@ reset(Registry, Gateway) ->
     All = lists:foldr(fun({Store, Pid}, Acc) -> Acc#{Store => [Pid | maps:get(Store, Acc, [])]} end,
                       #{}, Kept),
     ok = esdb_gater_workers:reset(maps:to_list(merge(Offered, All))),
+    ok = lists:foreach(fun({Store, Pid}) -> esdb_gater_wanted:mark(Store, Pid, active) end,
+                       [Faded || Faded <- esdb_gater_wanted:faded(), is_map_key(Faded, Known)]),
     Missing = [Wanted || Wanted <- esdb_gater_wanted:active(), not is_map_key(Wanted, Known)],
     {Missing, maps:from_list([{Key, []} || Key <- Kept])}.
 
@@ -68,6 +70,16 @@ removed(Store, Pid, Unconfirmed) ->
              false -> esdb_gater_wanted:mark(Store, Pid, faded)
          end,
     maps:remove({Store, Pid}, Unconfirmed).
+
+%% @doc A registration was repeated, and the gateway has taken it. One that reaches the worker has
+%% offered it before it answered; else it is as one that was removed because its node is out of
+%% reach.
+-spec repeated(StoreId :: atom(), pid()) -> ok.
+repeated(Store, Pid) ->
+    case node(Pid) =:= node() orelse esdb_gater_workers:member(Store, Pid) of
+        true -> ok;
+        false -> esdb_gater_wanted:mark(Store, Pid, faded)
+    end.
 
 %% @doc A process that was registered through this node has ended. Out of reach is not dead; the
 %% gateway may still reach it.

@@ -1,14 +1,20 @@
 %%% @private
 %%% @doc Registrations and their withdrawals that the link carries to a gateway: those that
 %%% wait for one, and those that are sent and not yet answered. A caller waits five seconds.
+%%%
+%%% A registration that the gateway takes after its caller was told that it failed is *late*. It is
+%%% to be taken back, unless another one of the same pair succeeds; so while others are pending, it
+%%% is remembered and the last of them decides. Invariant: a late pair has one pending.
 -module(esdb_gater_pending).
 
--export([new/0, add/5, sent/2, unsent/1, gateway_lost/1, take/2, expire/2, answer/2, size/1]).
+-export([new/0, add/5, sent/2, unsent/1, gateway_lost/1, take/2, expire/2, late/3, take_late/3,
+         answer/2, size/1]).
 
 -export_type([pending/0, id/0, kind/0]).
 
 -type kind() :: register | unregister.
 -type id() :: pos_integer().
+-type pair() :: {StoreId :: atom(), pid()}.
 
 -record(request, {
     kind :: kind(),
@@ -21,6 +27,8 @@
 
 -record(pending, {
     requests = #{} :: #{id() => #request{}},
+    registrations = #{} :: #{pair() => pos_integer()},  % how many requests of a pair are
+    late = #{} :: #{pair() => []},
     next = 1 :: id()
 }).
 
@@ -39,7 +47,7 @@ new() -> #pending{}.
 add(Kind, Store, Pid, From, #pending{requests = Requests, next = Id} = Pending) ->
     Timer = erlang:send_after(?TIMEOUT, self(), {expire_request, Id}),
     Request = #request{kind = Kind, store = Store, pid = Pid, from = From, timer = Timer},
-    {Id, Pending#pending{requests = Requests#{Id => Request}, next = Id + 1}}.
+    {Id, count(Request, 1, Pending#pending{requests = Requests#{Id => Request}, next = Id + 1})}.
 
 %% @doc It is on its way to the gateway in use.
 -spec sent(id(), pending()) -> pending().
@@ -67,22 +75,38 @@ gateway_lost(#pending{requests = Requests} = Pending) ->
 -spec take(id(), pending()) -> {gen_server:from() | none, pending()} | late.
 take(Id, #pending{requests = Requests} = Pending) ->
     case maps:take(Id, Requests) of
-        {#request{from = From, timer = Timer}, Rest} ->
+        {#request{from = From, timer = Timer} = Request, Rest} ->
             _ = erlang:cancel_timer(Timer),
-            {From, Pending#pending{requests = Rest}};
+            {From, count(Request, -1, Pending#pending{requests = Rest})};
         error ->
             late
     end.
 
-%% @doc It has waited long enough.
--spec expire(id(), pending()) -> pending().
-expire(Id, Pending) ->
-    case take(Id, Pending) of
-        {From, Rest} ->
+%% @doc It has waited long enough. Gives what it was; `late' if it was answered before.
+-spec expire(id(), pending()) -> {kind(), StoreId :: atom(), pid(), pending()} | late.
+expire(Id, #pending{requests = Requests} = Pending) ->
+    case Requests of
+        #{Id := #request{kind = Kind, store = Store, pid = Pid}} ->
+            {From, Rest} = take(Id, Pending),
             answer(From, {error, no_gateway}),
-            Rest;
-        late ->
-            Pending
+            {Kind, Store, Pid, Rest};
+        _ ->
+            late
+    end.
+
+%% @doc A registration of this pair is late. {@link take_late/3} has to follow.
+-spec late(StoreId :: atom(), pid(), pending()) -> pending().
+late(Store, Pid, #pending{late = Late} = Pending) ->
+    Pending#pending{late = Late#{{Store, Pid} => []}}.
+
+%% @doc Whether a late registration of this pair is to be decided on now: there is one, and no
+%% other is pending any more. To be asked whenever a registration is late, answered or expired.
+-spec take_late(StoreId :: atom(), pid(), pending()) -> {boolean(), pending()}.
+take_late(Store, Pid, #pending{late = Late, registrations = Registrations} = Pending) ->
+    Pair = {Store, Pid},
+    case is_map_key(Pair, Late) andalso not is_map_key(Pair, Registrations) of
+        true -> {true, Pending#pending{late = maps:remove(Pair, Late)}};
+        false -> {false, Pending}
     end.
 
 %% @doc Answers a caller, if there is one.
@@ -93,3 +117,13 @@ answer(From, Answer) -> gen_server:reply(From, Answer).
 %% @doc How many there are.
 -spec size(pending()) -> non_neg_integer().
 size(#pending{requests = Requests}) -> map_size(Requests).
+
+count(#request{kind = register, store = Store, pid = Pid}, More, Pending) ->
+    #pending{registrations = Registrations} = Pending,
+    Pair = {Store, Pid},
+    case maps:get(Pair, Registrations, 0) + More of
+        0 -> Pending#pending{registrations = maps:remove(Pair, Registrations)};
+        N -> Pending#pending{registrations = Registrations#{Pair => N}}
+    end;
+count(_Unregister, _More, Pending) ->
+    Pending.

@@ -31,14 +31,15 @@
 -define(CALL_TIMEOUT, 5000).            % ms a caller waits for a gateway
 -define(RETRY, 1000).                   % ms until a refused subscription is asked for again
 -define(FOLLOW, 50).                    % ms until a lost link is looked for again
--define(LOOK_AGAIN, 5000).              % ms until an unreachable subscriber is watched again
+-define(LOOK_AGAIN, 5000).              % ms until an unreachable subscriber is looked for again
 -define(AT_ONCE, 64).                   % messages that are handed out together
--define(LOOKS, 12).                     % so often, a minute as the gateway does, then it is gone
+-define(LOOKS, 12).                     % after so many, a minute as at the gateway, it is gone
 
 -type key() :: {Topic :: binary(), Target :: pid()}.
 
 -record(sub, {
     status = wanted :: wanted | asked | held,
+    known = false :: boolean(),             % it was asked for: a gateway may have it
     pids = #{} :: #{pid() => []},           % who it is for
     waiting = [] :: [{pid(), gen_server:from(), Timer :: reference()}],
     last = none :: none | {last, term()}    % only where the channel replays
@@ -53,7 +54,8 @@
     restoring = none :: none | #{key() => []},  % asked for since the gateway came, unanswered
     subs = #{} :: #{key() => #sub{}},
     withdrawn = #{} :: #{key() => []},      % given up while no gateway could be told
-    watched = #{} :: #{pid() => {reference(), #{key() => []}}}
+    watched = #{} :: #{pid() => {reference(), #{key() => []}}},
+    sought = #{} :: #{node() => #{pid() => reference()}}    % at nodes that are being connected to
 }).
 
 %% @doc Starts the relay of a channel; `Replays' says whether the channel gives its last
@@ -76,7 +78,9 @@ init({Channel, Replays}) ->
                         #state{channel = Channel, replays = Replays,
                                requests = gen_server:reqids_new()},
                         Kept),
-    {ok, follow(State)}.
+    %% Before a crash it may have asked for them.
+    Known = maps:map(fun(_, Sub) -> Sub#sub{known = true} end, State#state.subs),
+    {ok, follow(State#state{subs = Known})}.
 
 -spec handle_call(term(), gen_server:from(), #state{}) ->
           {reply, term(), #state{}} | {noreply, #state{}}.
@@ -134,17 +138,21 @@ handle_info({'DOWN', Ref, process, _, _}, #state{link = Ref} = State) ->
 handle_info({'DOWN', Ref, process, Pid, Reason} = Message, #state{watched = Watched} = State) ->
     case Watched of
         #{Pid := {Ref, _}} when Reason =:= noconnection ->
-            {noreply, look_again(Pid, ?LOOKS, State)};
+            ok = look_later(Pid, Ref, ?LOOKS - 1),
+            {noreply, State};
         #{Pid := {Ref, _}} ->
             {noreply, process_gone(Pid, State)};
         _ ->
             {noreply, maybe_response(Message, State)}
     end;
-handle_info({look_again, Pid, Looks}, #state{watched = Watched} = State) ->
+handle_info({look_again, Pid, Ref, Looks}, #state{watched = Watched} = State) ->
     case Watched of
-        #{Pid := _} -> {noreply, watch_again(Pid, Looks, State)};
+        #{Pid := {Ref, _}} -> {noreply, look_again(Pid, Ref, Looks, State)};
         _ -> {noreply, State}
     end;
+handle_info({connected, Node, Answer}, #state{sought = Sought} = State) ->
+    Pids = maps:get(Node, Sought, #{}),
+    {noreply, found(Answer, Pids, State#state{sought = maps:remove(Node, Sought)})};
 handle_info(follow, State) ->
     {noreply, follow(State)};
 handle_info(ask_all, State) ->
@@ -175,9 +183,7 @@ gone_down(#state{subs = Subs} = State, Next) ->
 
 %% A gateway that was only out of reach still has what was given up meanwhile.
 withdraw(#state{subs = Subs, withdrawn = Withdrawn} = State) ->
-    maps:fold(fun({Topic, Target}, [], Acc) ->
-                  request({unsubscribe, Topic, Target}, ignored, Acc)
-              end,
+    maps:fold(fun(Key, [], Acc) -> request_end(Key, Acc) end,
               State#state{withdrawn = #{}}, maps:without(maps:keys(Subs), Withdrawn)).
 
 %% The link waits for this before it lets others use the gateway.
@@ -235,11 +241,20 @@ put_sub(Key, Sub, #state{subs = Subs} = State) ->
 
 %% Nobody wants it any more. Requests of this process stay in order, so it may be asked for
 %% again at once.
-given_up(Key, #sub{status = wanted}, #state{subs = Subs, withdrawn = Withdrawn} = State) ->
-    State#state{subs = maps:remove(Key, Subs), withdrawn = Withdrawn#{Key => []}};
-given_up({Topic, Target} = Key, _Sub, #state{subs = Subs} = State) ->
-    restored(Key, request({unsubscribe, Topic, Target}, ignored,
-                          State#state{subs = maps:remove(Key, Subs)})).
+given_up(Key, #sub{known = Known}, #state{subs = Subs} = State) ->
+    Fewer = State#state{subs = maps:remove(Key, Subs)},
+    case Known of
+        true -> restored(Key, request_end(Key, Fewer));
+        false -> Fewer
+    end.
+
+%% Whoever was not told of the end goes on sending, if only to a process that has unsubscribed.
+%% What no gateway was asked for is not remembered, so without one there are at most as many
+%% `withdrawn' as it had subscriptions, whatever comes and goes meanwhile.
+request_end(Key, #state{gateway = undefined, withdrawn = Withdrawn} = State) ->
+    State#state{withdrawn = Withdrawn#{Key => []}};
+request_end({Topic, Target} = Key, State) ->
+    request({unsubscribe, Topic, Target}, {ended, Key}, State).
 
 ask(_Key, #state{gateway = undefined} = State) ->
     State;
@@ -247,7 +262,7 @@ ask({Topic, Target} = Key, #state{subs = Subs} = State) ->
     case Subs of
         #{Key := #sub{status = wanted} = Sub} ->
             request({subscribe, Topic, Target}, {subscribed, Key},
-                    State#state{subs = Subs#{Key := Sub#sub{status = asked}}});
+                    State#state{subs = Subs#{Key := Sub#sub{status = asked, known = true}}});
         _ ->
             State
     end.
@@ -340,21 +355,48 @@ unwatch(Pid, Key, #state{watched = Watched} = State) ->
             State
     end.
 
-%% Out of reach is not dead; the gateway may still reach it.
-look_again(Pid, 0, State) ->
+%% Out of reach is not dead; the gateway may still reach it. Looks go on every few seconds,
+%% whether or not the attempt to connect has ended. The monitor that ended tells whom a look
+%% is for: one who was watched anew meanwhile has another.
+look_later(Pid, Ref, Looks) ->
+    _ = erlang:send_after(?LOOK_AGAIN, self(), {look_again, Pid, Ref, Looks}),
+    ok.
+
+look_again(Pid, _Ref, 0, State) ->
     process_gone(Pid, State);
-look_again(Pid, Looks, State) ->
-    _ = erlang:send_after(?LOOK_AGAIN, self(), {look_again, Pid, Looks - 1}),
+look_again(Pid, Ref, Looks, #state{sought = Sought} = State) ->
+    ok = look_later(Pid, Ref, Looks - 1),
+    Node = node(Pid),
+    Pids = case Sought of
+               #{Node := Others} -> Others;
+               _ -> ok = connect(Node), #{}
+           end,
+    State#state{sought = Sought#{Node => Pids#{Pid => Ref}}}.
+
+%% It takes seconds if the host answers nothing, so a process of its own waits for it, one for each
+%% node. It ends with the relay.
+connect(Node) ->
+    Relay = self(),
+    _ = spawn_link(fun() -> Relay ! {connected, Node, connect_hidden(Node)} end),
+    ok.
+
+connect_hidden(Node) ->
+    try net_kernel:hidden_connect_node(Node)
+    catch exit:_ -> false
+    end.
+
+found(true, Pids, State) ->
+    maps:fold(fun watch_again/3, State, Pids);
+found(_, _Pids, State) ->
     State.
 
-watch_again(Pid, Looks, #state{watched = Watched} = State) ->
-    case net_kernel:hidden_connect_node(node(Pid)) of
-        true ->
-            #{Pid := {_, Keys}} = Watched,
+watch_again(Pid, Ended, #state{watched = Watched} = State) ->
+    case Watched of
+        #{Pid := {Ended, Keys}} ->
             Ref = erlang:monitor(process, Pid),
             State#state{watched = Watched#{Pid := {Ref, Keys}}};
         _ ->
-            look_again(Pid, Looks, State)
+            State
     end.
 
 %%% Handing out
@@ -432,7 +474,7 @@ response({subscribed, Key}, Answer, State) ->
 response({pass, From}, Answer, State) ->
     gen_server:reply(From, Answer),
     State;
-response(ignored, _Answer, State) ->
+response({ended, _Key}, _Answer, State) ->
     State.
 
 lost({subscribed, Key}, #state{subs = Subs} = State) ->
@@ -445,5 +487,5 @@ lost({subscribed, Key}, #state{subs = Subs} = State) ->
 lost({pass, From}, State) ->
     gen_server:reply(From, {error, no_gateway}),
     State;
-lost(ignored, State) ->
-    State.
+lost({ended, Key}, #state{withdrawn = Withdrawn} = State) ->
+    State#state{withdrawn = Withdrawn#{Key => []}}.

@@ -54,6 +54,8 @@
 -define(REASSERT, 30000).               % ms, 25 percent more or less, between looks for what is
                                         % missing at the gateway, and for one on this host
 -define(REASSERT_SOON, 1000).           % ms, after a refusal
+-define(FORGET, 600000).                % ms; a faded registration is kept once to twice as long
+-define(MOST_MS, 16#ffffffff).          % that a timer takes
 
 -record(state, {
     mode :: embedded | named,
@@ -99,6 +101,7 @@ init(#{mode := Mode} = Options) ->
                    requests = gen_server:reqids_new()},
     _ = net_kernel:monitor_nodes(true, [{node_type, all}]),
     _ = erlang:send_after(?TICK, self(), tick),
+    _ = erlang:send_after(?FORGET, self(), forget),
     {ok, reassert_in(reassert_pause(), monitor_wanted(State)), {continue, start}}.
 
 -spec handle_continue(start, #state{}) -> {noreply, #state{}}.
@@ -133,7 +136,9 @@ handle_call({get_local_workers, Store}, {Pid, _}, State) ->
     {reply, Workers, State};
 handle_call(list_stores, _From, State) ->
     {reply, esdb_gater_workers:stores(), State};
-handle_call({await, What, Timeout}, From, State) ->
+handle_call({await, What, Timeout}, From, State)
+  when (What =:= copy orelse What =:= gateway),
+       is_integer(Timeout), Timeout >= 0, Timeout =< ?MOST_MS ->
     case esdb_gater_facts:get(What) of
         {ok, ready} -> {reply, ok, State};
         {ok, Node} -> {reply, {ok, Node}, State};
@@ -224,6 +229,11 @@ handle_info(tick, State) ->
     {noreply, tell_events(none, State)};
 handle_info(reassert, State) ->
     {noreply, look_home(reassert(reassert_in(reassert_pause(), State)))};
+handle_info(forget, #state{phase = Phase} = State) ->
+    _ = erlang:send_after(?FORGET, self(), forget),
+    %% Without a gateway nothing is offered, whether or not it should be.
+    _ = Phase =:= attached andalso esdb_gater_wanted:forget_faded(),
+    {noreply, State};
 handle_info({settle, Attempt}, #state{attempt = Attempt, unconfirmed = Unconfirmed} = State) ->
     ok = esdb_gater_copy:settle(Unconfirmed),
     {noreply, State#state{unconfirmed = #{}, settled = true}};
@@ -250,8 +260,8 @@ handle_info({left, Node}, #state{former = Former, phase = Phase} = State) ->
     end;
 handle_info({UpOrDown, _, _}, State) when UpOrDown =:= nodeup; UpOrDown =:= nodedown ->
     {noreply, State};
-handle_info({expire_request, Id}, #state{pending = Pending} = State) ->
-    {noreply, State#state{pending = esdb_gater_pending:expire(Id, Pending)}};
+handle_info({expire_request, Id}, State) ->
+    {noreply, expire(Id, State)};
 handle_info({expire_waiting, Ref}, #state{waiting = Waiting} = State) ->
     {noreply, State#state{waiting = esdb_gater_awaiting:expire(Ref, Waiting)}};
 handle_info(Message, State) ->
@@ -480,12 +490,27 @@ carried(Id, Kind, Store, Pid, Answer, #state{pending = Pending} = State) ->
         {From, Rest} ->
             Done = done(Kind, Store, Pid, Answer, State#state{pending = Rest}),
             esdb_gater_pending:answer(From, Answer),
-            Done;
+            undo_late(Store, Pid, Done);
         late when Kind =:= register, Answer =:= ok ->
-            %% The caller has been told that it failed.
-            request(?REGISTRY, {unregister, Store, Pid}, ignored, State);
+            Late = esdb_gater_pending:late(Store, Pid, Pending),
+            undo_late(Store, Pid, State#state{pending = Late});
         late ->
             State
+    end.
+
+expire(Id, #state{pending = Pending} = State) ->
+    case esdb_gater_pending:expire(Id, Pending) of
+        {_Kind, Store, Pid, Rest} -> undo_late(Store, Pid, State#state{pending = Rest});
+        late -> State
+    end.
+
+%% Its caller has been told that it failed. One that is wanted was registered by another call.
+%% When the gateway is lost before, it is as with any that it has not answered: nobody knows.
+undo_late(Store, Pid, #state{pending = Pending, node = Node} = State) ->
+    {Decided, Rest} = esdb_gater_pending:take_late(Store, Pid, Pending),
+    case Decided andalso Node =/= undefined andalso not esdb_gater_wanted:member(Store, Pid) of
+        true -> request(?REGISTRY, {unregister, Store, Pid}, ignored, State#state{pending = Rest});
+        false -> State#state{pending = Rest}
     end.
 
 done(register, Store, Pid, ok, State) ->
@@ -549,6 +574,8 @@ response({carried, Id, Kind, Store, Pid}, Answer, State) ->
 response({restored, Attempt, Store, Pid}, Answer, State) ->
     case Answer of
         ok ->
+            %% Until the registry has come, what is offered is not heard.
+            _ = State#state.rev =/= undefined andalso esdb_gater_copy:repeated(Store, Pid),
             restored(Attempt, State);
         {error, Gone} when Gone =:= noproc; Gone =:= badarg ->
             ok = esdb_gater_wanted:remove(Store, Pid),

@@ -58,10 +58,35 @@ the_dead_of_this_node_are_not_kept_test() ->
 
 workers_of_nodes_that_are_not_connected_are_not_kept_test() ->
     with_tables(fun(_) ->
-        Remote = binary_to_term(<<131, 88, 119, 5, "n@h.x", 1:32, 0:32, 1:32>>),
+        Remote = remote(),
         _ = esdb_gater_copy:reset([{s, [Remote]}], other),
         ?assertEqual({[], #{}}, esdb_gater_copy:reset([], other)),
         ?assertEqual([], pids(s))
     end).
+
+a_faded_worker_that_the_whole_registry_names_is_wanted_again_test() ->
+    with_tables(fun([A, B, _]) ->
+        [begin
+             ok = esdb_gater_wanted:add(s, Pid),
+             ok = esdb_gater_wanted:mark(s, Pid, faded)
+         end || Pid <- [A, B]],
+        ?assertMatch({[], _}, esdb_gater_copy:reset([{s, [A]}], other)),
+        ?assertEqual([{s, A}], esdb_gater_wanted:active()),
+        ?assertEqual([{s, B}], esdb_gater_wanted:faded())
+    end).
+
+a_worker_elsewhere_that_is_taken_and_not_offered_has_faded_test() ->
+    with_tables(fun([A, _, _]) ->
+        Remote = remote(),
+        [ok = esdb_gater_wanted:add(s, Pid) || Pid <- [A, Remote]],
+        [ok = esdb_gater_copy:repeated(s, Pid) || Pid <- [A, Remote]],
+        ?assertEqual([{s, A}], esdb_gater_wanted:active()),
+        _ = esdb_gater_copy:added(s, Remote, #{}),
+        ok = esdb_gater_copy:repeated(s, Remote),
+        ?assertEqual([], esdb_gater_wanted:faded())
+    end).
+
+%% A process of a node that is not connected.
+remote() -> binary_to_term(<<131, 88, 119, 5, "n@h.x", 1:32, 0:32, 1:32>>).
 
 pids(Store) -> [Pid || {_, Pid} <- esdb_gater_workers:list(Store)].

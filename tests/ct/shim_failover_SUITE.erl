@@ -13,6 +13,7 @@
          a_gateway_on_the_own_host_that_is_back_is_gone_over_to/1,
          a_gateway_that_was_put_out_is_the_last_resort/1,
          workers_of_connected_nodes_are_never_missed/1,
+         a_worker_without_a_shim_is_registered_at_one_gateway_after_the_other/1,
          what_is_missing_is_registered_again_and_what_is_not_changes_nothing/1]).
 
 -define(EVENTS, esdb_channel_events).
@@ -30,6 +31,7 @@ all() ->
      a_gateway_on_the_own_host_that_is_back_is_gone_over_to,
      a_gateway_that_was_put_out_is_the_last_resort,
      workers_of_connected_nodes_are_never_missed,
+     a_worker_without_a_shim_is_registered_at_one_gateway_after_the_other,
      what_is_missing_is_registered_again_and_what_is_not_changes_nothing].
 
 init_per_testcase(_Case, Config) ->
@@ -221,6 +223,21 @@ workers_of_connected_nodes_are_never_missed(Config) ->
         Watcher ! {stop, self()},
         receive {looked, What} -> What end
     end)).
+
+a_worker_without_a_shim_is_registered_at_one_gateway_after_the_other(Config) ->
+    World = value(world, Config),
+    %% They keep no registry together.
+    [First, Second, Third] = Gateways = [gater_harness:gateway(World) || _ <- [1, 2, 3]],
+    Beam = named(Config, Gateways),
+    {_, Worker} = gater_harness:agent(gater_harness:node(World)),
+    on(Beam, fun() -> ok = esdb_gater_api:register_worker(store, Worker) end),
+    [begin
+         gater_harness:signal(Lost, "KILL"),
+         _ = gater_harness:await_exit(World, Lost),
+         until(fun() -> in_use(Beam) =:= node_of(Next) end),
+         until(fun() -> registered_at(Beam, Next, store) =:= [Worker] end)
+     end || {Lost, Next} <- [{First, Second}, {Second, Third}]],
+    ?assertEqual([{store, Worker}], on(Beam, fun esdb_gater_wanted:active/0)).
 
 what_is_missing_is_registered_again_and_what_is_not_changes_nothing(Config) ->
     Gateway = gater_harness:gateway(value(world, Config)),

@@ -15,6 +15,7 @@
          what_was_given_up_without_a_gateway_is_given_up_there_too/1,
          without_a_gateway_calls_end_in_time/1, a_gateway_that_comes_later_is_used/1,
          a_worker_that_died_meanwhile_is_not_registered_again/1,
+         a_host_that_answers_nothing_holds_up_nobody/1,
          every_process_of_the_shim_may_crash/1]).
 
 -define(EVENTS, esdb_channel_events).
@@ -32,7 +33,8 @@ all() ->
      a_gateway_that_was_silent_is_left_for_good,
      what_was_given_up_without_a_gateway_is_given_up_there_too,
      without_a_gateway_calls_end_in_time, a_gateway_that_comes_later_is_used,
-     a_worker_that_died_meanwhile_is_not_registered_again, every_process_of_the_shim_may_crash].
+     a_worker_that_died_meanwhile_is_not_registered_again,
+     a_host_that_answers_nothing_holds_up_nobody, every_process_of_the_shim_may_crash].
 
 init_per_testcase(_Case, Config) ->
     [{world, gater_harness:new()} | Config].
@@ -283,6 +285,53 @@ a_worker_that_died_meanwhile_is_not_registered_again(Config) ->
               gater_harness:call(Beam, {esdb_gater_worker_registry, Again}, {get_workers, store})
                   =:= {ok, [{node(Stays), Stays}]}
           end).
+
+%%% A node of subscribers
+
+a_host_that_answers_nothing_holds_up_nobody(Config) ->
+    World = value(world, Config),
+    Gateway = gater_harness:gateway(World),
+    %% So long an attempt to connect takes.
+    Beam = gater_shim:node(World, [?MODULE], #{args => ["-kernel", "net_setuptime", "60"]}),
+    ok = gater_shim:start(Beam, gater_shim:named([Gateway])),
+    Here = subscriber(Beam, ?TOPIC),
+    Plain = #{node := Node} = gater_harness:node(World, #{modules => [?MODULE]}),
+    Elsewhere = [Pid || {_, Pid} <- [gater_harness:agent(Plain) || _ <- lists:seq(1, 5)]],
+    on(Beam, fun() ->
+        [ok = esdb_channel_server:subscribe(?EVENTS, <<"elsewhere">>, Pid) || Pid <- Elsewhere]
+    end),
+    Connecting = fun() -> on(Beam, fun() -> ets:member(sys_dist, Node) end) end,
+    gater_harness:signal(Plain, "STOP"),
+    try
+        on(Beam, fun() -> true = erlang:disconnect_node(Node), ok end),
+        until(fun() -> not Connecting() end),
+        until(Connecting),
+        ok = publish(Beam, ?TOPIC, meanwhile),
+        gater_harness:until(fun() -> payloads(Here) =:= [meanwhile] end, 10000),
+        ?assert(Connecting()),
+        %% Its supervisor, and one that connects for all.
+        ?assertMatch([_, _], linked(Beam, ?EVENTS))
+    after
+        gater_harness:signal(Plain, "CONT")
+    end,
+    until(fun() -> on(Beam, fun() -> lists:member(Node, nodes(hidden)) end) end),
+    %% They are watched as before.
+    until(fun() -> lists:sort(monitored(Beam, ?EVENTS, Node)) =:= lists:sort(Elsewhere) end),
+    ?assertMatch([_], linked(Beam, ?EVENTS)),
+    on(Plain, fun() -> [exit(Pid, kill) || Pid <- Elsewhere], ok end),
+    Subscribed = fun(Pid) ->
+        on(Beam, fun() -> ets:member(esdb_gater_subscribers, {?EVENTS, <<"elsewhere">>, Pid}) end)
+    end,
+    until(fun() -> not lists:any(Subscribed, Elsewhere) end).
+
+linked(Beam, Name) ->
+    {links, Links} = on(Beam, fun() -> process_info(whereis(Name), links) end),
+    Links.
+
+%% The processes of a node that one of Beam monitors.
+monitored(Beam, Name, Node) ->
+    {monitors, Monitors} = on(Beam, fun() -> process_info(whereis(Name), monitors) end),
+    [Pid || {process, Pid} <- Monitors, is_pid(Pid), node(Pid) =:= Node].
 
 %%% Its own processes
 
