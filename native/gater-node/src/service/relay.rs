@@ -75,7 +75,7 @@ pub struct Gateway {
     peer: PeerRef,
     /// Its process that takes messages.
     taker: LocalPid,
-    told: AtomicU64,
+    told: Mutex<u64>,
     known: watch::Sender<u64>,
 }
 
@@ -83,8 +83,11 @@ impl Gateway {
     /// Tells which `topics` of a channel are wanted; the number to wait for.
     /// The caller holds the channel's lock, so that this is told in the order of the changes.
     pub fn wants(&self, channel: &str, topics: Vec<Vec<u8>>, alone: bool) -> u64 {
-        let number = self.told.fetch_add(1, Ordering::Relaxed) + 1;
-        say(&self.connection, &Word::Wants { number, channel: channel.to_owned(), topics, alone });
+        // Channels tell at the same time: the numbers leave in their order.
+        let mut told = self.told.lock();
+        *told += 1;
+        let (number, channel) = (*told, channel.to_owned());
+        say(&self.connection, &Word::Wants { number, channel, topics, alone });
         number
     }
 
@@ -275,7 +278,7 @@ impl Relays {
             connection: connection.clone(),
             peer,
             taker: LocalPid::from(taker),
-            told: AtomicU64::new(0),
+            told: Mutex::new(0),
             known: watch::Sender::new(0),
         });
         self.gateways.write().push(gateway.clone());
