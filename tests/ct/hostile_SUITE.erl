@@ -18,7 +18,6 @@
          a_million_topics_are_bounded/1, lists_without_elements_harm_nobody/1,
          what_comes_with_a_message_is_not_kept/1]).
 
-
 -define(REGISTRY, esdb_gater_worker_registry).
 -define(EVENTS, esdb_channel_events).
 -define(SYSTEM, esdb_channel_system).
@@ -400,13 +399,13 @@ a_million_topics_are_bounded(Config) ->
 
 %% Each is the tail of the one before. Nobody has the secret, and need not.
 lists_without_elements_harm_nobody(Config) ->
-    Now = integer_to_list(os:system_time(second)),
+    Now = os:system_time(second),
     Chain = [binary:copy(<<108, 0:32>>, 1000000), <<97, 1>>],
     Pair = fun(Key, Value) -> [term_to_binary_bare(Key), Value] end,
-    Map = [<<116, 3:32>>, Pair(signed_at, term_to_binary_bare(list_to_integer(Now))),
-           Pair(signature, term_to_binary_bare(<<"forged">>)), Pair(x, Chain)],
-    Key = [<<116, 3:32>>, Pair(signed_at, term_to_binary_bare(list_to_integer(Now))),
-           Pair(signature, term_to_binary_bare(<<"forged">>)), Chain, <<106>>],
+    Signed = [<<116, 3:32>>, Pair(signed_at, term_to_binary_bare(Now)),
+              Pair(signature, term_to_binary_bare(<<"forged">>))],
+    AsValue = [Signed, Pair(x, Chain)],
+    AsKey = [Signed, Chain, <<106>>],
     Name = connect_name(),
     Socket = connect(Config, Name, gater_wire:flags()),
     Pid = pid_of(Name),
@@ -416,7 +415,7 @@ lists_without_elements_harm_nobody(Config) ->
                  <<104, 3>>, term_to_binary_bare(publish), term_to_binary_bare(<<"t">>), Message],
          ok = gater_wire:send(Socket, {6, Pid, '', esdb_channel_alerts}, Call),
          ?assertMatch({_, {Tag, {error, invalid_signature}}}, gater_wire:terms(Socket, 20000))
-     end || Message <- [Map, Key]],
+     end || Message <- [AsValue, AsKey]],
     gen_tcp:close(Socket).
 
 %% A message that is kept, of a frame that is much longer: 640 MiB of them.

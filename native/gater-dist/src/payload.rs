@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use gater_core::etf::{Atom, encode, tag};
 
-/// Bodies up to this many bytes are copied when a payload is made. A longer one is shared
-/// with the buffer it was read from. That pins it, and is at the most about four times as
+/// Bodies up to this many bytes are copied when a payload is made. A longer one shares the
+/// buffer it was read from and keeps it whole, which is at the most about four times as
 /// long: see [`part_of`].
 const COPY_BELOW: usize = 32 << 10;
 

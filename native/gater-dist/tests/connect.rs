@@ -1,4 +1,5 @@
-//! Two nodes that connect to each other, as often as it takes for them to meet halfway.
+//! Two nodes that connect to each other: halfway, past one that only claims to be the other, and
+//! again after a failure.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -17,6 +18,20 @@ const WITHIN: Duration = Duration::from_secs(30);
 
 struct Nothing;
 
+impl Events for Nothing {
+    fn knows(&self, _name: &str) -> bool {
+        false
+    }
+
+    fn up(&self, _peer: &Arc<Connection>) {}
+
+    fn down(&self, _peer: &Arc<Connection>, _reason: &DownReason) {}
+
+    fn message(&self, _peer: &Arc<Connection>, _message: Message<'_>) {}
+
+    fn exited(&self, _peer: &Arc<Connection>, _pid: &Pid, _reason: Bytes) {}
+}
+
 /// Panics over every message.
 struct Fragile;
 
@@ -32,20 +47,6 @@ impl Events for Fragile {
     fn message(&self, _peer: &Arc<Connection>, _message: Message<'_>) {
         panic!("as told");
     }
-
-    fn exited(&self, _peer: &Arc<Connection>, _pid: &Pid, _reason: Bytes) {}
-}
-
-impl Events for Nothing {
-    fn knows(&self, _name: &str) -> bool {
-        false
-    }
-
-    fn up(&self, _peer: &Arc<Connection>) {}
-
-    fn down(&self, _peer: &Arc<Connection>, _reason: &DownReason) {}
-
-    fn message(&self, _peer: &Arc<Connection>, _message: Message<'_>) {}
 
     fn exited(&self, _peer: &Arc<Connection>, _pid: &Pid, _reason: Bytes) {}
 }

@@ -450,12 +450,8 @@ fn compare_lists(
                 return Ok(outcome);
             }
             // One list goes on where the other has a tail.
-            (Peeked::Element, Peeked::Tail(tail)) => {
-                return Ok(Rank::List.cmp(&rank(tail)?));
-            }
-            (Peeked::Tail(tail), Peeked::Element) => {
-                return Ok(rank(tail)?.cmp(&Rank::List));
-            }
+            (Peeked::Element, Peeked::Tail(tail)) => return Ok(Rank::List.cmp(&rank(tail)?)),
+            (Peeked::Tail(tail), Peeked::Element) => return Ok(rank(tail)?.cmp(&Rank::List)),
         }
     }
 }
