@@ -4,7 +4,7 @@
 %%% They are `term_to_binary(lists:sort(maps:to_list(Map)), [deterministic, {minor_version, 2}])'
 %%% of the map without its `signature': atoms in UTF-8, every map inside with its keys in the
 %%% order of terms. Equal maps give equal bytes on every release of OTP from 25 on, on every
-%%% node and in whatever order they were made. `gater_core::canonical' gives the same.
+%%% node and in whatever order they were made. `gater_term::canonical' gives the same.
 %%% @end
 -module(esdb_gater_canonical).
 

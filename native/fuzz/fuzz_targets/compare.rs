@@ -2,8 +2,8 @@
 //! term equals itself.
 #![no_main]
 
-use gater_core::etf::order::{Order, compare};
-use gater_core::etf::Scanner;
+use gater_term::order::{Order, compare};
+use gater_term::Scanner;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

@@ -1,7 +1,7 @@
 //! Both sides of the handshake, fed messages of any length and content.
 #![no_main]
 
-use gater_core::etf::Atom;
+use gater_term::Atom;
 use gater_dist::protocol::handshake::{Acceptor, Dialer, Local, Status, Step};
 use libfuzzer_sys::fuzz_target;
 use secrecy::SecretString;

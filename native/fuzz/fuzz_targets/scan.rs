@@ -2,7 +2,7 @@
 //! reader is given unscanned gives errors.
 #![no_main]
 
-use gater_core::etf::{Reader, Scanner};
+use gater_term::{Reader, Scanner};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

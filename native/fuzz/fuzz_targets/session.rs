@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use gater_core::etf::{Atom, Pid, Scanner};
+use gater_term::{Atom, Pid, Scanner};
 use gater_dist::gen_server::From;
 use gater_dist::protocol::encode::{Format, Signal};
 use gater_dist::protocol::session::{Session, Sink};

@@ -1,7 +1,7 @@
 //! Signing any map gives a map that verifies; judging any bytes gives an answer.
 #![no_main]
 
-use gater_core::etf::Scanner;
+use gater_term::Scanner;
 use gater_core::sign::{self, KeyRing, SignError};
 use libfuzzer_sys::fuzz_target;
 

@@ -8,10 +8,10 @@ use std::io::Cursor;
 use std::time::Instant;
 
 use erl_dist::term::Term;
-use gater_core::canonical::{self, Atoms};
-use gater_core::etf::order::Pair;
-use gater_core::etf::{Reader, Scanner, encode};
 use gater_core::sign::{self, Key, KeyRing};
+use gater_term::canonical::{self, Atoms};
+use gater_term::order::Pair;
+use gater_term::{Reader, Scanner, encode};
 
 const ROUNDS: usize = 9;
 const ROUND_NANOS: u128 = 30_000_000;

@@ -2,7 +2,7 @@
 //!
 //! A signed message is a map with the atom keys `signed_at`, Unix seconds, and
 //! `signature`, the base64 of an HMAC-SHA256 (RFC 2104) over the
-//! [canonical form](crate::canonical) of the map without `signature`. Terms come and
+//! [canonical form](gater_term::canonical) of the map without `signature`. Terms come and
 //! go without the version byte, and have been scanned.
 
 use base64::Engine;
@@ -11,9 +11,9 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use crate::canonical::{self, Atoms};
-use crate::etf::order::Pair;
-use crate::etf::{ReadError, Reader, encode};
+use gater_term::canonical::{self, Atoms};
+use gater_term::order::Pair;
+use gater_term::{ReadError, Reader, encode};
 
 const SIGNATURE: &str = "signature";
 const SIGNED_AT: &str = "signed_at";
@@ -350,7 +350,7 @@ impl<'a> Message<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::etf::order;
+    use gater_term::order;
 
     /// `#{type => alert, level => critical, signed_at => 1700000000}`
     fn alert() -> Vec<u8> {

@@ -5,10 +5,10 @@ use std::cmp::Ordering;
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use gater_core::canonical::{self, Atoms};
-use gater_core::etf::order::{self, Order, Pair};
-use gater_core::etf::{Reader, Scanner, encode};
 use gater_core::sign::{self, KeyRing};
+use gater_term::canonical::{self, Atoms};
+use gater_term::order::{self, Order, Pair};
+use gater_term::{Reader, Scanner, encode};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 

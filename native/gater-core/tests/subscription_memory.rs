@@ -2,7 +2,8 @@
 //! own: memory that an earlier one freed would hide what the next one takes.
 #![cfg(target_os = "linux")]
 
-use gater_core::channel::{LocalPid, Subscribers, Topic};
+use gater_core::channel::{Subscribers, Topic};
+use gater_term::LocalPid;
 
 fn resident_bytes() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

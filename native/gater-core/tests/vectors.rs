@@ -1,9 +1,9 @@
 //! The golden vectors in `tests/vectors`, written by OTP.
 
-use gater_core::canonical::{self, Atoms};
-use gater_core::etf::order::Pair;
-use gater_core::etf::{Reader, Scanner};
 use gater_core::sign::{self, Key};
+use gater_term::canonical::{self, Atoms};
+use gater_term::order::Pair;
+use gater_term::{Reader, Scanner};
 
 fn unhex(text: &str) -> Vec<u8> {
     let digits = text.as_bytes().chunks(2);

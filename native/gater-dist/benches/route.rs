@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use gater_core::etf::{Atom, Pid, Reader, encode};
 use gater_dist::driver::batch::Batch;
 use gater_dist::driver::outbox::{Gathered, Item, Next, Outbox, Outcome};
 use gater_dist::gen_server::{self, From, Request};
@@ -17,6 +16,7 @@ use gater_dist::protocol::encode::{Format, Signal};
 use gater_dist::protocol::fragment::Limits;
 use gater_dist::protocol::session::{Session, Sink};
 use gater_dist::{Draft, Lane, LaneLimits, LocalPid, Opening, Peer, Target};
+use gater_term::{Atom, Pid, Reader, encode};
 
 const ROUNDS: usize = 15;
 const ROUND_MILLIS: u128 = 100;

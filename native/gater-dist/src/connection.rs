@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use foldhash::HashMap;
-use gater_core::etf::{Atom, Pid};
+use gater_term::{Atom, Pid};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::batch::Batch;
-use crate::driver::callers::{Callers, Seen};
-use crate::driver::gather;
+use crate::driver::caller_stats::{Callers, Seen};
+use crate::driver::cork;
 use crate::driver::outbox::{Gathered, Item, Loss, Outbox, Outcome};
 use crate::gen_server::From;
 use crate::protocol::answer::{Answer, Reply};
@@ -146,7 +146,7 @@ impl Connection {
     pub fn send_draft(&self, lane: Lane, to: &[LocalPid], draft: &Draft<'_>) {
         let mut rest = to;
         if draft.len() <= self.fragment_bytes.min(GATHERED_BELOW)
-            && let Some(gatherer) = gather::gatherer()
+            && let Some(gatherer) = cork::gatherer()
         {
             let gathered = self.outbox.gather(gatherer, lane, |batch| {
                 rest = to.get(batch.add_draft(to, draft)..).unwrap_or_default();
@@ -185,7 +185,7 @@ impl Connection {
     }
 
     fn answer(&self, from: &From, reply: Reply) {
-        let at_once = gather::gatherer().is_some();
+        let at_once = cork::gatherer().is_some();
         self.callers.lock().answered(&from.pid, at_once, || self.age());
         self.push(Lane::Control, Item::Answer(Answer { from: from.clone(), reply }));
     }
@@ -262,7 +262,7 @@ impl Connection {
     }
 
     fn push(&self, lane: Lane, item: Item) {
-        let gatherer = gather::gatherer();
+        let gatherer = cork::gatherer();
         let mut item = Some(item);
         if let Some(number) = gatherer
             && item
@@ -299,7 +299,7 @@ impl Connection {
         if gathered == (Gathered::Taken { first: true })
             && let Some(me) = self.me.upgrade()
         {
-            gather::touch(me);
+            cork::touch(me);
         }
         gathered != Gathered::Refused
     }

@@ -195,13 +195,13 @@ pub enum ProtocolError {
     AtomCache(&'static str),
     /// The references to atoms in a term make no sense.
     #[error("atom cache: {0}")]
-    Expand(#[from] gater_core::etf::ExpandError),
+    Expand(#[from] gater_term::ExpandError),
     /// A control message that is no tuple of a known shape.
     #[error("malformed control message")]
     Control,
     /// A term that does not decode.
     #[error("term: {0}")]
-    Term(#[from] gater_core::etf::ScanError),
+    Term(#[from] gater_term::ScanError),
     /// A message without its payload.
     #[error("payload missing")]
     PayloadMissing,

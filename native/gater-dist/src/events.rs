@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gater_core::etf::{Atom, Pid, Reference};
+use gater_term::{Atom, Pid, Reference};
 
 use crate::{Connection, DialError, DownReason, Lane, Loss};
 

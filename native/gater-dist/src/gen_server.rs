@@ -4,7 +4,7 @@
 //! `[alias|Ref]`, `[[alias|Ref]|_]` or any other term, and `{'$gen_cast', Message}`.
 
 use bytes::Bytes;
-use gater_core::etf::{Atom, Pid, Reader, Reference, encode};
+use gater_term::{Atom, Pid, Reader, Reference, encode};
 
 use crate::Payload;
 

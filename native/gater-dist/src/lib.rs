@@ -10,6 +10,7 @@ pub mod driver;
 mod error;
 mod events;
 pub mod gen_server;
+mod lanes;
 mod node;
 mod payload;
 #[doc(hidden)]
@@ -18,11 +19,12 @@ mod settings;
 mod term;
 
 pub use connection::{Connection, Peer, Queued};
-pub use driver::gather::{Gathering, begin as gather};
+pub use driver::cork::{Gathering, begin as gather};
 pub use driver::outbox::{Loss, LossReason};
 pub use error::{DialError, DownReason, EpmdError, HandshakeError, ProtocolError, StartError};
 pub use events::{Events, Message, Target};
-pub use gater_core::channel::{Lane, LaneLimits, LocalPid};
+pub use gater_term::LocalPid;
+pub use lanes::{Lane, LaneLimits};
 pub use node::Node;
 pub use payload::{Draft, Opening, Payload};
 pub use settings::{DEFAULT_EPMD_PORT, Settings};

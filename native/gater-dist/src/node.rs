@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gater_core::etf::{Atom, Pid};
+use gater_term::{Atom, Pid};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use gater_core::etf::{Atom, encode, tag};
+use gater_term::{Atom, encode, tag};
 
 /// Bodies up to this many bytes are copied when a payload is made. A longer one shares the
 /// buffer it was read from and keeps it whole, which is at the most about four times as

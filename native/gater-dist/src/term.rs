@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use foldhash::HashMap;
-use gater_core::etf::{Atom, encode, expand, tag};
+use gater_term::{Atom, encode, expand, tag};
 
 use crate::LocalPid;
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gater_core::etf::Pid;
 use gater_dist::{Connection, DownReason, Events, Lane, Message, Node, Payload, Settings};
+use gater_term::Pid;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};

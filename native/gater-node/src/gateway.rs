@@ -3,31 +3,31 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gater_core::etf::{Atom, Pid, encode};
 use gater_core::registry::Change;
 use gater_dist::{Node, Settings};
+use gater_term::{Atom, Pid, encode};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::cluster::Cluster;
-use crate::cluster::network::Network;
-use crate::cluster::rpc::Rpc;
 use crate::config::Config;
-use crate::directory::Directory;
-use crate::drops::Drops;
-use crate::mesh::Mesh;
-use crate::peers::{Interest, Peers};
-use crate::replica::{self, Replica};
-use crate::rex::Rex;
-use crate::router::Router;
-use crate::secret::Secret;
-use crate::service::channel::Channel;
-use crate::service::cluster::ClusterService;
-use crate::service::registry::Registry;
-use crate::service::relay::Relays;
-use crate::service::session::Sessions;
-use crate::telemetry::{Event, Telemetry};
-use crate::tuning::Tuning;
+use crate::observe::drops::Drops;
+use crate::observe::telemetry::{Event, Telemetry};
+use crate::registry::cluster::Cluster;
+use crate::registry::cluster::network::Network;
+use crate::registry::cluster::rpc::Rpc;
+use crate::registry::directory::Directory;
+use crate::registry::replica::{self, Replica};
+use crate::services::channel::local::Channel;
+use crate::services::channel::remote::Relays;
+use crate::services::cluster::ClusterService;
+use crate::services::registry::Registry;
+use crate::services::rpc::Rex;
+use crate::services::secret::Secret;
+use crate::services::session::Sessions;
+use crate::transport::mesh::Mesh;
+use crate::transport::peers::{Interest, Peers};
+use crate::transport::router::Router;
+use crate::transport::tuning::Tuning;
 
 /// How long a start waits for the nodes of restored workers before it says ready.
 const REJOIN_WITHIN: Duration = Duration::from_secs(2);

@@ -5,10 +5,11 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use gater_node::admin::{self, Order};
+use gater_node::cli::admin::{self, Order};
 use gater_node::cli::{self, Action, EXIT_USAGE};
 use gater_node::config::Flags;
-use gater_node::{config, log, run};
+use gater_node::observe::logs;
+use gater_node::{config, run};
 
 fn main() -> ExitCode {
     let outcome = match cli::parse(std::env::args_os()) {
@@ -50,8 +51,8 @@ impl Failure {
 
 /// `esdb-gater start`.
 fn start(flags: Flags, embedded: bool, scratch_dir: Option<PathBuf>) -> Result<(), Failure> {
-    let filter = std::env::var_os(log::VARIABLE);
-    log::start(filter.as_deref().map(|text| text.to_string_lossy()).as_deref())
+    let filter = std::env::var_os(logs::VARIABLE);
+    logs::start(filter.as_deref().map(|text| text.to_string_lossy()).as_deref())
         .map_err(|error| Failure::usage(&error))?;
     let loaded =
         config::load(flags, config::environment()).map_err(|error| Failure::usage(&error))?;

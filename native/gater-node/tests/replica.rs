@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gater_core::etf::{Atom, Pid};
 use gater_core::registry::{Change, Command, State};
-use gater_node::replica::{Alone, OpenError, ProposeError, Replica, Settings};
+use gater_node::registry::replica::{Alone, OpenError, ProposeError, Replica, Settings};
+use gater_term::{Atom, Pid};
 use parking_lot::Mutex;
 
 /// The first file of a log.

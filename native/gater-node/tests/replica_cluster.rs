@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gater_core::etf::{Atom, Pid};
 use gater_core::registry::{Change, Command};
-use gater_node::replica::{Batch, LogStore, Machine, Member, NodeId, SnapshotFile, TypeConfig};
+use gater_node::registry::replica::{
+    Batch, LogStore, Machine, Member, NodeId, SnapshotFile, TypeConfig,
+};
+use gater_term::{Atom, Pid};
 use openraft::error::{InstallSnapshotError, RPCError, RaftError, RemoteError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{

@@ -5,9 +5,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command as Process, Stdio};
 
-use gater_core::etf::{Atom, Pid};
 use gater_core::registry::Command;
-use gater_node::replica::{Alone, Replica, Settings};
+use gater_node::registry::replica::{Alone, Replica, Settings};
+use gater_term::{Atom, Pid};
 
 /// Where the child works. This test binary, started with it, is the child.
 const DIRECTORY: &str = "REPLICA_CRASH_DIRECTORY";

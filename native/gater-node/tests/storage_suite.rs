@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use gater_core::etf::{Atom, Pid};
 use gater_core::registry::Command;
-use gater_node::replica::{
+use gater_node::registry::replica::{
     Alone, Disk, DiskFile, Folder, LogStore, Machine, Replica, Settings, SnapshotFile, TypeConfig,
 };
+use gater_term::{Atom, Pid};
 use openraft::StorageError;
 use openraft::testing::{StoreBuilder, Suite};
 use tempfile::TempDir;

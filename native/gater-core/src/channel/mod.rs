@@ -1,13 +1,10 @@
-//! What a channel is made of: its policy, its topics, its subscribers, and the
-//! lanes its messages take on a connection.
+//! What a channel is made of: its policy, its topics and its subscribers.
 
 mod dense;
-mod lanes;
 mod policy;
 mod subscribers;
 mod topic;
 
-pub use lanes::{Lane, LaneLimits, Lanes, Pushed};
 pub use policy::{DEFAULTS, Hmac, Policy, Priority};
-pub use subscribers::{LocalPid, Subscribers};
+pub use subscribers::Subscribers;
 pub use topic::{Topic, TopicError};

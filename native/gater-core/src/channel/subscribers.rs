@@ -7,24 +7,7 @@ use foldhash::HashMap;
 
 use super::dense::DenseSet;
 use super::topic::Topic;
-use crate::etf::Pid;
-
-/// A pid without its node, for use next to a handle of the node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LocalPid {
-    /// The process number.
-    pub id: u32,
-    /// The high part of the process number.
-    pub serial: u32,
-    /// The incarnation of the node.
-    pub creation: u32,
-}
-
-impl From<&Pid> for LocalPid {
-    fn from(pid: &Pid) -> Self {
-        Self { id: pid.id, serial: pid.serial, creation: pid.creation }
-    }
-}
+use gater_term::LocalPid;
 
 /// The subscriptions of one channel. `P` is the caller's handle of a
 /// subscriber's node: cheap to clone, and another one for every incarnation.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::etf::{Atom, Pid};
+use gater_term::{Atom, Pid};
 
 /// A request to change the registry, as it stands in the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

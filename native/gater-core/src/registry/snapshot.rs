@@ -3,7 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::state::{MAX_REGISTRATIONS, State};
-use crate::etf::{Atom, Pid};
+use gater_term::{Atom, Pid};
 
 /// The registry at one point of the log. Equal states make equal snapshots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 
 use super::command::{Change, Command, Outcome, Refusal};
 use super::stores::Stores;
-use crate::etf::{Atom, Pid};
+use gater_term::{Atom, Pid};
 
 /// The most registrations there can be. All gateways must agree on it: it
 /// decides what a command of the log does.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::etf::Atom;
+use gater_term::Atom;
 
 /// Stores with the epochs of their registrations, in the order of names. A process serves one
 /// store as a rule: that takes no memory beside the table it is in.

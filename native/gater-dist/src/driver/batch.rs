@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes};
-use gater_core::channel::LocalPid;
+use gater_term::LocalPid;
 use tokio::net::tcp::OwnedWriteHalf;
 
 use super::outbox::{Fragments, Item};

@@ -7,14 +7,14 @@
 
 mod accept;
 pub mod batch;
-pub mod callers;
+pub mod caller_stats;
+pub mod cork;
 mod dial;
 mod epmd;
 mod exchange;
-pub mod gather;
 mod link;
 pub mod outbox;
-mod patience;
+mod polling;
 mod reader;
 pub mod shared;
 mod window;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use gater_core::channel::{Lane, LaneLimits, Lanes, LocalPid, Pushed};
+use crate::lanes::{Lane, LaneLimits, Lanes, Pushed};
+use gater_term::LocalPid;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
@@ -213,7 +214,7 @@ enum Duty {
     Nobody,
     /// The writer task.
     Task,
-    /// Who has this number, see [`super::gather`].
+    /// Who has this number, see [`super::cork`].
     Gatherer(u64),
 }
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use gater_core::etf::Pid;
+use gater_term::Pid;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::{block_in_place, yield_now};
 
-use super::gather;
-use super::patience::Patience;
+use super::cork;
+use super::polling::Patience;
 use super::shared::Shared;
 use crate::gen_server::From;
 use crate::protocol::encode::Signal;
@@ -106,7 +106,7 @@ fn handle(
             *buffer = fresh;
         }
         // Written when it goes out of scope.
-        let _gathering = gather::begin();
+        let _gathering = cork::begin();
         session.frames(&frames, now, sink)?;
     }
     Ok(extent.next.unwrap_or(0))

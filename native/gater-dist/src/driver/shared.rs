@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use foldhash::HashMap;
-use gater_core::etf::{Atom, Pid};
+use gater_term::{Atom, Pid};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::patience::Spinning;
+use super::polling::Spinning;
 use crate::protocol::handshake::{Local, Status};
 use crate::{Connection, DialError, Events, Peer, Settings};
 

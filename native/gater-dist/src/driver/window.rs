@@ -15,7 +15,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use gater_core::channel::Lane;
+use crate::Lane;
 
 /// Bytes that may be unanswered at first, and at the least: enough that a BEAM nearby has always
 /// something to read.

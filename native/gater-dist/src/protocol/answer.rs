@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes};
-use gater_core::etf::{Atom, Reference, tag};
+use gater_term::{Atom, Reference, tag};
 
 use super::encode::{Format, UNUSED, put_atom, put_numbers};
 use crate::gen_server::{From, Tag};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use bytes::BufMut;
 use foldhash::HashMap;
-use gater_core::etf::{Atom, encode};
+use gater_term::{Atom, encode};
 
 use crate::ProtocolError;
 
@@ -174,7 +174,7 @@ mod tests {
     }
 
     fn texts(atoms: &[Encoded]) -> Vec<String> {
-        let text = |atom: &Encoded| gater_core::etf::Reader::new(atom).atom().unwrap().into_owned();
+        let text = |atom: &Encoded| gater_term::Reader::new(atom).atom().unwrap().into_owned();
         atoms.iter().map(text).collect()
     }
 

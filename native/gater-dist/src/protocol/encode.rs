@@ -1,7 +1,7 @@
 //! Control messages and frames this node sends.
 
 use bytes::{BufMut, Bytes};
-use gater_core::etf::{Atom, Pid, tag};
+use gater_term::{Atom, Pid, tag};
 
 use super::flags;
 use crate::{LocalPid, Payload, Peer};

@@ -9,7 +9,7 @@
 //! [`Settings::handshake_timeout`]: crate::Settings::handshake_timeout
 
 use bytes::{Buf, BufMut};
-use gater_core::etf::Atom;
+use gater_term::Atom;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use gater_core::etf::{self, Atom, Pid, Reference, Scanner};
+use gater_term::{Atom, Pid, Reference, Scanner};
 
 use super::atom_cache::{Encoded, Incoming};
 use super::control::{self, Control, Process, RawPid};
@@ -84,7 +84,10 @@ impl Session {
             expanded: BytesMut::new(),
             format: Format::new(our_pid, peer),
             reassembly: Reassembly::new(limits),
-            scanner: Scanner::new(etf::Limits { max_bytes: limits.message, ..Default::default() }),
+            scanner: Scanner::new(gater_term::Limits {
+                max_bytes: limits.message,
+                ..Default::default()
+            }),
         }
     }
 
@@ -149,9 +152,10 @@ impl Session {
         if !self.atoms.is_empty() {
             self.expanded.clear();
             let limit = self.max_message.saturating_mul(2);
-            let mut copied = etf::expand(data, &self.atoms, limit, &mut self.expanded)?;
+            let mut copied = gater_term::expand(data, &self.atoms, limit, &mut self.expanded)?;
             if let Some(payload) = data.get(copied..).filter(|payload| !payload.is_empty()) {
-                copied += etf::expand_start(payload, &self.atoms, limit, &mut self.expanded)?;
+                copied +=
+                    gater_term::expand_start(payload, &self.atoms, limit, &mut self.expanded)?;
             }
             let end = ROOM + copied;
             if let Some(at) = end.checked_sub(self.expanded.len())
@@ -284,7 +288,7 @@ impl Session {
     ) -> Result<(), ProtocolError> {
         self.expanded.clear();
         self.expanded.reserve(payload.len() + ROOM_FOR_ATOMS);
-        etf::expand(payload, &self.atoms, self.max_message, &mut self.expanded)?;
+        gater_term::expand(payload, &self.atoms, self.max_message, &mut self.expanded)?;
         let payload = self.expanded.split().freeze();
         self.keep_little(payload.len());
         let len = self.scanner.scan(&payload, 0).map_err(ProtocolError::Term)?;
@@ -309,9 +313,9 @@ impl Session {
         self.expanded.reserve(data.len() + ROOM_FOR_ATOMS);
         // Either part may be as long as the limit.
         let limit = self.max_message.saturating_mul(2);
-        let control = etf::expand(data, &self.atoms, limit, &mut self.expanded)?;
+        let control = gater_term::expand(data, &self.atoms, limit, &mut self.expanded)?;
         if let Some(payload) = data.get(control..).filter(|rest| !rest.is_empty()) {
-            etf::expand(payload, &self.atoms, limit, &mut self.expanded)?;
+            gater_term::expand(payload, &self.atoms, limit, &mut self.expanded)?;
         }
         let expanded = self.expanded.split().freeze();
         self.keep_little(expanded.len());

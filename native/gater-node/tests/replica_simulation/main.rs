@@ -12,9 +12,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gater_core::etf::{Atom, Pid};
 use gater_core::registry::{Change, Command};
-use gater_node::replica::{Coalescer, Machine, Member, NodeId, SnapshotFile, TypeConfig, Way};
+use gater_node::registry::replica::{
+    Coalescer, Machine, Member, NodeId, SnapshotFile, TypeConfig, Way,
+};
+use gater_term::{Atom, Pid};
 use openraft::storage::RaftStateMachine;
 use openraft::{
     Config, Entry, LogId, Raft, Snapshot, SnapshotMeta, SnapshotPolicy, StorageError,
@@ -90,7 +92,7 @@ impl RaftStateMachine<TypeConfig> for Watched {
     async fn apply<I>(
         &mut self,
         entries: I,
-    ) -> Result<Vec<gater_node::replica::Applied>, StorageError<NodeId>>
+    ) -> Result<Vec<gater_node::registry::replica::Applied>, StorageError<NodeId>>
     where
         I: IntoIterator<Item = Entry<TypeConfig>> + Send,
         I::IntoIter: Send,

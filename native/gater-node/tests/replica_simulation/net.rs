@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use gater_node::replica::{
+use gater_node::registry::replica::{
     Batch, Forward, ForwardError, Forwarded, Member, NodeId, TypeConfig, Written,
 };
 use openraft::error::{InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError};

@@ -1,5 +1,5 @@
 use bytes::BytesMut;
-use gater_core::etf::{Atom, Pid, Reference, encode, expand};
+use gater_term::{Atom, Pid, Reference, encode, expand};
 
 use super::*;
 use crate::gen_server::{self, From, Request};

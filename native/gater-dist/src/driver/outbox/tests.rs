@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use gater_core::etf::{Atom, Pid};
+use gater_term::{Atom, Pid};
 
 use super::*;
 use crate::gen_server::{From, Tag};

@@ -1,0 +1,128 @@
+//! How many processes of a peer call at once, and how long their calls take, as seen from
+//! the answers.
+//!
+//! One caller is watched at a time: the answers from one that it gets to its next are as many
+//! as call at once.
+
+use std::time::Duration;
+
+use gater_term::Pid;
+
+/// A caller is given up after twice as many answers as callers were seen last, and these.
+const SPARE: u32 = 8;
+/// More callers are not told apart.
+const MAX: u32 = 1024;
+
+/// Counts answers and callers.
+#[derive(Debug)]
+pub struct Callers {
+    /// The number and serial of the caller that is watched, and when it got its last answer.
+    watched: Option<(u32, u32, Duration)>,
+    /// Answers since then.
+    since: u32,
+    seen: Seen,
+}
+
+/// What was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Answers since that was asked for the last time.
+    pub answers: u32,
+    /// Those of them that were given while their calls were read, and waited for nothing.
+    pub at_once: u32,
+    /// How many call at once; of those that call just once, how many did since one was watched.
+    pub callers: u32,
+    /// From one answer to a caller to its next; nothing if it does not call again.
+    pub round: Option<Duration>,
+}
+
+impl Default for Callers {
+    fn default() -> Self {
+        let seen = Seen { answers: 0, at_once: 0, callers: 1, round: None };
+        Self { watched: None, since: 0, seen }
+    }
+}
+
+impl Callers {
+    /// `caller` gets an answer, `at_once` or later than its call was read; `now` is the time
+    /// on any clock.
+    pub fn answered(&mut self, caller: &Pid, at_once: bool, now: impl FnOnce() -> Duration) {
+        self.seen.answers = self.seen.answers.saturating_add(1);
+        self.seen.at_once += u32::from(at_once && self.seen.at_once < u32::MAX);
+        self.since += 1;
+        let (id, serial) = (caller.id, caller.serial);
+        let last = match self.watched {
+            Some((of, serial_of, last)) if (of, serial_of) == (id, serial) => Some(last),
+            _ if self.since > 2 * self.seen.callers + SPARE => None,
+            _ => return,
+        };
+        let now = now();
+        self.seen.callers = self.since.min(MAX);
+        self.seen.round = last.map(|last| now.saturating_sub(last));
+        (self.watched, self.since) = (Some((id, serial, now)), 0);
+    }
+
+    /// What was seen; answers are counted anew.
+    pub fn take(&mut self) -> Seen {
+        let seen = self.seen;
+        (self.seen.answers, self.seen.at_once) = (0, 0);
+        seen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gater_term::Atom;
+
+    const STEP: Duration = Duration::from_micros(10);
+
+    fn pid(id: u32) -> Pid {
+        Pid { node: Atom::new("n@h").unwrap(), id, serial: 0, creation: 1 }
+    }
+
+    /// One answer after the other, a step of time apart.
+    fn after(answered: impl IntoIterator<Item = u32>) -> Seen {
+        let mut callers = Callers::default();
+        for (id, time) in answered.into_iter().zip(1..) {
+            callers.answered(&pid(id), true, || STEP * time);
+        }
+        callers.take()
+    }
+
+    #[test]
+    fn those_that_call_again_and_again_are_told_apart_and_timed() {
+        for count in [1, 2, 5, 32, 1000] {
+            let seen = after((0..20).flat_map(|_| 0..count));
+            assert_eq!((seen.callers, seen.round), (count, Some(STEP * count)));
+        }
+    }
+
+    #[test]
+    fn those_that_come_and_go_are_soon_noticed() {
+        let many = (0..10).flat_map(|_| 0..32_u32);
+        let then_one = std::iter::repeat_n(99, 80);
+        assert_eq!(after(many.clone().chain(then_one)).callers, 1);
+        let then_two = (0..40).flat_map(|_| [98, 99]);
+        assert_eq!(after(many.chain(then_two)).callers, 2);
+    }
+
+    #[test]
+    fn those_that_call_once_are_many_and_have_no_round() {
+        assert!(after(0..20).callers > 8);
+        let seen = after(0..100_000);
+        assert_eq!((seen.callers, seen.round), (MAX, None));
+    }
+
+    #[test]
+    fn answers_are_counted_since_the_last_time() {
+        let mut callers = Callers::default();
+        for at_once in [true, false, true] {
+            callers.answered(&pid(1), at_once, || STEP);
+        }
+        let seen = callers.take();
+        assert_eq!((seen.answers, seen.at_once), (3, 2));
+        let seen = callers.take();
+        assert_eq!((seen.answers, seen.at_once), (0, 0));
+    }
+}

@@ -1,0 +1,5 @@
+//! What a gateway tells about itself: logs, events and counts of what was dropped.
+
+pub mod drops;
+pub mod logs;
+pub mod telemetry;

@@ -1,0 +1,123 @@
+//! Events of the gateway for the telemetry handlers of linked BEAM nodes.
+//!
+//! Nothing is encoded or sent while nobody listens: [`Telemetry::wants`] is one
+//! atomic load.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+use gater_dist::{Lane, Payload};
+use gater_term::{LocalPid, encode};
+use parking_lot::RwLock;
+
+use crate::transport::peers::PeerRef;
+
+/// An event that happens in the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Event {
+    /// `[esdb_gater, worker, registered]`
+    WorkerRegistered,
+    /// `[esdb_gater, worker, unregistered]`
+    WorkerUnregistered,
+    /// `[esdb_gater, cluster, node, up]`
+    NodeUp,
+    /// `[esdb_gater, cluster, node, down]`
+    NodeDown,
+    /// `[esdb_gater, channel, broadcast]`
+    Broadcast,
+    /// `[esdb_gater, channel, dropped]`
+    Dropped,
+}
+
+impl Event {
+    /// All events, in the order of their bits.
+    pub const ALL: [Self; 6] = [
+        Self::WorkerRegistered,
+        Self::WorkerUnregistered,
+        Self::NodeUp,
+        Self::NodeDown,
+        Self::Broadcast,
+        Self::Dropped,
+    ];
+
+    /// The name of the event, as the list of atoms telemetry knows it by.
+    pub fn name(self) -> &'static [&'static str] {
+        match self {
+            Self::WorkerRegistered => &["esdb_gater", "worker", "registered"],
+            Self::WorkerUnregistered => &["esdb_gater", "worker", "unregistered"],
+            Self::NodeUp => &["esdb_gater", "cluster", "node", "up"],
+            Self::NodeDown => &["esdb_gater", "cluster", "node", "down"],
+            Self::Broadcast => &["esdb_gater", "channel", "broadcast"],
+            Self::Dropped => &["esdb_gater", "channel", "dropped"],
+        }
+    }
+
+    fn bit(self) -> u32 {
+        1 << self as u8
+    }
+}
+
+/// Who listens to which events.
+#[derive(Default)]
+pub struct Telemetry {
+    wanted: AtomicU32,
+    listeners: RwLock<Vec<Listener>>,
+}
+
+struct Listener {
+    peer: PeerRef,
+    local: LocalPid,
+    events: u32,
+}
+
+impl Telemetry {
+    /// Whether anybody listens to `event`.
+    pub fn wants(&self, event: Event) -> bool {
+        self.wanted.load(Ordering::Relaxed) & event.bit() != 0
+    }
+
+    /// From now on a process listens to `events` and to no others.
+    pub fn listen(&self, peer: &PeerRef, local: LocalPid, events: &[Event]) {
+        let events = events.iter().fold(0, |bits, event| bits | event.bit());
+        let mut listeners = self.listeners.write();
+        listeners.retain(|l| l.peer != *peer || l.local != local);
+        if events != 0 {
+            listeners.push(Listener { peer: peer.clone(), local, events });
+        }
+        self.recount(&listeners);
+    }
+
+    /// Nothing is sent any more to the processes of an incarnation.
+    pub fn forget_peer(&self, peer: &PeerRef) {
+        let mut listeners = self.listeners.write();
+        listeners.retain(|listener| listener.peer != *peer);
+        self.recount(&listeners);
+    }
+
+    fn recount(&self, listeners: &[Listener]) {
+        let wanted = listeners.iter().fold(0, |bits, listener| bits | listener.events);
+        self.wanted.store(wanted, Ordering::Relaxed);
+    }
+
+    /// Sends `{esdb_gater_event, Name, Measurements, Metadata}` to whoever listens;
+    /// `body` writes the two maps and runs only if somebody does.
+    pub fn emit(&self, event: Event, body: impl FnOnce(&mut Vec<u8>)) {
+        if !self.wants(event) {
+            return;
+        }
+        let mut out = Vec::with_capacity(256);
+        encode::tuple(&mut out, 4);
+        encode::atom(&mut out, "esdb_gater_event");
+        encode::list_of(&mut out, event.name().iter(), |out, part| encode::atom(out, part));
+        body(&mut out);
+        let payload = Payload::from(Bytes::from(out));
+        for listener in self.listeners.read().iter() {
+            if listener.events & event.bit() != 0
+                && let Some(link) = &*listener.peer.link()
+            {
+                link.send(Lane::Low, listener.local, &payload);
+            }
+        }
+    }
+}

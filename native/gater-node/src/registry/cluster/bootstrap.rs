@@ -1,0 +1,201 @@
+//! How gateways that are all new become one cluster: once, whoever of them is up.
+//!
+//! Those that are to found it know each other's names (`--cluster`), but not the ids
+//! of their data directories, and a cluster begins with a set of ids that all of them
+//! must agree on. They agree as in [Paxos](https://lamport.azurewebsites.net/pubs/paxos-simple.pdf):
+//! a proposer has a majority of the names promise to take part in its ballot and in none
+//! before, proposes what the latest of them has accepted already, or else those that it
+//! reaches, and has a majority accept that. Promises are on the disk before they are given.
+//! Whatever is accepted by a majority is the only thing that ever can be, so everybody
+//! may begin consensus with it, as often as it takes.
+
+use std::collections::BTreeMap;
+
+use openraft::AnyError;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use super::wire::ClusterId;
+use crate::registry::replica::{LogStore, NodeId};
+
+/// The order of attempts: a number, and who attempts.
+pub type Ballot = (u64, NodeId);
+
+/// The name under which the data directory remembers the [`Seed`].
+const NOTE: &str = "founding";
+
+/// What a cluster is to begin with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Founding {
+    /// The ballot it is proposed in.
+    pub ballot: Ballot,
+    /// The name of the cluster among all there are.
+    pub cluster: ClusterId,
+    /// Its first members: their ids and node names.
+    pub members: BTreeMap<NodeId, String>,
+}
+
+/// What a gateway has promised and accepted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seed {
+    promised: Option<Ballot>,
+    accepted: Option<Founding>,
+}
+
+impl Seed {
+    /// Promises to take part in no ballot before `ballot`, and tells what was accepted so
+    /// far; `None` if a later one is on.
+    fn prepare(&mut self, ballot: Ballot) -> Option<Option<Founding>> {
+        if self.promised > Some(ballot) {
+            return None;
+        }
+        self.promised = Some(ballot);
+        Some(self.accepted.clone())
+    }
+
+    /// Accepts a proposal unless a later ballot is on; whether it did.
+    fn accept(&mut self, founding: Founding) -> bool {
+        if self.promised > Some(founding.ballot) {
+            return false;
+        }
+        self.promised = Some(founding.ballot);
+        self.accepted = Some(founding);
+        true
+    }
+}
+
+/// One gateway's part in the founding, on its disk.
+pub struct Founder {
+    log: LogStore,
+    seed: Mutex<Seed>,
+}
+
+impl Founder {
+    /// As the data directory remembers it. Blocks for a moment.
+    pub fn open(log: LogStore) -> Result<Self, AnyError> {
+        let seed = log.noted(NOTE)?.unwrap_or_default();
+        Ok(Self { log, seed: Mutex::new(seed) })
+    }
+
+    /// See [`Question::Prepare`](super::wire::Question::Prepare).
+    pub async fn prepare(&self, ballot: Ballot) -> Result<Option<Option<Founding>>, AnyError> {
+        let mut seed = self.seed.lock().await;
+        let mut next = seed.clone();
+        let answer = next.prepare(ballot);
+        self.keep(&mut seed, next).await?;
+        Ok(answer)
+    }
+
+    /// See [`Question::Accept`](super::wire::Question::Accept).
+    pub async fn accept(&self, founding: Founding) -> Result<bool, AnyError> {
+        let mut seed = self.seed.lock().await;
+        let mut next = seed.clone();
+        let accepted = next.accept(founding);
+        self.keep(&mut seed, next).await?;
+        Ok(accepted)
+    }
+
+    /// A ballot later than all that this gateway knows of.
+    pub async fn next_ballot(&self, id: NodeId) -> Ballot {
+        let promised = self.seed.lock().await.promised;
+        (promised.map_or(0, |(number, _)| number).saturating_add(1), id)
+    }
+
+    async fn keep(&self, seed: &mut Seed, next: Seed) -> Result<(), AnyError> {
+        if next != *seed {
+            self.log.note(NOTE, &next).await?;
+            *seed = next;
+        }
+        Ok(())
+    }
+}
+
+/// What to propose after a majority has promised: the latest that any of them has
+/// accepted, which may be decided already, else `own`.
+pub fn proposal(promises: &[Option<Founding>], own: Founding) -> Founding {
+    let latest = promises.iter().flatten().max_by_key(|founding| founding.ballot);
+    Founding { ballot: own.ballot, ..latest.cloned().unwrap_or(own) }
+}
+
+/// The number of gateways that are more than half of `count`.
+pub fn majority(count: usize) -> usize {
+    count / 2 + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn founding(ballot: Ballot) -> Founding {
+        let members = BTreeMap::from([(ballot.1, "a@h".to_owned())]);
+        Founding { ballot, cluster: ballot.0 * 10 + ballot.1, members }
+    }
+
+    proptest! {
+        /// Three gateways and any number of proposers whose messages are lost, late and
+        /// in any order: whatever a majority accepts is of one cluster.
+        #[test]
+        fn two_majorities_never_accept_two_clusters(
+            steps in prop::collection::vec((0_usize..3, 1_u64..4, 0_usize..7), 1..60),
+        ) {
+            let mut seeds = vec![Seed::default(); 3];
+            let mut rounds = BTreeMap::<Ballot, (Vec<Option<Founding>>, Option<Founding>, usize)>::new();
+            let mut chosen = std::collections::BTreeSet::new();
+            // (who is asked, by which proposer, in which way)
+            for (asked, proposer, way) in steps {
+                let last = rounds.keys().filter(|(_, by)| *by == proposer).max().copied();
+                match (way, last) {
+                    (0, _) | (_, None) => {
+                        let number = rounds.keys().map(|(number, _)| *number).max().unwrap_or(0) + 1;
+                        rounds.insert((number, proposer), Default::default());
+                    }
+                    (1..=3, Some(ballot)) => {
+                        let round = rounds.get_mut(&ballot).unwrap();
+                        if round.1.is_none() && let Some(accepted) = seeds[asked].prepare(ballot) {
+                            // An answer may come twice: count distinct ones only.
+                            if round.0.len() < majority(3) && round.2 & (1 << asked) == 0 {
+                                round.2 |= 1 << asked;
+                                round.0.push(accepted);
+                            }
+                            if round.0.len() == majority(3) {
+                                round.1 = Some(proposal(&round.0, founding(ballot)));
+                                round.2 = 0;
+                            }
+                        }
+                    }
+                    (_, Some(ballot)) => {
+                        let round = rounds.get_mut(&ballot).unwrap();
+                        if let Some(proposed) = &round.1 && seeds[asked].accept(proposed.clone()) {
+                            round.2 |= 1 << asked;
+                            if round.2.count_ones() as usize >= majority(3) {
+                                chosen.insert(proposed.cluster);
+                            }
+                        }
+                    }
+                }
+            }
+            prop_assert!(chosen.len() <= 1, "{chosen:?}");
+        }
+    }
+
+    #[test]
+    fn a_promise_holds_against_earlier_ballots_only() {
+        let mut seed = Seed::default();
+        assert_eq!(seed.prepare((2, 7)), Some(None));
+        assert_eq!(seed.prepare((1, 9)), None);
+        assert!(!seed.accept(founding((1, 9))));
+        assert!(seed.accept(founding((2, 7))));
+        assert_eq!(seed.prepare((3, 1)), Some(Some(founding((2, 7)))));
+    }
+
+    #[test]
+    fn what_was_accepted_is_proposed_again() {
+        let own = founding((9, 1));
+        let earlier = [None, Some(founding((3, 1))), Some(founding((4, 2)))];
+        let proposed = proposal(&earlier, own.clone());
+        assert_eq!(proposed.cluster, founding((4, 2)).cluster);
+        assert_eq!(proposed.ballot, (9, 1));
+        assert_eq!(proposal(&[None, None], own.clone()), own);
+    }
+}

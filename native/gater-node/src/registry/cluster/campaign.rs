@@ -1,0 +1,88 @@
+//! A leader whose connections break is followed by another at once.
+//!
+//! A process that dies closes its connections, which the others notice long before its
+//! silence tells. When a majority of those that vote has lost the leader, they stand for
+//! election. As one alone would be refused, while the others still trust the leader's
+//! last heartbeat, all of them stand: that ends their trust, and of two votes of one term
+//! the greater wins. A gateway that has lost the leader alone stands back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use super::Cluster;
+use super::wire::{Answer, Question};
+use crate::registry::replica::Standing;
+
+/// How long the others may take to say whether they have lost the leader, too.
+const ANSWER_WITHIN: Duration = Duration::from_millis(250);
+/// The shortest time between two elections, and by how much more it may be.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
+const AGAIN_JITTER_MS: u64 = 100;
+
+/// Stands for election when the leader is gone, for as long as it is polled.
+pub async fn watch(cluster: Arc<Cluster>) {
+    let mut bell = cluster.links.listen();
+    let mut changes = cluster.replica.changes();
+    loop {
+        if has_lost_leader(&cluster, &cluster.standing()) {
+            if others_agree(&cluster).await && has_lost_leader(&cluster, &cluster.standing()) {
+                tracing::info!("the leader is gone: standing for election");
+                cluster.replica.stand().await;
+            }
+            let jitter = getrandom::u64().unwrap_or(0) % AGAIN_JITTER_MS;
+            sleep(AGAIN_AFTER + Duration::from_millis(jitter)).await;
+            continue;
+        }
+        tokio::select! {
+            // The cluster holds the other end.
+            _ = bell.changed() => {}
+            () = cluster.replica.changed(&mut changes) => {}
+        }
+    }
+}
+
+/// Whether this gateway, which votes, has no way to a leader.
+fn has_lost_leader(cluster: &Cluster, standing: &Standing) -> bool {
+    let others = standing.voters().any(|id| id != standing.id);
+    standing.votes() && others && !sees_leader(cluster, standing)
+}
+
+fn sees_leader(cluster: &Cluster, standing: &Standing) -> bool {
+    let Some(leader) = standing.leader else { return false };
+    standing.name_of(leader).is_some_and(|name| cluster.is_connected(name))
+}
+
+/// The answer to another gateway that has lost its leader. The terms do not matter: one that
+/// stands already is in a later one, and needs the other to stand as well.
+pub fn is_leaderless(cluster: &Cluster) -> bool {
+    !sees_leader(cluster, &cluster.standing())
+}
+
+/// Whether a majority of those that vote has lost the leader.
+async fn others_agree(cluster: &Arc<Cluster>) -> bool {
+    let standing = cluster.standing();
+    let voters = standing.voters().count();
+    let mut asked = tokio::task::JoinSet::new();
+    for id in standing.voters().filter(|id| *id != standing.id) {
+        let Some(name) = standing.name_of(id).map(str::to_owned) else { continue };
+        let rpc = cluster.rpc.clone();
+        asked.spawn(async move {
+            let answer = rpc.ask(&name, Question::Leaderless, ANSWER_WITHIN).await;
+            matches!(answer, Ok(Answer::Flag(true)))
+        });
+    }
+    let count = async {
+        let mut agreed = 1;
+        while agreed <= voters / 2 {
+            match asked.join_next().await {
+                Some(Ok(true)) => agreed += 1,
+                Some(_) => {}
+                None => return false,
+            }
+        }
+        true
+    };
+    timeout(ANSWER_WITHIN, count).await.unwrap_or(false)
+}

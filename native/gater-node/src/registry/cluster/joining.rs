@@ -1,0 +1,189 @@
+//! How a gateway with a new data directory becomes a member.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::bootstrap::{Founding, majority, proposal};
+use super::wire::{Answer, Hello, Question};
+use super::{ADD_WITHIN, Cluster, links::ANSWER_WITHIN};
+use crate::registry::replica::{Member, Role};
+
+/// How often a gateway that is no member yet tries again.
+const TRY_EVERY: Duration = Duration::from_millis(200);
+/// How long those that are there wait for the rest before they found without them.
+const WAIT_FOR_ALL: Duration = Duration::from_secs(2);
+/// How much longer each waits for those before it, by name, to propose.
+const YIELD_TO_EARLIER: Duration = Duration::from_millis(700);
+/// How long a member may be without a leader before it asks whether it still is one.
+const DOUBT_AFTER: Duration = Duration::from_secs(3);
+
+/// Founds a cluster with the others or is let in, if that is still to be done; then
+/// watches whether this gateway still is a member.
+pub async fn join(cluster: Arc<Cluster>) {
+    let mut since = Instant::now();
+    let mut said = String::new();
+    while cluster.standing().role == Role::Waiting {
+        match attempt(&cluster, since).await {
+            Ok(Attempt::TooFew) => since = Instant::now(),
+            Ok(Attempt::Open) => {}
+            Err(reason) => {
+                // Once, not five times a second.
+                if reason != said {
+                    tracing::warn!(reason, "not a member of the cluster");
+                    said = reason;
+                }
+            }
+        }
+        sleep(TRY_EVERY).await;
+    }
+    let standing = cluster.standing();
+    if standing.members.len() > 1 {
+        tracing::info!(id = standing.id, members = ?cluster.gateways(), "member of the cluster");
+    }
+    stay(&cluster).await;
+}
+
+/// What became of an attempt to join that did not fail.
+enum Attempt {
+    /// Fewer than a majority are there.
+    TooFew,
+    /// It is under way.
+    Open,
+}
+
+async fn attempt(cluster: &Arc<Cluster>, since: Instant) -> Result<Attempt, String> {
+    let own_name = cluster.own_name.as_str();
+    let hellos = hellos(cluster).await;
+    if let Some((name, _)) = hellos.iter().find(|(_, hello)| hello.founded) {
+        let question = Question::Admit { id: cluster.replica.node_id(), name: own_name.to_owned() };
+        return match cluster.rpc.ask(name, question, ADD_WITHIN).await {
+            Ok(Answer::Done(done)) => done.map(|()| Attempt::Open),
+            Ok(_) => Err(format!("{name} belongs to another cluster")),
+            Err(error) => Err(format!("{name}: {error}")),
+        };
+    }
+    if !cluster.listed.contains(own_name) {
+        return Err(format!("{own_name} is not in --cluster: a member has to add it"));
+    }
+    let present = hellos.len() + 1;
+    if present < majority(cluster.listed.len()) {
+        return Ok(Attempt::TooFew);
+    }
+    let earlier = hellos.keys().filter(|name| name.as_str() < own_name).count();
+    let mut wait = YIELD_TO_EARLIER * u32::try_from(earlier).unwrap_or(u32::MAX);
+    if present < cluster.listed.len() {
+        wait += WAIT_FOR_ALL;
+    }
+    if since.elapsed() >= wait {
+        found(cluster, &hellos).await.map_err(|error| error.to_string())?;
+    }
+    Ok(Attempt::Open)
+}
+
+/// The listed gateways that answer, by name.
+async fn hellos(cluster: &Arc<Cluster>) -> BTreeMap<String, Hello> {
+    let mut asked = tokio::task::JoinSet::new();
+    for name in cluster.listed.iter().filter(|name| *name != cluster.own_name.as_str()) {
+        let (rpc, name) = (cluster.rpc.clone(), name.clone());
+        asked.spawn(async move {
+            let answer = rpc.ask(&name, Question::Hello, ANSWER_WITHIN).await;
+            (name, answer)
+        });
+    }
+    let mut hellos = BTreeMap::new();
+    while let Some(answered) = asked.join_next().await {
+        if let Ok((name, Ok(Answer::Hello(hello)))) = answered {
+            hellos.insert(name, hello);
+        }
+    }
+    hellos
+}
+
+/// One ballot of the founding. Whatever it comes to, what was decided holds.
+async fn found(
+    cluster: &Arc<Cluster>,
+    hellos: &BTreeMap<String, Hello>,
+) -> Result<(), openraft::AnyError> {
+    let own_id = cluster.replica.node_id();
+    let needed = majority(cluster.listed.len());
+    let ballot = cluster.founder.next_ballot(own_id).await;
+    let mut promises: Vec<_> = cluster.founder.prepare(ballot).await?.into_iter().collect();
+    for name in hellos.keys() {
+        let answer = cluster.rpc.ask(name, Question::Prepare(ballot), ANSWER_WITHIN).await;
+        if let Ok(Answer::Prepared(Some(accepted))) = answer {
+            promises.push(accepted);
+        }
+    }
+    if promises.len() < needed {
+        return Ok(());
+    }
+    let mut members = BTreeMap::from([(own_id, cluster.own_name.as_str().to_owned())]);
+    members.extend(hellos.iter().map(|(name, hello)| (hello.id, name.clone())));
+    let own = Founding {
+        ballot,
+        cluster: getrandom::u64().map_err(|error| openraft::AnyError::error(error.to_string()))?,
+        members,
+    };
+    let founding = proposal(&promises, own);
+    let mut accepted = usize::from(cluster.founder.accept(founding.clone()).await?);
+    for name in hellos.keys() {
+        let question = Question::Accept(founding.clone());
+        let answer = cluster.rpc.ask(name, question, ANSWER_WITHIN).await;
+        accepted += usize::from(matches!(answer, Ok(Answer::Flag(true))));
+    }
+    if accepted < needed || !founding.members.contains_key(&own_id) {
+        return Ok(());
+    }
+    tracing::info!(members = ?founding.members.values(), "the cluster is founded");
+    cluster.belong(founding.cluster).await?;
+    let members = founding.members.into_iter().map(|(id, name)| (id, Member { name })).collect();
+    if let Err(error) = cluster.replica.found(members).await {
+        tracing::error!(%error, "the cluster was not founded");
+    }
+    Ok(())
+}
+
+/// Watches whether this gateway was removed while it was away or did not look.
+async fn stay(cluster: &Arc<Cluster>) {
+    let mut led = Instant::now();
+    loop {
+        sleep(DOUBT_AFTER / 3).await;
+        let standing = cluster.standing();
+        if standing.leader.is_some_and(|leader| leader == standing.id)
+            || standing.members.len() <= 1
+        {
+            led = Instant::now();
+        }
+        if led.elapsed() < DOUBT_AFTER {
+            continue;
+        }
+        let others = hellos_of_members(cluster).await;
+        let removed = others
+            .iter()
+            .any(|hello| hello.led && !hello.members.iter().any(|(id, _)| *id == standing.id));
+        if removed {
+            tracing::warn!(
+                "this gateway was removed from the cluster: it serves what it knows and takes no \
+                 commands; stop it, or have it added again with an empty data directory"
+            );
+            cluster.replica.retire();
+            return;
+        }
+        led = Instant::now();
+    }
+}
+
+async fn hellos_of_members(cluster: &Arc<Cluster>) -> Vec<Hello> {
+    let mut hellos = Vec::new();
+    for name in cluster.gateways() {
+        if let Ok(Answer::Hello(hello)) =
+            cluster.rpc.ask(&name, Question::Hello, ANSWER_WITHIN).await
+        {
+            hellos.push(hello);
+        }
+    }
+    hellos
+}

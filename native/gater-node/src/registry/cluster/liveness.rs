@@ -1,0 +1,58 @@
+//! When the workers of a node that cannot be reached are given up.
+//!
+//! A connection that is lost is no death: the network may be at fault, and another
+//! gateway may still reach the node. The leader gives up an incarnation of a node when
+//! none of the gateways has reached it for the grace time, as each says itself; one that
+//! says nothing counts as reaching it until it has been away for as long. Without a
+//! leader, and so without a majority, nothing is given up.
+
+use std::sync::Arc;
+
+use gater_core::registry::Command;
+use gater_term::Atom;
+
+use super::Cluster;
+use super::links::ANSWER_WITHIN;
+use super::wire::{Answer, Question};
+use crate::transport::peers::PeerRef;
+
+/// The incarnations that are asked for in one question.
+const ASK_FOR: usize = 1024;
+
+impl Cluster {
+    /// Gives up those of `lost`, which this gateway has not reached for the grace time,
+    /// that no other has reached either. Does nothing but on the leader.
+    pub async fn give_up(self: &Arc<Self>, lost: &[PeerRef]) {
+        for lost in lost.chunks(ASK_FOR) {
+            let standing = self.standing();
+            if standing.leader != Some(standing.id) {
+                return;
+            }
+            let mut reached = vec![false; lost.len()];
+            let question: Vec<(Atom, u32)> =
+                lost.iter().map(|peer| (peer.node().clone(), peer.creation())).collect();
+            for name in self.gateways().into_iter().filter(|name| name != self.name()) {
+                let question = Question::Reached(question.clone());
+                match self.rpc.ask(&name, question, ANSWER_WITHIN).await {
+                    Ok(Answer::Flags(flags)) if flags.len() == reached.len() => {
+                        for (reached, flag) in reached.iter_mut().zip(flags) {
+                            *reached |= flag;
+                        }
+                    }
+                    _ if self.links.away_for(&name) >= self.lost_grace => {}
+                    _ => return,
+                }
+            }
+            for (peer, _) in lost.iter().zip(reached).filter(|(_, reached)| !reached) {
+                tracing::info!(node = %peer.node(), creation = peer.creation(),
+                    "no gateway has reached the node for the grace time: its workers are given up");
+                let command =
+                    Command::Purge { node: peer.node().clone(), creation: peer.creation() };
+                if let Err(error) = self.replica.propose(command).await {
+                    tracing::warn!(%error, "a removal was not written and is tried again");
+                    return;
+                }
+            }
+        }
+    }
+}

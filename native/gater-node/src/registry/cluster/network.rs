@@ -1,0 +1,134 @@
+//! Raft over the distribution connections between gateways.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::error::{
+    InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable,
+};
+use openraft::network::{Backoff, RPCOption};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
+    VoteRequest, VoteResponse,
+};
+use openraft::{RaftNetwork, RaftNetworkFactory};
+
+use super::rpc::{AskError, Rpc};
+use super::wire::{Answer, Question};
+use crate::registry::replica::{
+    Batch, Forward, ForwardError, Forwarded, Member, NodeId, TypeConfig,
+};
+
+type RpcError<E = openraft::error::Infallible> = RPCError<NodeId, Member, RaftError<NodeId, E>>;
+
+/// The pause before a gateway that is not connected is tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(50);
+/// How long the leader may take to write what is forwarded to it. Who asked is told
+/// sooner when another leads meanwhile.
+const WRITE_WITHIN: Duration = Duration::from_secs(4);
+
+/// The network of a gateway in a cluster.
+#[derive(Clone)]
+pub struct Network {
+    rpc: Arc<Rpc>,
+}
+
+impl Network {
+    /// The network of questions.
+    pub fn new(rpc: Arc<Rpc>) -> Self {
+        Self { rpc }
+    }
+}
+
+/// The way to one other gateway.
+pub struct Way {
+    rpc: Arc<Rpc>,
+    target: NodeId,
+    name: String,
+}
+
+impl Way {
+    async fn ask<E: std::error::Error>(
+        &self,
+        question: Question,
+        within: Duration,
+    ) -> Result<Answer, RPCError<NodeId, Member, E>> {
+        match self.rpc.ask(&self.name, question, within).await {
+            Ok(answer) => Ok(answer),
+            Err(error @ (AskError::NotConnected | AskError::Broken)) => {
+                Err(Unreachable::new(&error).into())
+            }
+            Err(error) => Err(NetworkError::new(&error).into()),
+        }
+    }
+
+    #[expect(clippy::result_large_err, reason = "the error of openraft's trait")]
+    fn result<T, E: std::error::Error>(
+        &self,
+        result: Option<Result<T, E>>,
+    ) -> Result<T, RPCError<NodeId, Member, E>> {
+        match result {
+            Some(Ok(value)) => Ok(value),
+            Some(Err(error)) => Err(RemoteError::new(self.target, error).into()),
+            None => {
+                let text = format!("{} has another data directory or cluster", self.name);
+                Err(Unreachable::new(&io::Error::other(text)).into())
+            }
+        }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Way;
+
+    async fn new_client(&mut self, target: NodeId, node: &Member) -> Way {
+        Way { rpc: self.rpc.clone(), target, name: node.name.clone() }
+    }
+}
+
+impl RaftNetwork<TypeConfig> for Way {
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<NodeId>, RpcError> {
+        let answer = self.ask(Question::Append(self.target, request), option.hard_ttl()).await?;
+        self.result(if let Answer::Append(result) = answer { Some(result) } else { None })
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        request: InstallSnapshotRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<InstallSnapshotResponse<NodeId>, RpcError<InstallSnapshotError>> {
+        let answer = self.ask(Question::Snapshot(self.target, request), option.hard_ttl()).await?;
+        self.result(if let Answer::Snapshot(result) = answer { Some(result) } else { None })
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<NodeId>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<NodeId>, RpcError> {
+        let answer = self.ask(Question::Vote(self.target, request), option.hard_ttl()).await?;
+        self.result(if let Answer::Vote(result) = answer { Some(result) } else { None })
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(TRY_AGAIN))
+    }
+}
+
+impl Forward for Network {
+    fn forward(&self, leader: &Member, batch: &Batch) -> Forwarded {
+        let (rpc, name, batch) = (self.rpc.clone(), leader.name.clone(), batch.clone());
+        Box::pin(async move {
+            match rpc.ask(&name, Question::Forward(batch), WRITE_WITHIN).await {
+                Ok(Answer::Forward(result)) => result,
+                Ok(_) | Err(AskError::NotConnected) => Err(ForwardError::NotLeader),
+                Err(_) => Err(ForwardError::Lost),
+            }
+        })
+    }
+}

@@ -1,0 +1,6 @@
+//! The replicated registry of workers: its consensus, the cluster that carries it, and the
+//! directory that callers see.
+
+pub mod cluster;
+pub mod directory;
+pub mod replica;

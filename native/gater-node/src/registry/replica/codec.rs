@@ -1,0 +1,73 @@
+//! Bytes of what is kept on disk: one byte of version, then the value in
+//! [postcard](https://postcard.jamesmunns.com/wire-format)'s form.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The version that is written, and the only one that is read.
+const VERSION: u8 = 1;
+
+/// Why bytes from the disk make no value.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// The program that wrote them was another one.
+    #[error("a record has version {0}, this program reads {VERSION}")]
+    Version(u8),
+    /// There are none.
+    #[error("a record is empty")]
+    Empty,
+    /// They are not of this form, or the value cannot be put in it.
+    #[error("a record is damaged: {0}")]
+    Malformed(#[from] postcard::Error),
+}
+
+/// The bytes of `value`.
+pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
+    Ok(postcard::to_extend(value, vec![VERSION])?)
+}
+
+/// The value of `bytes`.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    match bytes.split_first() {
+        Some((&VERSION, rest)) => Ok(postcard::from_bytes(rest)?),
+        Some((&version, _)) => Err(CodecError::Version(version)),
+        None => Err(CodecError::Empty),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::types::{Batch, Entry, LogId};
+    use super::*;
+    use gater_core::registry::Command;
+    use gater_term::{Atom, Pid};
+    use openraft::{CommittedLeaderId, EntryPayload, Membership};
+
+    fn entry(payload: EntryPayload<super::super::types::TypeConfig>) -> Entry {
+        Entry { log_id: LogId::new(CommittedLeaderId::new(3, u64::MAX), 7), payload }
+    }
+
+    #[test]
+    fn every_kind_of_entry_survives_encoding() {
+        let pid = Pid { node: Atom::new("a@h").unwrap(), id: 1, serial: 2, creation: u32::MAX };
+        let command = Command::Register { store: Atom::new("Größe").unwrap(), pid };
+        let members = std::collections::BTreeSet::from([1, u64::MAX]);
+        for payload in [
+            EntryPayload::Blank,
+            EntryPayload::Normal(Batch { origin: None, commands: vec![command].into() }),
+            EntryPayload::Membership(Membership::new(vec![members], None)),
+        ] {
+            let entry = entry(payload);
+            let bytes = encode(&entry).unwrap();
+            assert_eq!(decode::<Entry>(&bytes).unwrap(), entry);
+            // Cut anywhere, it is an error and nothing else.
+            assert!((0..bytes.len()).all(|end| decode::<Entry>(&bytes[..end]).is_err()));
+        }
+    }
+
+    #[test]
+    fn a_record_of_another_version_is_named_as_such() {
+        assert!(matches!(decode::<u64>(&[9, 1]), Err(CodecError::Version(9))));
+        assert!(matches!(decode::<u64>(&[]), Err(CodecError::Empty)));
+    }
+}

@@ -1,0 +1,189 @@
+//! What the log holds: the facts, and of every entry where it is.
+
+use std::collections::VecDeque;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::record::{Facts, Head, Record};
+use super::segment::Segment;
+use crate::registry::replica::codec;
+use crate::registry::replica::types::{Entry, LogId};
+
+/// Where an entry is, and what it has to be like.
+#[derive(Clone)]
+pub struct Place {
+    segment: Arc<Segment>,
+    offset: u64,
+    length: u32,
+    checksum: u32,
+}
+
+impl Place {
+    /// Reads the entry, which must be `index`. A page that went bad is an error. Blocks.
+    pub fn read(&self, index: u64) -> io::Result<Entry> {
+        let bad = |reason: String| {
+            let reason = format!("entry {index} in {}: {reason}", self.segment.path().display());
+            io::Error::new(io::ErrorKind::InvalidData, reason)
+        };
+        // Not longer than what was in memory when it was written or checked.
+        let mut bytes = vec![0; self.length as usize];
+        self.segment.read_at(self.offset, &mut bytes)?;
+        if crc32fast::hash(&bytes) != self.checksum {
+            return Err(bad("it is damaged".into()));
+        }
+        let entry: Entry = codec::decode(&bytes).map_err(|error| bad(error.to_string()))?;
+        if entry.log_id.index != index {
+            return Err(bad(format!("it says it is {}", entry.log_id)));
+        }
+        Ok(entry)
+    }
+}
+
+/// What the log holds as of its last frame.
+pub struct Contents {
+    facts: Facts,
+    /// The index of the first of `places`. `None` before the first entry.
+    first: Option<u64>,
+    /// Of later entries the segment is the same or a later one.
+    places: VecDeque<Place>,
+}
+
+/// A record that does not follow from those before it.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    /// An entry is not the one after the last.
+    #[error("entry {index} follows where entry {next} should")]
+    Gap { index: u64, next: u64 },
+    /// A head is not at the beginning of a segment.
+    #[error("the head of a segment is in the middle of one")]
+    Head,
+    /// Its bytes are not in the frame.
+    #[error("entry {0} is outside its frame")]
+    Place(u64),
+}
+
+impl Contents {
+    /// What the log holds after the `head` of its oldest segment.
+    pub fn new(head: Head) -> Self {
+        Self { facts: head.facts, first: head.next, places: VecDeque::new() }
+    }
+
+    /// What is known beside the entries.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// What the next segment begins with.
+    pub fn head(&self) -> Head {
+        Head { facts: self.facts.clone(), next: self.next() }
+    }
+
+    /// The last entry that is there, with its index.
+    pub fn last(&self) -> Option<(u64, Place)> {
+        Some((self.next()?.checked_sub(1)?, self.places.back()?.clone()))
+    }
+
+    /// The index of the first entry that is or would be there.
+    pub fn first(&self) -> Option<u64> {
+        self.first
+    }
+
+    /// The entries of `range` that are there.
+    pub fn get(&self, range: Range<u64>) -> Vec<(u64, Place)> {
+        let first = self.first.unwrap_or(0);
+        let skip = usize::try_from(range.start.saturating_sub(first)).unwrap_or(usize::MAX);
+        let places = (first..).zip(&self.places).skip(skip);
+        places.take_while(|(index, _)| *index < range.end).map(|(i, p)| (i, p.clone())).collect()
+    }
+
+    /// The segment of the oldest entry. What is in segments before it is not needed.
+    pub fn oldest_segment(&self) -> Option<u64> {
+        self.places.front().map(|place| place.segment.number())
+    }
+
+    /// Whether `records` can come next.
+    pub fn check(&self, records: &[Record]) -> Result<(), OrderError> {
+        let mut next = self.next();
+        for record in records {
+            match record {
+                Record::Entry { index, .. } => {
+                    if let Some(next) = next
+                        && next != *index
+                    {
+                        return Err(OrderError::Gap { index: *index, next });
+                    }
+                    next = Some(index.saturating_add(1));
+                }
+                Record::Truncate(from) => next = next.map(|next| next.min(*from)),
+                Record::Purge(upto) => next = next.max(Some(after(upto))),
+                Record::Head(_) => return Err(OrderError::Head),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over `records`, which are of the `payload` at `offset` of `segment` and have
+    /// been checked.
+    pub fn apply(
+        &mut self,
+        records: Vec<Record>,
+        segment: &Arc<Segment>,
+        offset: u64,
+        payload: &[u8],
+    ) -> Result<(), OrderError> {
+        for record in records {
+            match record {
+                Record::Entry { index, place } => {
+                    let outside = || OrderError::Place(index);
+                    let bytes = payload.get(place.clone()).ok_or_else(outside)?;
+                    self.first.get_or_insert(index);
+                    self.places.push_back(Place {
+                        segment: segment.clone(),
+                        offset: offset.saturating_add(place.start as u64),
+                        length: u32::try_from(bytes.len()).map_err(|_| outside())?,
+                        checksum: crc32fast::hash(bytes),
+                    });
+                }
+                Record::Vote(vote) => self.facts.vote = Some(vote),
+                Record::Truncate(from) => self.truncate(from),
+                Record::Purge(upto) => self.purge(upto),
+                Record::Committed(upto) => self.facts.committed = Some(upto),
+                Record::Note(name, bytes) => {
+                    self.facts.notes.insert(name, bytes);
+                }
+                Record::Head(_) => return Err(OrderError::Head),
+                Record::Closed => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn next(&self) -> Option<u64> {
+        self.first.map(|first| first.saturating_add(self.places.len() as u64))
+    }
+
+    fn truncate(&mut self, from: u64) {
+        if let Some(first) = self.first {
+            let keep = usize::try_from(from.saturating_sub(first)).unwrap_or(usize::MAX);
+            self.places.truncate(keep);
+            // Entries before `first` may have been in segments that are gone.
+            self.first = Some(first.min(from));
+        }
+    }
+
+    fn purge(&mut self, upto: LogId) {
+        let start = after(&upto);
+        if let Some(first) = self.first {
+            let gone = usize::try_from(start.saturating_sub(first)).unwrap_or(usize::MAX);
+            self.places.drain(..gone.min(self.places.len()));
+        }
+        self.first = self.first.max(Some(start));
+        self.facts.purged = self.facts.purged.max(Some(upto));
+    }
+}
+
+fn after(entry: &LogId) -> u64 {
+    entry.index.saturating_add(1)
+}

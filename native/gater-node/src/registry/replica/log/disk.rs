@@ -1,0 +1,122 @@
+//! The few operations the log needs of a disk, and a folder that has them.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::registry::replica::error::OpenError;
+
+/// Locked by the process that has the folder open.
+const LOCK_FILE: &str = "registry.lock";
+
+/// A folder with files. All of it blocks.
+pub trait Disk: Send + 'static {
+    /// Where the file `name` is, for people.
+    fn path(&self, name: &str) -> PathBuf;
+    /// The names of all files.
+    fn names(&self) -> io::Result<Vec<String>>;
+    /// Makes an empty file that is not there yet.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+    /// Opens a file that is there.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+    /// Renames a file.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file. It can be read on by who has it open.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// When it returns, files made, renamed and removed are so after a crash as well.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// An open file. All of it blocks.
+pub trait DiskFile: Send + Sync {
+    /// Its length in bytes.
+    fn length(&self) -> io::Result<u64>;
+    /// Fills `bytes` with what is at `offset`. Less is an error.
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
+    /// Writes all of `bytes` at `offset`.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Cuts it, or puts zeros behind it. After a crash it has the one length or the other.
+    fn set_length(&self, length: u64) -> io::Result<()>;
+    /// When it returns, content and length survive a crash.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// A folder of the operating system, locked for this process.
+pub struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    /// Opens the folder at `path`, unless a process has it open. Blocks.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let lock_path = path.join(LOCK_FILE);
+        let io = |error| OpenError::Io { path: lock_path.clone(), error };
+        let lock = File::options().create(true).append(true).open(&lock_path).map_err(io)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
+            Err(TryLockError::Error(error)) => Err(io(error)),
+        }
+    }
+}
+
+impl Disk for Folder {
+    fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for file in fs::read_dir(&self.path)? {
+            // The log has no names that are not Unicode.
+            names.extend(file?.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let mut options = File::options();
+        Ok(Arc::new(options.read(true).write(true).create_new(true).open(self.path(name))?))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(File::options().read(true).write(true).open(self.path(name))?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path(from), self.path(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path(name))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+impl DiskFile for File {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.read_exact_at(bytes, offset)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.set_len(length)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}

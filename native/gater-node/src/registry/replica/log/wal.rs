@@ -1,0 +1,166 @@
+//! The segments together: a write-ahead log that only ever grows at its end and is
+//! removed at its beginning.
+//!
+//! Every frame is written after the one before was synced. So a crash can tear the last one
+//! only, which nobody was told of: it is cut off at the next start. Whatever else is not as
+//! it was written is damage, and an error.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::contents::Contents;
+use super::disk::Disk;
+use super::frame;
+use super::record::{self, Change};
+use super::recovery;
+use super::segment::{self, Segment};
+use crate::registry::replica::error::OpenError;
+
+/// The length of a segment, unless one frame needs more; then a multiple of it. To make one
+/// takes as long as dozens of writes, which one in 20,000 is to wait for. Belongs to the
+/// format: a segment of another length is taken for a cut one.
+pub const SEGMENT_BYTES: u64 = 4 << 20;
+
+/// The log as the one who writes it has it.
+pub struct Wal {
+    disk: Box<dyn Disk>,
+    segment_bytes: u64,
+    /// Never empty but for an instant; the last one is written to.
+    segments: VecDeque<Arc<Segment>>,
+    /// The length of the last segment.
+    length: u64,
+    /// Where the next frame goes. All behind it is zero.
+    end: u64,
+    /// The number of the next frame.
+    sequence: u64,
+    contents: Arc<Mutex<Contents>>,
+    buffer: Vec<u8>,
+}
+
+/// A log as it was found or made.
+pub struct Recovered {
+    pub segments: VecDeque<Arc<Segment>>,
+    pub length: u64,
+    pub end: u64,
+    pub sequence: u64,
+    pub contents: Contents,
+}
+
+impl Wal {
+    /// Opens the log on `disk` in segments of `segment_bytes`, or makes one with a new
+    /// random node id. Checks every frame that is there. Blocks.
+    pub fn open(disk: Box<dyn Disk>, segment_bytes: u64) -> Result<Self, OpenError> {
+        let found = recovery::open(&*disk, segment_bytes)?;
+        Ok(Self {
+            disk,
+            segment_bytes,
+            segments: found.segments,
+            length: found.length,
+            end: found.end,
+            sequence: found.sequence,
+            contents: Arc::new(Mutex::new(found.contents)),
+            buffer: Vec::new(),
+        })
+    }
+
+    /// What the log holds, as of the last write that ended.
+    pub fn contents(&self) -> Arc<Mutex<Contents>> {
+        self.contents.clone()
+    }
+
+    /// Where it is, for people.
+    pub fn path(&self) -> PathBuf {
+        self.segments.back().map_or_else(PathBuf::new, |last| last.path().to_owned())
+    }
+
+    /// Carries out `changes` in order, all or none. On the disk when it returns. After an
+    /// error nothing must be written any more. Blocks.
+    pub fn write<'a>(&mut self, changes: impl Iterator<Item = &'a Change>) -> io::Result<()> {
+        let mut records = Vec::new();
+        frame::begin(&mut self.buffer);
+        for change in changes {
+            record::put_change(&mut self.buffer, frame::HEADER_BYTES, change, &mut records)
+                .map_err(io::Error::other)?;
+        }
+        // Now, not at the next start: what is written must be readable.
+        self.contents.lock().check(&records).map_err(io::Error::other)?;
+
+        if self.end.saturating_add(self.buffer.len() as u64) > self.length {
+            self.begin_segment()?;
+        }
+        let last = self.segments.back().ok_or_else(|| io::Error::other("there is no segment"))?;
+        seal(&mut self.buffer, self.sequence)?;
+        last.write(self.end, &self.buffer)?;
+
+        let payload = self.buffer.get(frame::HEADER_BYTES..).unwrap_or_default();
+        let offset = self.end + frame::HEADER_BYTES as u64;
+        let applied = self.contents.lock().apply(records, last, offset, payload);
+        applied.map_err(io::Error::other)?;
+        self.end += self.buffer.len() as u64;
+        self.sequence += 1;
+        Ok(())
+    }
+
+    /// Writes the last `changes` and that there are no more, so that whatever is missing at
+    /// the next start is known to be. Blocks.
+    pub fn close<'a>(mut self, changes: impl Iterator<Item = &'a Change>) -> io::Result<()> {
+        self.write(changes.chain([&Change::Closed]))?;
+        match self.segments.back() {
+            Some(last) => last.cut(self.end),
+            None => Ok(()),
+        }
+    }
+
+    /// Begins a segment with room for the frame in the buffer.
+    fn begin_segment(&mut self) -> io::Result<()> {
+        let number = self.segments.back().map_or(0, |last| last.number().saturating_add(1));
+        let head = head_frame(&self.contents.lock(), self.sequence)?;
+        let end = (segment::START + head.len()) as u64;
+        let needed = end.saturating_add(self.buffer.len() as u64);
+        let length = needed.next_multiple_of(self.segment_bytes);
+        let segment = Segment::create(&*self.disk, number, &head, length)?;
+        self.segments.push_back(Arc::new(segment));
+        (self.length, self.end) = (length, end);
+        self.sequence += 1;
+        Ok(())
+    }
+
+    /// Removes the segments of which nothing is needed. The frame that says so is on the
+    /// disk, in one that stays: the last segment is never removed. Blocks.
+    pub fn tidy(&mut self) {
+        let Some(last) = self.segments.back().map(|last| last.number()) else { return };
+        let keep = self.contents.lock().oldest_segment().unwrap_or(last).min(last);
+        while let Some(first) = self.segments.front()
+            && first.number() < keep
+        {
+            // Synced each, so that no crash brings an older one back without the next.
+            let removed = match self.disk.remove(&segment::name(first.number())) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                removed => removed,
+            };
+            if let Err(error) = removed.and_then(|()| self.disk.sync()) {
+                let path = first.path().display();
+                tracing::warn!(%path, %error, "a part of the log that is not needed stays");
+                return;
+            }
+            self.segments.pop_front();
+        }
+    }
+}
+
+/// The frame `sequence` with which a segment begins that follows `contents`.
+pub fn head_frame(contents: &Contents, sequence: u64) -> io::Result<Vec<u8>> {
+    let mut frame = Vec::new();
+    frame::begin(&mut frame);
+    record::put_head(&mut frame, &contents.head()).map_err(io::Error::other)?;
+    seal(&mut frame, sequence)?;
+    Ok(frame)
+}
+
+fn seal(buffer: &mut [u8], sequence: u64) -> io::Result<()> {
+    frame::seal(buffer, sequence).ok_or_else(|| io::Error::other("a write is too long"))
+}

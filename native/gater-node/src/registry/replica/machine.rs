@@ -1,0 +1,318 @@
+//! The registry in memory, driven by the log.
+
+use std::cmp::Ordering;
+use std::io::Cursor;
+use std::sync::Arc;
+
+use gater_core::registry::{Change, Proposers, State};
+use openraft::storage::RaftStateMachine;
+use openraft::{AnyError, EntryPayload, RaftSnapshotBuilder, Snapshot};
+use parking_lot::RwLock;
+use tokio::sync::watch;
+
+use super::OnChange;
+use super::snapshot::{self, SnapshotError, SnapshotFile, Stored};
+use super::types::{
+    Applied, Batch, Entry, LogId, Membership, SnapshotMeta, StorageError, StorageIoError,
+    TypeConfig,
+};
+
+/// The state machine. Clones are handles of the same one.
+#[derive(Clone)]
+pub struct Machine {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    core: RwLock<Core>,
+    on_change: OnChange,
+    file: SnapshotFile,
+    /// The index of the last entry that was applied and told.
+    told: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Core {
+    state: State,
+    proposers: Proposers,
+    applied: Option<LogId>,
+    membership: Membership,
+    /// Whether changes are told.
+    live: bool,
+}
+
+impl Machine {
+    /// The machine as of `stored`, or empty. Tells no changes until [`Machine::go_live`].
+    pub fn new(
+        file: SnapshotFile,
+        stored: Option<Stored>,
+        on_change: OnChange,
+    ) -> Result<Self, SnapshotError> {
+        let core = match stored {
+            None => Core::default(),
+            Some(stored) => {
+                let (state, proposers) = snapshot::restore(&stored.body)?;
+                Core {
+                    state,
+                    proposers,
+                    applied: stored.meta.last_log_id,
+                    membership: stored.meta.last_membership,
+                    live: false,
+                }
+            }
+        };
+        let told = watch::Sender::new(core.applied.map_or(0, |id| id.index));
+        let shared = Shared { core: RwLock::new(core), on_change, file, told };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// From here on changes are told: each is either in the state that `restored` looks
+    /// at now or will be told. Nothing is applied meanwhile.
+    pub fn go_live(&self, restored: impl FnOnce(&State)) {
+        let mut core = self.shared.core.write();
+        restored(&core.state);
+        core.live = true;
+    }
+
+    /// Waits until the entry at `index` is applied here and its changes were told.
+    pub async fn has_told(&self, index: u64) {
+        // The sender lives as long as this machine.
+        let _ = self.shared.told.subscribe().wait_for(|told| *told >= index).await;
+    }
+
+    /// Looks at the registry.
+    pub fn read<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        look(&self.shared.core.read().state)
+    }
+
+    /// The last entry that was applied.
+    pub fn applied(&self) -> Option<LogId> {
+        self.shared.core.read().applied
+    }
+}
+
+impl Core {
+    /// Carries out a batch, unless it was before.
+    fn apply(&mut self, index: u64, batch: &Batch) -> Applied {
+        let Some(origin) = batch.origin else {
+            return Applied(self.state.apply(index, &batch.commands));
+        };
+        if let Some(outcomes) = self.proposers.earlier(origin, batch.commands.len()) {
+            return Applied(outcomes);
+        }
+        let outcomes = self.state.apply(index, &batch.commands);
+        self.proposers.carried_out(origin, index, &outcomes);
+        Applied(outcomes)
+    }
+}
+
+impl Shared {
+    fn tell_index(&self) {
+        let index = self.core.read().applied.map_or(0, |id| id.index);
+        self.told.send_replace(index);
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, Membership), StorageError> {
+        let core = self.shared.core.read();
+        Ok((core.applied, core.membership.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Applied>, StorageError>
+    where
+        I: IntoIterator<Item = Entry> + Send,
+        I::IntoIter: Send,
+    {
+        let mut results = Vec::new();
+        let live = {
+            let mut core = self.shared.core.write();
+            for entry in entries {
+                let applied = match entry.payload {
+                    EntryPayload::Blank => Applied::default(),
+                    EntryPayload::Normal(batch) => core.apply(entry.log_id.index, &batch),
+                    EntryPayload::Membership(members) => {
+                        core.membership = Membership::new(Some(entry.log_id), members);
+                        Applied::default()
+                    }
+                };
+                core.applied = Some(entry.log_id);
+                results.push(applied);
+            }
+            core.live
+        };
+        // Outside of the lock: who follows the changes may look at the state.
+        if live {
+            // What is sent because of these changes leaves together.
+            let _gathering = gater_dist::gather();
+            for outcome in results.iter().flat_map(|applied| &applied.0) {
+                if !outcome.changes.is_empty() {
+                    (self.shared.on_change)(&outcome.changes);
+                }
+            }
+        }
+        self.shared.tell_index();
+        Ok(results)
+    }
+
+    /// Takes the state at once and leaves the encoding to the builder.
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        let core = self.shared.core.read();
+        let snapshot_id = core.applied.map_or_else(|| "empty".into(), |id| id.to_string());
+        Builder {
+            shared: self.shared.clone(),
+            meta: SnapshotMeta {
+                last_log_id: core.applied,
+                last_membership: core.membership.clone(),
+                snapshot_id,
+            },
+            registry: core.state.snapshot(),
+            proposers: core.proposers.clone(),
+        }
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError> {
+        Ok(Box::default())
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: Box<Cursor<Vec<u8>>>,
+    ) -> Result<(), StorageError> {
+        let signature = meta.signature();
+        let body = snapshot.into_inner();
+        let (state, proposers) = snapshot::restore(&body).map_err(|error| {
+            StorageIoError::read_snapshot(Some(signature.clone()), AnyError::new(&error))
+        })?;
+        let (shared, saved_meta) = (self.shared.clone(), meta.clone());
+        tokio::task::spawn_blocking(move || shared.file.save(&saved_meta, &body))
+            .await
+            .map_err(|error| AnyError::new(&error))
+            .and_then(|saved| saved.map_err(|error| AnyError::new(&error)))
+            .map_err(|error| StorageIoError::write_snapshot(Some(signature), error))?;
+
+        let (live, changes) = {
+            let mut core = self.shared.core.write();
+            let changes = if core.live { differences(&core.state, &state) } else { Vec::new() };
+            core.state = state;
+            core.proposers = proposers;
+            core.applied = meta.last_log_id;
+            core.membership = meta.last_membership.clone();
+            (core.live, changes)
+        };
+        if live && !changes.is_empty() {
+            (self.shared.on_change)(&changes);
+        }
+        self.shared.tell_index();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, StorageError> {
+        let shared = self.shared.clone();
+        let stored = tokio::task::spawn_blocking(move || shared.file.read())
+            .await
+            .map_err(|error| AnyError::new(&error))
+            .and_then(|stored| stored.map_err(|error| AnyError::new(&error)))
+            .map_err(|error| StorageIoError::read_snapshot(None, error))?;
+        Ok(stored.map(|stored| Snapshot {
+            meta: stored.meta,
+            snapshot: Box::new(Cursor::new(stored.body)),
+        }))
+    }
+}
+
+/// Writes the snapshot of one moment.
+pub struct Builder {
+    shared: Arc<Shared>,
+    meta: SnapshotMeta,
+    registry: gater_core::registry::Snapshot,
+    proposers: Proposers,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError> {
+        let (shared, meta) = (self.shared.clone(), self.meta.clone());
+        let empty = gater_core::registry::Snapshot {
+            version: self.registry.version,
+            last_epoch: 0,
+            registrations: Vec::new(),
+        };
+        let registry = std::mem::replace(&mut self.registry, empty);
+        let proposers = std::mem::take(&mut self.proposers);
+        let signature = meta.signature();
+        let body = tokio::task::spawn_blocking(move || {
+            let body = snapshot::body(&registry, &proposers)?;
+            shared.file.save(&meta, &body)?;
+            Ok::<_, SnapshotError>(body)
+        })
+        .await
+        .map_err(|error| AnyError::new(&error))
+        .and_then(|body| body.map_err(|error| AnyError::new(&error)))
+        .map_err(|error| StorageIoError::write_snapshot(Some(signature), error))?;
+        Ok(Snapshot { meta: self.meta.clone(), snapshot: Box::new(Cursor::new(body)) })
+    }
+}
+
+/// What went and what came between two states.
+fn differences(before: &State, after: &State) -> Vec<Change> {
+    let (mut gone, mut came) = (Vec::new(), Vec::new());
+    let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
+    // Both run by store and epoch, and an epoch is given to one registration only.
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => break,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(old), Some(new)) => old.cmp(new),
+        };
+        let before = if order.is_le() { old.next() } else { None };
+        let after = if order.is_ge() { new.next() } else { None };
+        match (before, after) {
+            (Some((store, epoch, pid)), None) => {
+                gone.push(Change::Unregistered { store: store.clone(), pid: pid.clone(), epoch });
+            }
+            (None, Some((store, epoch, pid))) => {
+                came.push(Change::Registered { store: store.clone(), pid: pid.clone(), epoch });
+            }
+            _ => {}
+        }
+    }
+    // Who comes is told in the order of registration, as those before were.
+    came.sort_by_key(|change| match change {
+        Change::Registered { epoch, .. } | Change::Unregistered { epoch, .. } => *epoch,
+    });
+    gone.extend(came);
+    gone
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gater_core::registry::Command;
+    use gater_term::{Atom, Pid};
+
+    fn register(store: &str, id: u32) -> Command {
+        let node = Atom::new("a@h").unwrap();
+        let pid = Pid { node, id, serial: 0, creation: 1 };
+        Command::Register { store: Atom::new(store).unwrap(), pid }
+    }
+
+    #[test]
+    fn differences_lead_from_one_state_to_the_other() {
+        let mut before = State::default();
+        before.apply(1, &[register("a", 1), register("b", 2), register("c", 3)]);
+        let mut after = before.clone();
+        let Command::Register { store, pid } = register("b", 2) else { unreachable!() };
+        let gone = after.apply(2, &[Command::Unregister { store, pid, epoch: None }]);
+        let came = after.apply(3, &[register("c", 4), register("a", 5), register("d", 6)]);
+        let expected: Vec<_> =
+            gone.into_iter().chain(came).flat_map(|outcome| outcome.changes).collect();
+        assert_eq!(differences(&before, &after), expected);
+        assert_eq!(differences(&after, &after), []);
+        assert_eq!(differences(&State::default(), &before).len(), 3);
+        assert_eq!(differences(&before, &State::default()).len(), 3);
+    }
+}

@@ -1,0 +1,122 @@
+//! `esdb_gater_cluster`: the cluster of gateways, for operators.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use gater_dist::{Connection, gen_server::From};
+use gater_term::{Reader, encode};
+
+use super::{OK, error, error_with, unknown_request};
+use crate::registry::cluster::Cluster;
+use crate::registry::directory::Directory;
+
+/// The cluster service. Cloning gives another handle.
+#[derive(Clone)]
+pub struct ClusterService {
+    cluster: Arc<Cluster>,
+    directory: Arc<Directory>,
+}
+
+impl ClusterService {
+    /// The service over this gateway's part of the cluster.
+    pub fn new(cluster: Arc<Cluster>, directory: Arc<Directory>) -> Self {
+        Self { cluster, directory }
+    }
+
+    /// Answers a `gen_server:call`: `status`, `{add, Node}`, `{remove, Node}`.
+    pub fn call(&self, caller: &Arc<Connection>, from: From, request: &[u8]) {
+        match Operation::parse(request) {
+            Some(Operation::Status) => caller.reply(&from, self.status()),
+            Some(Operation::Change { add, node }) => {
+                let (cluster, caller) = (self.cluster.clone(), caller.clone());
+                tokio::spawn(async move {
+                    let done =
+                        if add { cluster.add(&node).await } else { cluster.remove(&node).await };
+                    match done {
+                        Ok(()) => caller.reply(&from, OK),
+                        Err(reason) => {
+                            let text = |out: &mut Vec<u8>| encode::binary(out, reason.as_bytes());
+                            caller.reply(&from, error_with("not_changed", text));
+                        }
+                    }
+                });
+            }
+            Some(Operation::NoNode) => caller.reply(&from, error("badarg")),
+            None => caller.reply(&from, unknown_request(request)),
+        }
+    }
+
+    /// `{ok, #{node, id, role, term, leader, applied, registrations, members}}`.
+    fn status(&self) -> Vec<u8> {
+        let standing = self.cluster.standing();
+        let own = self.cluster.name();
+        // One that is alone may be known under the name it had before.
+        let name_of = |id| match standing.name_of(id) {
+            _ if id == standing.id => own,
+            Some(name) => name,
+            None => "undefined",
+        };
+        let mut out = Vec::with_capacity(512);
+        encode::tuple(&mut out, 2);
+        encode::atom(&mut out, "ok");
+        encode::map(&mut out, 8);
+        for (key, text) in [
+            ("node", own),
+            ("role", standing.role.name()),
+            ("leader", standing.leader.map_or("undefined", name_of)),
+        ] {
+            encode::atom(&mut out, key);
+            encode::atom(&mut out, text);
+        }
+        for (key, number) in [
+            ("id", standing.id),
+            ("term", standing.term),
+            ("applied", standing.applied),
+            ("registrations", self.directory.registrations() as u64),
+        ] {
+            encode::atom(&mut out, key);
+            encode::uint(&mut out, number);
+        }
+        encode::atom(&mut out, "members");
+        encode::list_of(&mut out, standing.members.iter(), |out, (id, (_, votes))| {
+            let name = name_of(*id);
+            encode::map(out, 4);
+            encode::atom(out, "node");
+            encode::atom(out, name);
+            encode::atom(out, "id");
+            encode::uint(out, *id);
+            encode::atom(out, "role");
+            encode::atom(out, if *votes { "voter" } else { "learner" });
+            encode::atom(out, "connected");
+            encode::atom(out, if self.cluster.is_connected(name) { "true" } else { "false" });
+        });
+        out
+    }
+}
+
+enum Operation {
+    Status,
+    Change {
+        add: bool,
+        node: String,
+    },
+    /// What is to be added or removed is no node.
+    NoNode,
+}
+
+impl Operation {
+    fn parse(request: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(request);
+        if reader.is_atom("status") {
+            return Some(Self::Status);
+        }
+        reader.tuple_of(2).ok()?;
+        let add = match &*reader.atom().ok()? {
+            "add" => true,
+            "remove" => false,
+            _ => return None,
+        };
+        let node = reader.atom().map(Cow::into_owned);
+        Some(node.map_or(Self::NoNode, |node| Self::Change { add, node }))
+    }
+}

@@ -1,0 +1,242 @@
+//! `esdb_gater_worker_registry`: which process serves which store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gater_core::registry::{Command, Refusal};
+use gater_dist::{Connection, gen_server::From};
+use gater_term::{Atom, Pid, Reader};
+use tokio::task::JoinHandle;
+
+use super::{OK, error, unknown_request};
+use crate::registry::directory::Directory;
+use crate::registry::replica::Replica;
+use crate::transport::peers::{PeerRef, Peers, TooManyNodes};
+
+/// Pause before a removal that could not be written is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Who waits for the answer to a command.
+struct Caller {
+    connection: Arc<Connection>,
+    from: From,
+    /// Ends when there is nothing to wait for before `ok`.
+    reached: Option<JoinHandle<()>>,
+}
+
+impl Caller {
+    fn done(self) {
+        let Self { connection, from, reached } = self;
+        match reached {
+            None => connection.reply(&from, OK),
+            Some(reached) => drop(tokio::spawn(async move {
+                // However it ended.
+                let _ = reached.await;
+                connection.reply(&from, OK);
+            })),
+        }
+    }
+}
+
+/// The registry service. Cloning gives another handle.
+#[derive(Clone)]
+pub struct Registry {
+    replica: Arc<Replica>,
+    directory: Arc<Directory>,
+    peers: Arc<Peers>,
+    own_name: Atom,
+}
+
+impl Registry {
+    /// The service over a replicated registry, for the gateway node `own_name`.
+    pub fn new(
+        replica: Arc<Replica>,
+        directory: Arc<Directory>,
+        peers: Arc<Peers>,
+        own_name: Atom,
+    ) -> Self {
+        Self { replica, directory, peers, own_name }
+    }
+
+    /// Answers a `gen_server:call`.
+    pub fn call(&self, caller: &Arc<Connection>, from: From, request: &[u8]) {
+        match Operation::parse(request) {
+            Ok(Operation::Register(store, pid)) => match self.judge(caller, &pid) {
+                Err(reason) => caller.reply(&from, error(reason)),
+                Ok(peer) => {
+                    // Who is told `ok` finds the worker among those that are offered.
+                    let reached = self.peers.reach(&peer).map(tokio::spawn);
+                    let caller = Caller { connection: caller.clone(), from, reached };
+                    self.write(Command::Register { store, pid }, Some(caller));
+                }
+            },
+            Ok(Operation::Unregister(store, pid)) => {
+                let caller = Caller { connection: caller.clone(), from, reached: None };
+                self.write(Command::Unregister { store, pid, epoch: None }, Some(caller));
+            }
+            Ok(Operation::Workers(store)) => {
+                caller.reply_shared(&from, &self.directory.workers(store.as_str()));
+            }
+            Ok(Operation::LocalWorkers(store)) => {
+                let node = caller.peer().name.as_str();
+                caller.reply(&from, self.directory.workers_on(store.as_str(), node));
+            }
+            Ok(Operation::Stores) => caller.reply(&from, self.directory.stores()),
+            Err(BadRequest::BadArgument) => caller.reply(&from, error("badarg")),
+            Err(BadRequest::Unknown) => caller.reply(&from, unknown_request(request)),
+        }
+    }
+
+    /// Carries out a `gen_server:cast`.
+    pub fn cast(&self, caller: &Arc<Connection>, request: &[u8]) {
+        match Operation::parse(request) {
+            Ok(Operation::Register(store, pid)) if self.judge(caller, &pid).is_ok() => {
+                self.write(Command::Register { store, pid }, None);
+            }
+            Ok(Operation::Unregister(store, pid)) => {
+                self.write(Command::Unregister { store, pid, epoch: None }, None);
+            }
+            _ => tracing::debug!(peer = %caller.peer().name, "cast to the registry ignored"),
+        }
+    }
+
+    /// The incarnation a worker belongs to, or why it cannot be one, where that is
+    /// known at once.
+    fn judge(&self, caller: &Connection, pid: &Pid) -> Result<PeerRef, &'static str> {
+        let stale = pid.node == caller.peer().name && pid.creation != caller.peer().creation;
+        if stale || pid.node == self.own_name {
+            return Err("noproc");
+        }
+        self.peers.of(pid).map_err(|TooManyNodes| "overloaded")
+    }
+
+    /// A worker is gone: its registrations go, however long that takes to write.
+    pub fn exited(&self, pid: Pid) {
+        self.write_until_done(Command::Exited { pid, epoch: None });
+    }
+
+    /// A node's incarnation is gone with all its workers.
+    pub fn purge(&self, node: Atom, creation: u32) {
+        self.write_until_done(Command::Purge { node, creation });
+    }
+
+    fn write(&self, command: Command, caller: Option<Caller>) {
+        self.replica.propose_then(command, move |result| {
+            if let Err(error) = &result {
+                tracing::warn!(%error, "a registry command was not written");
+            }
+            let refused = match &result {
+                Ok(outcome) => outcome.refused.as_ref().map(Refusal::as_atom),
+                Err(reason) => Some(reason.as_atom()),
+            };
+            match (caller, refused) {
+                (None, _) => {}
+                (Some(caller), Some(reason)) => {
+                    caller.connection.reply(&caller.from, error(reason))
+                }
+                (Some(caller), None) => caller.done(),
+            }
+        });
+    }
+
+    fn write_until_done(&self, command: Command) {
+        let replica = self.replica.clone();
+        let mut proposed = replica.propose(command.clone());
+        tokio::spawn(async move {
+            while let Err(error) = proposed.await {
+                if error.is_final() {
+                    return;
+                }
+                tracing::warn!(%error, ?command, "a removal was not written and is tried again");
+                tokio::time::sleep(RETRY_AFTER).await;
+                proposed = replica.propose(command.clone());
+            }
+        });
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Operation {
+    Register(Atom, Pid),
+    Unregister(Atom, Pid),
+    Workers(Atom),
+    LocalWorkers(Atom),
+    Stores,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum BadRequest {
+    /// The operation is known, its arguments are not of its types.
+    BadArgument,
+    Unknown,
+}
+
+impl Operation {
+    fn parse(request: &[u8]) -> Result<Self, BadRequest> {
+        let mut reader = Reader::new(request);
+        if reader.is_atom("list_stores") {
+            return Ok(Self::Stores);
+        }
+        let arity = reader.tuple().map_err(|_| BadRequest::Unknown)?;
+        let name = reader.atom().map_err(|_| BadRequest::Unknown)?;
+        let bad = |_| BadRequest::BadArgument;
+        match (&*name, arity) {
+            ("register", 3) => Ok(Self::Register(store(&mut reader)?, reader.pid().map_err(bad)?)),
+            ("unregister", 3) => {
+                Ok(Self::Unregister(store(&mut reader)?, reader.pid().map_err(bad)?))
+            }
+            ("get_workers", 2) => Ok(Self::Workers(store(&mut reader)?)),
+            ("get_local_workers", 2) => Ok(Self::LocalWorkers(store(&mut reader)?)),
+            _ => Err(BadRequest::Unknown),
+        }
+    }
+}
+
+fn store(reader: &mut Reader<'_>) -> Result<Atom, BadRequest> {
+    let text = reader.atom().map_err(|_| BadRequest::BadArgument)?;
+    Atom::new(&text).map_err(|_| BadRequest::BadArgument)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gater_term::encode;
+
+    fn request(name: &str, store: &str, pid: Option<&Pid>) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode::tuple(&mut out, if pid.is_some() { 3 } else { 2 });
+        encode::atom(&mut out, name);
+        encode::atom(&mut out, store);
+        if let Some(pid) = pid {
+            encode::pid(&mut out, pid);
+        }
+        out
+    }
+
+    fn pid() -> Pid {
+        Pid { node: Atom::new("a@h").unwrap(), id: 1, serial: 0, creation: 7 }
+    }
+
+    #[test]
+    fn a_registration_names_a_store_and_a_pid() {
+        let parsed = Operation::parse(&request("register", "orders", Some(&pid())));
+        assert_eq!(parsed, Ok(Operation::Register(Atom::new("orders").unwrap(), pid())));
+    }
+
+    #[test]
+    fn registering_what_is_no_pid_is_a_bad_argument() {
+        let mut out = Vec::new();
+        encode::tuple(&mut out, 3);
+        encode::atom(&mut out, "register");
+        encode::atom(&mut out, "orders");
+        encode::atom(&mut out, "not_a_pid");
+        assert_eq!(Operation::parse(&out), Err(BadRequest::BadArgument));
+    }
+
+    #[test]
+    fn what_is_no_operation_is_unknown() {
+        assert_eq!(Operation::parse(&request("explode", "x", None)), Err(BadRequest::Unknown));
+        assert_eq!(Operation::parse(OK), Err(BadRequest::Unknown));
+        assert_eq!(Operation::parse(&[]), Err(BadRequest::Unknown));
+    }
+}

@@ -1,0 +1,324 @@
+//! `esdb_gater_session`: the link between a shim and the gateway.
+//!
+//! A shim attaches one process per BEAM. It is sent the registry and every
+//! change of it, the telemetry events somebody there listens to, and it may
+//! change the secret. The session ends when that process does.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use foldhash::HashSet;
+use gater_core::channel::{Hmac, Priority};
+use gater_dist::{Connection, Lane, Payload, gen_server::From};
+use gater_term::{Atom, LocalPid, Pid, Reader, encode};
+use parking_lot::Mutex;
+
+use super::channel::local::Channel;
+use super::channel::remote::Relays;
+use super::{OK, error, error_with, unknown_request};
+use crate::observe::drops::Drops;
+use crate::observe::telemetry::{Event, Telemetry};
+use crate::registry::directory::Directory;
+use crate::transport::peers::{Interest, PeerRef, Peers};
+
+/// The version of the session protocol this gateway speaks.
+pub const VERSION: i64 = 1;
+
+/// Links of one node: a shim has one, and another while it starts again.
+const MAX_LINKS: usize = 16;
+/// Event names that one listener may ask for in a request.
+const MAX_EVENT_NAMES: u32 = 64;
+
+/// The session service.
+pub struct Sessions {
+    own_name: Atom,
+    started: Instant,
+    directory: Arc<Directory>,
+    peers: Arc<Peers>,
+    telemetry: Arc<Telemetry>,
+    drops: Arc<Drops>,
+    relays: Arc<Relays>,
+    channels: Vec<Arc<Channel>>,
+    attached: Mutex<HashSet<(PeerRef, LocalPid)>>,
+    /// All gateways of the cluster.
+    gateways: Mutex<Vec<Atom>>,
+}
+
+impl Sessions {
+    /// The service of the gateway `own_name`.
+    pub fn new(
+        own_name: Atom,
+        directory: Arc<Directory>,
+        peers: Arc<Peers>,
+        telemetry: Arc<Telemetry>,
+        drops: Arc<Drops>,
+        relays: Arc<Relays>,
+        channels: Vec<Arc<Channel>>,
+    ) -> Self {
+        Self {
+            gateways: Mutex::new(vec![own_name.clone()]),
+            own_name,
+            started: Instant::now(),
+            directory,
+            peers,
+            telemetry,
+            drops,
+            relays,
+            channels,
+            attached: Mutex::default(),
+        }
+    }
+
+    /// Answers a `gen_server:call`.
+    pub fn call(&self, caller: &Arc<Connection>, from: From, request: &[u8]) {
+        match Operation::parse(request) {
+            Ok(Operation::Attach(version, _)) if version != VERSION => {
+                let reply = error_with("unsupported_version", |out| {
+                    encode::list_of(out, [VERSION].iter(), |out, version| {
+                        encode::int(out, *version)
+                    });
+                });
+                caller.reply(&from, reply);
+            }
+            Ok(Operation::Attach(_, pid)) => self.attach(caller, &from, &pid),
+            Ok(Operation::Detach(pid)) => {
+                if let Some(peer) = self.peers.find(&pid) {
+                    let local = LocalPid::from(&pid);
+                    if self.ended(&peer, local) {
+                        self.peers.unwatch(&peer, local, Interest::Session);
+                    }
+                }
+                caller.reply(&from, OK);
+            }
+            Ok(Operation::Events(pid, events)) => {
+                let local = LocalPid::from(&pid);
+                let peer = self.peers.find(&pid);
+                match peer.filter(|peer| self.is_attached(peer, local)) {
+                    Some(peer) => {
+                        self.telemetry.listen(&peer, local, &events);
+                        caller.reply(&from, OK);
+                    }
+                    None => caller.reply(&from, error("not_attached")),
+                }
+            }
+            Ok(Operation::SetSecret([])) => {
+                caller.reply(&from, error("badarg"));
+            }
+            Ok(Operation::SetSecret(secret)) => {
+                self.relays.change_secret(secret);
+                tracing::info!(by = %caller.peer().name, "the secret was changed");
+                caller.reply(&from, OK);
+            }
+            Ok(Operation::Info) => caller.reply(&from, self.info()),
+            Err(BadRequest::BadArgument) => caller.reply(&from, error("badarg")),
+            Err(BadRequest::Unknown) => caller.reply(&from, unknown_request(request)),
+        }
+    }
+
+    fn attach(&self, caller: &Arc<Connection>, from: &From, pid: &Pid) {
+        // A link on another node than the caller's could not be told in order.
+        if pid.node != caller.peer().name || pid.creation != caller.peer().creation {
+            return caller.reply(from, error("badarg"));
+        }
+        let Ok(peer) = self.peers.of(pid) else {
+            return caller.reply(from, error("overloaded"));
+        };
+        let local = LocalPid::from(pid);
+        let new = {
+            let mut attached = self.attached.lock();
+            let link = (peer.clone(), local);
+            let new = !attached.contains(&link);
+            if new && attached.iter().filter(|(of, _)| *of == peer).count() >= MAX_LINKS {
+                drop(attached);
+                return caller.reply(from, error("overloaded"));
+            }
+            attached.insert(link);
+            new
+        };
+        if new {
+            self.peers.watch(&peer, local, Interest::Session);
+        }
+        caller.reply(from, self.welcome());
+        self.directory.attach(&peer, local);
+        self.tell_gateways(&[(peer.clone(), local)]);
+        tracing::info!(node = %peer.node(), "shim attached");
+    }
+
+    /// The cluster consists of these gateways now: every link is told.
+    pub fn set_gateways(&self, gateways: Vec<Atom>) {
+        let changed = {
+            let mut known = self.gateways.lock();
+            let changed = *known != gateways;
+            *known = gateways;
+            changed
+        };
+        if changed {
+            let links: Vec<_> = self.attached.lock().iter().cloned().collect();
+            self.tell_gateways(&links);
+        }
+    }
+
+    /// `{esdb_gater_gateways, [Node]}`.
+    fn tell_gateways(&self, links: &[(PeerRef, LocalPid)]) {
+        let mut out = Vec::with_capacity(128);
+        encode::tuple(&mut out, 2);
+        encode::atom(&mut out, "esdb_gater_gateways");
+        self.encode_gateways(&mut out);
+        let payload = Payload::from(out);
+        for (peer, local) in links {
+            if let Some(link) = &*peer.link() {
+                link.send(Lane::Control, *local, &payload);
+            }
+        }
+    }
+
+    fn encode_gateways(&self, out: &mut Vec<u8>) {
+        let gateways = self.gateways.lock();
+        encode::list_of(out, gateways.iter(), |out, name| encode::atom(out, name.as_str()));
+    }
+
+    fn is_attached(&self, peer: &PeerRef, local: LocalPid) -> bool {
+        self.attached.lock().contains(&(peer.clone(), local))
+    }
+
+    /// A link is gone or has detached; whether it was attached.
+    pub fn ended(&self, peer: &PeerRef, local: LocalPid) -> bool {
+        self.directory.detach(peer, local);
+        self.telemetry.listen(peer, local, &[]);
+        self.attached.lock().remove(&(peer.clone(), local))
+    }
+
+    /// An incarnation of a node is gone with its link.
+    pub fn peer_gone(&self, peer: &PeerRef) {
+        self.directory.detach_peer(peer);
+        self.telemetry.forget_peer(peer);
+        self.attached.lock().retain(|(of, _)| of != peer);
+    }
+
+    /// `{ok, #{node, version, gateways, channels}}`.
+    fn welcome(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(1024);
+        encode::tuple(&mut out, 2);
+        encode::atom(&mut out, "ok");
+        encode::map(&mut out, 4);
+        encode::atom(&mut out, "node");
+        encode::atom(&mut out, self.own_name.as_str());
+        encode::atom(&mut out, "version");
+        encode::binary(&mut out, env!("CARGO_PKG_VERSION").as_bytes());
+        encode::atom(&mut out, "gateways");
+        self.encode_gateways(&mut out);
+        encode::atom(&mut out, "channels");
+        encode::map(&mut out, self.channels.len() as u32);
+        for channel in &self.channels {
+            let policy = channel.policy();
+            encode::atom(&mut out, channel.name());
+            encode::map(&mut out, 4);
+            encode::atom(&mut out, "priority");
+            encode::atom(&mut out, priority_name(policy.priority));
+            encode::atom(&mut out, "max_rate");
+            match policy.max_rate {
+                Some(rate) => encode::uint(&mut out, rate.get().into()),
+                None => encode::atom(&mut out, "infinity"),
+            }
+            encode::atom(&mut out, "hmac");
+            let required = policy.hmac == Hmac::Required;
+            encode::atom(&mut out, if required { "required" } else { "optional" });
+            encode::atom(&mut out, "replay_last");
+            encode::atom(&mut out, if policy.replay_last { "true" } else { "false" });
+        }
+        out
+    }
+
+    /// A map of what the gateway holds now, and of what it did not deliver.
+    fn info(&self) -> Vec<u8> {
+        let subscriptions: usize = self.channels.iter().map(|c| c.subscriptions()).sum();
+        let numbers = [
+            ("uptime_seconds", self.started.elapsed().as_secs()),
+            ("registrations", self.directory.registrations() as u64),
+            ("subscriptions", subscriptions as u64),
+            ("connected_nodes", self.peers.online_count() as u64),
+            ("sessions", self.attached.lock().len() as u64),
+        ];
+        let mut out = Vec::with_capacity(256);
+        encode::map(&mut out, numbers.len() as u32 + 3);
+        encode::atom(&mut out, "node");
+        encode::atom(&mut out, self.own_name.as_str());
+        encode::atom(&mut out, "version");
+        encode::binary(&mut out, env!("CARGO_PKG_VERSION").as_bytes());
+        for (name, number) in numbers {
+            encode::atom(&mut out, name);
+            encode::uint(&mut out, number);
+        }
+        encode::atom(&mut out, "dropped");
+        self.drops.encode(&mut out);
+        out
+    }
+}
+
+fn priority_name(priority: Priority) -> &'static str {
+    match priority {
+        Priority::Critical => "critical",
+        Priority::High => "high",
+        Priority::Normal => "normal",
+        Priority::Low => "low",
+    }
+}
+
+enum Operation<'a> {
+    Attach(i64, Pid),
+    Detach(Pid),
+    Events(Pid, Vec<Event>),
+    SetSecret(&'a [u8]),
+    Info,
+}
+
+enum BadRequest {
+    BadArgument,
+    Unknown,
+}
+
+impl<'a> Operation<'a> {
+    fn parse(request: &'a [u8]) -> Result<Self, BadRequest> {
+        let mut reader = Reader::new(request);
+        if reader.is_atom("info") {
+            return Ok(Self::Info);
+        }
+        let arity = reader.tuple().map_err(|_| BadRequest::Unknown)?;
+        let name = reader.atom().map_err(|_| BadRequest::Unknown)?;
+        let bad = |_| BadRequest::BadArgument;
+        match (&*name, arity) {
+            ("attach", 4) => {
+                let version = reader.integer().map_err(bad)?;
+                Ok(Self::Attach(version, reader.pid().map_err(bad)?))
+            }
+            ("detach", 2) => Ok(Self::Detach(reader.pid().map_err(bad)?)),
+            ("events", 3) => {
+                let pid = reader.pid().map_err(bad)?;
+                Ok(Self::Events(pid, events(&mut reader)?))
+            }
+            ("set_secret", 2) => Ok(Self::SetSecret(reader.binary().map_err(bad)?)),
+            _ => Err(BadRequest::Unknown),
+        }
+    }
+}
+
+/// Reads a list of event names; those that do not happen in a gateway are passed over.
+fn events(reader: &mut Reader<'_>) -> Result<Vec<Event>, BadRequest> {
+    let bad = |_| BadRequest::BadArgument;
+    let count = reader.list().map_err(bad)?;
+    if count > MAX_EVENT_NAMES {
+        return Err(BadRequest::BadArgument);
+    }
+    let mut events = Vec::new();
+    for _ in 0..count {
+        let mut name = Vec::new();
+        for _ in 0..reader.list().map_err(bad)?.min(MAX_EVENT_NAMES) {
+            name.push(reader.atom().map_err(bad)?);
+        }
+        reader.nil().map_err(bad)?;
+        events.extend(Event::ALL.iter().filter(|event| {
+            event.name().len() == name.len() && event.name().iter().zip(&name).all(|(a, b)| a == b)
+        }));
+    }
+    Ok(events)
+}

@@ -1,0 +1,21 @@
+//! Erlang's external term format, read in place.
+//!
+//! Terms are byte slices without the version byte 131, as the distribution
+//! protocol carries their parts. A term that came from outside goes through a
+//! [`Scanner`] first; [`Reader`] takes it apart, [`encode`] writes new ones.
+
+pub mod canonical;
+pub mod encode;
+mod expand;
+pub(crate) mod number;
+pub mod order;
+mod read;
+mod scan;
+pub(crate) mod sort;
+pub mod tag;
+mod types;
+
+pub use expand::{ExpandError, expand, expand_start};
+pub use read::{ReadError, Reader};
+pub use scan::{Limits, ScanError, Scanner};
+pub use types::{Atom, AtomError, LocalPid, Pid, Reference};
