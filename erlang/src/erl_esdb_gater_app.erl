@@ -17,7 +17,8 @@ start(_Type, _Arguments) ->
             ok = esdb_gater_telemetry:use_configured(maps:get(telemetry_handlers, Config, [])),
             erl_esdb_gater_sup:start_link(Config);
         {error, Problem} ->
-            ?LOG_ERROR("~ts", [esdb_gater_config:describe(Problem)], #{domain => [esdb_gater]}),
+            ?LOG_ERROR("~ts", [esdb_gater_config:describe(Problem)],
+                       #{application => erl_esdb_gater}),
             {error, Problem}
     end.
 

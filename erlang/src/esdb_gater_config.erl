@@ -36,7 +36,7 @@ load() ->
 -spec warn(warning()) -> ok.
 warn({unknown_key, Key, Nearest}) ->
     ?LOG_WARNING("erl_esdb_gater: unknown configuration key ~ts; did you mean ~ts?",
-                 [Key, Nearest], #{domain => [esdb_gater]}).
+                 [Key, Nearest], #{application => erl_esdb_gater}).
 
 %% @doc A problem in words.
 -spec describe(problem()) -> string().

@@ -70,7 +70,7 @@ start_own() ->
 started(Name, {ok, _}) ->
     persistent_term:put(?STARTED_HERE, true),
     ?LOG_NOTICE("erl_esdb_gater: this node had no name; it is now ~ts and listens on 127.0.0.1",
-                [Name], #{domain => [esdb_gater]});
+                [Name], #{application => erl_esdb_gater});
 started(_Name, {error, _} = Error) ->
     Error.
 

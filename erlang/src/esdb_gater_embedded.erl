@@ -298,7 +298,7 @@ probed(Host, #state{using = {Host, Gateway}, answers = Answers, unreached = Unre
             State#state{unreached = Unreached + 1};
         _ ->
             ?LOG_WARNING("erl_esdb_gater: the gateway ~ts of ~ts cannot be reached", [Gateway, Host],
-                         #{domain => [esdb_gater]}),
+                         #{application => erl_esdb_gater}),
             pass(Host, State#state{unreached = 0})
     end;
 probed(_Host, State) ->
@@ -334,7 +334,7 @@ start_using(Using, #state{using = Using} = State) ->
     State;
 start_using({Host, Gateway} = Using, State) ->
     ?LOG_INFO("erl_esdb_gater: using the gateway ~ts of ~ts", [Gateway, Host],
-              #{domain => [esdb_gater]}),
+              #{application => erl_esdb_gater}),
     case Host =/= node() andalso esdb_pubsub_security:is_generated() of
         true -> ok = adopt(Using), State#state{using = Using};
         false -> use(Using, State)

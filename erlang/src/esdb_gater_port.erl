@@ -96,7 +96,7 @@ handle_cast({run, Scope}, #state{scope = none} = State) ->
     {noreply, start(State#state{scope = Scope, failures = 0})};
 handle_cast({run, open}, State) ->
     ?LOG_NOTICE("erl_esdb_gater: the embedded gateway is started again, to listen for nodes of other "
-                "hosts", [], #{domain => [esdb_gater]}),
+                "hosts", [], #{application => erl_esdb_gater}),
     Stopped = end_program(State),
     ok = esdb_gater_embedded:program_down(),
     {noreply, start(Stopped#state{scope = open})};
@@ -143,7 +143,7 @@ start(#state{config = Config, missing_told = Told} = State) ->
                 ?LOG_ERROR("erl_esdb_gater: there is no gateway: the program esdb-gater is not at "
                            "~tp. Build it (this takes cargo), set the key `program', or name "
                            "running gateways with the key `gateways'", [Where],
-                           #{domain => [esdb_gater]}),
+                           #{application => erl_esdb_gater}),
             ok = esdb_gater_embedded:program_fails(),
             again(State#state{missing_told = true});
         {{error, _}, _} ->
@@ -156,7 +156,7 @@ distributed() ->
             ok;
         {error, Reason} = Error ->
             ?LOG_ERROR("erl_esdb_gater: this node has no name and cannot get one (~tp); without, "
-                       "it cannot connect to a gateway", [Reason], #{domain => [esdb_gater]}),
+                       "it cannot connect to a gateway", [Reason], #{application => erl_esdb_gater}),
             Error
     end.
 
@@ -176,7 +176,7 @@ launch(Program, #state{config = Config} = State) ->
     catch
         error:Reason ->
             ?LOG_ERROR("erl_esdb_gater: ~ts does not start: ~tp", [Program, Reason],
-                       #{domain => [esdb_gater]}),
+                       #{application => erl_esdb_gater}),
             again(State)
     end.
 
@@ -239,14 +239,15 @@ program(_Config) ->
 
 serves(Node, #state{timer = Timer} = State) ->
     cancel(Timer),
-    ?LOG_INFO("erl_esdb_gater: the embedded gateway ~ts serves", [Node], #{domain => [esdb_gater]}),
+    ?LOG_INFO("erl_esdb_gater: the embedded gateway ~ts serves", [Node],
+              #{application => erl_esdb_gater}),
     ok = esdb_gater_facts:set(program, Node),
     ok = esdb_gater_embedded:program_up(Node),
     State#state{ready = true, timer = undefined}.
 
 ended(Reason, #state{port = Port, timer = Timer, since = Since, failures = Failures} = State) ->
     ?LOG_WARNING("erl_esdb_gater: the embedded gateway has ended (~tp) and is started again",
-                 [Reason], #{domain => [esdb_gater]}),
+                 [Reason], #{application => erl_esdb_gater}),
     ok = esdb_gater_facts:unset(program),
     ok = esdb_gater_embedded:program_down(),
     ok = close(Port),
@@ -282,7 +283,7 @@ stop_program(Port, OsPid) ->
         {'EXIT', Port, _} -> ok
     after ?STOP_TIMEOUT ->
         ?LOG_WARNING("erl_esdb_gater: the embedded gateway does not end and is killed", [],
-                     #{domain => [esdb_gater]}),
+                     #{application => erl_esdb_gater}),
         kill(OsPid)
     end,
     close(Port).
@@ -335,7 +336,7 @@ remove_folder(Folder) ->
         ok -> ok;
         {error, Reason} ->
             ?LOG_WARNING("erl_esdb_gater: ~ts cannot be removed: ~tp", [Folder, Reason],
-                         #{domain => [esdb_gater]})
+                         #{application => erl_esdb_gater})
     end.
 
 temporary() ->

@@ -35,7 +35,7 @@ stop(Pid) ->
 
 pulse(Gateway, Silence, Missed) when Missed >= ?PINGS - 1 ->
     ?LOG_WARNING("erl_esdb_gater: gateway ~ts does not answer; its connection is cut after ~b ms",
-                 [Gateway, Silence], #{domain => [esdb_gater]}),
+                 [Gateway, Silence], #{application => erl_esdb_gater}),
     _ = erlang:disconnect_node(Gateway),
     ok;
 pulse(Gateway, Silence, Missed) ->

@@ -83,6 +83,7 @@
     followers = #{} :: #{pid() => reference()},
     former = esdb_gater_former:new() :: esdb_gater_former:former(),
     home :: {pid(), reference(), node()} | undefined,   % connects to one on this host
+    unreachable_warned = false :: boolean(),            % since the last gateway
     events = [] :: [esdb_gater_telemetry:event()]
 }).
 
@@ -197,7 +198,7 @@ handle_info({esdb_gater_registry, Change, Rev, Store, Pid}, #state{rev = Last} =
 handle_info({esdb_gater_registry, _, Rev, _, _}, #state{rev = Last, phase = attached} = State)
   when is_integer(Last), Rev > Last + 1 ->
     ?LOG_NOTICE("erl_esdb_gater: changes ~b to ~b of the registry were missed; attaching anew",
-                [Last + 1, Rev - 1], #{domain => [esdb_gater]}),
+                [Last + 1, Rev - 1], #{application => erl_esdb_gater}),
     {noreply, attach(State)};
 handle_info({esdb_gater_event, Event, Measurements, Metadata}, State)
   when is_map(Measurements), is_map(Metadata) ->
@@ -304,31 +305,41 @@ connected({connected, true}, #state{phase = connecting, node = Node} = State) ->
     ok = tell_followers({up, Node}, State),
     attach(State#state{former = Former, session = Session, pulse = Pulse, settled = false,
                        relays = maps:map(fun(_, _) -> [] end, State#state.followers)});
-connected(Result, #state{phase = connecting, node = Node} = State) ->
-    case Result of
-        {connected, ignored} ->
-            ?LOG_ERROR("erl_esdb_gater: no connection to the gateway ~ts: this node has no name; "
-                       "start it with -name", [Node], #{domain => [esdb_gater]});
-        _ ->
-            ?LOG_INFO("erl_esdb_gater: no connection to the gateway ~ts", [Node],
-                      #{domain => [esdb_gater]})
-    end,
+connected({connected, ignored}, #state{phase = connecting} = State) ->
+    reconnect(nameless, State);
+connected(_Result, #state{phase = connecting} = State) ->
     reconnect(unreachable, State);
 connected(_Result, State) ->
     State.
 
 %% The next one at once, until all have failed; then after a pause.
-reconnect(Reason, #state{node = Node, gateways = Gateways, mode = Mode} = State) ->
+reconnect(Reason, #state{node = Node, gateways = Gateways, mode = Mode, phase = Phase} = State) ->
     _ = Mode =:= embedded andalso esdb_gater_embedded:gateway_lost(Node),
     Lost = lost(Reason, State),
     case esdb_gater_gateways:failed(Node, Gateways) of
         {0, Next} ->
             connect(Lost#state{gateways = Next});
         {Pause, Next} ->
-            Cancelled = cancel_backoff(Lost),
-            Cancelled#state{gateways = Next,
-                            backoff_timer = erlang:send_after(Pause, self(), connect)}
+            Warned = warn_unreachable(Phase, Reason, cancel_backoff(Lost)),
+            Warned#state{gateways = Next,
+                         backoff_timer = erlang:send_after(Pause, self(), connect)}
     end.
+
+%% Once per loss, when the first attempts have failed: they go on for as long as it takes.
+warn_unreachable(Phase, _Reason, #state{unreachable_warned = Warned} = State)
+  when Warned; Phase =:= attached ->
+    State;
+warn_unreachable(_Phase, Reason, #state{gateways = Gateways} = State) ->
+    ?LOG_WARNING("erl_esdb_gater: no connection to the gateway: none of ~0tp can be used (~ts); "
+                 "trying again until one answers",
+                 [esdb_gater_gateways:to_list(Gateways), advice(Reason)],
+                 #{application => erl_esdb_gater}),
+    State#state{unreachable_warned = true}.
+
+advice(nameless) -> "this node has no name; start it with -name";
+advice(unreachable) -> "check that it runs, and its name, cookie and EPMD";
+advice(no_answer) -> "it is connected and gives no session; its log says why";
+advice(Reason) -> io_lib:format("~0tp", [Reason]).
 
 cancel_backoff(#state{backoff_timer = undefined} = State) ->
     State;
@@ -342,7 +353,7 @@ lost(_Reason, #state{phase = idle} = State) ->
 lost(Reason, #state{phase = Phase, node = Node, session = Session} = State) ->
     _ = Phase =:= attached andalso
         ?LOG_WARNING("erl_esdb_gater: gateway ~ts is lost (~tp)", [Node, Reason],
-                     #{domain => [esdb_gater]}),
+                     #{application => erl_esdb_gater}),
     ok = esdb_gater_facts:unset(gateway),
     _ = Session =/= undefined andalso erlang:demonitor(Session, [flush]),
     stop_helper(State#state.helper),
@@ -387,7 +398,7 @@ home_reached({connected, true}, Home, #state{phase = attached, node = Node} = St
     case esdb_gater_gateways:home(Node, State#state.gateways) of
         {ok, Home} ->
             ?LOG_INFO("erl_esdb_gater: going over from gateway ~ts to ~ts on this host",
-                      [Node, Home], #{domain => [esdb_gater]}),
+                      [Node, Home], #{application => erl_esdb_gater}),
             Left = take_leave(Node, lost(moved, State)),
             Gateways = esdb_gater_gateways:succeeded(Home, Left#state.gateways),
             connect(Left#state{gateways = Gateways});
@@ -438,9 +449,12 @@ relay_restored(Pid, #state{relays = Relays} = State) ->
 
 serve(#state{node = Node, info = Info} = State) ->
     cancel(State#state.phase_timer),
-    ?LOG_INFO("erl_esdb_gater: attached to gateway ~ts", [Node], #{domain => [esdb_gater]}),
+    %% Whoever read that there was none reads that there is one.
+    Level = case State#state.unreachable_warned of true -> notice; false -> info end,
+    ?LOG(Level, "erl_esdb_gater: attached to gateway ~ts", [Node],
+         #{application => erl_esdb_gater}),
     ok = esdb_gater_facts:set(channels, maps:get(channels, Info, #{})),
-    Attached = State#state{phase = attached, phase_timer = undefined,
+    Attached = State#state{phase = attached, phase_timer = undefined, unreachable_warned = false,
                            gateways = esdb_gater_gateways:succeeded(Node, State#state.gateways)},
     Secret = send_secret(none, Attached),
     Events = tell_events(none, Secret),
@@ -587,7 +601,7 @@ response(attach, {ok, Info}, State) when is_map(Info) ->
     restoring(State#state{info = Info});
 response(attach, Answer, #state{node = Node} = State) ->
     ?LOG_ERROR("erl_esdb_gater: gateway ~ts refuses the session: ~tp", [Node, Answer],
-               #{domain => [esdb_gater]}),
+               #{application => erl_esdb_gater}),
     reconnect(no_answer, State);
 response({told, From}, _Answer, State) ->
     esdb_gater_pending:answer(From, ok),

@@ -32,7 +32,9 @@
 %% Absent while there is nobody to deliver to, which makes the common case one look-up.
 -define(KEY, {?MODULE, handlers}).
 
-%% @doc Logs every event through `logger': errors and losses as warnings, the rest as debug.
+%% @doc Logs every event through `logger': failures and losses as warnings; retries, workers and
+%% nodes that come and go as notices, the lowest level that OTP shows unless told otherwise; and
+%% what happens with every request or message as debug.
 -spec attach_default_handler() -> ok | {error, already_exists}.
 attach_default_handler() ->
     attach(?DEFAULT_HANDLER, fun ?MODULE:handle_event/4, #{}).
@@ -93,15 +95,17 @@ emit(Event, Measurements, Metadata) ->
 handle_event(Event, Measurements, Metadata, _Config) ->
     ?LOG(level(Event), "~ts ~tp ~tp",
          [lists:join($., [atom_to_list(E) || E <- Event]), Measurements, Metadata],
-         #{domain => [esdb_gater]}),
+         #{application => erl_esdb_gater}),
     ok.
 
 level([esdb_gater, request, error]) -> warning;
 level([esdb_gater, retry, exhausted]) -> warning;
 level([esdb_gater, cluster, node, down]) -> warning;
 level([esdb_gater, channel, dropped]) -> warning;
-level([esdb_gater, retry, attempt]) -> info;
-level([esdb_gater, cluster, node, up]) -> info;
+level([esdb_gater, retry, attempt]) -> notice;
+level([esdb_gater, cluster, node, up]) -> notice;
+level([esdb_gater, worker, registered]) -> notice;
+level([esdb_gater, worker, unregistered]) -> notice;
 level(_) -> debug.
 
 %% @private Whether anybody may be listening: emitting is worth the trouble.
@@ -185,7 +189,7 @@ call({Id, Handler, Config}, Event, Measurements, Metadata) ->
         Class:Reason:Stack ->
             _ = detach(Id),
             ?LOG_ERROR("telemetry handler ~tp has failed on ~tp and is detached: ~tp:~tp~n~tp",
-                       [Id, Event, Class, Reason, Stack], #{domain => [esdb_gater]})
+                       [Id, Event, Class, Reason, Stack], #{application => erl_esdb_gater})
     end.
 
 %% Not written out, or every tool would miss what need not be there.

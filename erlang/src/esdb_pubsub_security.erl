@@ -290,7 +290,7 @@ ring_alone(Ttl) ->
 random_secret() ->
     ?LOG_WARNING("erl_esdb_gater: no secret is configured (security.hmac_secret or "
                  "ESDB_GATER_SECRET); messages are signed with a random one, which only nodes "
-                 "know that share an embedded gateway", [], #{domain => [esdb_gater]}),
+                 "know that share an embedded gateway", [], #{application => erl_esdb_gater}),
     ok = persistent_term:put(?GENERATED, true),
     crypto:strong_rand_bytes(32).
 
