@@ -24,6 +24,7 @@ verify: ## formatting, clippy, compiler warnings, xref, dialyzer; writes nothing
 	@tests/run --only verify
 
 fix: ## mends by machine what can be mended
+	scripts/data-api
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 

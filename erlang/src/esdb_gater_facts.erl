@@ -17,6 +17,8 @@
 %%%   is none. Set by {@link esdb_gater_embedded}, as are the next.</dd>
 %%% <dt>`born'</dt><dd>when this node began to take part, in µs of system time.</dd>
 %%% <dt>`hosting'</dt><dd>since when it hosts the gateway that others use.</dd>
+%%% <dt>`{lost_requests, Store}'</dt><dd>requests to a store without workers that were lost since
+%%%   the last warning, and when that was. Set by {@link esdb_gater_request}.</dd>
 %%% </dl>
 %%% @end
 -module(esdb_gater_facts).
@@ -26,7 +28,7 @@
 -export_type([name/0]).
 
 -type name() :: gateway | copy | channels | gateways | push_secret | program
-              | push_to_program | embedded | born | hosting.
+              | push_to_program | embedded | born | hosting | {lost_requests, atom()}.
 
 -define(TABLE, esdb_gater_facts).
 

@@ -12,15 +12,15 @@
 %%%   `0..LocalN-1' as `{{Store, I, local}, Pid}'. Places have no gaps and no order: a worker
 %%%   that leaves gives its place to the last one.</dd>
 %%% <dt>`esdb_gater_worker_order'</dt><dd>`{{Store, Seq}, Pid}': order of registration.</dd>
-%%% <dt>`esdb_gater_worker_places'</dt><dd>`{{Store, Pid}, Seq, I, LocalI | none}': where a
-%%%   worker is in the other two.</dd>
+%%% <dt>`esdb_gater_worker_places'</dt><dd>`{{Store, Pid}, Seq, I, LocalI | none, Since}': where a
+%%%   worker is in the other two, and when it came, in Unix milliseconds.</dd>
 %%% </dl>
 %%% A reader that loses a race with the writer finds an empty place and looks again.
 %%% @end
 -module(esdb_gater_workers).
 
 -export([tables/0, add/2, remove/2, renew/2, reset/1, member/2,
-         select/1, select/3, list/1, local/1, stores/0, size/1]).
+         select/1, select/3, list/1, local/1, since/2, stores/0, size/1]).
 
 -define(WORKERS, esdb_gater_workers).
 -define(ORDER, esdb_gater_worker_order).
@@ -53,7 +53,8 @@ add(Store, Pid) ->
                     true -> true = ets:insert(?WORKERS, {{Store, LocalN, local}, Pid}), LocalN;
                     false -> none
                 end,
-            true = ets:insert(?PLACES, {{Store, Pid}, Seq, N, LocalPlace}),
+            Place = {{Store, Pid}, Seq, N, LocalPlace, erlang:system_time(millisecond)},
+            true = ets:insert(?PLACES, Place),
             %% Last: places below the count must be filled when a reader sees the count.
             put_head(Store, N + 1, grown(LocalN, LocalPlace), Counters, abs(Version) + 1),
             true
@@ -65,7 +66,7 @@ remove(Store, Pid) ->
     case ets:take(?PLACES, {Store, Pid}) of
         [] ->
             false;
-        [{_, Seq, Place, LocalPlace}] ->
+        [{_, Seq, Place, LocalPlace, _}] ->
             {N, LocalN, Counters, Version} = head(Store),
             fill(Store, Place, N - 1, 3, {Store, Place}, {Store, N - 1}),
             LocalN1 =
@@ -104,7 +105,7 @@ fill(Store, Place, _Last, Column, Key, LastKey) ->
 -spec renew(StoreId :: atom(), pid()) -> boolean().
 renew(Store, Pid) ->
     case ets:lookup(?PLACES, {Store, Pid}) of
-        [{_, Seq, _, _}] ->
+        [{_, Seq, _, _, _}] ->
             Last = erlang:unique_integer([monotonic]),
             reorder(Store, [{{Store, Last}, Pid}], [Seq]),
             true;
@@ -247,6 +248,13 @@ consistent(Store, Tries) ->
         end
     catch
         error:badarg -> []
+    end.
+
+%% @doc When this node learned of a worker, in Unix milliseconds.
+-spec since(StoreId :: atom(), pid()) -> {ok, integer()} | none.
+since(Store, Pid) ->
+    try {ok, ets:lookup_element(?PLACES, {Store, Pid}, 5)}
+    catch error:badarg -> none
     end.
 
 %% @doc The stores that have workers.

@@ -1,0 +1,47 @@
+%%% @doc The worker registry, with what is known of each worker. {@link esdb_gater_api} has the same
+%%% registry with less detail.
+%%%
+%%% The process of this name is the node's link to a gateway and answers the same calls as the
+%%% registry of a gateway does (docs/PROTOCOL.md).
+%%% @end
+-module(esdb_gater_worker_registry).
+
+-include("../include/esdb_gater.hrl").
+
+-export([register_worker/2, unregister_worker/2, get_workers/1, get_all_workers/0]).
+
+%% @doc As {@link esdb_gater_api:register_worker/2}.
+-spec register_worker(esdb_gater_api:store_id(), pid()) -> ok | {error, term()}.
+register_worker(StoreId, Pid) ->
+    esdb_gater_api:register_worker(StoreId, Pid).
+
+%% @doc As {@link esdb_gater_api:unregister_worker/2}.
+-spec unregister_worker(esdb_gater_api:store_id(), pid()) -> ok | {error, term()}.
+unregister_worker(StoreId, Pid) ->
+    esdb_gater_api:unregister_worker(StoreId, Pid).
+
+%% @doc Returns the workers of a store in order of registration.
+-spec get_workers(esdb_gater_api:store_id()) -> {ok, [#worker_entry{}]} | {error, no_gateway}.
+get_workers(StoreId) ->
+    case esdb_gater_api:get_workers(StoreId) of
+        {ok, Workers} -> {ok, entries(StoreId, Workers)};
+        {error, _} = Error -> Error
+    end.
+
+%% @doc Returns the workers of all stores that have any.
+-spec get_all_workers() ->
+          {ok, #{esdb_gater_api:store_id() => [#worker_entry{}]}} | {error, no_gateway}.
+get_all_workers() ->
+    case esdb_gater_link:await_copy() of
+        ok ->
+            All = [{Store, entries(Store, esdb_gater_workers:list(Store))}
+                   || Store <- esdb_gater_request:stores()],
+            {ok, maps:from_list([Entry || {_, [_ | _]} = Entry <- All])};
+        {error, _} = Error ->
+            Error
+    end.
+
+%% One that has gone since it was listed is left out.
+entries(StoreId, Workers) ->
+    [#worker_entry{store_id = StoreId, node = Node, pid = Pid, registered_at = Since}
+     || {Node, Pid} <- Workers, {ok, Since} <- [esdb_gater_workers:since(StoreId, Pid)]].
