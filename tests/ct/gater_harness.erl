@@ -11,8 +11,7 @@
 -export([new/0, stop/1, cookie/1, dir/1]).
 -export([gateway/1, gateway/2, launch/2, restart/2, signal/2, await_exit/2, alive/1, log/1,
          resident_bytes/1]).
--export([node/1, node/2, on/2, on/3, agent/1, in/2, messages/1, kill_node/2, otp27/0,
-         on_release/2]).
+-export([node/1, node/2, on/2, on/3, agent/1, in/2, messages/1, kill_node/2, on_release/2]).
 -export([until/1, until/2, call/3, call/4, cast/3, unique/1, program/0]).
 -export_type([world/0, gateway/0, beam/0]).
 
@@ -25,7 +24,14 @@
     options := map(),
     log := file:filename()
 }.
--type beam() :: #{peer := pid(), node := node(), os_pid := integer()}.
+-type beam() :: #{
+    peer := pid(),
+    node := node(),
+    os_pid := integer(),
+    %% The release.
+    otp := pos_integer(),
+    lambdas := gater_release:lambdas()
+}.
 
 -define(START_MS, 30000).
 -define(STOP_MS, 15000).
@@ -122,7 +128,7 @@ resident_bytes(#{os_pid := OsPid}) ->
 node(World) -> node(World, #{}).
 
 %% @doc As `node/1' with `name' (the part before the @), `host', `args', `modules' (to load), `otp'
-%% (25 or 27; 25 stands for the release that runs the tests) and `via': a command that runs it.
+%% (25, 27 or 29; 25 stands for the release that runs the tests) and `via': a command that runs it.
 -spec node(world(), map()) -> beam().
 node(World, Options) -> ask(World, {node, Options}).
 
@@ -132,7 +138,8 @@ on(Beam, Fun) -> on(Beam, Fun, ?CALL_MS).
 
 %% @doc As `on/2' with a limit in milliseconds.
 -spec on(beam(), fun(() -> Result), timeout()) -> Result.
-on(#{peer := Peer}, Fun, Timeout) -> peer:call(Peer, erlang, apply, [Fun, []], Timeout).
+on(#{peer := Peer, lambdas := Lambdas}, Fun, Timeout) ->
+    peer:call(Peer, erlang, apply, [gater_release:portable(Fun, Lambdas), []], Timeout).
 
 %% @doc A process on a node that keeps what it is sent: a subscriber or a worker.
 -spec agent(beam()) -> {beam(), pid()}.
@@ -155,21 +162,15 @@ kill_node(World, Beam) ->
 
 %% @doc For `init_per_group/2': the configuration with `otp', as `node/2' takes it, in groups
 %% that are named after a release.
--spec on_release(otp25 | otp27, [tuple()]) -> [tuple()] | {skip, string()}.
-on_release(otp25, Config) ->
-    [{otp, 25} | Config];
-on_release(otp27, Config) ->
-    case otp27() of
-        {ok, _} -> [{otp, 27} | Config];
-        Skip -> Skip
-    end.
+-spec on_release(otp25 | otp27 | otp29, [tuple()]) -> [tuple()] | {skip, string()}.
+on_release(otp25, Config) -> [{otp, 25} | Config];
+on_release(otp27, Config) -> on_other(27, Config);
+on_release(otp29, Config) -> on_other(29, Config).
 
-%% @doc The root of an OTP 27 system, or why there is none.
--spec otp27() -> {ok, file:filename()} | {skip, string()}.
-otp27() ->
-    case os:getenv("GATER_OTP27_ROOT") of
-        Root when is_list(Root), Root =/= "" -> {ok, Root};
-        _ -> {skip, "there is no OTP 27 here: scripts/otp27 says why"}
+on_other(Release, Config) ->
+    case gater_release:root(Release) of
+        {ok, _} -> [{otp, Release} | Config];
+        Skip -> Skip
     end.
 
 %%% Waiting and calling
@@ -339,24 +340,22 @@ start_node(Options, #{cookie := Cookie}) ->
                  "+sbwt", "none", "+sbwtdcpu", "none", "+sbwtdio", "none"
                  | maps:get(args, Options, [])]
     },
-    Start = case maps:get(otp, Options, 25) of
+    Release = maps:get(otp, Options, 25),
+    Start = case Release of
         25 ->
             case maps:get(via, Options, []) of
                 [] -> Base;
                 [Program | Arguments] -> Base#{exec => {Program, Arguments ++ [os:find_executable("erl")]}}
             end;
-        27 ->
-            {ok, Root} = otp27(),
-            Base#{exec => {os:find_executable("chroot"), [Root, "/usr/bin/erl"]}}
+        _ ->
+            Base#{exec => gater_release:command(Release)}
     end,
     {ok, Peer, Node} = peer:start(Start),
     %% Other releases and other roots have no path to what was compiled here.
-    _ = [begin
-             {Module, Code, File} = code:get_object_code(Module),
-             {module, Module} = peer:call(Peer, code, load_binary, [Module, File, Code])
-         end || Module <- [gater_agent, gater_harness | maps:get(modules, Options, [])]],
+    Lambdas = gater_release:load(Peer, Release, [gater_agent, gater_harness, gater_release
+                                                 | maps:get(modules, Options, [])]),
     OsPid = list_to_integer(peer:call(Peer, os, getpid, [])),
-    #{peer => Peer, node => Node, os_pid => OsPid}.
+    #{peer => Peer, node => Node, os_pid => OsPid, otp => Release, lambdas => Lambdas}.
 
 %% @doc The gateway's program.
 -spec program() -> file:filename().

@@ -1,17 +1,22 @@
 %% @doc The application `erl_esdb_gater' on the nodes of a world.
 -module(gater_shim).
 
--export([node/2, node/3, start/2, embedded/0, named/1, workers/3, echo/0, load/1, collector/0, collected/1,
+-export([node/2, node/3, start/2, embedded/0, embedded/1, named/1, workers/3, echo/0, load/1, collector/0, collected/1,
          program/0]).
 
 %% @doc A node that has the application, not started. `Modules' are loaded there as well.
 -spec node(gater_harness:world(), [module()]) -> gater_harness:beam().
 node(World, Modules) -> node(World, Modules, #{}).
 
-%% @doc As `node/2' with further options of `gater_harness:node/2'.
+%% @doc As `node/2' with further options of `gater_harness:node/2'. A node of another release gets
+%% the application as that release compiles it.
 -spec node(gater_harness:world(), [module()], map()) -> gater_harness:beam().
 node(World, Modules, Options) ->
-    Args = ["-pa", filename:join([root(), "_build", "default", "lib", "erl_esdb_gater", "ebin"])],
+    Application = case maps:get(otp, Options, 25) of
+        25 -> filename:join([root(), "_build", "default", "lib", "erl_esdb_gater"]);
+        Release -> gater_release:shim(Release)
+    end,
+    Args = ["-pa", filename:join(Application, "ebin")],
     gater_harness:node(World, Options#{modules => [?MODULE | Modules],
                                        args => Args ++ maps:get(args, Options, [])}).
 
@@ -30,6 +35,12 @@ start(Beam, Env) ->
 %% @doc Configuration of a node with a gateway of its own.
 -spec embedded() -> [{atom(), term()}].
 embedded() -> [{program, program()}].
+
+%% @doc As `embedded/0', for a node of any release: in the system of another one the program is in
+%% the application's folder.
+-spec embedded(gater_harness:beam()) -> [{atom(), term()}].
+embedded(#{otp := 25}) -> embedded();
+embedded(_) -> [].
 
 %% @doc Configuration of a node that uses running gateways.
 -spec named([gater_harness:gateway()]) -> [{atom(), term()}].

@@ -52,7 +52,7 @@ end_per_group(_, Config) ->
 
 %% The application is not where an OTP 27 node could load it.
 other_release(plain) ->
-    case gater_harness:otp27() of
+    case gater_release:root(27) of
         {ok, _} -> #{otp => 27};
         {skip, _} -> #{}
     end;

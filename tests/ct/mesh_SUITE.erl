@@ -13,7 +13,7 @@
 
 -define(REGISTRY, esdb_gater_worker_registry).
 
-all() -> [{group, otp25}, {group, otp27}].
+all() -> [{group, otp25}, {group, otp27}, {group, otp29}].
 
 groups() ->
     Cases = [all_nodes_of_the_cluster_see_the_gateway,
@@ -24,7 +24,8 @@ groups() ->
              hidden_nodes_of_the_cluster_are_left_alone],
     [{otp25, [], Cases ++ [a_named_node_that_starts_later_is_joined,
                            a_node_that_answers_nonsense_is_borne_with]},
-     {otp27, [], Cases}].
+     {otp27, [], Cases},
+     {otp29, [], Cases}].
 
 init_per_group(Release, Config) -> gater_harness:on_release(Release, Config).
 

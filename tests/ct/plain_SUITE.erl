@@ -14,7 +14,7 @@
          an_unknown_name_is_noproc_at_once/1, an_unknown_request_is_answered/1,
          a_monitored_unknown_name_is_down_at_once/1, erpc_is_refused_at_once/1,
          a_thousand_late_answers_leave_no_message/1, messages_of_a_publisher_arrive_in_order/1,
-         other_otp_releases_do_the_same/1]).
+         otp_27_does_the_same/1, otp_29_does_the_same/1]).
 
 -define(REGISTRY, esdb_gater_worker_registry).
 -define(EVENTS, esdb_channel_events).
@@ -32,7 +32,7 @@ all() ->
      an_unknown_name_is_noproc_at_once, an_unknown_request_is_answered,
      a_monitored_unknown_name_is_down_at_once, erpc_is_refused_at_once,
      a_thousand_late_answers_leave_no_message, messages_of_a_publisher_arrive_in_order,
-     other_otp_releases_do_the_same].
+     otp_27_does_the_same, otp_29_does_the_same].
 
 init_per_suite(Config) ->
     World = gater_harness:new(),
@@ -281,13 +281,17 @@ messages_of_a_publisher_arrive_in_order(Config) ->
     gater_harness:until(fun() -> length(Numbers()) >= 2000 end),
     ?assertEqual(lists:seq(1, 2000), Numbers()).
 
-other_otp_releases_do_the_same(Config) ->
-    case gater_harness:otp27() of
+otp_27_does_the_same(Config) -> does_the_same(27, Config).
+
+otp_29_does_the_same(Config) -> does_the_same(29, Config).
+
+does_the_same(Release, Config) ->
+    case gater_release:root(Release) of
         {skip, _} = Skip ->
             Skip;
         {ok, _} ->
-            Beam = gater_harness:node(value(world, Config), #{otp => 27, modules => [?MODULE]}),
-            ?assertEqual("27", gater_harness:on(Beam, fun() -> erlang:system_info(otp_release) end)),
+            Beam = gater_harness:node(value(world, Config), #{otp => Release, modules => [?MODULE]}),
+            ?assertEqual(integer_to_list(Release), gater_harness:on(Beam, fun() -> erlang:system_info(otp_release) end)),
             There = [{a, Beam} | Config],
             [?MODULE:Case(There)
              || Case <- [ping_is_answered_and_the_gateway_is_a_hidden_node,

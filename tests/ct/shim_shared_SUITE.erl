@@ -16,7 +16,8 @@
          a_gateway_listens_for_nodes_of_other_hosts/1,
          a_node_whose_program_is_missing_uses_that_of_another/1,
          a_gateway_that_cannot_be_reached_is_replaced_by_an_own_one/1,
-         nodes_of_two_releases_share_one_program/1,
+         nodes_of_otp_25_and_27_share_one_program/1,
+         nodes_of_otp_25_and_29_share_one_program/1,
          named_gateways_and_nodes_without_the_application_take_no_part/1,
          every_process_of_it_may_crash/1]).
 
@@ -39,7 +40,7 @@ all() ->
      a_gateway_listens_for_nodes_of_other_hosts,
      a_node_whose_program_is_missing_uses_that_of_another,
      a_gateway_that_cannot_be_reached_is_replaced_by_an_own_one,
-     nodes_of_two_releases_share_one_program,
+     nodes_of_otp_25_and_27_share_one_program, nodes_of_otp_25_and_29_share_one_program,
      named_gateways_and_nodes_without_the_application_take_no_part,
      every_process_of_it_may_crash].
 
@@ -251,21 +252,21 @@ a_gateway_that_cannot_be_reached_is_replaced_by_an_own_one(Config) ->
     share([Guest], [Guest]),
     [all_there([Member]) || Member <- Members].
 
-nodes_of_two_releases_share_one_program(Config) ->
-    case gater_harness:otp27() of
+nodes_of_otp_25_and_27_share_one_program(Config) ->
+    releases_share_one_program(Config, 27).
+
+nodes_of_otp_25_and_29_share_one_program(Config) ->
+    releases_share_one_program(Config, 29).
+
+releases_share_one_program(Config, Release) ->
+    case gater_release:root(Release) of
         {skip, _} = Skip ->
             Skip;
         {ok, _} ->
-            %% Where the other release lives there is no path to what was compiled here.
-            _ = application:load(erl_esdb_gater),
-            {ok, Modules} = application:get_key(erl_esdb_gater, modules),
-            {ok, Keys} = application:get_all_key(erl_esdb_gater),
             Host = gater_shim:node(value(world, Config), [?MODULE]),
-            Guest = gater_harness:node(value(world, Config),
-                                       #{otp => 27, modules => [?MODULE, gater_shim | Modules]}),
+            Guest = gater_shim:node(value(world, Config), [?MODULE], #{otp => Release}),
             connect([Host, Guest]),
             ok = start(Config, Host),
-            ok = on(Guest, fun() -> application:load({application, erl_esdb_gater, Keys}) end),
             ok = gater_shim:start(Guest, [{program, "/nowhere/esdb-gater"}]),
             share([Host, Guest], [Host]),
             all_works([Host, Guest]),

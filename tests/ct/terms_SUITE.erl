@@ -26,7 +26,8 @@ groups() ->
              deep_lists_and_tuples, a_list_of_a_million, large_maps, bit_strings, generated_terms,
              large_and_small_together],
     [{otp25_to_otp25, [], Cases}, {otp25_to_otp27, [], Cases}, {otp27_to_otp25, [], Cases},
-     {otp27_to_otp27, [], Cases}].
+     {otp27_to_otp27, [], Cases}, {otp25_to_otp29, [], Cases}, {otp29_to_otp25, [], Cases},
+     {otp27_to_otp29, [], Cases}].
 
 init_per_suite(Config) ->
     World = gater_harness:new(),
@@ -37,9 +38,10 @@ end_per_suite(Config) ->
 
 init_per_group(Group, Config) ->
     {From, To} = releases(Group),
-    case {lists:member(27, [From, To]), gater_harness:otp27()} of
-        {true, {skip, _} = Skip} -> Skip;
-        _ ->
+    case [Skip || Release <- [From, To], Release =/= 25,
+                  {skip, _} = Skip <- [gater_release:root(Release)]] of
+        [Skip | _] -> Skip;
+        [] ->
             #{node := Gater} = value(gateway, Config),
             Publisher = beam(From, Config),
             Subscriber = {Beam, Pid} = gater_harness:agent(beam(To, Config)),
@@ -59,7 +61,10 @@ end_per_group(_, Config) ->
 releases(otp25_to_otp25) -> {25, 25};
 releases(otp25_to_otp27) -> {25, 27};
 releases(otp27_to_otp25) -> {27, 25};
-releases(otp27_to_otp27) -> {27, 27}.
+releases(otp27_to_otp27) -> {27, 27};
+releases(otp25_to_otp29) -> {25, 29};
+releases(otp29_to_otp25) -> {29, 25};
+releases(otp27_to_otp29) -> {27, 29}.
 
 beam(Release, Config) ->
     gater_harness:node(value(world, Config), #{otp => Release, modules => [?MODULE]}).

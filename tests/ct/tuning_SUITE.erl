@@ -10,7 +10,7 @@
 
 -define(BUFFER, 393216).
 
-all() -> [{group, otp25}, {group, otp27}].
+all() -> [{group, otp25}, {group, otp27}, {group, otp29}].
 
 groups() ->
     Cases = [a_node_reads_and_writes_more_at_a_time,
@@ -18,7 +18,8 @@ groups() ->
              other_connections_of_the_node_are_left_alone],
     [{otp25, [], Cases ++ [a_gateway_that_is_told_not_to_changes_nothing,
                            a_node_that_answers_nonsense_is_borne_with]},
-     {otp27, [], Cases}].
+     {otp27, [], Cases},
+     {otp29, [], Cases}].
 
 init_per_group(Release, Config) -> gater_harness:on_release(Release, Config).
 
