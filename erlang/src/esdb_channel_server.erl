@@ -8,10 +8,13 @@
 %%%
 %%% Where a subscription ends: when it is taken back or its process ends. It outlives the loss
 %%% of a gateway: it is made again with the next one, and what was published in between is lost.
+%%%
+%%% Channels are those of the gateway, the ten and those of its configuration, and those that
+%%% {@link start_link/2} starts.
 %%% @end
 -module(esdb_channel_server).
 
--export([subscribe/3, unsubscribe/3, publish/3, get_subscribers/2]).
+-export([start_link/2, subscribe/3, unsubscribe/3, publish/3, get_subscribers/2]).
 
 -export_type([channel/0, topic/0, publish_error/0]).
 
@@ -22,12 +25,26 @@
 -type publish_error() ::
         rate_limited | signature_required | invalid_signature | missing_timestamp
       | invalid_timestamp | message_expired | overloaded | no_gateway | unknown_channel
-      | {bad_topic, not_binary | empty | too_long}.
+      | {bad_topic, not_binary | empty | too_long} | channel_down.
 %% No gateway is `overloaded' by publications today: what it cannot deliver it counts.
 
 -define(TIMEOUT, 5000).                 % ms; how long a gateway is waited for
 -define(CALL_TIMEOUT, 10000).           % ms; a relay answers after ?TIMEOUT at the latest
 -define(ASK_TIMEOUT, 2000).             % ms; other nodes, for their subscribers
+
+%% @doc Starts a channel that this node serves, with the callbacks of a module: one of the user's
+%% own ({@link esdb_channel}), or one of the ten, such as `esdb_channel_events', for its rate and rule
+%% for signatures. The option `name' names the channel and registers its process; without it the
+%% module's name does. The other options are the module's. `gen_server:stop/1' ends it.
+%%
+%% Every node with a gateway in common uses it by the functions below, and so does every process of
+%% this node. A subscription ends with the process of the channel. Messages go from the process of
+%% the channel to the subscribers directly, so that priorities have no effect on them. An answer may
+%% be `channel_down': the process has ended, or its node does not answer.
+-spec start_link(module(), #{name => channel(), term() => term()}) ->
+          {ok, pid()} | ignore | {error, term()}.
+start_link(Module, Options) when is_atom(Module), is_map(Options) ->
+    esdb_channel_host:start_link(Module, Options).
 
 %% @doc From now on `Pid', of any node, is sent the topic's messages. Subscribing twice is
 %% subscribing once. On a channel that replays (`esdb_channel_health') the topic's last message
@@ -37,14 +54,20 @@
 %% gateway has as many subscriptions or nodes as it takes), `no_gateway' (none reached in 5 s).
 -spec subscribe(channel(), topic(), pid()) -> ok | {error, term()}.
 subscribe(Channel, Topic, Pid) when is_atom(Channel), is_pid(Pid) ->
-    at_relay_of(Channel, Pid, {subscribe, Topic, Pid});
+    case esdb_channel_host:hosts(Channel) of
+        [] -> at_relay_of(Channel, Pid, {subscribe, Topic, Pid});
+        Hosts -> esdb_channel_host:subscribe(Hosts, Topic, Pid)
+    end;
 subscribe(_Channel, _Topic, _Pid) ->
     {error, badarg}.
 
 %% @doc `Pid' is not sent the topic's messages any more. Unsubscribing the unknown is `ok'.
 -spec unsubscribe(channel(), topic(), pid()) -> ok | {error, term()}.
 unsubscribe(Channel, Topic, Pid) when is_atom(Channel), is_pid(Pid) ->
-    at_relay_of(Channel, Pid, {unsubscribe, Topic, Pid});
+    case esdb_channel_host:hosts(Channel) of
+        [] -> at_relay_of(Channel, Pid, {unsubscribe, Topic, Pid});
+        Hosts -> esdb_channel_host:unsubscribe(Hosts, Topic, Pid)
+    end;
 unsubscribe(_Channel, _Topic, _Pid) ->
     {error, badarg}.
 
@@ -54,8 +77,16 @@ unsubscribe(_Channel, _Topic, _Pid) ->
 %% (the channel takes signed messages only, and this is none), `rate_limited', then whatever is
 %% wrong with the signature. `no_gateway': none was reached, or none answered, in 5 s; in the
 %% latter case the message may have been delivered.
--spec publish(channel(), topic(), term()) -> ok | {error, publish_error()}.
+-spec publish(channel(), topic(), term()) -> ok | {error, publish_error() | (Refused :: term())}.
 publish(Channel, Topic, Message) when is_atom(Channel) ->
+    case esdb_channel_host:hosts(Channel) of
+        [] -> publish_at_gateway(Channel, Topic, Message);
+        Hosts -> esdb_channel_host:publish(Hosts, Topic, Message)
+    end;
+publish(_Channel, _Topic, _Message) ->
+    {error, unknown_channel}.
+
+publish_at_gateway(Channel, Topic, Message) ->
     case esdb_gater_link:await_gateway(?TIMEOUT) of
         {ok, Gateway} ->
             try gen_server:call({Channel, Gateway}, {publish, Topic, Message}, ?TIMEOUT)
@@ -65,14 +96,18 @@ publish(Channel, Topic, Message) when is_atom(Channel) ->
             end;
         {error, _} = Error ->
             Error
-    end;
-publish(_Channel, _Topic, _Message) ->
-    {error, unknown_channel}.
+    end.
 
 %% @doc The topic's subscribers on all nodes, in no order. Those of a node that does not answer
 %% are left out.
 -spec get_subscribers(channel(), topic()) -> [pid()].
 get_subscribers(Channel, Topic) when is_atom(Channel) ->
+    case esdb_channel_host:hosts(Channel) of
+        [] -> of_gateway(Channel, Topic);
+        Hosts -> esdb_channel_host:get_subscribers(Hosts, Topic)
+    end.
+
+of_gateway(Channel, Topic) ->
     AtGateway = at_gateway(Channel, Topic),
     Nodes = lists:usort([node() | [node(Pid) || Pid <- AtGateway]]),
     Requests = lists:foldl(

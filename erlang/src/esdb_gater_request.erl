@@ -72,7 +72,8 @@ remember(Key, Value) ->
 %% through the registry as well and are no stores.
 -spec stores() -> [atom()].
 stores() ->
-    try lists:sort(esdb_gater_workers:stores())
+    try [Store || Store <- lists:sort(esdb_gater_workers:stores()),
+                  not esdb_channel_host:is_store(Store)]
     catch error:badarg -> []                       % the application is not running
     end.
 

@@ -1,0 +1,338 @@
+%%% @private
+%%% @doc A channel that a process of this BEAM serves, with the callbacks of an {@link esdb_channel}
+%%% module, and how such channels are found and called from any node.
+%%%
+%%% The process is found on its own node by a persistent term, and from others by the registry of
+%%% workers: it is registered for a store of its own, `esdb_channel_host:NAME'. So it is known
+%%% wherever there is a gateway, forgotten when it ends, and registered again when a gateway is lost.
+%%% A linked process sees to that, because it may have to wait.
+%%%
+%%% Nodes may serve the same channel. A publication goes to one host, which judges it, delivers it
+%%% to its own subscribers and passes it to the other hosts, which deliver it to theirs. A publisher
+%%% always uses the same host while that lives, and messages between two hosts keep their order, so
+%%% the order of a publisher is kept.
+%%% @end
+-module(esdb_channel_host).
+
+-behaviour(gen_server).
+
+-include("../include/esdb_gater_telemetry.hrl").
+-include_lib("kernel/include/logger.hrl").
+
+-export([start_link/2, hosts/1, is_store/1]).
+-export([subscribe/3, unsubscribe/3, publish/3, get_subscribers/2]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
+
+-define(PREFIX, "esdb_channel_host:").
+-define(LOCAL(Channel), {?MODULE, Channel}).
+-define(TIMEOUT, 5000).                 % ms a host has for an answer
+-define(ANNOUNCE_AGAIN, 1000).          % ms after the registry has refused it
+
+-record(state, {
+    channel :: atom(),
+    module :: module(),
+    max_rate :: pos_integer() | infinity,
+    signed :: boolean(),
+    user :: term(),                         % the module's state
+    announcer :: pid(),
+    subscribers = #{} :: #{Topic :: binary() => #{pid() => []}},
+    watched = #{} :: #{pid() => {reference(), #{Topic :: binary() => []}}}
+}).
+
+%% @doc Starts the channel of a module under the name of the option `name', by default that of the
+%% module.
+-spec start_link(module(), map()) -> {ok, pid()} | ignore | {error, term()}.
+start_link(Module, Options) ->
+    Channel = maps:get(name, Options, Module),
+    gen_server:start_link({local, Channel}, ?MODULE, {Channel, Module, Options}, []).
+
+%% @doc The processes that serve a channel, that of this node first. None for a channel of gateways.
+-spec hosts(atom()) -> [pid()].
+hosts(Channel) ->
+    case {whereis(Channel), persistent_term:get(?LOCAL(Channel), none)} of
+        {undefined, _} -> remote(Channel);
+        {Pid, Pid} -> [Pid | lists:delete(Pid, remote(Channel))];
+        {_Relay, _} -> []
+    end.
+
+remote(Channel) ->
+    try binary_to_existing_atom(store_name(Channel)) of
+        Store -> [Pid || {_, Pid} <- esdb_gater_workers:list(Store)]
+    catch
+        error:_ -> []                              % nobody has made that name an atom
+    end.
+
+store_name(Channel) ->
+    <<?PREFIX, (atom_to_binary(Channel))/binary>>.
+
+%% @doc Whether what looks like a store in the registry is a channel.
+-spec is_store(atom()) -> boolean().
+is_store(Store) ->
+    lists:prefix(?PREFIX, atom_to_list(Store)).
+
+%%% For esdb_channel_server
+
+%% @doc Subscribes a process at the host of its own node, or at the first.
+-spec subscribe([pid(), ...], binary(), pid()) -> ok | {error, term()}.
+subscribe(Hosts, Topic, Pid) ->
+    call_one(near(Pid, Hosts), {subscribe, Topic, Pid}).
+
+%% @doc Unsubscribes a process wherever it is subscribed.
+-spec unsubscribe([pid(), ...], binary(), pid()) -> ok | {error, term()}.
+unsubscribe(Hosts, Topic, Pid) ->
+    Answers = [call_one([Host], {unsubscribe, Topic, Pid}) || Host <- near(Pid, Hosts)],
+    case [Error || {error, _} = Error <- Answers] of
+        [] -> ok;
+        [Error | _] -> Error
+    end.
+
+%% @doc Publishes by the first host that lives.
+-spec publish([pid(), ...], binary(), term()) -> ok | {error, term()}.
+publish(Hosts, Topic, Message) ->
+    call_one(Hosts, {publish, Topic, Message}).
+
+%% @doc The subscribers of all hosts that answer.
+-spec get_subscribers([pid(), ...], binary()) -> [pid()].
+get_subscribers(Hosts, Topic) ->
+    lists:usort(lists:append([Pids || Host <- Hosts,
+                                      Pids <- [call_one([Host], {get_subscribers, Topic})],
+                                      is_list(Pids)])).
+
+near(Pid, Hosts) ->
+    {Near, Far} = lists:partition(fun(Host) -> node(Host) =:= node(Pid) end, Hosts),
+    Near ++ Far.
+
+%% A host that has ended has not seen the request: the next one may have it. One that does not
+%% answer may have carried it out.
+call_one([], _Request) ->
+    {error, channel_down};
+call_one([Host | Hosts], Request) ->
+    try gen_server:call(Host, Request, ?TIMEOUT)
+    catch
+        exit:{noproc, _} -> call_one(Hosts, Request);
+        exit:_ -> {error, channel_down}
+    end.
+
+%%% The process
+
+-spec init({atom(), module(), map()}) -> {ok, #state{}} | {stop, term()}.
+init({Channel, Module, Options}) ->
+    process_flag(trap_exit, true),
+    case started(Module, Options) of
+        {ok, User} ->
+            ok = persistent_term:put(?LOCAL(Channel), self()),
+            Store = binary_to_atom(store_name(Channel)),
+            Host = self(),
+            Announcer = spawn_link(fun() -> announce(Store, Host) end),
+            {ok, #state{channel = Channel, module = Module, user = User, announcer = Announcer,
+                        max_rate = optional(Module, max_rate, infinity),
+                        signed = optional(Module, requires_signature, false)}};
+        {error, Reason} ->
+            {stop, Reason}
+    end.
+
+started(Module, Options) ->
+    case has(Module, init, 1) of
+        true -> Module:init(Options);
+        false -> {ok, undefined}
+    end.
+
+optional(Module, Function, Default) ->
+    case has(Module, Function, 0) of
+        true -> Module:Function();
+        false -> Default
+    end.
+
+has(Module, Function, Arity) ->
+    _ = code:ensure_loaded(Module),
+    erlang:function_exported(Module, Function, Arity).
+
+-spec handle_call(term(), gen_server:from(), #state{}) -> {reply, term(), #state{}}.
+handle_call({publish, Topic, Message}, _From, State) ->
+    case admitted(Topic, Message, State) of
+        ok -> publish_admitted(Topic, Message, State);
+        {error, _} = Error -> {reply, Error, State}
+    end;
+handle_call({subscribe, Topic, Pid}, _From, State) when is_pid(Pid) ->
+    case {esdb_pubsub_security:check_rate(?MODULE, Topic, infinity),
+          is_subscribed(Topic, Pid, State)} of
+        {ok, true} -> {reply, ok, State};
+        {ok, false} -> subscribe_new(Topic, Pid, State);
+        {{error, _} = BadTopic, _} -> {reply, BadTopic, State}
+    end;
+handle_call({unsubscribe, Topic, Pid}, _From, State) ->
+    case is_subscribed(Topic, Pid, State) of
+        true -> unsubscribe_known(Topic, Pid, State);
+        false -> {reply, ok, State}
+    end;
+handle_call({get_subscribers, Topic}, _From, State) ->
+    {reply, maps:keys(subscribers(Topic, State)), State};
+handle_call({subscribe, _, _}, _From, State) ->
+    {reply, {error, badarg}, State};
+handle_call(Request, _From, State) ->
+    {reply, {error, {unknown_request, Request}}, State}.
+
+-spec handle_cast(term(), #state{}) -> {noreply, #state{}}.
+handle_cast({deliver, Topic, Message}, State) ->
+    ok = deliver(Topic, Message, State),
+    {noreply, State};
+handle_cast({Kind, Topic, _} = Request, State)
+  when is_binary(Topic), (Kind =:= subscribe orelse Kind =:= unsubscribe orelse Kind =:= publish) ->
+    {reply, _, Next} = handle_call(Request, {self(), none}, State),
+    {noreply, Next};
+handle_cast(Message, State) ->
+    {noreply, other(Message, State)}.
+
+-spec handle_info(term(), #state{}) -> {noreply, #state{}} | {stop, term(), #state{}}.
+handle_info({'DOWN', Ref, process, Pid, _} = Message, #state{watched = Watched} = State) ->
+    case Watched of
+        #{Pid := {Ref, Topics}} ->
+            Gone = maps:fold(fun(Topic, [], Acc) -> ended(Topic, Pid, Acc) end, State, Topics),
+            {noreply, Gone#state{watched = maps:remove(Pid, Watched)}};
+        _ ->
+            {noreply, other(Message, State)}
+    end;
+handle_info({'EXIT', Announcer, Reason}, #state{announcer = Announcer} = State) ->
+    {stop, Reason, State};
+handle_info(Message, State) ->
+    {noreply, other(Message, State)}.
+
+-spec terminate(term(), #state{}) -> ok.
+terminate(Reason, #state{channel = Channel, module = Module, user = User, announcer = Announcer}) ->
+    true = exit(Announcer, kill),
+    _ = persistent_term:erase(?LOCAL(Channel)),
+    _ = has(Module, terminate, 2) andalso
+        try Module:terminate(Reason, User)
+        catch Class:Why:Stack -> failed(Channel, terminate, {Class, Why, Stack})
+        end,
+    ok.
+
+%%% Publishing
+
+%% In this order as on a channel of a gateway.
+admitted(Topic, Message, #state{signed = true} = State) ->
+    case is_map(Message) andalso is_map_key(signature, Message) of
+        true ->
+            case check_rate(Topic, State) of
+                ok -> esdb_pubsub_security:verify(Message);
+                {error, _} = Error -> Error
+            end;
+        false ->
+            {error, signature_required}
+    end;
+admitted(Topic, _Message, State) ->
+    check_rate(Topic, State).
+
+check_rate(Topic, #state{channel = Channel, max_rate = MaxRate}) ->
+    esdb_pubsub_security:check_rate(?LOCAL(Channel), Topic, MaxRate).
+
+publish_admitted(Topic, Message, #state{channel = Channel} = State) ->
+    case callback(handle_publish, [Topic, Message], State) of
+        {ok, Next} ->
+            ok = deliver(Topic, Message, Next),
+            lists:foreach(fun(Host) -> gen_server:cast(Host, {deliver, Topic, Message}) end,
+                          lists:delete(self(), remote(Channel))),
+            {reply, ok, Next};
+        {error, _} = Error ->
+            {reply, Error, State}
+    end.
+
+deliver(Topic, Message, #state{channel = Channel} = State) ->
+    Sent = {channel_message, Channel, Topic, Message},
+    Pids = subscribers(Topic, State),
+    maps:foreach(fun(Pid, []) -> Pid ! Sent end, Pids),
+    esdb_gater_telemetry:emit(?GATER_CHANNEL_BROADCAST, #{recipient_count => map_size(Pids)},
+                              #{channel => Channel, topic => Topic}).
+
+subscribers(Topic, #state{subscribers = Subscribers}) ->
+    maps:get(Topic, Subscribers, #{}).
+
+%%% Subscribing
+
+is_subscribed(Topic, Pid, State) -> is_map_key(Pid, subscribers(Topic, State)).
+
+subscribe_new(Topic, Pid, State) ->
+    case callback(handle_subscribe, [Topic, Pid], State) of
+        {ok, Next} -> {reply, ok, watched(Topic, Pid, added(Topic, Pid, Next))};
+        {error, _} = Error -> {reply, Error, State}
+    end.
+
+unsubscribe_known(Topic, Pid, State) ->
+    case callback(handle_unsubscribe, [Topic, Pid], State) of
+        {ok, Next} -> {reply, ok, unwatched(Topic, Pid, removed(Topic, Pid, Next))};
+        {error, _} = Error -> {reply, Error, State}
+    end.
+
+added(Topic, Pid, #state{subscribers = Subscribers} = State) ->
+    Pids = subscribers(Topic, State),
+    State#state{subscribers = Subscribers#{Topic => Pids#{Pid => []}}}.
+
+removed(Topic, Pid, #state{subscribers = Subscribers} = State) ->
+    Fewer = case maps:remove(Pid, subscribers(Topic, State)) of
+                None when map_size(None) =:= 0 -> maps:remove(Topic, Subscribers);
+                Left -> Subscribers#{Topic := Left}
+            end,
+    State#state{subscribers = Fewer}.
+
+ended(Topic, Pid, State) ->
+    case callback(handle_unsubscribe, [Topic, Pid], State) of
+        {ok, Next} -> removed(Topic, Pid, Next);
+        {error, _} -> removed(Topic, Pid, State)
+    end.
+
+watched(Topic, Pid, #state{watched = Watched} = State) ->
+    {Ref, Topics} = case Watched of
+                        #{Pid := Known} -> Known;
+                        _ -> {erlang:monitor(process, Pid), #{}}
+                    end,
+    State#state{watched = Watched#{Pid => {Ref, Topics#{Topic => []}}}}.
+
+unwatched(Topic, Pid, #state{watched = Watched} = State) ->
+    #{Pid := {Ref, Topics}} = Watched,
+    case maps:remove(Topic, Topics) of
+        None when map_size(None) =:= 0 ->
+            true = erlang:demonitor(Ref, [flush]),
+            State#state{watched = maps:remove(Pid, Watched)};
+        Left ->
+            State#state{watched = Watched#{Pid := {Ref, Left}}}
+    end.
+
+%%% The module's callbacks
+
+other(Message, State) ->
+    case callback(handle_message, [Message], State) of
+        {ok, Next} -> Next;
+        {error, _} -> State
+    end.
+
+callback(Function, Arguments, #state{channel = Channel, module = Module, user = User} = State) ->
+    case has(Module, Function, length(Arguments) + 1) of
+        false ->
+            {ok, State};
+        true ->
+            try apply(Module, Function, Arguments ++ [User]) of
+                {ok, Next} -> {ok, State#state{user = Next}};
+                {error, _} = Error -> Error;
+                Other -> failed(Channel, Function, {returned, Other})
+            catch
+                Class:Reason:Stack -> failed(Channel, Function, {Class, Reason, Stack})
+            end
+    end.
+
+failed(Channel, Function, Problem) ->
+    ?LOG_ERROR("erl_esdb_gater: callback ~ts of channel ~ts has failed: ~tp",
+               [Function, Channel, Problem]),
+    {error, {callback_failed, Function}}.
+
+%%% Being found from other nodes
+
+%% Registered once, it stays so until the application that keeps registrations ends.
+announce(Store, Host) ->
+    case esdb_gater_api:register_worker(Store, Host) of
+        ok ->
+            Ref = erlang:monitor(process, erl_esdb_gater_sup),
+            receive {'DOWN', Ref, process, _, _} -> ok end;
+        {error, _} ->
+            timer:sleep(?ANNOUNCE_AGAIN)
+    end,
+    announce(Store, Host).
