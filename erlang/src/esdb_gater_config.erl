@@ -9,7 +9,7 @@
 
 -include_lib("kernel/include/logger.hrl").
 
--export([check/1, load/0, warn/1, describe/1, default_channels/0, channels/1, to_toml/1]).
+-export([check/1, load/0, environment/0, warn/1, describe/1, default_channels/0, channels/1, to_toml/1]).
 
 -export_type([problem/0, warning/0, channel/0]).
 
@@ -24,10 +24,20 @@
 %% A secret must not reach a log or a crash report.
 -define(REDACTED, '...').
 
+%% @doc The environment of this application, also before somebody has loaded it.
+-spec environment() -> [{atom(), term()}].
+environment() ->
+    _ = case application:get_key(erl_esdb_gater, vsn) of
+            {ok, _} -> ok;
+            %% Where there is no such application the functions work all the same.
+            undefined -> application:load(erl_esdb_gater)
+        end,
+    application:get_all_env(erl_esdb_gater).
+
 %% @doc Checks the environment of this application, warns of what it does not know.
 -spec load() -> {ok, map()} | {error, problem()}.
 load() ->
-    case check(application:get_all_env(erl_esdb_gater)) of
+    case check(environment()) of
         {ok, Config, Warnings} -> lists:foreach(fun warn/1, Warnings), {ok, Config};
         {error, _} = Error -> Error
     end.

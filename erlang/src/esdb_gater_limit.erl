@@ -12,7 +12,7 @@
 -module(esdb_gater_limit).
 
 -export([new/1, new/2, check/2]).
--export([new/3, check/3]).
+-export([new/3, at_rate/2, check/3]).
 
 -export_type([limiter/0]).
 
@@ -41,9 +41,10 @@ new(Rate) ->
 %% @doc A limiter that remembers about so many topics.
 -spec new(Rate :: pos_integer(), MaxTopics :: pos_integer()) -> limiter().
 new(Rate, MaxTopics) ->
-    case esdb_gater_nif:loaded() of
-        true -> new(native, Rate, MaxTopics);
-        false -> new(erlang, Rate, MaxTopics)
+    try new(native, Rate, MaxTopics)
+    catch
+        error:not_loaded -> new(erlang, Rate, MaxTopics);
+        error:undef -> new(erlang, Rate, MaxTopics)
     end.
 
 %% @private
@@ -58,12 +59,20 @@ create(native, Rate, MaxTopics) ->
 create(erlang, Rate, MaxTopics) ->
     %% Half of the buckets to spare: seldom are all of one set in use before.
     Sets = (2 * MaxTopics + ?WAYS - 1) div ?WAYS,
-    Interval = (?NANOS_PER_SECOND + Rate - 1) div Rate,
-    #twin{words = atomics:new(Sets * ?WAYS * 2, [{signed, true}]),
-          sets = Sets,
-          interval = Interval,
-          tolerance = Interval * (Rate - 1),
-          base = erlang:monotonic_time(nanosecond)}.
+    at_rate(#twin{words = atomics:new(Sets * ?WAYS * 2, [{signed, true}]),
+                  sets = Sets,
+                  interval = ?NANOS_PER_SECOND,
+                  tolerance = 0,
+                  base = erlang:monotonic_time(nanosecond)}, Rate).
+
+%% @private
+%% @doc The same buckets at another rate. A bucket must always be checked at one rate. Only for a
+%% limiter in Erlang.
+-spec at_rate(limiter(), Rate :: pos_integer()) -> limiter().
+at_rate(#twin{} = Limiter, Rate) when is_integer(Rate), Rate > 0 ->
+    Capped = min(Rate, ?MAX_RATE),
+    Interval = (?NANOS_PER_SECOND + Capped - 1) div Capped,
+    Limiter#twin{interval = Interval, tolerance = Interval * (Capped - 1)}.
 
 %% @doc Takes a token from the bucket of a topic: whether there was one.
 -spec check(limiter(), Topic :: binary()) -> boolean().

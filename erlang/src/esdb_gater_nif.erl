@@ -4,8 +4,9 @@
 %%% Loading this module never fails for want of the library: then {@link loaded/0} is `false',
 %%% the other functions raise `not_loaded', and their callers have the same in Erlang. The
 %%% library is looked for in the `priv' folder beside this module's `ebin' and in that of the
-%%% application. A second version of this module is refused while the first has the library,
-%%% which cannot be replaced in a running system; the first stays in use.
+%%% application. The library cannot be replaced while a version of this module has it: a second
+%%% version is refused, and the first stays in use. When the first has been deleted and not yet
+%%% purged, the second is without the library until it is loaded again.
 %%% @end
 -module(esdb_gater_nif).
 
@@ -101,7 +102,11 @@ check(_Limiter, _Topic, _NowNanos) ->
 on_load() ->
     case load([Path || Path <- candidates(), filelib:is_regular(Path ++ ".so")], not_found) of
         {not_loaded, {Kind, _}} = Refused when Kind =:= upgrade; Kind =:= reload ->
-            Refused;
+            %% The first is old code when it has been deleted, and current code otherwise.
+            case erlang:check_old_code(?MODULE) of
+                true -> persistent_term:put(?MODULE, Refused);
+                false -> Refused
+            end;
         Status ->
             persistent_term:put(?MODULE, Status)
     end.

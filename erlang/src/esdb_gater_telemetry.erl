@@ -31,6 +31,7 @@
 %% One term: who delivers, and the handlers of the built-in dispatcher in order of attachment.
 %% Absent while there is nobody to deliver to, which makes the common case one look-up.
 -define(KEY, {?MODULE, handlers}).
+-define(TURN, esdb_gater_telemetry_turn).
 
 %% @doc Logs every event through `logger': failures and losses as warnings; retries, workers and
 %% nodes that come and go as notices, the lowest level that OTP shows unless told otherwise; and
@@ -83,7 +84,11 @@ emit(Event, Measurements, Metadata) ->
         none ->
             ok;
         {Backend, Handlers} ->
-            lists:foreach(fun(H) -> call(H, Event, Measurements, Metadata) end, Handlers),
+            %% Handlers are attached for the events of the application.
+            case lists:member(Event, events()) of
+                true -> lists:foreach(fun(H) -> call(H, Event, Measurements, Metadata) end, Handlers);
+                false -> ok
+            end,
             case Backend of
                 telemetry -> through_telemetry(Event, Measurements, Metadata);
                 builtin -> ok
@@ -143,8 +148,11 @@ has_telemetry_handler(Event) ->
 %% @private Looks again whether the application `telemetry' runs.
 -spec refresh() -> ok.
 refresh() ->
-    _ = locked(fun refreshed/0),
-    ok.
+    {Backend, _} = current(),
+    case backend() of
+        Backend -> ok;
+        _ -> _ = locked(fun refreshed/0), ok
+    end.
 
 %% @private Attaches what the configuration key `telemetry_handlers' names.
 -spec use_configured([logger]) -> ok.
@@ -205,9 +213,9 @@ through_telemetry(Event, Measurements, Metadata) ->
         _:_ -> ok
     end.
 
-%% Attaching is rare: a lock on this node alone orders the writers.
+%% Writers one at a time.
 locked(Fun) ->
-    global:trans({?MODULE, self()}, Fun, [node()]).
+    esdb_gater_turns:run(?TURN, Fun).
 
 tell_link(ok) ->
     esdb_gater_link:handlers_changed(),

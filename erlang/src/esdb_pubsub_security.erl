@@ -37,7 +37,7 @@
 
 -define(RING, {?MODULE, ring}).
 -define(GENERATED, {?MODULE, generated}).
--define(RATE(Channel), {?MODULE, rate, Channel}).
+-define(TURN, esdb_gater_security_turn).
 -define(DEFAULT_TTL_SECONDS, 300).
 %% How far a message may be from the future.
 -define(MAX_AHEAD_SECONDS, 5).
@@ -45,7 +45,6 @@
 -define(SIGNATURE_BYTES, 44).
 %% Encoded messages above this go to a dirty scheduler.
 -define(LARGE_BYTES, 16384).
--define(MAX_TOPIC_BYTES, 255).
 
 %% @doc Signs a map with the secret of this node. What it may have of `signed_at' and
 %% `signature' is replaced. What is no map is `{error, badarg}'.
@@ -108,26 +107,15 @@ get_secret() ->
           ok | {error, rate_limited | {bad_topic, empty | too_long | not_binary}
                      | {unknown_channel, term()}}.
 check_rate(Channel, Topic) ->
-    case persistent_term:get(?RATE(Channel), undefined) of
-        undefined ->
-            case configured_rate(Channel) of
-                {ok, Rate} -> check_rate(Channel, Topic, Rate);
-                error -> {error, {unknown_channel, Channel}}
-            end;
-        {_, Limiter} ->
-            take(Limiter, Topic)
-    end.
+    esdb_gater_rates:check(Channel, Topic).
 
 %% @doc The same at a rate of the caller's: so many messages per second, and as many at once
-%% after a pause. Another rate than before starts with full buckets.
+%% after a pause. Every channel has buckets of its own at every rate it is checked at.
 -spec check_rate(Channel :: term(), Topic :: binary(), MaxRate :: pos_integer() | infinity) ->
           ok | {error, rate_limited | badarg | {bad_topic, empty | too_long | not_binary}}.
 check_rate(Channel, Topic, MaxRate)
   when MaxRate =:= infinity; is_integer(MaxRate), MaxRate > 0 ->
-    case persistent_term:get(?RATE(Channel), undefined) of
-        {MaxRate, Limiter} -> take(Limiter, Topic);
-        _ -> take(alone(fun() -> limiter(Channel, MaxRate) end), Topic)
-    end;
+    esdb_gater_rates:check(Channel, Topic, MaxRate);
 check_rate(_Channel, _Topic, _MaxRate) ->
     {error, badarg}.
 
@@ -138,13 +126,17 @@ check_rate(_Channel, _Topic, _MaxRate) ->
 configure(Config) ->
     Security = maps:get(security, Config, #{}),
     Ttl = maps:get(message_ttl_seconds, Security, ?DEFAULT_TTL_SECONDS),
-    alone(fun() ->
-              case configured_secret(Security) of
-                  {ok, Secret} -> given(), rotate(Secret, Ttl);
-                  none -> rotate((ring_alone(Ttl))#ring.secret, Ttl)
-              end,
-              lists:foreach(fun forget_rate/1, maps:to_list(esdb_gater_config:channels(Config)))
-          end).
+    _ = case configured_secret(Security) of
+            {ok, Secret} ->
+                alone(fun() -> given(), rotate(Secret, Ttl) end);
+            none ->
+                _ = said(alone(fun() -> ring_alone(#{}, Ttl) end)),
+                alone(fun() ->
+                          #ring{secret = Kept} = persistent_term:get(?RING),
+                          rotate(Kept, Ttl)
+                      end)
+        end,
+    esdb_gater_rates:configure(esdb_gater_config:channels(Config)).
 
 %% @private
 %% @doc Whether this node signs with a random secret, for want of one that was given.
@@ -181,7 +173,7 @@ signature(Message, #ring{native = Native} = Ring, Now) ->
         unsupported -> signature_of_encoded(Message, Ring, Now);
         Signature -> Signature
     catch
-        error:_ -> signature(Message, Ring#ring{native = none}, Now)
+        error:_ -> ok = renew(Ring), signature(Message, Ring#ring{native = none}, Now)
     end.
 
 signature_of_encoded(Message, #ring{native = Native} = Ring, Now) ->
@@ -207,7 +199,7 @@ verify_with(Message, #ring{native = Native, ttl_seconds = Ttl} = Ring) ->
         unsupported -> verify_encoded(Message, Ring, Now);
         Reason -> {error, Reason}
     catch
-        error:_ -> judge(Message, Ring, Now)
+        error:_ -> ok = renew(Ring), judge(Message, Ring, Now)
     end.
 
 verify_encoded(Message, #ring{native = Native, ttl_seconds = Ttl} = Ring, Now) ->
@@ -265,9 +257,28 @@ mac(Secret, Bytes) ->
 
 ring() ->
     case persistent_term:get(?RING, none) of
-        none -> alone(fun() -> ring_alone(ttl_of(environment())) end);
-        Ring -> Ring
+        none ->
+            said(alone(fun() ->
+                     case persistent_term:get(?RING, none) of
+                         none -> Security = environment(), ring_alone(Security, ttl_of(Security));
+                         Ring -> {kept, Ring}
+                     end
+                 end));
+        Ring ->
+            Ring
     end.
+
+%% In a process of its own: the first line that a node logs takes longer than many signatures.
+said({generated, Ring}) ->
+    _ = spawn(fun() ->
+            ?LOG_WARNING("erl_esdb_gater: no secret is configured (security.hmac_secret or "
+                         "ESDB_GATER_SECRET); messages are signed with a random one, which only "
+                         "nodes know that share an embedded gateway", [],
+                         #{application => erl_esdb_gater})
+        end),
+    Ring;
+said({kept, Ring}) ->
+    Ring.
 
 ttl_seconds() ->
     case persistent_term:get(?RING, none) of
@@ -275,24 +286,19 @@ ttl_seconds() ->
         #ring{ttl_seconds = Ttl} -> Ttl
     end.
 
-ring_alone(Ttl) ->
+ring_alone(Security, Ttl) ->
     case persistent_term:get(?RING, none) of
         none ->
-            Secret = case configured_secret(environment()) of
-                         {ok, Configured} -> Configured;
-                         none -> random_secret()
-                     end,
-            keep(make_ring(Secret, none, Ttl));
+            case configured_secret(Security) of
+                {ok, Secret} ->
+                    {kept, keep(make_ring(Secret, none, Ttl))};
+                none ->
+                    ok = persistent_term:put(?GENERATED, true),
+                    {generated, keep(make_ring(crypto:strong_rand_bytes(32), none, Ttl))}
+            end;
         Ring ->
-            Ring
+            {kept, Ring}
     end.
-
-random_secret() ->
-    ?LOG_WARNING("erl_esdb_gater: no secret is configured (security.hmac_secret or "
-                 "ESDB_GATER_SECRET); messages are signed with a random one, which only nodes "
-                 "know that share an embedded gateway", [], #{application => erl_esdb_gater}),
-    ok = persistent_term:put(?GENERATED, true),
-    crypto:strong_rand_bytes(32).
 
 rotate(Secret, Ttl) ->
     _ = case persistent_term:get(?RING, none) of
@@ -316,10 +322,38 @@ make_ring(Secret, Previous, Ttl) ->
           native = native_ring(Secret, Previous)}.
 
 native_ring(Secret, Previous) ->
-    case {esdb_gater_nif:loaded(), Previous} of
+    try {esdb_gater_nif:loaded(), Previous} of
         {false, _} -> none;
         {true, none} -> esdb_gater_nif:ring(Secret);
         {true, {Before, Until}} -> esdb_gater_nif:ring(Secret, Before, Until)
+    catch
+        error:_ -> none
+    end.
+
+%% A ring belongs to the library that made it. When the library's module has been deleted and
+%% loaded again, the ring of this node is made anew.
+renew(#ring{native = Native}) ->
+    case persistent_term:get(?RING, none) of
+        #ring{native = Native} -> alone(fun() -> renew_alone(Native) end);
+        _ -> ok
+    end.
+
+renew_alone(Native) ->
+    case persistent_term:get(?RING, none) of
+        #ring{native = Native, secret = Secret, previous = Previous, ttl_seconds = Ttl} ->
+            case is_usable(Native) of
+                true -> ok;                     % it was the message
+                false -> _ = keep(make_ring(Secret, Previous, Ttl)), ok
+            end;
+        _ ->
+            ok
+    end.
+
+is_usable(Native) ->
+    try esdb_gater_nif:sign_map(#{}, Native, 0) of
+        _ -> true
+    catch
+        error:_ -> false
     end.
 
 bytes(Secret) when is_binary(Secret), Secret =/= <<>> ->
@@ -354,55 +388,17 @@ ttl_of(Security) ->
 
 %% The environment as it is: what is checked when the application starts may be used without.
 environment() ->
-    case application:get_env(erl_esdb_gater, security, []) of
-        Security when is_map(Security) -> Security;
-        Security when is_list(Security) -> maps:from_list([P || {_, _} = P <- Security]);
-        _ -> #{}
-    end.
-
-%%% Rates
-
-take(Limiter, Topic) when is_binary(Topic), Topic =/= <<>>, byte_size(Topic) =< ?MAX_TOPIC_BYTES ->
-    case Limiter =:= infinity orelse esdb_gater_limit:check(Limiter, Topic) of
-        true -> ok;
-        false -> {error, rate_limited}
-    end;
-take(_Limiter, <<>>) ->
-    {error, {bad_topic, empty}};
-take(_Limiter, Topic) when is_binary(Topic) ->
-    {error, {bad_topic, too_long}};
-take(_Limiter, _Topic) ->
-    {error, {bad_topic, not_binary}}.
-
-limiter(Channel, Rate) ->
-    case persistent_term:get(?RATE(Channel), undefined) of
-        {Rate, Limiter} ->
-            Limiter;
-        _ ->
-            Limiter = case Rate of
-                          infinity -> infinity;
-                          _ -> esdb_gater_limit:new(Rate)
-                      end,
-            persistent_term:put(?RATE(Channel), {Rate, Limiter}),
-            Limiter
-    end.
-
-configured_rate(Channel) ->
-    Channels = case esdb_gater_config:check(application:get_all_env(erl_esdb_gater)) of
-                   {ok, Config, _Warnings} -> esdb_gater_config:channels(Config);
-                   {error, _} -> esdb_gater_config:default_channels()
+    Environment = esdb_gater_config:environment(),
+    Security = case lists:keyfind(security, 1, Environment) of
+                   {_, Map} when is_map(Map) -> Map;
+                   {_, List} when is_list(List) -> maps:from_list([P || {_, _} = P <- List]);
+                   _ -> #{}
                end,
-    case Channels of
-        #{Channel := #{max_rate := Rate}} -> {ok, Rate};
-        #{} -> error
-    end.
-
-forget_rate({Channel, #{max_rate := Rate}}) ->
-    case persistent_term:get(?RATE(Channel), undefined) of
-        {Other, _} when Other =/= Rate -> persistent_term:erase(?RATE(Channel));
-        _ -> false
+    case lists:keyfind(hmac_secret, 1, Environment) of
+        {_, Flat} -> maps:merge(#{hmac_secret => Flat}, Security);
+        false -> Security
     end.
 
 %% One at a time on this node: what is made first must be seen by the second.
 alone(Fun) ->
-    global:trans({?MODULE, self()}, Fun, [node()]).
+    esdb_gater_turns:run(?TURN, Fun).
