@@ -15,12 +15,19 @@ start(_Type, _Arguments) ->
             ok = esdb_pubsub_security:configure(Config),
             ok = esdb_gater_telemetry:refresh(),
             ok = esdb_gater_telemetry:use_configured(maps:get(telemetry_handlers, Config, [])),
-            erl_esdb_gater_sup:start_link(Config);
+            started(erl_esdb_gater_sup:start_link(Config));
         {error, Problem} ->
             ?LOG_ERROR("~ts", [esdb_gater_config:describe(Problem)],
                        #{application => erl_esdb_gater}),
             {error, Problem}
     end.
+
+%% Whoever is started after this application finds the workers that are registered.
+started({ok, _} = Ok) ->
+    _ = esdb_gater_link:await_start(),
+    Ok;
+started(Error) ->
+    Error.
 
 -spec stop(term()) -> ok.
 stop(_State) ->

@@ -1,6 +1,6 @@
 %%% @private
-%%% @doc The top of the application. Children hold on to each other's names only, and the
-%%% tables are a process of their own, so each may crash alone.
+%%% @doc The top of the application. Children find each other by what stands in tables, and two
+%%% processes keep the tables for each other, so each child may crash alone.
 -module(erl_esdb_gater_sup).
 
 -behaviour(supervisor).
@@ -15,10 +15,12 @@ start_link(Config) ->
 -spec init(map()) -> {ok, {supervisor:sup_flags(), [supervisor:child_spec()]}}.
 init(Config) ->
     Supervisor = fun(Module, Argument) ->
-                     #{id => Module, start => {Module, start_link, [Argument]}, type => supervisor}
+                     #{id => Module, start => {Module, start_link, [Argument]}, type => supervisor,
+                       shutdown => infinity}
                  end,
-    Children = [#{id => esdb_gater_tables, start => {esdb_gater_tables, start_link, []}},
-                Supervisor(esdb_gater_cluster_sup, Config),
-                Supervisor(esdb_channel_sup, esdb_gater_config:channels(Config))],
-    %% Without the tables nothing works: they go together with all that comes after them.
-    {ok, {#{strategy => rest_for_one, intensity => 3, period => 10}, Children}}.
+    Keepers = [#{id => Name, start => {esdb_gater_tables, start_link, [Name, Other]}}
+               || {Name, Other} <- esdb_gater_tables:keepers()],
+    Children = Keepers ++ [Supervisor(esdb_gater_cluster_sup, Config),
+                           Supervisor(esdb_channel_sup, esdb_gater_config:channels(Config))],
+    %% Each may be killed a few times in a row; more is a storm, and ends the application.
+    {ok, {#{strategy => one_for_one, intensity => 30, period => 10}, Children}}.

@@ -25,7 +25,7 @@
 -type publish_error() ::
         rate_limited | signature_required | invalid_signature | missing_timestamp
       | invalid_timestamp | message_expired | overloaded | no_gateway | unknown_channel
-      | {bad_topic, not_binary | empty | too_long} | channel_down.
+      | {bad_topic, not_binary | empty | too_long} | too_large | too_deep | channel_down.
 %% No gateway is `overloaded' by publications today: what it cannot deliver it counts.
 
 -define(TIMEOUT, 5000).                 % ms; how long a gateway is waited for
@@ -51,32 +51,42 @@ start_link(Module, Options) when is_atom(Module), is_map(Options) ->
 %% follows.
 %%
 %% Errors: `{bad_topic, _}', `badarg' (no pid, no atom), `unknown_channel', `overloaded' (the
-%% gateway has as many subscriptions or nodes as it takes), `no_gateway' (none reached in 5 s).
+%% gateway has as many subscriptions or nodes as it takes), `no_gateway' (none reached in 5 s),
+%% `{name_in_use, Channel}' (a channel of the gateway's own whose name another process of this
+%% node has).
 -spec subscribe(channel(), topic(), pid()) -> ok | {error, term()}.
 subscribe(Channel, Topic, Pid) when is_atom(Channel), is_pid(Pid) ->
-    case esdb_channel_host:hosts(Channel) of
-        [] -> at_relay_of(Channel, Pid, {subscribe, Topic, Pid});
-        Hosts -> esdb_channel_host:subscribe(Hosts, Topic, Pid)
+    case esdb_gater_bounds:topic(Topic) of
+        ok -> subscribe_at(esdb_channel_host:hosts(Channel), Channel, Topic, Pid);
+        {error, _} = Error -> Error
     end;
 subscribe(_Channel, _Topic, _Pid) ->
     {error, badarg}.
 
+subscribe_at([], Channel, Topic, Pid) -> at_relay_of(Channel, Pid, {subscribe, Topic, Pid});
+subscribe_at(Hosts, _Channel, Topic, Pid) -> esdb_channel_host:subscribe(Hosts, Topic, Pid).
+
 %% @doc `Pid' is not sent the topic's messages any more. Unsubscribing the unknown is `ok'.
 -spec unsubscribe(channel(), topic(), pid()) -> ok | {error, term()}.
 unsubscribe(Channel, Topic, Pid) when is_atom(Channel), is_pid(Pid) ->
-    case esdb_channel_host:hosts(Channel) of
-        [] -> at_relay_of(Channel, Pid, {unsubscribe, Topic, Pid});
-        Hosts -> esdb_channel_host:unsubscribe(Hosts, Topic, Pid)
+    case esdb_gater_bounds:topic(Topic) of
+        ok -> unsubscribe_at(esdb_channel_host:hosts(Channel), Channel, Topic, Pid);
+        {error, _} = Error -> Error
     end;
 unsubscribe(_Channel, _Topic, _Pid) ->
     {error, badarg}.
+
+unsubscribe_at([], Channel, Topic, Pid) -> at_relay_of(Channel, Pid, {unsubscribe, Topic, Pid});
+unsubscribe_at(Hosts, _Channel, Topic, Pid) -> esdb_channel_host:unsubscribe(Hosts, Topic, Pid).
 
 %% @doc Publishes a message, any term, to the topic's subscribers on all nodes.
 %%
 %% `ok' says that the gateway has taken it. The gateway judges in this order: `signature_required'
 %% (the channel takes signed messages only, and this is none), `rate_limited', then whatever is
 %% wrong with the signature. `no_gateway': none was reached, or none answered, in 5 s; in the
-%% latter case the message may have been delivered.
+%% latter case the message may have been delivered. Nothing is sent of a message that no gateway
+%% takes: one of more than 64 MiB in the external format is `too_large', one with more than 10,000
+%% terms inside each other `too_deep'.
 -spec publish(channel(), topic(), term()) -> ok | {error, publish_error() | (Refused :: term())}.
 publish(Channel, Topic, Message) when is_atom(Channel) ->
     case esdb_channel_host:hosts(Channel) of
@@ -87,6 +97,13 @@ publish(_Channel, _Topic, _Message) ->
     {error, unknown_channel}.
 
 publish_at_gateway(Channel, Topic, Message) ->
+    case {esdb_gater_bounds:topic(Topic), esdb_gater_bounds:message(Message)} of
+        {ok, ok} -> send(Channel, Topic, Message);
+        {{error, _} = Error, _} -> Error;
+        {ok, Error} -> Error
+    end.
+
+send(Channel, Topic, Message) ->
     case esdb_gater_link:await_gateway(?TIMEOUT) of
         {ok, Gateway} ->
             try gen_server:call({Channel, Gateway}, {publish, Topic, Message}, ?TIMEOUT)
@@ -102,21 +119,28 @@ publish_at_gateway(Channel, Topic, Message) ->
 %% are left out.
 -spec get_subscribers(channel(), topic()) -> [pid()].
 get_subscribers(Channel, Topic) when is_atom(Channel) ->
-    case esdb_channel_host:hosts(Channel) of
-        [] -> of_gateway(Channel, Topic);
-        Hosts -> esdb_channel_host:get_subscribers(Hosts, Topic)
+    case {esdb_gater_bounds:topic(Topic), esdb_channel_host:hosts(Channel)} of
+        {ok, []} -> of_gateway(Channel, Topic);
+        {ok, Hosts} -> esdb_channel_host:get_subscribers(Hosts, Topic);
+        {{error, _}, _} -> []
     end.
 
+%% The gateway knows a node's relay, the relay knows the subscribers it stands for. Only the
+%% supervisor of the relays is asked which process of a node that is: the channel's name may be
+%% that of any process there.
 of_gateway(Channel, Topic) ->
-    AtGateway = at_gateway(Channel, Topic),
-    Nodes = lists:usort([node() | [node(Pid) || Pid <- AtGateway]]),
-    Requests = lists:foldl(
-        fun(Node, Acc) ->
-            gen_server:send_request({Channel, Node}, {get_local_subscribers, Topic}, Node, Acc)
-        end, gen_server:reqids_new(), Nodes),
     Deadline = {abs, erlang:monotonic_time(millisecond) + ?ASK_TIMEOUT},
-    {Relays, Local} = collect(Requests, Deadline, [], []),
-    lists:usort(Local ++ (AtGateway -- Relays)).
+    AtGateway = at_gateway(Channel, Topic),
+    Nodes = lists:usort([node(Pid) || Pid <- AtGateway]) -- [node()],
+    Children = ask([{esdb_channel_sup, Node} || Node <- Nodes], which_children, Deadline),
+    Elsewhere = [Relay || {ok, Relay} <- [relay_among(Channel, Cs) || Cs <- Children]],
+    Here = case esdb_channel_sup:relay(Channel) of
+               {ok, Own} -> [Own];
+               none -> []
+           end,
+    Answers = ask(Here ++ Elsewhere, {get_local_subscribers, Topic}, Deadline),
+    {Relays, Local} = lists:unzip([Answer || {_, _} = Answer <- Answers]),
+    lists:usort(lists:append(Local) ++ (AtGateway -- Relays)).
 
 at_gateway(Channel, Topic) ->
     case esdb_gater_link:gateway() of
@@ -131,15 +155,17 @@ at_gateway(Channel, Topic) ->
             []
     end.
 
-%% The gateway knows a node's relay, the relay knows the subscribers it stands for.
-collect(Requests, Deadline, Relays, Local) ->
+%% The answers of those who answer.
+ask(Processes, Request, Deadline) ->
+    collect(lists:foldl(fun(Process, Acc) ->
+                            gen_server:send_request(Process, Request, Process, Acc)
+                        end, gen_server:reqids_new(), Processes), Deadline).
+
+collect(Requests, Deadline) ->
     case gen_server:receive_response(Requests, Deadline, true) of
-        {{reply, {Relay, Pids}}, _Node, Rest} ->
-            collect(Rest, Deadline, [Relay | Relays], Pids ++ Local);
-        {_Other, _Node, Rest} ->
-            collect(Rest, Deadline, Relays, Local);
-        _NoneOrTimeout ->
-            {Relays, Local}
+        {{reply, Answer}, _Process, Rest} -> [Answer | collect(Rest, Deadline)];
+        {_Error, _Process, Rest} -> collect(Rest, Deadline);
+        _NoneOrTimeout -> []
     end.
 
 %% A process is subscribed by the relay of its own node, or twice would not be once. Where
@@ -147,14 +173,39 @@ collect(Requests, Deadline, Relays, Local) ->
 at_relay_of(Channel, Pid, Request) when node(Pid) =:= node() ->
     at_relay(Channel, Request);
 at_relay_of(Channel, Pid, Request) ->
-    try gen_server:call({Channel, node(Pid)}, Request, ?CALL_TIMEOUT)
-    catch exit:_ -> at_relay(Channel, Request)
+    try
+        {ok, Relay} = relay_at(node(Pid), Channel),
+        gen_server:call(Relay, Request, ?CALL_TIMEOUT)
+    catch
+        exit:_ -> at_relay(Channel, Request);
+        error:{badmatch, _} -> at_relay(Channel, Request)
+    end.
+
+relay_at(Node, Channel) ->
+    Supervisor = {esdb_channel_sup, Node},
+    case relay_among(Channel, gen_server:call(Supervisor, which_children, ?CALL_TIMEOUT)) of
+        {ok, _} = Ok ->
+            Ok;
+        none ->
+            case esdb_gater_link:gateway_channels() of
+                #{Channel := _} ->
+                    Start = {start_child, esdb_channel_sup:child(Channel)},
+                    gen_server:call(Supervisor, Start, ?CALL_TIMEOUT);
+                #{} ->
+                    none
+            end
+    end.
+
+relay_among(Channel, Children) ->
+    case lists:keyfind(Channel, 1, Children) of
+        {_, Relay, worker, _} when is_pid(Relay) -> {ok, Relay};
+        _ -> none
     end.
 
 at_relay(Channel, Request) ->
     case ensure_relay(Channel) of
-        ok ->
-            try gen_server:call(Channel, Request, ?CALL_TIMEOUT)
+        {ok, Relay} ->
+            try gen_server:call(Relay, Request, ?CALL_TIMEOUT)
             catch exit:_ -> {error, no_gateway}
             end;
         {error, _} = Error ->
@@ -163,20 +214,17 @@ at_relay(Channel, Request) ->
 
 %% Channels that only the gateway's configuration names get their relay when first needed.
 ensure_relay(Channel) ->
-    case whereis(Channel) of
-        undefined ->
+    case esdb_channel_sup:relay(Channel) of
+        {ok, _} = Ok ->
+            Ok;
+        none ->
             case esdb_gater_link:await_gateway(?TIMEOUT) of
                 {ok, _} -> start_relay(Channel, esdb_gater_link:gateway_channels());
                 {error, _} = Error -> Error
-            end;
-        _ ->
-            ok
+            end
     end.
 
-start_relay(Channel, Channels) ->
-    case Channels of
-        #{Channel := Policy} ->
-            esdb_channel_sup:start_channel(Channel, maps:get(replay_last, Policy, false));
-        _ ->
-            {error, unknown_channel}
-    end.
+start_relay(Channel, Channels) when is_map_key(Channel, Channels) ->
+    esdb_channel_sup:start_channel(Channel);
+start_relay(_Channel, _Channels) ->
+    {error, unknown_channel}.

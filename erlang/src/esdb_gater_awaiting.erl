@@ -1,12 +1,14 @@
 %%% @private
-%%% @doc Callers of the link that wait for a gateway, or for the first copy of the registry.
+%%% @doc Callers of the link that wait for a gateway, for the first copy of the registry, or, at
+%%% the start of the application, until it is known whether there is one.
 -module(esdb_gater_awaiting).
 
--export([new/0, add/4, wake/2, expire/2]).
+-export([new/0, add/4, wake/2, give_up/1, expire/2]).
 
--export_type([awaiting/0]).
+-export_type([awaiting/0, what/0]).
 
--opaque awaiting() :: #{reference() => {copy | gateway, gen_server:from()}}.
+-type what() :: copy | gateway | start.
+-opaque awaiting() :: #{reference() => {what(), gen_server:from()}}.
 
 %% @doc Nobody waits.
 -spec new() -> awaiting().
@@ -14,7 +16,7 @@ new() -> #{}.
 
 %% @doc One more waits. Unless woken before, the calling process is sent
 %% `{expire_waiting, Ref}' after so many milliseconds, for {@link expire/2}.
--spec add(copy | gateway, Milliseconds :: non_neg_integer(), gen_server:from(), awaiting()) ->
+-spec add(what(), Milliseconds :: non_neg_integer(), gen_server:from(), awaiting()) ->
           awaiting().
 add(What, Milliseconds, From, Awaiting) ->
     Ref = make_ref(),
@@ -24,10 +26,17 @@ add(What, Milliseconds, From, Awaiting) ->
 %% @doc There is a gateway: everybody is answered.
 -spec wake(node(), awaiting()) -> awaiting().
 wake(Gateway, Awaiting) ->
-    maps:foreach(fun(_, {copy, From}) -> gen_server:reply(From, ok);
-                    (_, {gateway, From}) -> gen_server:reply(From, {ok, Gateway})
+    maps:foreach(fun(_, {gateway, From}) -> gen_server:reply(From, {ok, Gateway});
+                    (_, {_, From}) -> gen_server:reply(From, ok)
                  end, Awaiting),
     new().
+
+%% @doc No gateway is within reach now: those who start the application need not wait for one.
+-spec give_up(awaiting()) -> awaiting().
+give_up(Awaiting) ->
+    maps:filter(fun(_, {start, From}) -> gen_server:reply(From, {error, no_gateway}), false;
+                   (_, _) -> true
+                end, Awaiting).
 
 %% @doc One has waited long enough.
 -spec expire(reference(), awaiting()) -> awaiting().

@@ -19,7 +19,8 @@ init(Config) ->
             [] -> [program(Config), embedded(), session(#{mode => embedded}, Config)];
             Gateways -> [session(#{mode => named, gateways => Gateways}, Config)]
         end,
-    {ok, {#{strategy => one_for_one, intensity => 10, period => 10}, Children}}.
+    ok = esdb_gater_names:await_free([Name || #{id := Name} <- Children]),
+    {ok, {#{strategy => one_for_one, intensity => 30, period => 10}, Children}}.
 
 %% The program gets time to write down what it has and to end.
 program(Config) ->

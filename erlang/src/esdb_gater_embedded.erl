@@ -79,6 +79,7 @@ program_down() ->
 %% @doc This node's program is missing, or fails again and again.
 -spec program_fails() -> ok.
 program_fails() ->
+    ok = esdb_gater_link:out_of_reach(),
     gen_server:cast(?MODULE, program_fails).
 
 %% @doc The link has lost this gateway, or does not reach it.

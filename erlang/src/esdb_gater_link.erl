@@ -5,7 +5,8 @@
 %%% @end
 -module(esdb_gater_link).
 
--export([register_worker/2, unregister_worker/2, await_copy/0, gateway/0, await_gateway/1,
+-export([register_worker/2, unregister_worker/2, await_copy/0, await_start/0, out_of_reach/0,
+         gateway/0, await_gateway/1,
          gateway_channels/0, follow/1, handlers_changed/0, push_secret/0,
          embedded_up/1, embedded_down/0, connector/1, status/0]).
 
@@ -27,6 +28,17 @@ await_copy() ->
         {ok, ready} -> ok;
         none -> call({await, copy, ?TIMEOUT})
     end.
+
+%% @doc Returns when the first copy of the registry is there, or when no gateway is within reach:
+%% each was tried and failed, the program does not run, or five seconds are over.
+-spec await_start() -> ok | {error, no_gateway}.
+await_start() ->
+    call({await, start, ?TIMEOUT}).
+
+%% @doc The program of this node does not run: no gateway is to be expected.
+-spec out_of_reach() -> ok.
+out_of_reach() ->
+    gen_server:cast(?SERVER, out_of_reach).
 
 %% @doc The gateway in use.
 -spec gateway() -> {ok, node()} | none.

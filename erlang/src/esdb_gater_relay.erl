@@ -23,11 +23,12 @@
 
 -include_lib("kernel/include/logger.hrl").
 
--export([start_link/2, tables/0]).
+-export([start_link/1, find/1, channels/0, tables/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
 
 -define(LINK, esdb_gater_worker_registry).
 -define(TABLE, esdb_gater_subscribers).
+-define(RELAYS, esdb_gater_relays).
 -define(CALL_TIMEOUT, 5000).            % ms a caller waits for a gateway
 -define(RETRY, 1000).                   % ms until a refused subscription is asked for again
 -define(FOLLOW, 50).                    % ms until a lost link is looked for again
@@ -58,21 +59,48 @@
     sought = #{} :: #{node() => #{pid() => reference()}}    % at nodes that are being connected to
 }).
 
-%% @doc Starts the relay of a channel; `Replays' says whether the channel gives its last
-%% message to new subscribers.
--spec start_link(Channel :: atom(), Replays :: boolean()) -> {ok, pid()} | {error, term()}.
-start_link(Channel, Replays) ->
-    gen_server:start_link({local, Channel}, ?MODULE, {Channel, Replays}, []).
+%% @doc Starts the relay of a channel.
+-spec start_link(Channel :: atom()) -> {ok, pid()} | {error, term()}.
+start_link(Channel) ->
+    gen_server:start_link({local, Channel}, ?MODULE, Channel, []).
+
+%% @doc The relay of a channel on this node. The process that has the channel's name may be
+%% another one.
+-spec find(Channel :: atom()) -> {ok, pid()} | none.
+find(Channel) ->
+    try ets:lookup(?RELAYS, Channel) of
+        [{_, Relay}] ->
+            case is_process_alive(Relay) of
+                true -> {ok, Relay};
+                false -> none
+            end;
+        [] ->
+            none
+    catch
+        error:badarg -> none                       % the application is not running
+    end.
+
+%% @doc The channels that processes of this node have subscribed to.
+-spec channels() -> [atom()].
+channels() ->
+    lists:usort(ets:select(?TABLE, [{{{'$1', '_', '_'}}, [], ['$1']}])).
 
 %% @doc The tables to make, as arguments of `ets:new/2'.
 -spec tables() -> [{atom(), [term()]}].
 tables() ->
-    [{?TABLE, [ordered_set, public, named_table]}].
+    [{?TABLE, [ordered_set, public, named_table]},
+     {?RELAYS, [set, public, named_table, {read_concurrency, true}]}].
 
 %%% The process
 
--spec init({atom(), boolean()}) -> {ok, #state{}}.
-init({Channel, Replays}) ->
+-spec init(atom()) -> {ok, #state{}}.
+init(Channel) ->
+    true = ets:insert(?RELAYS, {Channel, self()}),
+    Replays = case maps:merge(esdb_gater_config:default_channels(),
+                              esdb_gater_link:gateway_channels()) of
+                  #{Channel := #{replay_last := Replay}} -> Replay;
+                  #{} -> false
+              end,
     Kept = ets:select(?TABLE, [{{{Channel, '$1', '$2'}}, [], [{{'$1', '$2'}}]}]),
     State = lists:foldl(fun({Topic, Pid}, Acc) -> added(key(Topic, Pid), Pid, Acc) end,
                         #state{channel = Channel, replays = Replays,
@@ -85,18 +113,26 @@ init({Channel, Replays}) ->
 -spec handle_call(term(), gen_server:from(), #state{}) ->
           {reply, term(), #state{}} | {noreply, #state{}}.
 handle_call({subscribe, Topic, Pid}, From, State) when is_pid(Pid) ->
-    case bad_topic(Topic) of
-        none -> subscribe(Topic, Pid, From, State);
-        Bad -> {reply, {error, {bad_topic, Bad}}, State}
+    case esdb_gater_bounds:topic(Topic) of
+        ok -> subscribe(Topic, Pid, From, State);
+        {error, _} = Error -> {reply, Error, State}
     end;
 handle_call({subscribe, _, _}, _From, State) ->
     {reply, {error, badarg}, State};
-handle_call({unsubscribe, Topic, Pid}, _From, State) ->
-    {reply, ok, unsubscribe(Topic, Pid, State)};
+handle_call({unsubscribe, Topic, Pid}, _From, State) when is_pid(Pid) ->
+    case esdb_gater_bounds:topic(Topic) of
+        ok -> {reply, ok, unsubscribe(Topic, Pid, State)};
+        {error, _} = Error -> {reply, Error, State}
+    end;
+handle_call({unsubscribe, _, _}, _From, State) ->
+    {reply, {error, badarg}, State};
 handle_call({publish, _, _}, _From, #state{gateway = undefined} = State) ->
     {reply, {error, no_gateway}, State};
-handle_call({publish, _, _} = Publish, From, State) ->
-    {noreply, request(Publish, {pass, From}, State)};
+handle_call({publish, Topic, Message} = Publish, From, State) ->
+    case sendable(Topic, Message) of
+        ok -> {noreply, request(Publish, {pass, From}, State)};
+        {error, _} = Error -> {reply, Error, State}
+    end;
 handle_call({get_local_subscribers, Topic}, _From, State) ->
     {reply, {self(), local_subscribers(Topic, State)}, State};
 handle_call({get_subscribers, Topic}, _From, State) ->
@@ -106,15 +142,15 @@ handle_call(Request, _From, State) ->
 
 -spec handle_cast(term(), #state{}) -> {noreply, #state{}}.
 handle_cast({subscribe, Topic, Pid}, State) when is_pid(Pid) ->
-    case bad_topic(Topic) of
-        none -> {noreply, ask(key(Topic, Pid), added(key(Topic, Pid), Pid, State))};
-        _ -> {noreply, State}
+    case esdb_gater_bounds:topic(Topic) of
+        ok -> {noreply, ask(key(Topic, Pid), added(key(Topic, Pid), Pid, State))};
+        {error, _} -> {noreply, State}
     end;
 handle_cast({unsubscribe, Topic, Pid}, State) ->
     {noreply, unsubscribe(Topic, Pid, State)};
-handle_cast({publish, _, _} = Publish, #state{channel = Channel, gateway = Node} = State)
-  when Node =/= undefined ->
-    gen_server:cast({Channel, Node}, Publish),
+handle_cast({publish, Topic, Message} = Publish,
+            #state{channel = Channel, gateway = Node} = State) when Node =/= undefined ->
+    _ = sendable(Topic, Message) =:= ok andalso gen_server:cast({Channel, Node}, Publish),
     {noreply, State};
 handle_cast(_Message, State) ->
     {noreply, State}.
@@ -203,10 +239,12 @@ restored(Key, #state{restoring = Left} = State) ->
 key(Topic, Pid) when node(Pid) =:= node() -> {Topic, self()};
 key(Topic, Pid) -> {Topic, Pid}.
 
-bad_topic(<<>>) -> empty;
-bad_topic(Topic) when is_binary(Topic), byte_size(Topic) =< 255 -> none;
-bad_topic(Topic) when is_binary(Topic) -> too_long;
-bad_topic(_) -> not_binary.
+%% What the gateway does not decode costs this node its link.
+sendable(Topic, Message) ->
+    case esdb_gater_bounds:topic(Topic) of
+        ok -> esdb_gater_bounds:message(Message);
+        {error, _} = Error -> Error
+    end.
 
 subscribe(Topic, Pid, From, #state{subs = Subs} = State) ->
     Key = key(Topic, Pid),

@@ -77,6 +77,7 @@
     info :: map() | undefined,              % the answer to attach
     unconfirmed = #{} :: esdb_gater_copy:unconfirmed(),
     settled = false :: boolean(),           % this gateway knows whatever there is
+    out_of_reach = false :: boolean(),      % no gateway was reached when each was tried last
     pending = esdb_gater_pending:new() :: esdb_gater_pending:pending(),
     waiting = esdb_gater_awaiting:new() :: esdb_gater_awaiting:awaiting(),
     monitors = #{} :: #{pid() => reference()},
@@ -137,15 +138,20 @@ handle_call({get_local_workers, Store}, {Pid, _}, State) ->
     {reply, Workers, State};
 handle_call(list_stores, _From, State) ->
     {reply, esdb_gater_workers:stores(), State};
+handle_call({await, start, _}, _From, #state{out_of_reach = true} = State) ->
+    {reply, {error, no_gateway}, State};
+handle_call({await, start, Timeout}, From, State) ->
+    case esdb_gater_facts:get(copy) of
+        {ok, ready} -> {reply, ok, State};
+        none -> {noreply, await(start, Timeout, From, State)}
+    end;
 handle_call({await, What, Timeout}, From, State)
   when (What =:= copy orelse What =:= gateway),
        is_integer(Timeout), Timeout >= 0, Timeout =< ?MOST_MS ->
     case esdb_gater_facts:get(What) of
         {ok, ready} -> {reply, ok, State};
         {ok, Node} -> {reply, {ok, Node}, State};
-        none ->
-            Waiting = esdb_gater_awaiting:add(What, Timeout, From, State#state.waiting),
-            {noreply, State#state{waiting = Waiting}}
+        none -> {noreply, await(What, Timeout, From, State)}
     end;
 handle_call(handlers_changed, From, State) ->
     {noreply, tell_events(From, State)};
@@ -173,6 +179,8 @@ handle_cast({follow, Pid}, #state{followers = Followers} = State) ->
     end;
 handle_cast({restored, Node, Pid}, #state{node = Node} = State) ->
     {noreply, relay_restored(Pid, State)};
+handle_cast(out_of_reach, State) ->
+    {noreply, out_of_reach(State)};
 handle_cast(handlers_changed, State) ->
     {noreply, tell_events(none, State)};
 handle_cast({embedded_up, Node}, #state{mode = embedded, node = Node, phase = Phase} = State)
@@ -210,6 +218,13 @@ handle_info({'DOWN', Ref, process, _, Result}, #state{helper = {_, Ref}} = State
     {noreply, connected(Result, State#state{helper = undefined})};
 handle_info({'DOWN', Ref, process, _, Result}, #state{home = {_, Ref, Node}} = State) ->
     {noreply, home_reached(Result, Node, State#state{home = undefined})};
+handle_info({'EXIT', Pulse, Reason}, #state{pulse = Pulse, node = Node} = State) ->
+    %% One that ends by itself has cut the connection, which shows by itself.
+    Next = case Reason of
+               normal -> undefined;
+               _ -> esdb_gater_pulse:start_link(Node, State#state.silence)
+           end,
+    {noreply, State#state{pulse = Next}};
 handle_info({'DOWN', Ref, process, _, Reason}, #state{session = Ref} = State) ->
     {noreply, reconnect(Reason, State#state{session = undefined})};
 handle_info({'DOWN', Ref, process, Pid, Reason} = Message, State) ->
@@ -320,7 +335,7 @@ reconnect(Reason, #state{node = Node, gateways = Gateways, mode = Mode, phase = 
         {0, Next} ->
             connect(Lost#state{gateways = Next});
         {Pause, Next} ->
-            Warned = warn_unreachable(Phase, Reason, cancel_backoff(Lost)),
+            Warned = warn_unreachable(Phase, Reason, cancel_backoff(out_of_reach(Lost))),
             Warned#state{gateways = Next,
                          backoff_timer = erlang:send_after(Pause, self(), connect)}
     end.
@@ -340,6 +355,13 @@ advice(nameless) -> "this node has no name; start it with -name";
 advice(unreachable) -> "check that it runs, and its name, cookie and EPMD";
 advice(no_answer) -> "it is connected and gives no session; its log says why";
 advice(Reason) -> io_lib:format("~0tp", [Reason]).
+
+%% Each has been tried.
+out_of_reach(#state{waiting = Waiting} = State) ->
+    State#state{out_of_reach = true, waiting = esdb_gater_awaiting:give_up(Waiting)}.
+
+await(What, Timeout, From, #state{waiting = Waiting} = State) ->
+    State#state{waiting = esdb_gater_awaiting:add(What, Timeout, From, Waiting)}.
 
 cancel_backoff(#state{backoff_timer = undefined} = State) ->
     State;
@@ -455,6 +477,7 @@ serve(#state{node = Node, info = Info} = State) ->
          #{application => erl_esdb_gater}),
     ok = esdb_gater_facts:set(channels, maps:get(channels, Info, #{})),
     Attached = State#state{phase = attached, phase_timer = undefined, unreachable_warned = false,
+                           out_of_reach = false,
                            gateways = esdb_gater_gateways:succeeded(Node, State#state.gateways)},
     Secret = send_secret(none, Attached),
     Events = tell_events(none, Secret),

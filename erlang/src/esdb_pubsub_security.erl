@@ -47,15 +47,17 @@
 -define(LARGE_BYTES, 16384).
 
 %% @doc Signs a map with the secret of this node. What it may have of `signed_at' and
-%% `signature' is replaced. What is no map is `{error, badarg}'.
--spec sign(Message :: map()) -> map() | {error, badarg}.
+%% `signature' is replaced. What is no map is `{error, badarg}'; what no gateway would take is
+%% `{error, too_large}' or `{error, too_deep}', as for {@link esdb_channel_server:publish/3}.
+-spec sign(Message :: map()) -> map() | {error, badarg | esdb_gater_bounds:too_much()}.
 sign(Message) when is_map(Message) ->
     sign_with(Message, ring());
 sign(_) ->
     {error, badarg}.
 
 %% @doc Signs a map with a secret of the caller's.
--spec sign(Message :: map(), secret()) -> map() | {error, badarg}.
+-spec sign(Message :: map(), secret()) ->
+          map() | {error, badarg | esdb_gater_bounds:too_much()}.
 sign(Message, Secret) when is_map(Message) ->
     case bytes(Secret) of
         {ok, Bytes} -> sign_with(Message, make_ring(Bytes, none, ?DEFAULT_TTL_SECONDS));
@@ -163,8 +165,13 @@ given() ->
 %%% Signatures
 
 sign_with(Message, Ring) ->
-    Now = os:system_time(second),
-    Message#{signed_at => Now, signature => signature(Message, Ring, Now)}.
+    case esdb_gater_bounds:message(Message) of
+        ok ->
+            Now = os:system_time(second),
+            Message#{signed_at => Now, signature => signature(Message, Ring, Now)};
+        {error, _} = Error ->
+            Error
+    end.
 
 signature(Message, #ring{native = none, secret = Secret}, Now) ->
     mac(Secret, esdb_gater_canonical:bytes(Message#{signed_at => Now}));

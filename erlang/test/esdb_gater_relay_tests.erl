@@ -7,7 +7,7 @@
 %% A relay that has no gateway.
 with_relay(Fun) ->
     Tables = [ets:new(Name, Options) || {Name, Options} <- esdb_gater_relay:tables()],
-    {ok, Relay} = esdb_gater_relay:start_link(?CHANNEL, false),
+    {ok, Relay} = esdb_gater_relay:start_link(?CHANNEL),
     try Fun(Relay)
     after
         ok = gen_server:stop(Relay),

@@ -19,7 +19,7 @@ title() -> "execute".
 run(#{milliseconds := Milliseconds} = Options) ->
     case code:ensure_loaded(esdb_gater_api) of
         {module, _} ->
-            {ok, Tables} = esdb_gater_tables:start_link(),
+            {ok, Tables} = esdb_gater_tables:start_link(esdb_gater_tables, esdb_gater_heir),
             Rows = [row(N, Milliseconds, Options) || N <- [1, 1000, 10000]],
             unlink(Tables),
             exit(Tables, kill),
