@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use gater_dist::driver::batch::Batch;
-use gater_dist::driver::outbox::{Gathered, Item, Next, Outbox, Outcome};
+use gater_dist::driver::item::Item;
+use gater_dist::driver::outbox::{Gathered, Next, Outbox, Outcome};
 use gater_dist::gen_server::{self, From, Request};
 use gater_dist::protocol::encode::{Format, Signal};
 use gater_dist::protocol::fragment::Limits;

@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use crate::driver::batch::Batch;
 use crate::driver::caller_stats::{Callers, Seen};
 use crate::driver::cork;
-use crate::driver::outbox::{Gathered, Item, Loss, Outbox, Outcome};
+use crate::driver::item::Item;
+use crate::driver::outbox::{Gathered, Loss, Outbox, Outcome};
 use crate::gen_server::From;
 use crate::protocol::answer::{Answer, Reply};
 use crate::protocol::encode::{Format, Signal};
@@ -335,6 +336,10 @@ impl Connection {
     }
 
     /// Time since the connection was made.
+    pub(crate) fn events(&self) -> &Arc<dyn Events> {
+        &self.events
+    }
+
     pub(crate) fn age(&self) -> Duration {
         self.started.elapsed()
     }

@@ -25,7 +25,7 @@ pub use error::{DialError, DownReason, EpmdError, HandshakeError, ProtocolError,
 pub use events::{Events, Message, Target};
 pub use gater_term::LocalPid;
 pub use lanes::{Lane, LaneLimits};
-pub use node::Node;
+pub use node::{Node, PreparedNode};
 pub use payload::{Draft, Opening, Payload};
 pub use settings::{DEFAULT_EPMD_PORT, Settings};
 pub use term::{Atoms, SharedTerm};

@@ -22,9 +22,46 @@ pub struct Node {
     shared: Arc<Shared>,
 }
 
+/// A node that has its name, its incarnation and its port, and does not run yet.
+///
+/// Parts that need the node's handle are made between [`Node::prepare`] and
+/// [`PreparedNode::run`]: the handle hands out pids and takes orders to keep connections,
+/// which are carried out once the node runs. Connections of peers wait until then.
+/// Dropping it gives the name back.
+#[must_use = "a prepared node serves nobody until it runs"]
+pub struct PreparedNode {
+    node: Node,
+    short: String,
+    listener: TcpListener,
+    registration: driver::Registration,
+}
+
+impl PreparedNode {
+    /// The handle of the node.
+    pub fn handle(&self) -> Node {
+        self.node.clone()
+    }
+
+    /// Accepts and dials connections from now on, and reports to `events`.
+    pub fn run(self, events: Arc<dyn Events>) -> Node {
+        let Self { node, short, listener, registration } = self;
+        let shared = &node.shared;
+        // It is set here only, and this takes the one prepared node there is.
+        let _ = shared.events.set(events);
+        shared.tasks.spawn(driver::stay(shared.clone(), short, registration));
+        shared.tasks.spawn(driver::accept(shared.clone(), listener));
+        node
+    }
+}
+
 impl Node {
     /// Listens, registers with EPMD and accepts connections from then on.
     pub async fn start(settings: Settings, events: Arc<dyn Events>) -> Result<Self, StartError> {
+        Ok(Self::prepare(settings).await?.run(events))
+    }
+
+    /// Listens and registers with EPMD, without accepting connections yet.
+    pub async fn prepare(settings: Settings) -> Result<PreparedNode, StartError> {
         let bad_name = || StartError::BadName(settings.name.clone());
         let (short, _) = name::split(&settings.name).ok_or_else(bad_name)?;
         let short = short.to_owned();
@@ -35,10 +72,8 @@ impl Node {
         let registration = driver::register(&settings, &short, port).await?;
         let cookie = settings.cookie.clone();
         let local = Local { name, creation: registration.creation, cookie };
-        let shared = Arc::new(Shared::new(settings, local, port, events));
-        shared.tasks.spawn(driver::stay(shared.clone(), short, registration));
-        shared.tasks.spawn(driver::accept(shared.clone(), listener));
-        Ok(Self { shared })
+        let node = Self { shared: Arc::new(Shared::new(settings, local, port)) };
+        Ok(PreparedNode { node, short, listener, registration })
     }
 
     /// The full name, `name@host`.

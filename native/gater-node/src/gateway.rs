@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use gater_core::registry::Change;
 use gater_dist::{Node, Settings};
-use gater_term::{Atom, Pid, encode};
+use gater_term::{Atom, Pid};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock;
 use crate::config::Config;
 use crate::observe::drops::Drops;
 use crate::observe::telemetry::{Event, Telemetry};
@@ -17,6 +16,7 @@ use crate::registry::cluster::network::Network;
 use crate::registry::cluster::rpc::Rpc;
 use crate::registry::directory::Directory;
 use crate::registry::replica::{self, Replica};
+use crate::services::channel::Channels;
 use crate::services::channel::local::Channel;
 use crate::services::channel::remote::Relays;
 use crate::services::cluster::ClusterService;
@@ -60,7 +60,9 @@ impl Gateway {
     /// restored workers. When this returns, the gateway serves.
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let own_name = atom(&config.name)?;
-        let peers = Arc::new(Peers::new(config.max_nodes));
+        let prepared = Node::prepare(settings(config)).await?;
+        let node = prepared.handle();
+        let peers = Arc::new(Peers::new(node.clone(), config.max_nodes));
         let directory = Arc::new(Directory::default());
         let telemetry = Arc::new(Telemetry::default());
         let drops = Arc::new(Drops::new(telemetry.clone()));
@@ -72,7 +74,7 @@ impl Gateway {
             telemetry: telemetry.clone(),
         });
         let follow = follower.clone();
-        let rpc = Arc::new(Rpc::default());
+        let rpc = Arc::new(Rpc::new(node.clone()));
         let replica = Replica::open_with(
             &config.data_dir,
             replica::Settings {
@@ -111,7 +113,7 @@ impl Gateway {
                 Ok(Arc::new(Channel::new(&tag, atom(name)?, *policy, drops.clone())))
             })
             .collect::<Result<_, StartError>>()?;
-        let relays = Arc::new(Relays::new(peers.clone(), secret.clone(), &channels));
+        let relays = Arc::new(Relays::new(&node, peers.clone(), secret.clone(), &channels));
         let sessions = Sessions::new(
             own_name.clone(),
             directory.clone(),
@@ -124,9 +126,11 @@ impl Gateway {
         let registry =
             Registry::new(replica.clone(), directory.clone(), peers.clone(), own_name.clone());
         let seeds = config.join.iter().map(|name| atom(name)).collect::<Result<_, _>>()?;
-        let rex = Arc::new(Rex::default());
+        let rex = Arc::new(Rex::new(&node));
         let mesh = Arc::new(Mesh::new(own_name.clone(), seeds, config.max_nodes, rex.clone()));
         let tuning = Arc::new(Tuning::new(own_name, rex.clone(), config.tune_peers));
+        let services =
+            Channels::new(peers.clone(), relays.clone(), secret, telemetry.clone(), channels);
         let router = Arc::new(Router {
             peers: peers.clone(),
             cluster_service: ClusterService::new(cluster.clone(), directory.clone()),
@@ -140,16 +144,12 @@ impl Gateway {
             sessions,
             telemetry,
             drops,
-            secret,
-            channels: channels.into_iter().map(|c| (c.name().to_owned(), c)).collect(),
+            channels: services,
         });
 
-        let node = Node::start(settings(config), router.clone()).await?;
-        peers.attach(node.clone());
-        rex.attach(&node);
+        let node = prepared.run(router.clone());
         let stop = CancellationToken::new();
-        router.relays.attach(&node);
-        cluster.start(node.clone(), &stop);
+        cluster.start(&stop);
         tokio::spawn(stop.clone().run_until_cancelled_owned(mesh.follow(node.clone())));
         rejoin(&peers).await;
 
@@ -193,14 +193,14 @@ impl Follower {
         match change {
             Change::Registered { store, pid, epoch } => {
                 self.registered(store, pid, *epoch);
-                self.tell(Event::WorkerRegistered, store, pid);
+                self.telemetry.worker(Event::WorkerRegistered, store, pid);
             }
             Change::Unregistered { store, pid, epoch } => {
                 self.directory.unregistered(store, *epoch);
                 if let Some(peer) = self.peers.find(pid) {
                     self.peers.unwatch(&peer, pid.into(), Interest::Worker);
                 }
-                self.tell(Event::WorkerUnregistered, store, pid);
+                self.telemetry.worker(Event::WorkerUnregistered, store, pid);
             }
         }
     }
@@ -209,24 +209,6 @@ impl Follower {
         let peer = self.peers.known(pid);
         self.directory.registered(store, epoch, &peer, pid.into());
         self.peers.watch(&peer, pid.into(), Interest::Worker);
-    }
-
-    fn tell(&self, event: Event, store: &Atom, pid: &Pid) {
-        self.telemetry.emit(event, |out| {
-            let with_node = event == Event::WorkerRegistered;
-            encode::map(out, 1);
-            encode::atom(out, "system_time");
-            encode::uint(out, clock::unix_millis());
-            encode::map(out, if with_node { 3 } else { 2 });
-            encode::atom(out, "store_id");
-            encode::atom(out, store.as_str());
-            encode::atom(out, "pid");
-            encode::pid(out, pid);
-            if with_node {
-                encode::atom(out, "node");
-                encode::atom(out, pid.node.as_str());
-            }
-        });
     }
 }
 

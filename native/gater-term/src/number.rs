@@ -2,8 +2,16 @@
 
 use std::cmp::Ordering;
 
-use super::order::Order;
 use super::{ReadError, Reader, tag};
+
+/// Which of the two orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// That of `<`, `==` and `lists:sort/1`.
+    General,
+    /// That of map keys, in which only identical terms are equal.
+    Keys,
+}
 
 /// A number, read from its encoding.
 #[derive(Debug, Clone, Copy, PartialEq)]

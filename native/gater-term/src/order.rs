@@ -7,6 +7,7 @@
 
 use std::cmp::Ordering;
 
+pub use super::number::Order;
 use super::sort::sort_by;
 use super::{ReadError, Reader, number, tag};
 
@@ -14,15 +15,6 @@ use super::{ReadError, Reader, number, tag};
 pub const MAX_DEPTH: u32 = 256;
 
 const TOO_COMPLEX: ReadError = ReadError::Malformed("term: too complex");
-
-/// Which of the two orders.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// That of `<`, `==` and `lists:sort/1`.
-    General,
-    /// That of map keys, in which only identical terms are equal.
-    Keys,
-}
 
 /// How much may still be done for a term: heads of terms to compare or to pass, and as
 /// much for every [`Effort::BYTES`] of a number.

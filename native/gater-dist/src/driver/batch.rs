@@ -8,7 +8,7 @@ use bytes::{BufMut, Bytes};
 use gater_term::LocalPid;
 use tokio::net::tcp::OwnedWriteHalf;
 
-use super::outbox::{Fragments, Item};
+use super::item::{Fragments, Item};
 use crate::protocol::answer::{Answer, Places, Reply};
 use crate::protocol::atom_cache::Outgoing;
 use crate::protocol::encode::{Format, Signal, put_numbers};

@@ -37,7 +37,11 @@ pub async fn keep(shared: Arc<Shared>, node: Atom, until: CancellationToken) {
                 }
             }
             Err(DialError::Stopped) => return,
-            Err(error) => shared.events.unreachable(&node, &error),
+            Err(error) => {
+                if let Some(events) = shared.events.get() {
+                    events.unreachable(&node, &error);
+                }
+            }
         }
         tokio::select! {
             () = until.cancelled() => return,
@@ -57,6 +61,11 @@ fn jittered(pause: Duration) -> Duration {
 pub async fn connect(shared: &Arc<Shared>, node: &Atom) -> Result<Arc<Connection>, DialError> {
     if *node == shared.local.name || name::split(node.as_str()).is_none() {
         return Err(DialError::BadName(node.as_str().to_owned()));
+    }
+    // A node that is prepared dials when it runs.
+    tokio::select! {
+        _ = shared.events.wait() => {}
+        () = shared.stop.cancelled() => return Err(DialError::Stopped),
     }
     loop {
         let changed = shared.changed.notified();
@@ -140,7 +149,7 @@ async fn dial(shared: &Arc<Shared>, node: &Atom) -> Result<Arc<Connection>, Dial
     let peer = timeout(limit, shake(shared, &mut socket, node))
         .await
         .unwrap_or(Err(HandshakeError::Timeout(limit)))?;
-    Ok(link::start(shared, socket, peer))
+    link::start(shared, socket, peer).ok_or(DialError::Stopped)
 }
 
 async fn resolve(host: &str, limit: Duration) -> Option<IpAddr> {

@@ -17,8 +17,9 @@ const UNSENT_BYTES: u32 = 256 << 10;
 /// An unfinished message that has not grown for this long may be given up.
 const STALE_AFTER: Duration = Duration::from_secs(60);
 
-/// Registers the connection and runs it to its end.
-pub fn start(shared: &Arc<Shared>, socket: TcpStream, peer: Peer) -> Arc<Connection> {
+/// Registers the connection and runs it to its end; `None` while the node does not run.
+pub fn start(shared: &Arc<Shared>, socket: TcpStream, peer: Peer) -> Option<Arc<Connection>> {
+    let events = shared.events.get()?.clone();
     tune(&socket);
     let limits = Limits {
         message: shared.settings.max_message,
@@ -31,12 +32,12 @@ pub fn start(shared: &Arc<Shared>, socket: TcpStream, peer: Peer) -> Arc<Connect
         session.format().clone(),
         shared.settings.lanes,
         shared.settings.fragment_bytes,
-        shared.events.clone(),
+        events,
     );
     let replaced = shared.linked(&connection);
     let task = run(shared.clone(), connection.clone(), session, socket, replaced);
     shared.tasks.spawn_on(task, &shared.runtime);
-    connection
+    Some(connection)
 }
 
 async fn run(
@@ -53,7 +54,7 @@ async fn run(
     let over = Over { shared: &shared, connection: &connection };
     let peer = connection.peer();
     tracing::info!(peer = %peer.name, creation = peer.creation, hidden = peer.hidden, "connected");
-    shared.events.up(&connection);
+    connection.events().up(&connection);
 
     let (read, write) = socket.into_split();
     let write = Arc::new(write);
@@ -106,7 +107,7 @@ impl Drop for Over<'_> {
             }
             _ => tracing::warn!(peer = %connection.peer().name, %reason, "disconnected"),
         }
-        shared.events.down(connection, &reason);
+        connection.events().down(connection, &reason);
         connection.ended().cancel();
     }
 }

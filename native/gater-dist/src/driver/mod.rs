@@ -12,6 +12,7 @@ pub mod cork;
 mod dial;
 mod epmd;
 mod exchange;
+pub mod item;
 mod link;
 pub mod outbox;
 mod polling;
@@ -22,4 +23,4 @@ mod writer;
 
 pub use accept::accept;
 pub use dial::{connect, keep};
-pub use epmd::{register, stay};
+pub use epmd::{Registration, register, stay};

@@ -128,7 +128,7 @@ struct Incoming<'a> {
 
 impl Sink for Incoming<'_> {
     fn knows(&mut self, name: &str) -> bool {
-        self.shared.events.knows(name)
+        self.connection.events().knows(name)
     }
 
     fn lives(&mut self, id: u32, serial: u32) -> bool {
@@ -144,14 +144,14 @@ impl Sink for Incoming<'_> {
     }
 
     fn message(&mut self, to: Target<'_>, payload: Bytes) {
-        self.shared.events.message(self.connection, Message { to, payload });
+        self.connection.events().message(self.connection, Message { to, payload });
     }
 
     fn exited(&mut self, local: LocalPid, reference: &[u8], reason: Bytes) {
         if self.connection.monitor_ended(local, reference) {
             let LocalPid { id, serial, creation } = local;
             let pid = Pid { node: self.connection.peer().name.clone(), id, serial, creation };
-            self.shared.events.exited(self.connection, &pid, reason);
+            self.connection.events().exited(self.connection, &pid, reason);
         }
     }
 

@@ -7,7 +7,7 @@ use foldhash::HashMap;
 use gater_term::{Atom, Pid};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, SetOnce};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,7 +23,8 @@ pub struct Shared {
     pub settings: Settings,
     pub local: Local,
     pub port: u16,
-    pub events: Arc<dyn Events>,
+    /// Set when the node begins to run; nothing is accepted or dialled before.
+    pub events: SetOnce<Arc<dyn Events>>,
     /// Cancelled when the node is to stop.
     pub stop: CancellationToken,
     /// Everything that runs for the node.
@@ -69,12 +70,12 @@ pub enum Wanted {
 
 impl Shared {
     /// The state of a node that is about to start.
-    pub fn new(settings: Settings, local: Local, port: u16, events: Arc<dyn Events>) -> Self {
+    pub fn new(settings: Settings, local: Local, port: u16) -> Self {
         Self {
             settings,
             local,
             port,
-            events,
+            events: SetOnce::new(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             runtime: Handle::current(),

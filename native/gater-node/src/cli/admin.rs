@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::registry::cluster::ADD_WITHIN;
-use crate::transport::router::CLUSTER;
+use crate::services::cluster;
 
 /// How long connections may take to end.
 const END_WITHIN: Duration = Duration::from_secs(1);
@@ -115,7 +115,7 @@ async fn ask(config: &Config, order: &Order) -> Result<String, OrderError> {
             .map_err(|_| unreachable("it takes too long".into()))?
             .map_err(|error| unreachable(error.to_string()))?;
         let pid = node.new_pid();
-        connection.send_name(Lane::Control, CLUSTER, &call(&pid, order));
+        connection.send_name(Lane::Control, cluster::NAME, &call(&pid, order));
         let within = if *order == Order::Status { CONNECT_WITHIN } else { ADD_WITHIN * 2 };
         match timeout(within, inbox.recv()).await {
             Ok(Some(answer)) => read(&answer),

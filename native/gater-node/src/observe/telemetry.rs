@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use gater_dist::{Lane, Payload};
-use gater_term::{LocalPid, encode};
+use gater_term::{Atom, LocalPid, Pid, encode};
 use parking_lot::RwLock;
 
+use crate::clock;
 use crate::transport::peers::PeerRef;
 
 /// An event that happens in the gateway.
@@ -98,6 +99,39 @@ impl Telemetry {
     fn recount(&self, listeners: &[Listener]) {
         let wanted = listeners.iter().fold(0, |bits, listener| bits | listener.events);
         self.wanted.store(wanted, Ordering::Relaxed);
+    }
+
+    /// A node is connected or gone, and so many are connected now.
+    pub fn node(&self, event: Event, node: &Atom, connected: usize) {
+        self.emit(event, |out| {
+            encode::map(out, 1);
+            encode::atom(out, "system_time");
+            encode::uint(out, clock::unix_millis());
+            encode::map(out, 2);
+            encode::atom(out, "node");
+            encode::atom(out, node.as_str());
+            encode::atom(out, "member_count");
+            encode::uint(out, connected as u64);
+        });
+    }
+
+    /// A worker was registered or unregistered.
+    pub fn worker(&self, event: Event, store: &Atom, pid: &Pid) {
+        self.emit(event, |out| {
+            let with_node = event == Event::WorkerRegistered;
+            encode::map(out, 1);
+            encode::atom(out, "system_time");
+            encode::uint(out, clock::unix_millis());
+            encode::map(out, if with_node { 3 } else { 2 });
+            encode::atom(out, "store_id");
+            encode::atom(out, store.as_str());
+            encode::atom(out, "pid");
+            encode::pid(out, pid);
+            if with_node {
+                encode::atom(out, "node");
+                encode::atom(out, pid.node.as_str());
+            }
+        });
     }
 
     /// Sends `{esdb_gater_event, Name, Measurements, Metadata}` to whoever listens;

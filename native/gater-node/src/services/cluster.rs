@@ -10,6 +10,9 @@ use super::{OK, error, error_with, unknown_request};
 use crate::registry::cluster::Cluster;
 use crate::registry::directory::Directory;
 
+/// The registered name of the cluster service.
+pub const NAME: &str = "esdb_gater_cluster";
+
 /// The cluster service. Cloning gives another handle.
 #[derive(Clone)]
 pub struct ClusterService {

@@ -13,6 +13,9 @@ use crate::registry::directory::Directory;
 use crate::registry::replica::Replica;
 use crate::transport::peers::{PeerRef, Peers, TooManyNodes};
 
+/// The registered name of the registry.
+pub const NAME: &str = "esdb_gater_worker_registry";
+
 /// Pause before a removal that could not be written is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 

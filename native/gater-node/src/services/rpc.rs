@@ -9,7 +9,7 @@ use bytes::Bytes;
 use gater_dist::{Connection, Lane, Node, Payload, gen_server};
 use gater_term::{Pid, Reader, encode};
 use parking_lot::Mutex;
-use tokio::sync::{SetOnce, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 /// The registered name of OTP's `rpc` server.
@@ -21,18 +21,16 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 pub type Function = (&'static str, &'static str);
 
 /// The process of the gateway that calls, and the calls it waits for.
-#[derive(Default)]
 pub struct Rex {
-    caller: SetOnce<Pid>,
+    caller: Pid,
     waiting: Mutex<BTreeMap<u64, oneshot::Sender<Bytes>>>,
     last: AtomicU64,
 }
 
 impl Rex {
-    /// Calls are made by a process of `node`; they wait for this.
-    pub fn attach(&self, node: &Node) {
-        // The first node counts.
-        let _ = self.caller.set(node.new_pid());
+    /// Calls are made by a process of `node`.
+    pub fn new(node: &Node) -> Self {
+        Self { caller: node.new_pid(), waiting: Mutex::default(), last: AtomicU64::new(0) }
     }
 
     /// What the function returns on the node at the other end for the arguments that are
@@ -44,11 +42,14 @@ impl Rex {
         function: Function,
         arguments: impl FnOnce(&mut Vec<u8>),
     ) -> Option<Bytes> {
-        let caller = self.caller.wait().await;
         let number = self.last.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         self.waiting.lock().insert(number, sender);
-        connection.send_name(Lane::Control, NAME, &question(caller, number, function, arguments));
+        connection.send_name(
+            Lane::Control,
+            NAME,
+            &question(&self.caller, number, function, arguments),
+        );
         let answer = timeout(ANSWER_WITHIN, answer).await;
         self.waiting.lock().remove(&number);
         answer.ok()?.ok()
@@ -56,7 +57,7 @@ impl Rex {
 
     /// Whether `pid` is the process that calls.
     pub fn takes(&self, pid: &Pid) -> bool {
-        self.caller.get().is_some_and(|own| (own.id, own.serial) == (pid.id, pid.serial))
+        (self.caller.id, self.caller.serial) == (pid.id, pid.serial)
     }
 
     /// A message to the process that calls: `{Number, Answer}`, or nothing that was asked for.

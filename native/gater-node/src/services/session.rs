@@ -21,6 +21,9 @@ use crate::observe::telemetry::{Event, Telemetry};
 use crate::registry::directory::Directory;
 use crate::transport::peers::{Interest, PeerRef, Peers};
 
+/// The registered name of the session service.
+pub const NAME: &str = "esdb_gater_session";
+
 /// The version of the session protocol this gateway speaks.
 pub const VERSION: i64 = 1;
 

@@ -10,7 +10,6 @@
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -185,31 +184,23 @@ pub struct Joined {
 pub struct Peers {
     next_id: AtomicU64,
     max_nodes: usize,
-    node: OnceLock<Node>,
+    node: Node,
     /// Those that may wait for a node to be reached.
     waiters: Arc<Semaphore>,
     table: Mutex<HashMap<Atom, Vec<PeerRef>>>,
 }
 
 impl Peers {
-    /// An empty table for at most `max_nodes` nodes that are not connected.
-    pub fn new(max_nodes: usize) -> Self {
+    /// An empty table for at most `max_nodes` nodes that are not connected; `node` is asked to
+    /// keep connections to those on which something is watched.
+    pub fn new(node: Node, max_nodes: usize) -> Self {
         Self {
             next_id: AtomicU64::new(0),
             max_nodes,
-            node: OnceLock::new(),
+            node,
             waiters: Arc::new(Semaphore::new(MAX_WAITERS)),
             table: Mutex::default(),
         }
-    }
-
-    /// Hands over the running node, which is asked to keep connections from now on.
-    pub fn attach(&self, node: Node) {
-        for name in self.table.lock().keys() {
-            node.keep(name);
-        }
-        // A second node is never started; the first stays.
-        let _ = self.node.set(node);
     }
 
     /// The incarnation that `pid` belongs to, whether or not it is connected.
@@ -325,14 +316,14 @@ impl Peers {
         // connected one: the node answers `noproc` for its earlier lives.
         let link = match &*peer.link() {
             Some(link) => Some(link.clone()),
-            None => self.node.get().and_then(|node| node.connection(peer.node().as_str())),
+            None => self.node.connection(peer.node().as_str()),
         };
         if let Some(link) = link {
             link.monitor(&peer.pid(local));
         }
         drop(watched);
-        if first_of_peer && let Some(node) = self.node.get() {
-            node.keep(peer.node());
+        if first_of_peer {
+            self.node.keep(peer.node());
         }
     }
 
@@ -362,11 +353,11 @@ impl Peers {
         let of_node = table.get(peer.node());
         let watched =
             of_node.is_some_and(|peers| peers.iter().any(|peer| !peer.0.watched.lock().is_empty()));
-        if !watched && let Some(node) = self.node.get() {
-            node.release(peer.node());
+        if !watched {
+            self.node.release(peer.node());
             // Who began to watch since that look has found the node kept.
             if !peer.0.watched.lock().is_empty() {
-                node.keep(peer.node());
+                self.node.keep(peer.node());
             }
         }
     }
@@ -409,7 +400,7 @@ impl Peers {
         if peer.is_announced() {
             return None;
         }
-        let node = self.node.get()?.clone();
+        let node = self.node.clone();
         let permit = self.waiters.clone().try_acquire_owned().ok()?;
         let peer = peer.clone();
         Some(async move {

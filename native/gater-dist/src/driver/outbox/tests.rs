@@ -1,10 +1,11 @@
 use bytes::Bytes;
-use gater_term::{Atom, Pid};
+use gater_term::{Atom, LocalPid, Pid};
 
 use super::*;
 use crate::gen_server::{From, Tag};
+use crate::protocol::answer::{Answer, Reply};
 use crate::protocol::encode::Format;
-use crate::{Draft, Peer};
+use crate::{Draft, Payload, Peer};
 
 const LIMITS: LaneLimits = LaneLimits { bytes: 1 << 20, messages: 1000 };
 const TO: LocalPid = LocalPid { id: 1, serial: 0, creation: 1 };

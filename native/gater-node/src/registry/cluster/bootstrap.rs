@@ -15,8 +15,10 @@ use openraft::AnyError;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
-use super::wire::ClusterId;
 use crate::registry::replica::{LogStore, NodeId};
+
+/// Names a cluster among all there are: drawn at random when it is founded.
+pub type ClusterId = u64;
 
 /// The order of attempts: a number, and who attempts.
 pub type Ballot = (u64, NodeId);
@@ -77,7 +79,8 @@ impl Founder {
         Ok(Self { log, seed: Mutex::new(seed) })
     }
 
-    /// See [`Question::Prepare`](super::wire::Question::Prepare).
+    /// Takes part in `ballot` and in none before it: what was accepted so far, or `None` if a
+    /// later ballot is on.
     pub async fn prepare(&self, ballot: Ballot) -> Result<Option<Option<Founding>>, AnyError> {
         let mut seed = self.seed.lock().await;
         let mut next = seed.clone();
@@ -86,7 +89,7 @@ impl Founder {
         Ok(answer)
     }
 
-    /// See [`Question::Accept`](super::wire::Question::Accept).
+    /// Accepts a proposal, unless a later ballot is on. Returns whether it did.
     pub async fn accept(&self, founding: Founding) -> Result<bool, AnyError> {
         let mut seed = self.seed.lock().await;
         let mut next = seed.clone();

@@ -105,10 +105,8 @@ async fn tend(cluster: Arc<Cluster>, name: String) {
     loop {
         match cluster.rpc.connection(&name) {
             None => {
-                if let Some(own) = cluster.rpc.node() {
-                    // A refusal shows in the log of whoever refuses; it is tried again.
-                    let _ = timeout(DIAL_WITHIN, own.connect(&node)).await;
-                }
+                // A refusal shows in the log of whoever refuses; it is tried again.
+                let _ = timeout(DIAL_WITHIN, cluster.rpc.node().connect(&node)).await;
                 heard = Instant::now();
             }
             Some(connection) => {

@@ -2,8 +2,8 @@
 //!
 //! They talk over their own distribution connections ([`wire`], [`rpc`]). Raft runs over
 //! that ([`network`]); new gateways found a cluster together or ask to be let in
-//! ([`joining`], [`founding`]); a leader whose connection breaks is followed by another at
-//! once ([`takeover`]). Whose workers are given up they decide together (`liveness`).
+//! ([`joining`], [`bootstrap`]); a leader whose connection breaks is followed by another at
+//! once ([`campaign`]). Whose workers are given up they decide together (`liveness`).
 
 pub mod bootstrap;
 pub mod campaign;
@@ -19,15 +19,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gater_dist::{Connection, Lane, Node};
+use gater_dist::{Connection, Lane};
 use gater_term::Atom;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use self::bootstrap::Founder;
+use self::bootstrap::{ClusterId, Founder};
 use self::links::Links;
 use self::rpc::Rpc;
-use self::wire::{Answer, ClusterId, Content, Envelope, Hello, NAME, Question};
+use self::wire::{Answer, Content, Envelope, Hello, NAME, Question};
 use crate::registry::replica::{Member, MemberError, OpenError, Replica, Role, Standing};
 use crate::transport::peers::Peers;
 
@@ -92,8 +92,7 @@ impl Cluster {
     }
 
     /// Connects to the other gateways, now and whenever that is needed, until `stop`.
-    pub fn start(self: &Arc<Self>, node: Node, stop: &CancellationToken) {
-        self.rpc.attach(node);
+    pub fn start(self: &Arc<Self>, stop: &CancellationToken) {
         let until = |task: Pin<Box<dyn Future<Output = ()> + Send>>| {
             let stop = stop.clone();
             tokio::spawn(async move {
@@ -356,10 +355,7 @@ impl Cluster {
         if node == self.own_name {
             return Ok(());
         }
-        let dialled = match self.rpc.node() {
-            Some(own) => own.connect(&node).await.map(drop).map_err(|error| error.to_string()),
-            None => Err("this gateway is just starting".into()),
-        };
+        let dialled = self.rpc.node().connect(&node).await;
         dialled.map_err(|error| format!("{name} cannot be reached: {error}"))?;
         let hello = match self.rpc.ask(name, Question::Hello, links::ANSWER_WITHIN).await {
             Ok(Answer::Hello(hello)) => hello,

@@ -1,7 +1,7 @@
 //! Questions to other gateways, and the way of their answers back.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::wire::{Answer, ClusterId, Content, Envelope, NAME, Question};
+use super::bootstrap::ClusterId;
+use super::wire::{Answer, Content, Envelope, NAME, Question};
 
 /// Why a question has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -38,9 +39,8 @@ struct Waiting {
 }
 
 /// Asks other gateways.
-#[derive(Default)]
 pub struct Rpc {
-    node: OnceLock<Node>,
+    node: Node,
     cluster: ArcSwapOption<ClusterId>,
     last: AtomicU64,
     waiting: Mutex<HashMap<u64, Waiting>>,
@@ -59,15 +59,19 @@ impl Drop for Asked<'_> {
 }
 
 impl Rpc {
-    /// Hands over the running node; nobody is connected before.
-    pub fn attach(&self, node: Node) {
-        // A second node is never started; the first stays.
-        let _ = self.node.set(node);
+    /// Asks over the connections of `node`.
+    pub fn new(node: Node) -> Self {
+        Self {
+            node,
+            cluster: ArcSwapOption::empty(),
+            last: AtomicU64::new(0),
+            waiting: Mutex::default(),
+        }
     }
 
-    /// The running node.
-    pub fn node(&self) -> Option<&Node> {
-        self.node.get()
+    /// The node over whose connections this asks.
+    pub fn node(&self) -> &Node {
+        &self.node
     }
 
     /// The cluster this gateway belongs to.
@@ -82,7 +86,7 @@ impl Rpc {
 
     /// The connection to the gateway `name`, if it stands.
     pub fn connection(&self, name: &str) -> Option<Arc<Connection>> {
-        self.node.get()?.connection(name).filter(|connection| !connection.is_closed())
+        self.node.connection(name).filter(|connection| !connection.is_closed())
     }
 
     /// Asks the gateway `name`, in the lane above all messages.

@@ -14,15 +14,12 @@ use openraft::raft::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::bootstrap::{Ballot, Founding};
+use super::bootstrap::{Ballot, ClusterId, Founding};
 use crate::registry::replica::codec::{self, CodecError};
 use crate::registry::replica::{Batch, ForwardError, NodeId, TypeConfig, Written};
 
 /// The registered name that gateways send to.
 pub const NAME: &str = "esdb_gater_gateway";
-
-/// Names a cluster among all there are: drawn at random when it is founded.
-pub type ClusterId = u64;
 
 /// A message between gateways.
 #[derive(Debug, Serialize, Deserialize)]

@@ -9,11 +9,11 @@ use gater_core::channel::{Hmac, Policy, Priority, Subscribers, Topic};
 use gater_core::limit::RateLimiter;
 use gater_core::sign;
 use gater_dist::{Connection, Draft, Lane, Opening, Payload};
-use gater_term::{Atom, LocalPid, Pid, Reader, encode};
+use gater_term::{Atom, LocalPid, Pid, encode};
 use parking_lot::{Mutex, RwLock};
 
+use super::gateway::{Gateway, TOPICS_AT_A_TIME, Told};
 use super::last::LastValues;
-use super::remote::{self, Gateway, Told};
 use crate::clock;
 use crate::observe::drops::{Drops, Reason};
 use crate::services::secret::Secret;
@@ -256,7 +256,7 @@ impl Channel {
                 let own = names.filter(|topic| table.has_own(topic.as_bytes()));
                 let topics: BTreeSet<_> = own.chain(table.expected.keys()).collect();
                 let mut topics = topics.into_iter();
-                let first = topics.by_ref().take(remote::TOPICS_AT_A_TIME);
+                let first = topics.by_ref().take(TOPICS_AT_A_TIME);
                 let first = first.map(|topic| topic.as_bytes().to_vec()).collect();
                 gateway.wants(self.name(), first, true);
                 left.topics.extend(topics.cloned());
@@ -444,13 +444,5 @@ impl Channel {
         let mut head = Vec::with_capacity(5 + topic.len());
         encode::binary(&mut head, topic);
         Payload::new(&self.opening, head, term.clone())
-    }
-}
-
-/// Reads a topic: a binary of 1 to 255 bytes, else the encoded `{bad_topic, Reason}`.
-pub fn topic<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], &'static str> {
-    match reader.binary() {
-        Ok(bytes) => Topic::check(bytes).map_err(|error| error.as_atom()),
-        Err(_) => Err("not_binary"),
     }
 }

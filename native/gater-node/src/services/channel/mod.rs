@@ -1,5 +1,232 @@
-//! Channels: the subscribers on connected nodes, and those behind other gateways.
+//! Channels: the requests to them, the subscribers on connected nodes ([`local`]), and those
+//! behind other gateways ([`remote`]).
 
+mod gateway;
 mod last;
 pub mod local;
+pub mod message;
 pub mod remote;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use foldhash::{HashMap, HashSet};
+use gater_core::channel::Topic;
+use gater_dist::Connection;
+use gater_dist::gen_server::From;
+use gater_term::{LocalPid, Pid, Reader, encode};
+
+use self::local::{Channel, TooManySubscriptions};
+use self::remote::Relays;
+use super::secret::Secret;
+use super::{OK, error, error_with, unknown_request};
+use crate::observe::telemetry::{Event, Telemetry};
+use crate::transport::peers::{PeerRef, Peers};
+
+/// The service behind the names of all channels.
+pub struct Channels {
+    peers: Arc<Peers>,
+    relays: Arc<Relays>,
+    secret: Arc<Secret>,
+    telemetry: Arc<Telemetry>,
+    by_name: HashMap<String, Arc<Channel>>,
+}
+
+impl Channels {
+    /// The service of these channels.
+    pub fn new(
+        peers: Arc<Peers>,
+        relays: Arc<Relays>,
+        secret: Arc<Secret>,
+        telemetry: Arc<Telemetry>,
+        channels: Vec<Arc<Channel>>,
+    ) -> Self {
+        let by_name = channels.into_iter().map(|c| (c.name().to_owned(), c)).collect();
+        Self { peers, relays, secret, telemetry, by_name }
+    }
+
+    /// The channel of that name.
+    pub fn find(&self, name: &str) -> Option<&Arc<Channel>> {
+        self.by_name.get(name)
+    }
+
+    /// All channels.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Channel>> {
+        self.by_name.values()
+    }
+
+    /// Carries out a `gen_server:cast` to a channel.
+    pub fn cast(&self, channel: &Arc<Channel>, request: &Bytes) {
+        // A cast has nobody to tell the outcome to.
+        if let Ok(Done::Subscribe(subscription)) = self.operate(channel, request) {
+            self.subscribe(channel, subscription, None);
+        }
+    }
+
+    /// Answers a `gen_server:call` to a channel.
+    pub fn call(
+        &self,
+        channel: &Arc<Channel>,
+        caller: &Arc<Connection>,
+        from: From,
+        request: &Bytes,
+    ) {
+        match self.operate(channel, request) {
+            Ok(Done::Nothing) => caller.reply(&from, OK),
+            Ok(Done::Subscribe(subscription)) => {
+                self.subscribe(channel, subscription, Some((caller.clone(), from)));
+            }
+            Ok(Done::List(topic)) => self.subscribers(channel, &topic, caller, from),
+            Err(answer) => caller.reply(&from, answer),
+        }
+    }
+
+    /// Subscribes, and answers `from`. Who waits for the answer finds that the node of
+    /// the process is connected, if it can be, and that the other gateways know: no message
+    /// is lost to a dial or published elsewhere in vain.
+    fn subscribe(
+        &self,
+        channel: &Arc<Channel>,
+        subscription: Subscription,
+        from: Option<(Arc<Connection>, From)>,
+    ) {
+        let Subscription { topic, peer, local } = subscription;
+        let reached = from.as_ref().and_then(|_| self.peers.reach(&peer));
+        let process = (&peer, local);
+        let expected =
+            from.as_ref().and_then(|_| channel.expect(&topic, process, reached.is_some()));
+        let (ticket, told) = expected.unzip();
+        let (channel, peers) = (channel.clone(), self.peers.clone());
+        let subscribe = move || {
+            let reply = |answer: Bytes| {
+                if let Some((caller, from)) = &from {
+                    caller.reply(from, answer);
+                }
+            };
+            let process = (&peer, local);
+            let outcome = channel.subscribe(&peers, &topic, process, ticket, || reply(OK.into()));
+            if let Err(TooManySubscriptions) = outcome {
+                reply(error("overloaded").into());
+            }
+        };
+        let Some(told) = told else { return subscribe() };
+        tokio::spawn(async move {
+            gateway::known(told).await;
+            if let Some(reached) = reached {
+                reached.await;
+            }
+            subscribe();
+        });
+    }
+
+    /// Answers with the subscribers of a topic, those at other gateways among them.
+    fn subscribers(&self, channel: &Channel, topic: &[u8], caller: &Arc<Connection>, from: From) {
+        let answer = |pids: &[Pid]| {
+            let mut out = Vec::with_capacity(pids.len() * 40 + 8);
+            encode::list_of(&mut out, pids.iter(), encode::pid);
+            out
+        };
+        let mut pids = channel.subscribers(topic);
+        match self.relays.subscribers(channel.name(), topic) {
+            None => caller.reply(&from, answer(&pids)),
+            Some(theirs) => {
+                let caller = caller.clone();
+                tokio::spawn(async move {
+                    pids.extend(theirs.await);
+                    // A process may be subscribed at several gateways.
+                    let mut seen = HashSet::default();
+                    pids.retain(|pid| seen.insert(pid.clone()));
+                    caller.reply(&from, answer(&pids));
+                });
+            }
+        }
+    }
+
+    /// Carries out one request to a channel, but for subscribing; the error is the
+    /// encoded answer.
+    fn operate(&self, channel: &Channel, request: &Bytes) -> Result<Done, Vec<u8>> {
+        let mut reader = Reader::new(request);
+        let unknown = || unknown_request(request);
+        let arity = reader.tuple().map_err(|_| unknown())?;
+        let name = reader.atom().map_err(|_| unknown())?;
+        let known = matches!(
+            (&*name, arity),
+            ("publish" | "subscribe" | "unsubscribe", 3) | ("get_subscribers", 2)
+        );
+        if !known {
+            return Err(unknown());
+        }
+        let bad = |reason: &str| error_with("bad_topic", |out| encode::atom(out, reason));
+        let topic_and_message = reader.rest();
+        let topic = topic_of(&mut reader).map_err(bad)?;
+        match &*name {
+            "publish" => {
+                let body = request.slice_ref(topic_and_message);
+                self.publish(channel, topic, reader.rest(), &body)?;
+                Ok(Done::Nothing)
+            }
+            "get_subscribers" => Ok(Done::List(topic.to_vec())),
+            subscription => {
+                let pid = reader.pid().map_err(|_| error("badarg"))?;
+                let local = LocalPid::from(&pid);
+                if subscription == "unsubscribe" {
+                    if let Some(peer) = self.peers.find(&pid) {
+                        channel.unsubscribe(&self.peers, topic, &peer, local);
+                    }
+                    return Ok(Done::Nothing);
+                }
+                let topic = Topic::new(topic).map_err(|error| bad(error.as_atom()))?;
+                let peer = self.peers.of(&pid).map_err(|_| error("overloaded"))?;
+                Ok(Done::Subscribe(Subscription { topic, peer, local }))
+            }
+        }
+    }
+
+    fn publish(
+        &self,
+        channel: &Channel,
+        topic: &[u8],
+        message: &[u8],
+        body: &Bytes,
+    ) -> Result<(), Vec<u8>> {
+        let recipients = channel
+            .publish(&self.secret, topic, message, body)
+            .map_err(|refusal| error(refusal.as_atom()))?;
+        self.telemetry.emit(Event::Broadcast, |out| {
+            encode::map(out, 1);
+            encode::atom(out, "recipient_count");
+            encode::uint(out, recipients as u64);
+            encode::map(out, 2);
+            encode::atom(out, "channel");
+            encode::atom(out, channel.name());
+            encode::atom(out, "topic");
+            encode::binary(out, topic);
+        });
+        Ok(())
+    }
+}
+
+/// A process and the topic it wants.
+struct Subscription {
+    topic: Topic,
+    peer: PeerRef,
+    local: LocalPid,
+}
+
+/// What a request to a channel came to.
+enum Done {
+    /// The answer is `ok`.
+    Nothing,
+    /// This is to be made.
+    Subscribe(Subscription),
+    /// The answer is the subscribers of this topic.
+    List(Vec<u8>),
+}
+
+/// Reads a topic: a binary of 1 to 255 bytes, else the encoded `{bad_topic, Reason}`.
+fn topic_of<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], &'static str> {
+    match reader.binary() {
+        Ok(bytes) => Topic::check(bytes).map_err(|error| error.as_atom()),
+        Err(_) => Err("not_binary"),
+    }
+}

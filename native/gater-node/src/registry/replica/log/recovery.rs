@@ -9,12 +9,20 @@ use super::disk::Disk;
 use super::frame;
 use super::record::{self, Facts, Head, Record};
 use super::segment::{self, Beginning, FORMAT, START, Segment, UNFINISHED};
-use super::wal::{Recovered, head_frame};
 use crate::registry::replica::error::OpenError;
 
 /// Where the log was in format 2.
 const FORMER_FILE: &str = "registry.redb";
 const FORMER_FORMAT: u64 = 2;
+
+/// A log as it was found or made.
+pub struct Recovered {
+    pub segments: VecDeque<Arc<Segment>>,
+    pub length: u64,
+    pub end: u64,
+    pub sequence: u64,
+    pub contents: Contents,
+}
 
 /// Opens the log on `disk`, or makes one. Blocks.
 pub fn open(disk: &dyn Disk, segment_bytes: u64) -> Result<Recovered, OpenError> {
@@ -114,6 +122,20 @@ fn make(disk: &dyn Disk, segment_bytes: u64) -> io::Result<Recovered> {
     let first = Segment::create(disk, 0, &head, length)?;
     let segments = VecDeque::from([Arc::new(first)]);
     Ok(Recovered { segments, length, end, sequence: 1, contents })
+}
+
+/// The frame `sequence` with which a segment begins that follows `contents`.
+pub fn head_frame(contents: &Contents, sequence: u64) -> io::Result<Vec<u8>> {
+    let mut frame = Vec::new();
+    frame::begin(&mut frame);
+    record::put_head(&mut frame, &contents.head()).map_err(io::Error::other)?;
+    seal(&mut frame, sequence)?;
+    Ok(frame)
+}
+
+/// Numbers the frame in the buffer and makes it whole.
+pub fn seal(buffer: &mut [u8], sequence: u64) -> io::Result<()> {
+    frame::seal(buffer, sequence).ok_or_else(|| io::Error::other("a write is too long"))
 }
 
 /// How a segment ends.

@@ -16,7 +16,7 @@ use super::contents::Contents;
 use super::disk::Disk;
 use super::frame;
 use super::record::{self, Change};
-use super::recovery;
+use super::recovery::{self, head_frame};
 use super::segment::{self, Segment};
 use crate::registry::replica::error::OpenError;
 
@@ -39,15 +39,6 @@ pub struct Wal {
     sequence: u64,
     contents: Arc<Mutex<Contents>>,
     buffer: Vec<u8>,
-}
-
-/// A log as it was found or made.
-pub struct Recovered {
-    pub segments: VecDeque<Arc<Segment>>,
-    pub length: u64,
-    pub end: u64,
-    pub sequence: u64,
-    pub contents: Contents,
 }
 
 impl Wal {
@@ -93,7 +84,7 @@ impl Wal {
             self.begin_segment()?;
         }
         let last = self.segments.back().ok_or_else(|| io::Error::other("there is no segment"))?;
-        seal(&mut self.buffer, self.sequence)?;
+        recovery::seal(&mut self.buffer, self.sequence)?;
         last.write(self.end, &self.buffer)?;
 
         let payload = self.buffer.get(frame::HEADER_BYTES..).unwrap_or_default();
@@ -150,17 +141,4 @@ impl Wal {
             self.segments.pop_front();
         }
     }
-}
-
-/// The frame `sequence` with which a segment begins that follows `contents`.
-pub fn head_frame(contents: &Contents, sequence: u64) -> io::Result<Vec<u8>> {
-    let mut frame = Vec::new();
-    frame::begin(&mut frame);
-    record::put_head(&mut frame, &contents.head()).map_err(io::Error::other)?;
-    seal(&mut frame, sequence)?;
-    Ok(frame)
-}
-
-fn seal(buffer: &mut [u8], sequence: u64) -> io::Result<()> {
-    frame::seal(buffer, sequence).ok_or_else(|| io::Error::other("a write is too long"))
 }

@@ -1,0 +1,53 @@
+//! What gateways tell each other about channels, and how it travels: as one binary term in
+//! the lane above all messages.
+
+use gater_dist::{Connection, Lane, Payload};
+use gater_term::{Pid, Reader, encode};
+use serde::{Deserialize, Serialize};
+
+use crate::registry::replica::codec;
+
+/// The registered name that gateways send what they want to.
+pub const NAME: &str = "esdb_gater_relay";
+
+/// What gateways tell each other about channels.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RelayMessage {
+    /// This process of mine takes what my subscribers want.
+    Hello(Pid),
+    /// My subscribers want these topics, too; or these alone.
+    Wants { number: u64, channel: String, topics: Vec<Vec<u8>>, alone: bool },
+    /// What was told up to this number is known.
+    Known(u64),
+    /// Nobody here wants this topic any more.
+    Gone { channel: String, topic: Vec<u8> },
+    /// The last message of a topic, and when it was published in Unix milliseconds.
+    /// The message is whole, as a subscriber gets it.
+    Last { at: u64, message: Vec<u8> },
+    /// Sign with this from now on. Not logged, and no more secret on the way than it was
+    /// on the way here.
+    Secret(Vec<u8>),
+    /// Who is subscribed to this at yours?
+    List { number: u64, channel: String, topic: Vec<u8> },
+    /// These are.
+    Listed { number: u64, pids: Vec<Pid> },
+}
+
+impl RelayMessage {
+    /// Reads a message that was received; `None` if it is not one.
+    pub fn decode(term: &[u8]) -> Option<Self> {
+        codec::decode(Reader::new(term).binary().ok()?).ok()
+    }
+}
+
+/// Sends a message to the gateway at the other end of `connection`.
+pub fn send(connection: &Connection, message: &RelayMessage) {
+    match codec::encode(message) {
+        Ok(bytes) => {
+            let mut term = Vec::with_capacity(bytes.len() + 8);
+            encode::binary(&mut term, &bytes);
+            connection.send_name(Lane::Control, NAME, &Payload::from(term));
+        }
+        Err(error) => tracing::error!(%error, "a message to another gateway was not encoded"),
+    }
+}
