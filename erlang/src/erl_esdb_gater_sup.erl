@@ -21,6 +21,13 @@ init(Config) ->
     Keepers = [#{id => Name, start => {esdb_gater_tables, start_link, [Name, Other]}}
                || {Name, Other} <- esdb_gater_tables:keepers()],
     Children = Keepers ++ [Supervisor(esdb_gater_cluster_sup, Config),
-                           Supervisor(esdb_channel_sup, esdb_gater_config:channels(Config))],
+                           Supervisor(esdb_channel_sup, esdb_gater_config:channels(Config))
+                           | bridge(maps:get(lineage_scopes, Config, false))],
     %% Each may be killed a few times in a row; more is a storm, and ends the application.
     {ok, {#{strategy => one_for_one, intensity => 30, period => 10}, Children}}.
+
+bridge(true) ->
+    [#{id => esdb_gater_lineage_sup, start => {esdb_gater_lineage_sup, start_link, []},
+       type => supervisor, shutdown => infinity}];
+bridge(false) ->
+    [].

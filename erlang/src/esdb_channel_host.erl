@@ -49,10 +49,16 @@ start_link(Module, Options) ->
 %% @doc The processes that serve a channel, that of this node first. None for a channel of gateways.
 -spec hosts(atom()) -> [pid()].
 hosts(Channel) ->
-    case {whereis(Channel), persistent_term:get(?LOCAL(Channel), none)} of
-        {undefined, _} -> remote(Channel);
-        {Pid, Pid} -> [Pid | lists:delete(Pid, remote(Channel))];
-        {_Relay, _} -> []
+    case {persistent_term:get(?LOCAL(Channel), none), esdb_gater_relay:find(Channel)} of
+        {Pid, none} when is_pid(Pid) ->
+            case is_process_alive(Pid) of
+                true -> [Pid | lists:delete(Pid, remote(Channel))];
+                false -> remote(Channel)
+            end;
+        {_, none} ->
+            remote(Channel);
+        {_, {ok, _Relay}} ->
+            []
     end.
 
 remote(Channel) ->
@@ -154,8 +160,7 @@ handle_call({publish, Topic, Message}, _From, State) ->
         {error, _} = Error -> {reply, Error, State}
     end;
 handle_call({subscribe, Topic, Pid}, _From, State) when is_pid(Pid) ->
-    case {esdb_pubsub_security:check_rate(?MODULE, Topic, infinity),
-          is_subscribed(Topic, Pid, State)} of
+    case {esdb_gater_bounds:topic(Topic), is_subscribed(Topic, Pid, State)} of
         {ok, true} -> {reply, ok, State};
         {ok, false} -> subscribe_new(Topic, Pid, State);
         {{error, _} = BadTopic, _} -> {reply, BadTopic, State}
@@ -192,6 +197,10 @@ handle_info({'DOWN', Ref, process, Pid, _} = Message, #state{watched = Watched} 
         _ ->
             {noreply, other(Message, State)}
     end;
+%% From a node of the original, which has judged it.
+handle_info({channel_message, Channel, Topic, Message}, #state{channel = Channel} = State) ->
+    ok = deliver(Topic, Message, State),
+    {noreply, State};
 handle_info({'EXIT', Announcer, Reason}, #state{announcer = Announcer} = State) ->
     {stop, Reason, State};
 handle_info(Message, State) ->
@@ -265,12 +274,16 @@ unsubscribe_known(Topic, Pid, State) ->
 
 added(Topic, Pid, #state{subscribers = Subscribers} = State) ->
     Pids = subscribers(Topic, State),
+    ok = esdb_gater_lineage:topic_changed(self(), Topic, true),
     State#state{subscribers = Subscribers#{Topic => Pids#{Pid => []}}}.
 
 removed(Topic, Pid, #state{subscribers = Subscribers} = State) ->
     Fewer = case maps:remove(Pid, subscribers(Topic, State)) of
-                None when map_size(None) =:= 0 -> maps:remove(Topic, Subscribers);
-                Left -> Subscribers#{Topic := Left}
+                None when map_size(None) =:= 0 ->
+                    ok = esdb_gater_lineage:topic_changed(self(), Topic, false),
+                    maps:remove(Topic, Subscribers);
+                Left ->
+                    Subscribers#{Topic := Left}
             end,
     State#state{subscribers = Fewer}.
 

@@ -89,10 +89,11 @@ unsubscribe_at(Hosts, _Channel, Topic, Pid) -> esdb_channel_host:unsubscribe(Hos
 %% terms inside each other `too_deep'.
 -spec publish(channel(), topic(), term()) -> ok | {error, publish_error() | (Refused :: term())}.
 publish(Channel, Topic, Message) when is_atom(Channel) ->
-    case esdb_channel_host:hosts(Channel) of
-        [] -> publish_at_gateway(Channel, Topic, Message);
-        Hosts -> esdb_channel_host:publish(Hosts, Topic, Message)
-    end;
+    Answer = case esdb_channel_host:hosts(Channel) of
+                 [] -> publish_at_gateway(Channel, Topic, Message);
+                 Hosts -> esdb_channel_host:publish(Hosts, Topic, Message)
+             end,
+    esdb_gater_lineage:published(Channel, Topic, Message, Answer);
 publish(_Channel, _Topic, _Message) ->
     {error, unknown_channel}.
 

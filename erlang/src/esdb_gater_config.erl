@@ -76,6 +76,7 @@ keys() ->
       channels => {each, channel_keys()},
       security => {section, security_keys()},
       tune_peers => value(fun is_boolean/1, "true or false"),
+      lineage_scopes => value(fun is_boolean/1, "true or false"),
       telemetry_handlers => value(fun telemetry_handlers/1, "a list that may hold logger"),
       program => value(fun is_text/1, "the path of the program esdb-gater"),
       data_dir => value(fun is_text/1, "the path of a folder"),

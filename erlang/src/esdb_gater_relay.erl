@@ -23,7 +23,7 @@
 
 -include_lib("kernel/include/logger.hrl").
 
--export([start_link/1, find/1, channels/0, tables/0]).
+-export([start_link/1, find/1, channels/0, tables/0, topics/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
 
 -define(LINK, esdb_gater_worker_registry).
@@ -90,6 +90,12 @@ channels() ->
 tables() ->
     [{?TABLE, [ordered_set, public, named_table]},
      {?RELAYS, [set, public, named_table, {read_concurrency, true}]}].
+
+%% @doc The topics that have subscribers on this node.
+-spec topics() -> [{Channel :: atom(), Topic :: binary()}].
+topics() ->
+    lists:usort([{Channel, Topic} || {{Channel, Topic, Pid}} <- ets:tab2list(?TABLE),
+                                     node(Pid) =:= node()]).
 
 %%% The process
 
@@ -267,9 +273,10 @@ replay(_, _Topic, _Pid, _Subscribed, _State) ->
     ok.
 
 %% The process is a subscriber from now on.
-added({Topic, _} = Key, Pid, #state{channel = Channel, subs = Subs} = State) ->
+added({Topic, Target} = Key, Pid, #state{channel = Channel, subs = Subs} = State) ->
     #sub{pids = Pids} = Sub = maps:get(Key, Subs, #sub{}),
     true = ets:insert(?TABLE, {{Channel, Topic, Pid}}),
+    ok = esdb_gater_lineage:topic_changed(Target, Topic, true),
     watch(Pid, Key, put_sub(Key, Sub#sub{pids = Pids#{Pid => []}}, State)).
 
 put_sub(Key, #sub{pids = Pids, waiting = []} = Sub, State) when map_size(Pids) =:= 0 ->
@@ -357,10 +364,11 @@ unsubscribe(Topic, Pid, State) when is_binary(Topic), is_pid(Pid) ->
 unsubscribe(_Topic, _Pid, State) ->
     State.
 
-removed({Topic, _} = Key, Pid, #state{channel = Channel, subs = Subs} = State) ->
+removed({Topic, Target} = Key, Pid, #state{channel = Channel, subs = Subs} = State) ->
     true = ets:delete(?TABLE, {Channel, Topic, Pid}),
     case Subs of
         #{Key := #sub{pids = Pids} = Sub} when is_map_key(Pid, Pids) ->
+            _ = map_size(Pids) =:= 1 andalso esdb_gater_lineage:topic_changed(Target, Topic, false),
             put_sub(Key, Sub#sub{pids = maps:remove(Pid, Pids)}, State);
         _ ->
             State

@@ -50,7 +50,10 @@ add(Store, Pid) ->
             true = ets:insert(?WORKERS, {{Store, N}, Pid}),
             LocalPlace =
                 case node(Pid) =:= node() of
-                    true -> true = ets:insert(?WORKERS, {{Store, LocalN, local}, Pid}), LocalN;
+                    true ->
+                        true = ets:insert(?WORKERS, {{Store, LocalN, local}, Pid}),
+                        ok = esdb_gater_lineage:worker_changed(added, Store, Pid),
+                        LocalN;
                     false -> none
                 end,
             Place = {{Store, Pid}, Seq, N, LocalPlace, erlang:system_time(millisecond)},
@@ -74,6 +77,7 @@ remove(Store, Pid) ->
                     none ->
                         LocalN;
                     _ ->
+                        ok = esdb_gater_lineage:worker_changed(removed, Store, Pid),
                         fill(Store, LocalPlace, LocalN - 1, 4,
                              {Store, LocalPlace, local}, {Store, LocalN - 1, local}),
                         LocalN - 1

@@ -188,7 +188,7 @@ ambiguous(Worker) ->
 %%% A worker that gives one answer and tells what it was asked last
 
 worker() ->
-    {ok, Tables} = esdb_gater_tables:start_link(),
+    {ok, Tables} = esdb_gater_tables:start_link(esdb_gater_tables, esdb_gater_heir),
     true = unlink(Tables),
     ok = esdb_gater_facts:set(copy, ready),
     ok = esdb_gater_facts:set(gateway, node()),
