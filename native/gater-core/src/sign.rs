@@ -18,7 +18,7 @@ use gater_term::{ReadError, Reader, encode};
 const SIGNATURE: &str = "signature";
 const SIGNED_AT: &str = "signed_at";
 const MAC_BYTES: usize = 32;
-/// Base64 of [`MAC_BYTES`], padded.
+/// The length of a signature: base64 of 32 bytes, padded.
 pub const SIGNATURE_BYTES: usize = 44;
 
 /// How far, in seconds, a message may be from the future.
