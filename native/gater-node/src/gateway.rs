@@ -1,5 +1,6 @@
 //! A running gateway: the parts, put together, started and stopped.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 pub struct Gateway {
     node: Node,
     replica: Arc<Replica>,
+    secret: Arc<Secret>,
     stop: CancellationToken,
 }
 
@@ -57,10 +59,11 @@ pub enum StartError {
 
 impl Gateway {
     /// Restores the registry, starts the node and reconnects to the nodes of
-    /// restored workers. When this returns, the gateway serves.
-    pub async fn start(config: &Config) -> Result<Self, StartError> {
+    /// restored workers, and accepts connections on `listen`. When this returns, the gateway
+    /// serves.
+    pub async fn start(config: &Config, listen: SocketAddr) -> Result<Self, StartError> {
         let own_name = atom(&config.name)?;
-        let prepared = Node::prepare(settings(config)).await?;
+        let prepared = Node::prepare(settings(config, listen)).await?;
         let node = prepared.handle();
         let peers = Arc::new(Peers::new(node.clone(), config.max_nodes));
         let directory = Arc::new(Directory::default());
@@ -130,7 +133,7 @@ impl Gateway {
         let mesh = Arc::new(Mesh::new(own_name.clone(), seeds, config.max_nodes, rex.clone()));
         let tuning = Arc::new(Tuning::new(own_name, rex.clone(), config.tune_peers));
         let services =
-            Channels::new(peers.clone(), relays.clone(), secret, telemetry.clone(), channels);
+            Channels::new(peers.clone(), relays.clone(), secret.clone(), telemetry.clone(), channels);
         let router = Arc::new(Router {
             peers: peers.clone(),
             cluster_service: ClusterService::new(cluster.clone(), directory.clone()),
@@ -155,7 +158,7 @@ impl Gateway {
 
         tokio::spawn(tell_gateways(router.clone(), stop.clone()));
         tokio::spawn(sweep(router, config.lost_grace, stop.clone()));
-        Ok(Self { node, replica, stop })
+        Ok(Self { node, replica, secret, stop })
     }
 
     /// The name of the node.
@@ -166,6 +169,11 @@ impl Gateway {
     /// The port connections are accepted on.
     pub fn port(&self) -> u16 {
         self.node.port()
+    }
+
+    /// Changes the secret of this gateway. The one before verifies for a while.
+    pub fn set_secret(&self, secret: &[u8]) {
+        self.secret.rotate(secret);
     }
 
     /// Resolves when the registry can be written no more, with the reason.
@@ -216,9 +224,9 @@ fn atom(name: &str) -> Result<Atom, StartError> {
     Atom::new(name).map_err(|_| StartError::Name(name.to_owned()))
 }
 
-fn settings(config: &Config) -> Settings {
+fn settings(config: &Config, listen: SocketAddr) -> Settings {
     let mut settings = Settings::new(config.name.clone(), config.cookie.clone());
-    settings.listen = config.listen;
+    settings.listen = listen;
     settings
 }
 

@@ -10,7 +10,7 @@
 
 use bytes::{Buf, BufMut};
 use gater_term::Atom;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::{ExposeSecret, SecretSlice};
 use subtle::ConstantTimeEq;
 
 use super::{flags, name};
@@ -28,7 +28,7 @@ pub struct Local {
     /// The incarnation, from EPMD.
     pub creation: u32,
     /// The cookie.
-    pub cookie: SecretString,
+    pub cookie: SecretSlice<u8>,
 }
 
 /// What to do after a message was handled.
@@ -47,7 +47,7 @@ pub enum Step {
     Done(Vec<Vec<u8>>, Peer),
 }
 
-fn digest(cookie: &SecretString, challenge: u32) -> [u8; 16] {
+fn digest(cookie: &SecretSlice<u8>, challenge: u32) -> [u8; 16] {
     let mut context = md5::Context::new();
     context.consume(cookie.expose_secret());
     context.consume(challenge.to_string());

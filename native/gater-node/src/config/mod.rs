@@ -9,7 +9,7 @@
 //! | `name` | `--name`, `ESDB_GATER_NAME` | `name@host` | none, must be given |
 //! | `cookie` | `--cookie`, `ESDB_GATER_COOKIE` | text | `$HOME/.erlang.cookie`, refused when others can get at it |
 //! | `cookie_file` | `--cookie-file`, `ESDB_GATER_COOKIE_FILE` | path | |
-//! | `listen` | `--listen`, `ESDB_GATER_LISTEN` | `ADDR:PORT` | `127.0.0.1:0` |
+//! | `listen` | `--listen`, `ESDB_GATER_LISTEN` | `ADDR:PORT` | a free port where the host of `name` can be reached |
 //! | `data_dir` | `--data-dir`, `ESDB_GATER_DATA_DIR` | path | `~/.local/state/esdb-gater/NAME` |
 //! | `join` | `--join` (repeated), `ESDB_GATER_JOIN` (commas) | list of node names | none |
 //! | `cluster.members` | `--cluster` (commas, or repeated), `ESDB_GATER_CLUSTER` (commas) | list of node names | none: alone |
@@ -17,6 +17,7 @@
 //! | `cluster.lost_grace_seconds` | `ESDB_GATER_LOST_GRACE_SECONDS` | from 1 | 60 |
 //! | `cluster.max_nodes` | `ESDB_GATER_MAX_NODES` | from 1 | 4096 |
 //! | `tune_peers` | `ESDB_GATER_TUNE_PEERS` | true, false | true |
+//! | `log` | `ESDB_GATER_LOG` | a filter such as `info` or `gater_dist=debug,info` | `info` |
 //! | `security.hmac_secret` | `ESDB_GATER_SECRET` | text (the variable: any bytes) | a random one, with a warning |
 //! | `security.message_ttl_seconds` | `ESDB_GATER_MESSAGE_TTL_SECONDS` | from 1 | 300 |
 //! | `channels.NAME.priority` | | `critical`, `high`, `normal`, `low` | the reference's; `normal` for an own one |
@@ -29,7 +30,8 @@
 //! | `telemetry_handlers` | | list that may hold `logger` | none |
 //!
 //! `gateways`, `gateway_timeout_ms` and `program` are keys of the BEAM side and are passed over. The file itself is
-//! given by `--config` or `ESDB_GATER_CONFIG`, what is logged by `ESDB_GATER_LOG`.
+//! given by `--config` or `ESDB_GATER_CONFIG`. It must be its owner's alone if it holds the cookie
+//! or the secret.
 
 mod channels;
 mod cookie;
@@ -39,12 +41,12 @@ mod sources;
 mod value;
 
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use gater_core::channel::Policy;
-use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use secrecy::{ExposeSecret, SecretSlice};
 
 pub use self::error::ConfigError;
 use self::sources::Sources;
@@ -79,10 +81,11 @@ impl Default for Retry {
 pub struct Config {
     /// The full node name, `name@host`.
     pub name: String,
-    /// The secret of the cluster's nodes.
-    pub cookie: SecretString,
-    /// Where connections are accepted; port 0 takes any free port.
-    pub listen: SocketAddr,
+    /// The secret of the cluster's nodes, in Latin-1.
+    pub cookie: SecretSlice<u8>,
+    /// Where connections are accepted; port 0 takes any free port. `None` stands for any free
+    /// port where the host of the name can be reached.
+    pub listen: Option<SocketAddr>,
     /// Where the registry is kept.
     pub data_dir: PathBuf,
     /// Nodes to connect to at the start and to stay connected with.
@@ -103,6 +106,10 @@ pub struct Config {
     pub channels: Vec<(String, Policy)>,
     /// Retries of the BEAM side.
     pub retry: Retry,
+    /// What is logged: a filter of the crate `tracing-subscriber`; empty for the default.
+    pub log: String,
+    /// Whether no secret is configured, so that one was drawn at random.
+    pub random_secret: bool,
     secret: SecretSlice<u8>,
 }
 
@@ -130,12 +137,10 @@ pub fn load(flags: Flags, environment: Environment) -> Result<Loaded, ConfigErro
         None => return Err(ConfigError::missing("name", "give it with --name name@host")),
     };
     let cookie = cookie::find(&mut sources)?;
-    let (secret, message_ttl) = security(&mut sources)?;
+    let (secret, random_secret, message_ttl) = security(&mut sources)?;
     let config = Config {
         cookie,
-        listen: sources
-            .take("listen", value::socket_address)?
-            .unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)),
+        listen: sources.take("listen", value::socket_address)?,
         data_dir: match sources.take("data_dir", value::path)? {
             Some(path) => path,
             None => default_data_dir(sources.environment(), &name),
@@ -153,25 +158,22 @@ pub fn load(flags: Flags, environment: Environment) -> Result<Loaded, ConfigErro
         message_ttl,
         channels: channels::load(&mut sources)?,
         retry: retry(&mut sources)?,
+        log: sources.take("log", value::log_filter)?.unwrap_or_default(),
+        random_secret,
         secret,
         name,
     };
     sources.take("telemetry_handlers", value::telemetry_handlers)?;
-    if !config.listen.ip().is_loopback() {
-        sources.warn(format!(
-            "listen is {}: whoever reaches it and knows the cookie is let in, and nothing is encrypted",
-            config.listen
-        ));
-    }
     Ok(Loaded { config, warnings: sources.finish() })
 }
 
-fn security(sources: &mut Sources) -> Result<(SecretSlice<u8>, Duration), ConfigError> {
+/// The secret, whether it was drawn at random, and how long a signed message is good.
+fn security(sources: &mut Sources) -> Result<(SecretSlice<u8>, bool, Duration), ConfigError> {
     let ttl = sources
         .take("security.message_ttl_seconds", value::seconds)?
         .unwrap_or(Duration::from_secs(300));
     if let Some(secret) = sources.take_secret("security.hmac_secret")? {
-        return Ok((secret, ttl));
+        return Ok((secret, false, ttl));
     }
     let mut random = vec![0; 32];
     getrandom::fill(&mut random).map_err(|error| {
@@ -182,7 +184,7 @@ fn security(sources: &mut Sources) -> Result<(SecretSlice<u8>, Duration), Config
          and messages signed elsewhere will not verify"
             .into(),
     );
-    Ok((random.into(), ttl))
+    Ok((random.into(), true, ttl))
 }
 
 fn retry(sources: &mut Sources) -> Result<Retry, ConfigError> {

@@ -9,6 +9,8 @@ use std::time::Duration;
 use gater_core::channel::{Hmac, Priority};
 use toml::Value;
 
+use crate::observe::logs;
+
 /// What is wrong with a value.
 pub type Problem = String;
 
@@ -27,6 +29,12 @@ fn integer(value: &Value, range: std::ops::RangeInclusive<i64>) -> Option<i64> {
         _ => return None,
     };
     range.contains(&number).then_some(number)
+}
+
+/// What is logged.
+pub fn log_filter(value: &Value) -> Result<String, Problem> {
+    let Some(filter) = value.as_str() else { return Err(must_be("a text", value)) };
+    logs::check(filter).map(|()| filter.to_owned()).map_err(|error| error.to_string())
 }
 
 /// Text that is not empty.

@@ -5,7 +5,11 @@ use std::collections::VecDeque;
 use super::*;
 
 fn local(name: &str, cookie: &str) -> Local {
-    Local { name: Atom::new(name).unwrap(), creation: 77, cookie: cookie.to_owned().into() }
+    Local {
+        name: Atom::new(name).unwrap(),
+        creation: 77,
+        cookie: cookie.as_bytes().to_vec().into(),
+    }
 }
 
 type Ended = Result<Peer, HandshakeError>;
@@ -154,5 +158,5 @@ fn every_truncation_and_bit_flip_is_an_error_or_a_step() {
 fn the_digest_is_that_of_otp() {
     // erlang:md5(["cookie", integer_to_list(4242)]).
     let expected = md5::compute("cookie4242").0;
-    assert_eq!(digest(&"cookie".to_owned().into(), 4242), expected);
+    assert_eq!(digest(&b"cookie".to_vec().into(), 4242), expected);
 }
