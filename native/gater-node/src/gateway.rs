@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::observe::drops::Drops;
+use crate::observe::refusals::Refusals;
 use crate::observe::telemetry::{Event, Telemetry};
 use crate::registry::cluster::Cluster;
 use crate::registry::cluster::network::Network;
@@ -29,6 +30,7 @@ use crate::transport::mesh::Mesh;
 use crate::transport::peers::{Interest, Peers};
 use crate::transport::router::Router;
 use crate::transport::tuning::Tuning;
+use crate::transport::unreached::Unreached;
 
 /// How long a start waits for the nodes of restored workers before it says ready.
 const REJOIN_WITHIN: Duration = Duration::from_secs(2);
@@ -69,6 +71,7 @@ impl Gateway {
         let directory = Arc::new(Directory::default());
         let telemetry = Arc::new(Telemetry::default());
         let drops = Arc::new(Drops::new(telemetry.clone()));
+        let refusals = Arc::new(Refusals::default());
         let secret = Arc::new(Secret::new(config.secret_bytes(), config.message_ttl.as_secs()));
 
         let follower = Arc::new(Follower {
@@ -123,6 +126,7 @@ impl Gateway {
             peers.clone(),
             telemetry.clone(),
             drops.clone(),
+            refusals.clone(),
             relays.clone(),
             channels.clone(),
         );
@@ -133,7 +137,14 @@ impl Gateway {
         let mesh = Arc::new(Mesh::new(own_name.clone(), seeds, config.max_nodes, rex.clone()));
         let tuning = Arc::new(Tuning::new(own_name, rex.clone(), config.tune_peers));
         let services =
-            Channels::new(peers.clone(), relays.clone(), secret.clone(), telemetry.clone(), channels);
+            Channels::new(
+            peers.clone(),
+            relays.clone(),
+            secret.clone(),
+            telemetry.clone(),
+            refusals,
+            channels,
+        );
         let router = Arc::new(Router {
             peers: peers.clone(),
             cluster_service: ClusterService::new(cluster.clone(), directory.clone()),
@@ -148,6 +159,7 @@ impl Gateway {
             telemetry,
             drops,
             channels: services,
+            unreached: Unreached::default(),
         });
 
         let node = prepared.run(router.clone());
@@ -227,6 +239,7 @@ fn atom(name: &str) -> Result<Atom, StartError> {
 fn settings(config: &Config, listen: SocketAddr) -> Settings {
     let mut settings = Settings::new(config.name.clone(), config.cookie.clone());
     settings.listen = listen;
+    settings.tick_time = config.net_ticktime;
     settings
 }
 

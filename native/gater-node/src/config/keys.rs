@@ -13,7 +13,7 @@ const fn key(path: &'static str, variable: Option<&'static str>) -> Key {
 }
 
 /// All keys, but for those of channels.
-pub const KEYS: [Key; 22] = [
+pub const KEYS: [Key; 23] = [
     key("name", Some("ESDB_GATER_NAME")),
     key("cookie", Some("ESDB_GATER_COOKIE")),
     key("cookie_file", Some("ESDB_GATER_COOKIE_FILE")),
@@ -26,6 +26,7 @@ pub const KEYS: [Key; 22] = [
     key("cluster.max_nodes", Some("ESDB_GATER_MAX_NODES")),
     key("tune_peers", Some("ESDB_GATER_TUNE_PEERS")),
     key("log", Some("ESDB_GATER_LOG")),
+    key("net_ticktime", Some("ESDB_GATER_NET_TICKTIME")),
     key("retry.base_delay_ms", None),
     key("retry.max_delay_ms", None),
     key("retry.max_attempts", None),

@@ -18,6 +18,7 @@
 //! | `cluster.max_nodes` | `ESDB_GATER_MAX_NODES` | from 1 | 4096 |
 //! | `tune_peers` | `ESDB_GATER_TUNE_PEERS` | true, false | true |
 //! | `log` | `ESDB_GATER_LOG` | a filter such as `info` or `gater_dist=debug,info` | `info` |
+//! | `net_ticktime` | `ESDB_GATER_NET_TICKTIME` | seconds, 4 to 3600 | 60 |
 //! | `security.hmac_secret` | `ESDB_GATER_SECRET` | text (the variable: any bytes) | a random one, with a warning |
 //! | `security.message_ttl_seconds` | `ESDB_GATER_MESSAGE_TTL_SECONDS` | from 1 | 300 |
 //! | `channels.NAME.priority` | | `critical`, `high`, `normal`, `low` | the reference's; `normal` for an own one |
@@ -108,6 +109,8 @@ pub struct Config {
     pub retry: Retry,
     /// What is logged: a filter of the crate `tracing-subscriber`; empty for the default.
     pub log: String,
+    /// A node that shows no sign of life for this long is disconnected.
+    pub net_ticktime: Duration,
     /// Whether no secret is configured, so that one was drawn at random.
     pub random_secret: bool,
     secret: SecretSlice<u8>,
@@ -159,6 +162,9 @@ pub fn load(flags: Flags, environment: Environment) -> Result<Loaded, ConfigErro
         channels: channels::load(&mut sources)?,
         retry: retry(&mut sources)?,
         log: sources.take("log", value::log_filter)?.unwrap_or_default(),
+        net_ticktime: sources
+            .take("net_ticktime", value::ticktime)?
+            .unwrap_or(Duration::from_secs(60)),
         random_secret,
         secret,
         name,

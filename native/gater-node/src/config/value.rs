@@ -100,6 +100,14 @@ pub fn seconds(value: &Value) -> Result<Duration, Problem> {
         .ok_or_else(|| must_be("seconds, a whole number from 1 (and no more than a year)", value))
 }
 
+/// The time after which silent nodes are disconnected.
+pub fn ticktime(value: &Value) -> Result<Duration, Problem> {
+    integer(value, 4..=3600)
+        .and_then(|seconds| u64::try_from(seconds).ok())
+        .map(Duration::from_secs)
+        .ok_or_else(|| must_be("seconds, a whole number from 4 to 3600", value))
+}
+
 /// Milliseconds, also none.
 pub fn milliseconds(value: &Value) -> Result<Duration, Problem> {
     integer(value, 0..=MAX_SECONDS * 1000)
