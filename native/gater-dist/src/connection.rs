@@ -105,11 +105,12 @@ impl Connection {
         events: Arc<dyn Events>,
     ) -> Arc<Self> {
         let batch = Batch::new(format.clone(), fragment_bytes);
+        let outbox = Outbox::new(lanes, batch, format.watch == Watch::Monitor);
         Arc::new_cyclic(|me| Self {
             peer,
             format,
             fragment_bytes,
-            outbox: Outbox::new(lanes, batch, format.watch == Watch::Monitor),
+            outbox,
             monitors: Mutex::default(),
             events,
             me: me.clone(),

@@ -110,6 +110,7 @@ impl Gateway {
             rpc,
             config.lost_grace,
         )?;
+        cluster.note_name().await?;
 
         let tag = atom("channel_message")?;
         let channels: Vec<_> = config

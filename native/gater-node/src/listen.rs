@@ -61,10 +61,13 @@ async fn resolve(host: &str) -> Vec<IpAddr> {
     if let Ok(address) = host.parse() {
         return vec![address];
     }
-    match timeout(RESOLVE_WITHIN, lookup_host((host, 0))).await {
-        Ok(Ok(addresses)) => addresses.map(|address| address.ip()).collect(),
-        _ => Vec::new(),
-    }
+    let Ok(Ok(found)) = timeout(RESOLVE_WITHIN, lookup_host((host, 0))).await else {
+        return Vec::new();
+    };
+    let mut addresses: Vec<_> = found.map(|address| address.ip()).collect();
+    // BEAMs use IPv4 unless they are told otherwise. The order of each family stays.
+    addresses.sort_by_key(IpAddr::is_ipv6);
+    addresses
 }
 
 /// Whether sockets of this machine can have the address.

@@ -14,7 +14,10 @@ use gater_node::{config, run};
 fn main() -> ExitCode {
     let outcome = match cli::parse(std::env::args_os()) {
         Action::Start { flags, embedded, scratch_dir } => start(flags, embedded, scratch_dir),
-        Action::Cluster { flags, order } => cluster(flags, &order),
+        Action::Cluster { flags, order } => match cluster(flags, &order) {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
         Action::Print { text, answer: true } => {
             answer(&text);
             return ExitCode::SUCCESS;
@@ -62,13 +65,13 @@ fn start(flags: Flags, embedded: bool, scratch_dir: Option<PathBuf>) -> Result<(
 }
 
 /// `esdb-gater cluster`. Nothing is logged: the answer is all there is to say.
-fn cluster(flags: Flags, order: &Order) -> Result<(), Failure> {
+fn cluster(flags: Flags, order: &Order) -> Result<ExitCode, Failure> {
     let loaded =
         config::load(flags, config::environment()).map_err(|error| Failure::usage(&error))?;
     match admin::run(&loaded.config, order) {
-        Ok(text) => {
-            answer(&text);
-            Ok(())
+        Ok(outcome) => {
+            answer(&outcome.text);
+            Ok(ExitCode::from(outcome.code))
         }
         Err(error) => Err(Failure::other(&error)),
     }

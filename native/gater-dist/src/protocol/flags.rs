@@ -50,7 +50,7 @@ pub const MANDATORY_25_DIGEST: u64 = 0x400_0000;
 /// Op 29: functions are run on request. Not offered: `erpc` then fails at the caller without
 /// asking.
 pub const SPAWN: u64 = 1 << 32;
-/// The peer asks for a name. Never offered.
+/// The peer asks for a name. Offered to a peer that does.
 pub const NAME_ME: u64 = 1 << 33;
 /// Node containers of version 4.
 pub const V4_NC: u64 = 1 << 34;

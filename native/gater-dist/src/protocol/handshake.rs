@@ -359,8 +359,11 @@ impl Acceptor {
     }
 
     fn challenge_to(&mut self, peer: Peer) -> Vec<u8> {
+        // A peer without a name goes by the flags that both sides have: it takes the name that it
+        // was given only if it finds its request there.
+        let name_me = if self.named { flags::NAME_ME } else { 0 };
         let mut message = vec![b'N'];
-        message.put_u64(flags::OFFERED);
+        message.put_u64(flags::OFFERED | name_me);
         message.put_u32(self.challenge);
         message.put_u32(self.local.creation);
         put_name(&mut message, &self.local);

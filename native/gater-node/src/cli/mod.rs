@@ -75,7 +75,8 @@ struct Cluster {
 
 #[derive(Debug, Subcommand)]
 enum ClusterOrder {
-    /// Print what the gateway knows of its cluster
+    /// Print what the gateway knows of its cluster. Exit codes: 0 healthy, 1 no quorum (or no
+    /// answer), 2 degraded: a gateway is missing or was never seen
     Status,
     /// Let a gateway in that runs with --cluster on a new data directory. It takes the
     /// place of a member of its name
