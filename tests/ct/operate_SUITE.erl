@@ -112,7 +112,8 @@ a_start_logs_nothing_of_the_consensus_library(Config) ->
     ?assertMatch({_, _}, binary:match(hd(Warnings), <<"no secret is configured">>)),
     %% A start that fails says why, once, and no more.
     #{options := Options} = Gateway,
-    {error, {ended, 1, Text}} = gater_harness:launch(World, maps:without([env], Options)),
+    Directory = filename:join(gater_harness:dir(World), maps:get(name, Options)),
+    {error, {ended, 1, Text}} = gater_harness:launch(World, #{data_dir => Directory}),
     ?assertMatch({_, _}, binary:match(Text, <<"in use by another gateway">>), Text),
     ?assertEqual(nomatch, binary:match(Text, <<"\"ERROR\"">>), Text).
 

@@ -137,8 +137,7 @@ impl Gateway {
         let rex = Arc::new(Rex::new(&node));
         let mesh = Arc::new(Mesh::new(own_name.clone(), seeds, config.max_nodes, rex.clone()));
         let tuning = Arc::new(Tuning::new(own_name, rex.clone(), config.tune_peers));
-        let services =
-            Channels::new(
+        let services = Channels::new(
             peers.clone(),
             relays.clone(),
             secret.clone(),

@@ -83,7 +83,9 @@ impl Router {
                 (Some(channel), Request::Call { from, request }) => {
                     self.channels.call(channel, caller, from, &request);
                 }
-                (Some(channel), Request::Cast(request)) => self.channels.cast(channel, caller, &request),
+                (Some(channel), Request::Cast(request)) => {
+                    self.channels.cast(channel, caller, &request)
+                }
                 (None, Request::Call { from, request }) => {
                     caller.reply(&from, unknown_request(&request));
                 }

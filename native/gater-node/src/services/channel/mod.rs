@@ -198,9 +198,8 @@ impl Channels {
         message: &[u8],
         body: &Bytes,
     ) -> Result<(), Vec<u8>> {
-        let recipients = channel
-            .publish(&self.secret, topic, message, body)
-            .map_err(|refusal| {
+        let recipients =
+            channel.publish(&self.secret, topic, message, body).map_err(|refusal| {
                 self.refusals.count(channel.atom(), &caller.peer().name, refusal);
                 error(refusal.as_atom())
             })?;
