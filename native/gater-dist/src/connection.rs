@@ -46,15 +46,6 @@ impl Peer {
     }
 }
 
-/// What waits to be written on a connection, per [`Lane`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Queued {
-    /// Bytes per lane.
-    pub bytes: [usize; 5],
-    /// Queue items per lane.
-    pub items: [usize; 5],
-}
-
 /// An established connection. Sending never blocks: messages are queued in lanes.
 pub struct Connection {
     peer: Peer,
@@ -282,11 +273,6 @@ impl Connection {
     /// Whether the connection is gone or about to go.
     pub fn is_closed(&self) -> bool {
         self.ending.is_cancelled()
-    }
-
-    /// What waits to be written.
-    pub fn queued(&self) -> Queued {
-        self.outbox.queued()
     }
 
     fn push(&self, lane: Lane, item: Item) {

@@ -10,3 +10,6 @@ pub mod registry;
 pub mod run;
 mod services;
 mod transport;
+#[cfg(test)]
+#[path = "../tests/vectors/mod.rs"]
+mod vectors;

@@ -75,9 +75,6 @@ fn without_configuration_the_defaults_of_the_reference_hold() {
     assert_eq!(config.data_dir, home.path(".local/state/esdb-gater/gater@127.0.0.1"));
     assert_eq!(config.lost_grace, Duration::from_secs(60));
     assert_eq!(config.message_ttl, Duration::from_secs(300));
-    assert_eq!(config.retry.base_delay, Duration::from_millis(100));
-    assert_eq!(config.retry.max_delay, Duration::from_secs(5));
-    assert_eq!(config.retry.max_attempts, 5);
     assert!(config.join.is_empty());
     assert!(config.tune_peers);
     let defaults: Vec<_> = DEFAULTS.iter().map(|(name, it)| ((*name).to_owned(), *it)).collect();
@@ -138,7 +135,6 @@ fn the_example_of_the_reference_is_taken_as_it_is() {
         )
         .unwrap();
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
-    assert_eq!(loaded.config.cluster_name, "esdb_gater_registry");
 }
 
 #[test]

@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 use super::batch::Batch;
 use super::item::Item;
 use super::window::Window;
+use crate::Opening;
 use crate::lanes::{Lane, LaneLimits, Lanes, Pushed};
-use crate::{Opening, Queued};
 
 /// A tick is answered if the last answer is older than this: less than the second in which the
 /// shortest `net_ticktime` of OTP has a node send the next one.
@@ -400,15 +400,6 @@ impl Outbox {
     /// Lets go of the socket.
     pub fn detach(&self) {
         self.inner.lock().socket = None;
-    }
-
-    /// What waits.
-    pub fn queued(&self) -> Queued {
-        let inner = self.inner.lock();
-        Queued {
-            bytes: Lane::ALL.map(|lane| inner.lanes.bytes(lane)),
-            items: Lane::ALL.map(|lane| inner.lanes.items(lane)),
-        }
     }
 }
 

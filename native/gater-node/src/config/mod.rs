@@ -54,29 +54,6 @@ use self::sources::Sources;
 pub use self::sources::{Environment, Flags};
 pub(crate) use self::value::is_node_name;
 
-/// How retries of the BEAM side are spaced unless a caller says otherwise.
-///
-/// The gateway itself does not retry; it checks these keys because the file is shared.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Retry {
-    /// Before the first retry.
-    pub base_delay: Duration,
-    /// The longest.
-    pub max_delay: Duration,
-    /// Calls in all, the first one counted.
-    pub max_attempts: u32,
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self {
-            base_delay: Duration::from_millis(100),
-            max_delay: Duration::from_millis(5_000),
-            max_attempts: 5,
-        }
-    }
-}
-
 /// All that a gateway is told.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -93,8 +70,6 @@ pub struct Config {
     pub join: Vec<String>,
     /// The gateways that keep one registry together, this one among them; none if it is alone.
     pub cluster: Vec<String>,
-    /// The name of the registry's cluster, as in the reference. Shown, not otherwise used.
-    pub cluster_name: String,
     /// How long a node may be away before its workers are given up.
     pub lost_grace: Duration,
     /// Nodes with workers or subscribers, at most.
@@ -105,8 +80,6 @@ pub struct Config {
     pub message_ttl: Duration,
     /// The channels by name: the ten of the reference and those of the user's own.
     pub channels: Vec<(String, Policy)>,
-    /// Retries of the BEAM side.
-    pub retry: Retry,
     /// What is logged: a filter of the crate `tracing-subscriber`; empty for the default.
     pub log: String,
     /// A node that shows no sign of life for this long is disconnected.
@@ -150,9 +123,6 @@ pub fn load(flags: Flags, environment: Environment) -> Result<Loaded, ConfigErro
         },
         join: sources.take("join", value::node_names)?.unwrap_or_default(),
         cluster: sources.take("cluster.members", value::node_names)?.unwrap_or_default(),
-        cluster_name: sources
-            .take("cluster.ra_cluster_name", value::text)?
-            .unwrap_or_else(|| "esdb_gater_registry".into()),
         lost_grace: sources
             .take("cluster.lost_grace_seconds", value::seconds)?
             .unwrap_or(Duration::from_secs(60)),
@@ -160,7 +130,6 @@ pub fn load(flags: Flags, environment: Environment) -> Result<Loaded, ConfigErro
         tune_peers: sources.take("tune_peers", value::flag)?.unwrap_or(true),
         message_ttl,
         channels: channels::load(&mut sources)?,
-        retry: retry(&mut sources)?,
         log: sources.take("log", value::log_filter)?.unwrap_or_default(),
         net_ticktime: sources
             .take("net_ticktime", value::ticktime)?
@@ -169,7 +138,7 @@ pub fn load(flags: Flags, environment: Environment) -> Result<Loaded, ConfigErro
         secret,
         name,
     };
-    sources.take("telemetry_handlers", value::telemetry_handlers)?;
+    check_keys_of_the_application(&mut sources)?;
     Ok(Loaded { config, warnings: sources.finish() })
 }
 
@@ -193,27 +162,22 @@ fn security(sources: &mut Sources) -> Result<(SecretSlice<u8>, bool, Duration), 
     Ok((random.into(), true, ttl))
 }
 
-fn retry(sources: &mut Sources) -> Result<Retry, ConfigError> {
-    let default = Retry::default();
-    let retry = Retry {
-        base_delay: sources
-            .take("retry.base_delay_ms", value::milliseconds)?
-            .unwrap_or(default.base_delay),
-        max_delay: sources
-            .take("retry.max_delay_ms", value::milliseconds)?
-            .unwrap_or(default.max_delay),
-        max_attempts: sources
-            .take("retry.max_attempts", value::positive)?
-            .map_or(default.max_attempts, Into::into),
-    };
-    if retry.max_delay < retry.base_delay {
-        let base = retry.base_delay.as_millis();
+/// Checks the keys that only the application on a BEAM uses: the file is shared.
+fn check_keys_of_the_application(sources: &mut Sources) -> Result<(), ConfigError> {
+    sources.take("telemetry_handlers", value::telemetry_handlers)?;
+    sources.take("cluster.ra_cluster_name", value::text)?;
+    let base = sources.take("retry.base_delay_ms", value::milliseconds)?;
+    let max = sources.take("retry.max_delay_ms", value::milliseconds)?;
+    sources.take("retry.max_attempts", value::positive)?;
+    let base = base.unwrap_or(Duration::from_millis(100));
+    if max.unwrap_or(Duration::from_secs(5)) < base {
+        let base = base.as_millis();
         return Err(sources.bad(
             "retry.max_delay_ms",
             &format!("must be at least retry.base_delay_ms, which is {base}"),
         ));
     }
-    Ok(retry)
+    Ok(())
 }
 
 /// `$XDG_STATE_HOME/esdb-gater/NAME`, with the usual place of that variable if it is

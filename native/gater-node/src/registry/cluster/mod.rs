@@ -7,6 +7,7 @@
 
 pub mod bootstrap;
 pub mod campaign;
+mod consensus;
 pub mod health;
 pub mod joining;
 pub mod links;
