@@ -13,6 +13,8 @@ start(_Type, _Arguments) ->
     case esdb_gater_config:load() of
         {ok, Config} ->
             ok = esdb_pubsub_security:configure(Config),
+            ok = esdb_gater_retry:configure(maps:get(retry, Config, #{})),
+            ok = esdb_gater_telemetry:start_application(),
             ok = esdb_gater_telemetry:refresh(),
             ok = esdb_gater_telemetry:use_configured(maps:get(telemetry_handlers, Config, [])),
             started(erl_esdb_gater_sup:start_link(Config));
@@ -31,4 +33,5 @@ started(Error) ->
 
 -spec stop(term()) -> ok.
 stop(_State) ->
+    ok = esdb_gater_retry:forget(),
     esdb_gater_distribution:stop().

@@ -154,32 +154,28 @@ has(Module, Function, Arity) ->
     erlang:function_exported(Module, Function, Arity).
 
 -spec handle_call(term(), gen_server:from(), #state{}) -> {reply, term(), #state{}}.
-handle_call(Request, _From, State) ->
-    {Answer, Next} = request(Request, State),
-    {reply, Answer, Next}.
-
-request({publish, Topic, Message}, State) ->
+handle_call({publish, Topic, Message}, _From, State) ->
     case admitted(Topic, Message, State) of
         ok -> publish_admitted(Topic, Message, State);
-        {error, _} = Error -> {Error, State}
+        {error, _} = Error -> {reply, Error, State}
     end;
-request({subscribe, Topic, Pid}, State) when is_pid(Pid) ->
+handle_call({subscribe, Topic, Pid}, _From, State) when is_pid(Pid) ->
     case {esdb_gater_bounds:topic(Topic), is_subscribed(Topic, Pid, State)} of
-        {ok, true} -> {ok, State};
+        {ok, true} -> {reply, ok, State};
         {ok, false} -> subscribe_new(Topic, Pid, State);
-        {{error, _} = BadTopic, _} -> {BadTopic, State}
+        {{error, _} = BadTopic, _} -> {reply, BadTopic, State}
     end;
-request({subscribe, _, _}, State) ->
-    {{error, badarg}, State};
-request({unsubscribe, Topic, Pid}, State) ->
+handle_call({unsubscribe, Topic, Pid}, _From, State) ->
     case is_subscribed(Topic, Pid, State) of
         true -> unsubscribe_known(Topic, Pid, State);
-        false -> {ok, State}
+        false -> {reply, ok, State}
     end;
-request({get_subscribers, Topic}, State) ->
-    {maps:keys(subscribers(Topic, State)), State};
-request(Request, State) ->
-    {{error, {unknown_request, Request}}, State}.
+handle_call({get_subscribers, Topic}, _From, State) ->
+    {reply, maps:keys(subscribers(Topic, State)), State};
+handle_call({subscribe, _, _}, _From, State) ->
+    {reply, {error, badarg}, State};
+handle_call(Request, _From, State) ->
+    {reply, {error, {unknown_request, Request}}, State}.
 
 -spec handle_cast(term(), #state{}) -> {noreply, #state{}}.
 handle_cast({deliver, Topic, Message}, State) ->
@@ -187,7 +183,7 @@ handle_cast({deliver, Topic, Message}, State) ->
     {noreply, State};
 handle_cast({Kind, Topic, _} = Request, State)
   when is_binary(Topic), (Kind =:= subscribe orelse Kind =:= unsubscribe orelse Kind =:= publish) ->
-    {_, Next} = request(Request, State),
+    {reply, _, Next} = handle_call(Request, {self(), none}, State),
     {noreply, Next};
 handle_cast(Message, State) ->
     {noreply, other(Message, State)}.
@@ -245,9 +241,9 @@ publish_admitted(Topic, Message, #state{channel = Channel} = State) ->
             ok = deliver(Topic, Message, Next),
             lists:foreach(fun(Host) -> gen_server:cast(Host, {deliver, Topic, Message}) end,
                           lists:delete(self(), remote(Channel))),
-            {ok, Next};
+            {reply, ok, Next};
         {error, _} = Error ->
-            {Error, State}
+            {reply, Error, State}
     end.
 
 deliver(Topic, Message, #state{channel = Channel} = State) ->
@@ -266,14 +262,14 @@ is_subscribed(Topic, Pid, State) -> is_map_key(Pid, subscribers(Topic, State)).
 
 subscribe_new(Topic, Pid, State) ->
     case callback(handle_subscribe, [Topic, Pid], State) of
-        {ok, Next} -> {ok, watched(Topic, Pid, added(Topic, Pid, Next))};
-        {error, _} = Error -> {Error, State}
+        {ok, Next} -> {reply, ok, watched(Topic, Pid, added(Topic, Pid, Next))};
+        {error, _} = Error -> {reply, Error, State}
     end.
 
 unsubscribe_known(Topic, Pid, State) ->
     case callback(handle_unsubscribe, [Topic, Pid], State) of
-        {ok, Next} -> {ok, unwatched(Topic, Pid, removed(Topic, Pid, Next))};
-        {error, _} = Error -> {Error, State}
+        {ok, Next} -> {reply, ok, unwatched(Topic, Pid, removed(Topic, Pid, Next))};
+        {error, _} = Error -> {reply, Error, State}
     end.
 
 added(Topic, Pid, #state{subscribers = Subscribers} = State) ->

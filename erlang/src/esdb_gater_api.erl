@@ -82,8 +82,11 @@ unregister_worker(StoreId, Pid) ->
     esdb_gater_link:unregister_worker(StoreId, Pid).
 
 %% @doc All workers of a store with their nodes, in order of registration. An unknown store
-%% has none. `no_gateway' is given only if there has been no gateway since the start.
--spec get_workers(store_id()) -> {ok, [{node(), pid()}]} | {error, no_gateway}.
+%% has none. `no_gateway' is given only if there has been no gateway since the start, `badarg' for a
+%% store that is no atom.
+-spec get_workers(store_id()) -> {ok, [{node(), pid()}]} | {error, no_gateway | badarg}.
+get_workers(StoreId) when not is_atom(StoreId) ->
+    {error, badarg};
 get_workers(StoreId) ->
     Started = lookup_started(),
     case esdb_gater_link:await_copy() of
@@ -114,7 +117,7 @@ execute(StoreId, Fun) when is_function(Fun, 1) ->
 %% {@link esdb_gater_retry:new_config/1}.
 %%
 %% A worker that has failed is not chosen again while there is another. No worker at all is
-%% the failure `no_workers'.
+%% the failure `no_workers'. A store that is no atom is `{error, badarg}', without a retry.
 -spec execute(store_id(), operation(), esdb_gater_retry:config() | map()) ->
           esdb_gater_retry:result().
 execute(StoreId, Fun, Config0) when is_function(Fun, 1) ->
@@ -123,6 +126,8 @@ execute(StoreId, Fun, Config0) when is_function(Fun, 1) ->
 %% @private As {@link execute/3}; `Type' is the `request_type' of telemetry events.
 -spec execute_as(Type :: atom(), store_id(), operation(), default | esdb_gater_retry:config()) ->
           esdb_gater_retry:result().
+execute_as(_Type, StoreId, _Fun, _Config) when not is_atom(StoreId) ->
+    {error, badarg};
 execute_as(Type, StoreId, Fun, Config) ->
     case esdb_gater_telemetry:enabled() of
         false -> run(StoreId, Fun, Config);
@@ -131,7 +136,9 @@ execute_as(Type, StoreId, Fun, Config) ->
 
 %% @doc Runs `Fun(Worker)' once in a process of its own and does not wait for it. What it
 %% gives or fails with is dropped.
--spec cast(store_id(), operation()) -> ok | {error, no_workers}.
+-spec cast(store_id(), operation()) -> ok | {error, no_workers | badarg}.
+cast(StoreId, Fun) when not is_atom(StoreId), is_function(Fun, 1) ->
+    {error, badarg};
 cast(StoreId, Fun) when is_function(Fun, 1) ->
     case select(StoreId, any, []) of
         none ->
@@ -162,20 +169,8 @@ cast_run(StoreId, Fun, Worker) ->
         true -> _ = measured(StoreId, cast, fun() -> esdb_gater_retry:invoke(Fun, Worker) end), ok
     end.
 
-%% The first call needs no configuration, and so the common case builds none.
 run(StoreId, Fun, default) ->
-    case select(StoreId, any, []) of
-        none ->
-            continue(StoreId, Fun, esdb_gater_retry:default_config(), undefined, [], no_workers);
-        Worker ->
-            case esdb_gater_retry:invoke(Fun, Worker) of
-                {ok, _} = Ok ->
-                    Ok;
-                {error, Reason} ->
-                    Config = esdb_gater_retry:default_config(),
-                    continue(StoreId, Fun, Config, undefined, [Worker], Reason)
-            end
-    end;
+    run(StoreId, Fun, esdb_gater_retry:default_config());
 run(StoreId, Fun, #retry_config{prefer = Prefer} = Config) ->
     Started = esdb_gater_retry:started(Config),
     case select(StoreId, Prefer, []) of

@@ -16,8 +16,8 @@ start_link(Config) ->
 init(Config) ->
     Children =
         case maps:get(gateways, Config, []) of
-            [] -> [program(Config), embedded(), session(#{mode => embedded}, Config)];
-            Gateways -> [session(#{mode => named, gateways => Gateways}, Config)]
+            [] -> [events(), program(Config), embedded(), session(#{mode => embedded}, Config)];
+            Gateways -> [events(), session(#{mode => named, gateways => Gateways}, Config)]
         end,
     ok = esdb_gater_names:await_free([Name || #{id := Name} <- Children]),
     {ok, {#{strategy => one_for_one, intensity => 30, period => 10}, Children}}.
@@ -30,6 +30,9 @@ program(Config) ->
 embedded() ->
     #{id => esdb_gater_embedded, start => {esdb_gater_embedded, start_link, []}}.
 
+events() ->
+    #{id => esdb_gater_events, start => {esdb_gater_events, start_link, []}}.
+
 session(Options, Config) ->
-    Timed = maps:merge(Options, maps:with([gateway_timeout_ms], Config)),
+    Timed = maps:merge(Options, maps:with([gateway_timeout_ms, registration], Config)),
     #{id => esdb_gater_worker_registry, start => {esdb_gater_session, start_link, [Timed]}}.

@@ -2,19 +2,22 @@
 %%% @doc The application's configuration: what there is, what it may be, and its form as the
 %%% TOML file of the gateway program.
 %%%
-%%% An unknown key is a warning that names the nearest known one; a bad value is an error that
-%%% names its key, as in `channels.esdb_channel_events.priority'.
+%%% An unknown key is a warning that names the known one that was meant, if one is near; a bad value
+%%% is an error that names its key, as in `channels.esdb_channel_events.priority'. The gateway
+%%% program judges its file by the same rules (native/gater-node/src/config).
 %%% @end
 -module(esdb_gater_config).
 
 -include_lib("kernel/include/logger.hrl").
 
--export([check/1, load/0, environment/0, warn/1, describe/1, default_channels/0, channels/1, to_toml/1]).
+-export([check/1, check_retry/1, load/0, environment/0, warn/1, describe/1, default_channels/0,
+         channels/1, to_toml/1]).
 
 -export_type([problem/0, warning/0, channel/0]).
 
 -type problem() :: {bad_config, Key :: string(), Value :: term(), Expected :: string()}.
--type warning() :: {unknown_key, Key :: string(), Nearest :: string()}.
+-type warning() :: {unknown_key, Key :: string(), Nearest :: string() | none}
+                 | {overridden, Key :: string(), By :: string()}.
 -type channel() :: #{priority := critical | high | normal | low,
                      max_rate := pos_integer() | infinity,
                      hmac := required | optional,
@@ -23,6 +26,23 @@
 
 %% A secret must not reach a log or a crash report.
 -define(REDACTED, '...').
+
+%% The longest time in milliseconds that a timer of the BEAM takes.
+-define(MAX_MS, 16#ffffffff).
+%% The largest number of things.
+-define(MAX_NUMBER, 16#ffffffff).
+%% The longest time in seconds: a year.
+-define(MAX_SECONDS, 366 * 24 * 60 * 60).
+-define(MAX_CHANNELS, 1000).
+-define(MAX_NAME, 255).
+
+%% Processes of OTP and of this application; those of gateways begin with `esdb_gater_'.
+-define(TAKEN, [application_controller, auth, code_server, erl_epmd, erl_prim_loader,
+                erl_signal_server, error_logger, erts_code_purger, esdb_channel_sup,
+                file_server_2, global_group, global_group_check, global_name_server, inet_db, init,
+                kernel_refc, kernel_safe_sup, kernel_sup, logger, logger_handler_watcher,
+                logger_proxy, logger_std_h_default, logger_sup, net_kernel, net_sup, rex,
+                socket_registry, standard_error, standard_error_sup, undefined, user, user_drv]).
 
 %% @doc The environment of this application, also before somebody has loaded it.
 -spec environment() -> [{atom(), term()}].
@@ -37,31 +57,59 @@ environment() ->
 %% @doc Checks the environment of this application, warns of what it does not know.
 -spec load() -> {ok, map()} | {error, problem()}.
 load() ->
-    case check(environment()) of
-        {ok, Config, Warnings} -> lists:foreach(fun warn/1, Warnings), {ok, Config};
-        {error, _} = Error -> Error
+    case {os:getenv("ESDB_GATER_SECRET"), check(environment())} of
+        {"", _} ->
+            {error, {bad_config, "security.hmac_secret", ?REDACTED,
+                     "not empty (it comes from ESDB_GATER_SECRET)"}};
+        {_, {ok, Config, Warnings}} ->
+            lists:foreach(fun warn/1, Warnings),
+            {ok, Config};
+        {_, {error, _} = Error} ->
+            Error
     end.
 
 %% @doc Logs a warning.
 -spec warn(warning()) -> ok.
+warn({unknown_key, Key, none}) ->
+    ?LOG_WARNING("erl_esdb_gater: unknown configuration key ~ts", [Key],
+                 #{application => erl_esdb_gater});
 warn({unknown_key, Key, Nearest}) ->
     ?LOG_WARNING("erl_esdb_gater: unknown configuration key ~ts; did you mean ~ts?",
-                 [Key, Nearest], #{application => erl_esdb_gater}).
+                 [Key, Nearest], #{application => erl_esdb_gater});
+warn({overridden, Key, By}) ->
+    ?LOG_WARNING("erl_esdb_gater: configuration key ~ts has no effect: ~ts is set as well",
+                 [Key, By], #{application => erl_esdb_gater}).
 
 %% @doc A problem in words.
 -spec describe(problem()) -> string().
 describe({bad_config, Key, Value, Expected}) ->
-    lists:flatten(io_lib:format("erl_esdb_gater: configuration key ~ts is ~tp, but must be ~ts",
+    lists:flatten(io_lib:format("erl_esdb_gater: configuration key ~ts is ~0tp, but must be ~ts",
                                 [Key, Value, Expected])).
 
 %% @doc Checks an environment. Gives nested maps of the known keys with their values; a key
-%% that is not set is not in them.
+%% that is not set is not in them. The original's flat `hmac_secret' comes as
+%% `security.hmac_secret'.
 -spec check([{atom(), term()}]) -> {ok, map(), [warning()]} | {error, problem()}.
 check(Env) ->
     try
         {Config, Warnings} = section("", keys(), Env),
-        ok = cross_check(Config),
-        {ok, Config, Warnings}
+        ok = check_channel_names(maps:get(channels, Config, #{})),
+        ok = check_together("retry.", maps:get(retry, Config, #{})),
+        {Nested, More} = flat_secret(Config),
+        {ok, Nested, Warnings ++ More}
+    catch
+        throw:{bad_config, _, _, _} = Problem -> {error, Problem}
+    end.
+
+%% @doc Checks values for retries that do not come from the environment; there an unknown key is an
+%% error.
+-spec check_retry(map()) -> ok | {error, problem() | warning()}.
+check_retry(Values) ->
+    try
+        case section("", retry_keys(), Values) of
+            {Retry, []} -> check_together("", Retry);
+            {_, [Unknown | _]} -> {error, Unknown}
+        end
     catch
         throw:{bad_config, _, _, _} = Problem -> {error, Problem}
     end.
@@ -69,12 +117,15 @@ check(Env) ->
 %% Name => {section, Keys} | {each, Keys} (names are the user's) | {value, Check, Expected}.
 keys() ->
     #{gateways => value(fun gateways/1, "a list of node names"),
-      gateway_timeout_ms => value(fun(Ms) -> is_integer(Ms) andalso Ms >= 100 end,
-                                  "milliseconds, a whole number from 100"),
-      cluster => {section, #{ra_cluster_name => value(fun is_atom/1, "an atom")}},
+      gateway_timeout_ms => value(fun(Ms) -> whole(Ms, 100, ?MAX_MS) end,
+                                  "milliseconds, a whole number from 100 to 4294967295"),
+      registration => one_of([acknowledged, eventual]),
+      cluster => {section, #{ra_cluster_name => value(fun is_name/1, "an atom that is not empty")}},
       retry => {section, retry_keys()},
       channels => {each, channel_keys()},
       security => {section, security_keys()},
+      hmac_secret => secret_key(),
+      capability_mode => one_of([disabled, optional, required]),
       tune_peers => value(fun is_boolean/1, "true or false"),
       lineage_scopes => value(fun is_boolean/1, "true or false"),
       telemetry_handlers => value(fun telemetry_handlers/1, "a list that may hold logger"),
@@ -84,22 +135,36 @@ keys() ->
       included_applications => value(fun is_list/1, "a list of applications")}.
 
 retry_keys() ->
-    #{base_delay_ms => value(fun non_neg/1, "milliseconds, a whole number from 0"),
-      max_delay_ms => value(fun non_neg/1, "milliseconds, a whole number from 0"),
-      max_attempts => value(fun pos/1, "a whole number from 1")}.
+    Milliseconds = value(fun(Ms) -> whole(Ms, 0, ?MAX_MS) end,
+                         "milliseconds, a whole number from 0 to 4294967295"),
+    #{base_delay_ms => Milliseconds,
+      max_delay_ms => Milliseconds,
+      max_attempts => value(fun number/1, "a whole number from 1 to 4294967295"),
+      max_retries => value(fun(N) -> whole(N, 0, ?MAX_NUMBER - 1) end,
+                           "a whole number from 0 to 4294967294"),
+      ambiguous => one_of([retry, return]),
+      deadline_ms => value(fun(Ms) -> Ms =:= infinity orelse whole(Ms, 1, ?MAX_MS) end,
+                           "milliseconds, a whole number from 1 to 4294967295, or infinity"),
+      prefer => one_of([any, local])}.
 
 channel_keys() ->
-    #{priority => value(fun(P) -> lists:member(P, [critical, high, normal, low]) end,
-                        "critical, high, normal or low"),
-      max_rate => value(fun(R) -> R =:= infinity orelse pos(R) end,
-                        "messages per second, a whole number from 1, or infinity"),
-      hmac => value(fun(H) -> lists:member(H, [required, optional]) end,
-                    "required or optional"),
+    #{priority => one_of([critical, high, normal, low]),
+      max_rate => value(fun(R) -> R =:= infinity orelse number(R) end,
+                        "messages per second, a whole number from 1 to 4294967295, or infinity"),
+      hmac => one_of([required, optional]),
       replay_last => value(fun is_boolean/1, "true or false")}.
 
 security_keys() ->
-    #{hmac_secret => value(fun secret/1, "a binary or string that is not empty"),
-      message_ttl_seconds => value(fun pos/1, "seconds, a whole number from 1")}.
+    #{hmac_secret => secret_key(),
+      message_ttl_seconds => value(fun(S) -> whole(S, 1, ?MAX_SECONDS) end,
+                                   "seconds, a whole number from 1 to 31622400 (a year)")}.
+
+secret_key() -> value(fun secret/1, "a binary or string that is not empty").
+
+one_of(Values) ->
+    {First, [Last]} = lists:split(length(Values) - 1, [atom_to_list(V) || V <- Values]),
+    value(fun(Value) -> lists:member(Value, Values) end,
+          lists:append(lists:join(", ", First)) ++ " or " ++ Last).
 
 value(Check, Expected) -> {value, Check, Expected}.
 
@@ -125,7 +190,7 @@ option(Path, Keys, {Key, Value}, {Config, Warnings}) when is_atom(Key) ->
                 false -> throw({bad_config, Full, shown(Key, Value), Expected})
             end;
         #{} ->
-            {Config, Warnings ++ [{unknown_key, Full, join(Path, nearest(Key, maps:keys(Keys)))}]}
+            {Config, Warnings ++ [{unknown_key, Full, nearest(Path, Full, Keys)}]}
     end;
 option(Path, _Keys, Other, _Acc) ->
     throw({bad_config, root(Path), Other, "a list of {Key, Value}"}).
@@ -143,16 +208,74 @@ each(Path, Keys, Options) when is_list(Options) ->
 each(Path, _Keys, Other) ->
     throw({bad_config, Path, Other, "a list of {Name, [{Key, Value}]}"}).
 
-cross_check(Config) ->
-    Retry = maps:get(retry, Config, #{}),
+%% The keys of a channel are sought among themselves, all others everywhere.
+nearest("channels." ++ _ = Path, Full, Keys) ->
+    nearest_of(Full, [join(Path, Key) || Key <- maps:keys(Keys)]);
+nearest(_Path, Full, Keys) ->
+    case is_map_key(channels, Keys) orelse string:find(Full, ".") =/= nomatch of
+        true -> nearest_of(Full, paths("", maps:remove(included_applications, keys())));
+        false -> nearest_of(Full, paths("", Keys))
+    end.
+
+nearest_of(Full, Known) ->
+    case esdb_gater_nearest:find(Full, Known) of
+        {ok, Nearest} -> Nearest;
+        none -> none
+    end.
+
+paths(Path, Keys) ->
+    lists:flatmap(fun({Key, {section, Inner}}) -> [join(Path, Key) | paths(join(Path, Key), Inner)];
+                     ({Key, _}) -> [join(Path, Key)]
+                  end, lists:sort(maps:to_list(Keys))).
+
+%% Names that the gateway can serve and that a process of a BEAM may be registered under.
+check_channel_names(Channels) ->
+    lists:foreach(fun(Name) ->
+                      Text = atom_to_list(Name),
+                      case {Text, length(Text) =< ?MAX_NAME, is_taken(Name, Text)} of
+                          {[_ | _], true, false} -> ok;
+                          {[_ | _], true, true} ->
+                              bad_channel(Name, "another name: this one is taken");
+                          _ -> bad_channel(Name, "a name of 1 to 255 characters")
+                      end
+                  end, lists:sort(maps:keys(Channels))),
+    All = maps:size(maps:merge(default_channels(), Channels)),
+    case All =< ?MAX_CHANNELS of
+        true -> ok;
+        false -> throw({bad_config, "channels", All, "no more than 1000 channels in all"})
+    end.
+
+is_taken(Name, Text) ->
+    lists:member(Name, ?TAKEN) orelse lists:prefix("esdb_gater_", Text)
+        orelse lists:prefix("erl_esdb_gater", Text).
+
+bad_channel(Name, Expected) ->
+    throw({bad_config, join("channels", Name), Name, Expected}).
+
+%% What depends on two values.
+check_together(Prefix, Retry) ->
     Base = maps:get(base_delay_ms, Retry, 100),
-    case maps:get(max_delay_ms, Retry, 5000) of
-        Max when Max < Base ->
-            throw({bad_config, "retry.max_delay_ms", Max,
-                   lists:flatten(io_lib:format("at least retry.base_delay_ms (~b)", [Base]))});
+    Attempts = maps:get(max_attempts, Retry, none),
+    case {maps:get(max_delay_ms, Retry, 5000), maps:get(max_retries, Retry, none)} of
+        {Max, _} when Max < Base ->
+            throw({bad_config, Prefix ++ "max_delay_ms", Max,
+                   lists:concat(["at least ", Prefix, "base_delay_ms, which is ", Base])});
+        {_, Retries} when is_integer(Retries), is_integer(Attempts), Retries + 1 =/= Attempts ->
+            throw({bad_config, Prefix ++ "max_retries", Retries,
+                   lists:concat(["one less than ", Prefix, "max_attempts, which is ", Attempts])});
         _ ->
             ok
     end.
+
+flat_secret(#{hmac_secret := Secret} = Config) ->
+    Security = maps:get(security, Config, #{}),
+    Nested = maps:remove(hmac_secret, Config),
+    case Security of
+        #{hmac_secret := _} -> {Nested, [{overridden, "hmac_secret", "security.hmac_secret"}]};
+        _ -> {Nested#{security => Security#{hmac_secret => Secret}}, []}
+    end;
+flat_secret(Config) ->
+    {Config, []}.
 
 join("", Key) -> atom_to_list(Key);
 join(Path, Key) -> Path ++ "." ++ atom_to_list(Key).
@@ -166,13 +289,23 @@ shown(_, Value) -> Value.
 gateways(List) ->
     is_list(List) andalso lists:all(fun is_node_name/1, List).
 
+%% As OTP has it: letters, digits, `_' and `-', then `@', then a host.
 is_node_name(Name) when is_atom(Name) ->
     case string:split(atom_to_list(Name), "@") of
-        [[_ | _], [_ | _]] -> true;
-        _ -> false
+        [[_ | _] = Alive, [_ | _] = Host] ->
+            lists:all(fun is_name_character/1, Alive) andalso lists:all(fun is_host_character/1, Host);
+        _ ->
+            false
     end;
 is_node_name(_) ->
     false.
+
+is_name_character(C) ->
+    C >= $a andalso C =< $z orelse C >= $A andalso C =< $Z orelse C >= $0 andalso C =< $9
+        orelse C =:= $_ orelse C =:= $-.
+
+is_host_character(C) ->
+    C > 32 andalso C < 127 andalso C =/= $@ andalso C =/= $'.
 
 telemetry_handlers(List) ->
     is_list(List) andalso lists:all(fun(H) -> H =:= logger end, List).
@@ -181,32 +314,20 @@ secret(S) when is_binary(S) -> S =/= <<>>;
 secret([_ | _] = S) -> is_text(S);
 secret(_) -> false.
 
-is_text(S) when is_binary(S) -> S =/= <<>>;
-is_text([_ | _] = S) -> io_lib:char_list(S);
+%% Text for a path: the operating system ends it at a NUL.
+is_text(B) when is_binary(B) ->
+    case unicode:characters_to_list(B) of
+        Text when is_list(Text) -> is_text(Text);
+        _ -> false
+    end;
+is_text([_ | _] = S) -> io_lib:char_list(S) andalso not lists:member(0, S);
 is_text(_) -> false.
 
-non_neg(N) -> is_integer(N) andalso N >= 0.
+is_name(Name) -> is_atom(Name) andalso Name =/= ''.
 
-pos(N) -> is_integer(N) andalso N > 0.
+whole(N, Least, Most) -> is_integer(N) andalso N >= Least andalso N =< Most.
 
-nearest(Key, Known) ->
-    Name = atom_to_list(Key),
-    {_, Nearest} = lists:min([{distance(Name, atom_to_list(K)), K} || K <- Known,
-                                                                      K =/= included_applications]),
-    Nearest.
-
-%% Levenshtein distance, row by row.
-distance(A, B) ->
-    lists:last(lists:foldl(
-        fun(CharA, [First | _] = Row) ->
-            {NewRow, _, _} =
-                lists:foldl(
-                    fun({CharB, Above}, {[Left | _] = Acc, Diagonal, _}) ->
-                        Cost = case CharA =:= CharB of true -> 0; false -> 1 end,
-                        {[lists:min([Left + 1, Above + 1, Diagonal + Cost]) | Acc], Above, ok}
-                    end, {[First + 1], First, ok}, lists:zip(B, tl(Row))),
-            lists:reverse(NewRow)
-        end, lists:seq(0, length(B)), A)).
+number(N) -> whole(N, 1, ?MAX_NUMBER).
 
 %% @doc The channels there are without configuration.
 -spec default_channels() -> #{atom() => channel()}.

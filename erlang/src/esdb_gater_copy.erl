@@ -20,7 +20,8 @@
 -spec reset([{StoreId :: atom(), [pid()]}], same | other) ->
           {Missing :: [{StoreId :: atom(), pid()}], unconfirmed()}.
 reset(Registry, Gateway) ->
-    Offered = maps:from_list([{Store, [P || P <- Pids, plausible(P)]} || {Store, Pids} <- Registry]),
+    Offered = maps:from_list([{Store, [P || P <- Pids, offered(Store, P)]}
+                              || {Store, Pids} <- Registry]),
     Known = maps:from_list([{{Store, Pid}, []} || {Store, Pids} <- maps:to_list(Offered),
                                                   Pid <- Pids]),
     Near = case Gateway of
@@ -46,7 +47,7 @@ merge(Offered, Kept) ->
 -spec added(StoreId :: atom(), pid(), unconfirmed()) -> unconfirmed().
 added(Store, Pid, Unconfirmed) ->
     Key = {Store, Pid},
-    case plausible(Pid) of
+    case offered(Store, Pid) of
         true ->
             _ = case Unconfirmed of
                     #{Key := _} -> esdb_gater_workers:renew(Store, Pid);
@@ -95,6 +96,10 @@ ended(Pid, _Reason) ->
 settle(Unconfirmed) ->
     lists:foreach(fun({Store, Pid}) -> esdb_gater_workers:remove(Store, Pid) end,
                   maps:keys(Unconfirmed)).
+
+%% What was taken back while there was no gateway stays so until this one has been told.
+offered(Store, Pid) ->
+    plausible(Pid) andalso not esdb_gater_withdrawals:member(Store, Pid).
 
 %% A dead process of this node may still be on its way through the gateway.
 plausible(Pid) ->

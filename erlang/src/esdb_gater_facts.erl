@@ -10,6 +10,8 @@
 %%%   link.</dd>
 %%% <dt>`push_secret'</dt><dd>`true' when the gateways are to be given this node's
 %%%   secret. Set by the link.</dd>
+%%% <dt>`events'</dt><dd>counters of the events that wait for handlers, see
+%%%   {@link esdb_gater_events}, which sets it.</dd>
 %%% <dt>`program'</dt><dd>the gateway that runs on this node and can serve. Set by
 %%%   {@link esdb_gater_port}, as is the next.</dd>
 %%% <dt>`push_to_program'</dt><dd>`true' when that is to be given this node's secret.</dd>
@@ -27,7 +29,7 @@
 
 -export_type([name/0]).
 
--type name() :: gateway | copy | channels | gateways | push_secret | program
+-type name() :: gateway | copy | events | channels | gateways | push_secret | program
               | push_to_program | embedded | born | hosting | {lost_requests, atom()}.
 
 -define(TABLE, esdb_gater_facts).

@@ -45,13 +45,22 @@ out_of_reach() ->
 gateway() ->
     esdb_gater_facts:get(gateway).
 
-%% @doc The gateway in use; waits for one if there is none.
+%% @doc The gateway in use; waits for one if there is none, but in a handler of `logger'.
 -spec await_gateway(Milliseconds :: non_neg_integer()) -> {ok, node()} | {error, no_gateway}.
 await_gateway(Timeout) ->
     case esdb_gater_facts:get(gateway) of
         {ok, _} = Ok -> Ok;
-        none -> call({await, gateway, Timeout})
+        none ->
+            case in_logger() of
+                true -> {error, no_gateway};
+                false -> call({await, gateway, Timeout})
+            end
     end.
+
+%% A handler of `logger' runs in the process that logs, which must not be kept waiting.
+in_logger() ->
+    {backtrace, Frames} = process_info(self(), backtrace),
+    binary:match(Frames, <<"logger_backend:call_handlers">>) =/= nomatch.
 
 %% @doc The channels of the gateway, as it has told them.
 -spec gateway_channels() -> #{atom() => map()}.

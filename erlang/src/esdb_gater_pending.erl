@@ -7,7 +7,7 @@
 %%% is remembered and the last of them decides. Invariant: a late pair has one pending.
 -module(esdb_gater_pending).
 
--export([new/0, add/5, sent/2, unsent/1, gateway_lost/1, take/2, expire/2, late/3, take_late/3,
+-export([new/0, add/5, sent/2, unsent/1, gateway_lost/1, take_unregistrations/1, take/2, expire/2, late/3, take_late/3,
          answer/2, size/1]).
 
 -export_type([pending/0, id/0, kind/0]).
@@ -70,6 +70,17 @@ unsent(#pending{requests = Requests}) ->
 -spec gateway_lost(pending()) -> pending().
 gateway_lost(#pending{requests = Requests} = Pending) ->
     Pending#pending{requests = maps:map(fun(_, R) -> R#request{sent = false} end, Requests)}.
+
+%% @doc Takes all withdrawals of registrations, in the order they came.
+-spec take_unregistrations(pending()) ->
+          {[{StoreId :: atom(), pid(), gen_server:from() | none}], pending()}.
+take_unregistrations(#pending{requests = Requests} = Pending) ->
+    Ids = lists:sort([Id || {Id, #request{kind = unregister}} <- maps:to_list(Requests)]),
+    lists:mapfoldl(fun(Id, Acc) ->
+                       #pending{requests = #{Id := #request{store = Store, pid = Pid}}} = Acc,
+                       {From, Rest} = take(Id, Acc),
+                       {{Store, Pid, From}, Rest}
+                   end, Pending, Ids).
 
 %% @doc It is answered; `late' if its caller has been told that it failed.
 -spec take(id(), pending()) -> {gen_server:from() | none, pending()} | late.

@@ -107,7 +107,8 @@ init(Channel) ->
                   #{Channel := #{replay_last := Replay}} -> Replay;
                   #{} -> false
               end,
-    Kept = ets:select(?TABLE, [{{{Channel, '$1', '$2'}}, [], [{{'$1', '$2'}}]}]),
+    {Exactly, Guards} = esdb_gater_match:exactly(Channel, '$3'),
+    Kept = ets:select(?TABLE, [{{{Exactly, '$1', '$2'}}, Guards, [{{'$1', '$2'}}]}]),
     State = lists:foldl(fun({Topic, Pid}, Acc) -> added(key(Topic, Pid), Pid, Acc) end,
                         #state{channel = Channel, replays = Replays,
                                requests = gen_server:reqids_new()},

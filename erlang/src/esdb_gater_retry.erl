@@ -1,9 +1,9 @@
 %%% @doc Retry with exponential backoff and jitter.
 %%%
 %%% Delay before retry `k' (from 0): `base_delay_ms * 2^k' plus 0 to 25 percent of it, never
-%%% above `max_delay_ms'. Where the doubled delay has reached the maximum the jitter goes
-%%% downwards instead, 75 to 100 percent of the maximum, so that many callers that failed
-%%% together do not come back together.
+%%% above `max_delay_ms'. Where that would be above the maximum the jitter goes downwards instead,
+%%% to 75 percent of the maximum once the doubled delay has reached it, so that many callers that
+%%% failed together do not come back together.
 %%%
 %%% What a call gave decides what happens next:
 %%% <ul>
@@ -12,7 +12,8 @@
 %%% <li>`{error, R}' is retried, unless `R' says that no repetition can help
 %%%     (see {@link retryable/1}).</li>
 %%% <li>An exit is a failure: `noproc' becomes `worker_down', `nodedown' and `noconnection'
-%%%     become `node_down', a timeout `timeout', any other reason `{worker_exit, Reason}'.</li>
+%%%     become `node_down', a timeout `timeout', any other reason `{worker_exit, Reason}'. A call of
+%%%     the calling process itself is `calling_self', which is not retried.</li>
 %%% <li>An exception of class `error' is a bug of the caller and is raised as it is, and so
 %%%     is a `throw'.</li>
 %%% </ul>
@@ -27,6 +28,10 @@
          calculate_delay/2]).
 %% for esdb_gater_api
 -export([invoke/1, invoke/2, continue/6, retryable/1, ambiguous/1, started/1, to_config/1]).
+%% for the application
+-export([configure/1, forget/0]).
+%% for the shell and for crash reports
+-export([format_error/2]).
 
 -export_type([config/0, result/0]).
 
@@ -40,6 +45,8 @@
 %% Doubling stops counting here: 2^62 ms is longer than any maximum in use, and the shift
 %% must not build a big number out of a large attempt count.
 -define(MAX_EXPONENT, 62).
+%% The configuration of the running application, parsed when it started.
+-define(DEFAULT, {?MODULE, default}).
 
 %% @doc As {@link with_retry/3} with {@link default_config/0}.
 -spec with_retry(StoreId :: term(), fun(() -> term())) -> result().
@@ -73,27 +80,79 @@ new_config(BaseDelayMs, MaxDelayMs, MaxAttempts) ->
 %% Keys: `base_delay_ms', `max_delay_ms' (not below the base), `max_attempts' (all calls) or
 %% `max_retries' (without the first), `ambiguous' (`retry' | `return'), `deadline_ms'
 %% (no retry is begun later than this after the first call; `infinity'), `prefer'
-%% (`any' | `local'). An unknown key or a bad value raises `badarg'.
+%% (`any' | `local'). An unknown key or a bad value raises `badarg', with the key in the error's
+%% `error_info'.
 %% @throws badarg
 -spec new_config(map()) -> config().
 new_config(Map) when is_map(Map) ->
-    try
-        checked(maps:fold(fun put_key/3, defaults(), Map))
-    catch
-        throw:badarg -> erlang:error(badarg, [Map])
+    case changed(Map, default_config()) of
+        {ok, Config} -> Config;
+        {error, Problem} -> erlang:error(badarg, [Map], info(Problem))
     end;
 new_config(Other) ->
-    erlang:error(badarg, [Other]).
+    erlang:error(badarg, [Other], info({not_a, map, Other})).
 
-%% @doc The configuration of the application environment's key `retry', or 100 ms, 5 s and
-%% 5 calls where it says nothing.
+%% @doc Returns the configuration of the application environment's key `retry', or 100 ms, 5 s and
+%% 5 calls where it says nothing. It is parsed when the application starts; later changes of the
+%% environment count from the next start on.
+%% @throws badarg
 -spec default_config() -> config().
 default_config() ->
-    try
-        checked(defaults())
-    catch
-        throw:badarg -> erlang:error(badarg, [])
+    case persistent_term:get(?DEFAULT, none) of
+        none -> from_environment();
+        Config -> Config
     end.
+
+%% Without the application: as it would be if it started now.
+from_environment() ->
+    Environment = esdb_gater_config:environment(),
+    case esdb_gater_config:check([Pair || {retry, _} = Pair <- Environment]) of
+        {ok, Config, _Warnings} ->
+            {ok, Default} = changed(maps:get(retry, Config, #{}), #retry_config{}),
+            Default;
+        {error, Problem} ->
+            erlang:error(badarg, [], info(Problem))
+    end.
+
+%% @private
+%% @doc Keeps the checked section `retry' of the configuration for as long as the application runs.
+-spec configure(map()) -> ok.
+configure(Retry) ->
+    {ok, Config} = changed(Retry, #retry_config{}),
+    persistent_term:put(?DEFAULT, Config).
+
+%% @private
+%% @doc The application has stopped.
+-spec forget() -> ok.
+forget() ->
+    _ = persistent_term:erase(?DEFAULT),
+    ok.
+
+%% @private
+%% @doc Says what is wrong with a configuration, see `erl_error'.
+-spec format_error(Reason :: term(), erlang:stacktrace()) -> #{pos_integer() | general => string()}.
+format_error(badarg, [{_, _, Arguments, Info} | _]) ->
+    #{cause := Problem} = proplists:get_value(error_info, Info, #{cause => none}),
+    Key = case Arguments of [_] -> 1; _ -> general end,
+    #{Key => describe(Problem)};
+format_error(_Reason, _Stack) ->
+    #{}.
+
+describe({not_a, map, Other}) ->
+    text("is ~0tp, but must be a map", [Other]);
+describe({unknown_key, Key, none}) ->
+    text("unknown key ~ts", [Key]);
+describe({unknown_key, Key, Nearest}) ->
+    text("unknown key ~ts; did you mean ~ts?", [Key, Nearest]);
+describe({bad_config, Key, Value, Expected}) ->
+    text("~ts is ~0tp, but must be ~ts", [Key, Value, Expected]);
+describe(none) ->
+    "bad configuration".
+
+text(Format, Arguments) -> lists:flatten(io_lib:format(Format, Arguments)).
+
+info(Problem) ->
+    [{error_info, #{module => ?MODULE, cause => Problem}}].
 
 %% @doc The delay in milliseconds before retry `Attempt' (from 0): the doubled base delay plus
 %% up to a quarter of it, at most `max_delay_ms', and exactly that once the doubled delay has
@@ -183,6 +242,7 @@ retryable({subscription_not_found, _}) -> false;
 retryable({no_snapshot, _}) -> false;
 retryable({context_changed, _}) -> false;
 retryable(unknown_request) -> false;
+retryable(calling_self) -> false;
 retryable(_) -> true.
 
 %% @doc Whether an operation that failed for this reason may have been carried out all the
@@ -216,11 +276,11 @@ in_time(_Delay, #retry_config{deadline_ms = infinity}, _Started) -> true;
 in_time(Delay, #retry_config{deadline_ms = Deadline}, Started) ->
     erlang:monotonic_time(millisecond) + Delay - Started =< Deadline.
 
-jittered_delay(Retries, #retry_config{base_delay_ms = Base, max_delay_ms = Max} = Config) ->
-    case doubled(Base, Retries) of
-        Raw when Raw >= Max -> Max - below(Max div 4);
-        _ -> calculate_delay(Retries, Config)
-    end.
+%% A quarter of the doubled delay is left to chance, also where the maximum cuts it off: there the
+%% jitter goes downwards.
+jittered_delay(Retries, #retry_config{base_delay_ms = Base, max_delay_ms = Max}) ->
+    Raw = min(Max, doubled(Base, Retries)),
+    min(Max, Raw + Raw div 4) - below(Raw div 4).
 
 doubled(Base, Attempt) -> Base bsl min(Attempt, ?MAX_EXPONENT).
 
@@ -243,42 +303,36 @@ exit_reason(noconnection) -> node_down;
 exit_reason({noconnection, _}) -> node_down;
 exit_reason(timeout) -> timeout;
 exit_reason({timeout, _}) -> timeout;
+%% The worker is the process that runs the operation: no repetition makes it answer.
+exit_reason(calling_self) -> calling_self;
 exit_reason(Reason) -> {worker_exit, Reason}.
 
-%% @private Accepts a record, the three-field record of the original, or a map.
+%% @private Accepts a record, the three-field record of the original, or a map. Raises `badarg'
+%% for what is no configuration.
 -spec to_config(config() | tuple() | map()) -> config().
-to_config(#retry_config{} = Config) -> Config;
+to_config(#retry_config{base_delay_ms = Base, max_delay_ms = Max, max_retries = Retries,
+                        ambiguous = Ambiguous, deadline_ms = Deadline, prefer = Prefer} = Config) ->
+    Values = #{base_delay_ms => Base, max_delay_ms => Max, max_retries => Retries,
+               ambiguous => Ambiguous, deadline_ms => Deadline, prefer => Prefer},
+    case esdb_gater_config:check_retry(Values) of
+        ok -> Config;
+        {error, Problem} -> erlang:error(badarg, [Config], info(Problem))
+    end;
 to_config({retry_config, Base, Max, Retries}) ->
     new_config(#{base_delay_ms => Base, max_delay_ms => Max, max_retries => Retries});
 to_config(Map) -> new_config(Map).
 
-defaults() ->
-    case application:get_env(erl_esdb_gater, retry) of
-        {ok, Options} when is_list(Options) -> lists:foldl(fun put_option/2, #retry_config{}, Options);
-        {ok, Options} when is_map(Options) -> maps:fold(fun put_key/3, #retry_config{}, Options);
-        {ok, _} -> throw(badarg);
-        undefined -> #retry_config{}
+changed(Map, #retry_config{base_delay_ms = Base, max_delay_ms = Max} = Config) ->
+    Bounds = maps:merge(#{base_delay_ms => Base, max_delay_ms => Max}, Map),
+    case esdb_gater_config:check_retry(Bounds) of
+        ok -> {ok, maps:fold(fun put_key/3, Config, Map)};
+        {error, _} = Error -> Error
     end.
-
-put_option({Key, Value}, Config) -> put_key(Key, Value, Config);
-put_option(_, _Config) -> throw(badarg).
 
 put_key(base_delay_ms, V, C) -> C#retry_config{base_delay_ms = V};
 put_key(max_delay_ms, V, C) -> C#retry_config{max_delay_ms = V};
-put_key(max_attempts, V, C) when is_integer(V) -> C#retry_config{max_retries = V - 1};
+put_key(max_attempts, V, C) -> C#retry_config{max_retries = V - 1};
 put_key(max_retries, V, C) -> C#retry_config{max_retries = V};
 put_key(ambiguous, V, C) -> C#retry_config{ambiguous = V};
 put_key(deadline_ms, V, C) -> C#retry_config{deadline_ms = V};
-put_key(prefer, V, C) -> C#retry_config{prefer = V};
-put_key(_, _, _) -> throw(badarg).
-
-checked(#retry_config{base_delay_ms = Base, max_delay_ms = Max, max_retries = Retries,
-                      ambiguous = Ambiguous, deadline_ms = Deadline, prefer = Prefer} = Config)
-  when is_integer(Base), Base >= 0, is_integer(Max), Max >= Base,
-       is_integer(Retries), Retries >= 0,
-       (Ambiguous =:= retry orelse Ambiguous =:= return),
-       (Deadline =:= infinity orelse (is_integer(Deadline) andalso Deadline > 0)),
-       (Prefer =:= any orelse Prefer =:= local) ->
-    Config;
-checked(_) ->
-    throw(badarg).
+put_key(prefer, V, C) -> C#retry_config{prefer = V}.

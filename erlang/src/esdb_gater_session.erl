@@ -11,7 +11,8 @@
 %%% <li>registers again what was registered through this node, still lives and is missing there,
 %%%     and has its followers, the relays of the channels, subscribe again;</li>
 %%% <li>carries registrations to the gateway ({@link esdb_gater_pending}). One that finds no
-%%%     gateway waits for it.</li>
+%%%     gateway waits for it, or is asserted later where the configuration says `eventual'; one that
+%%%     is taken back without a gateway is remembered ({@link esdb_gater_withdrawals}).</li>
 %%% </ul>
 %%% Phases: `idle' (no connection), `connecting', `attaching' (until the registry has come),
 %%% `restoring' (registrations and subscriptions are being repeated), `attached'. In every
@@ -38,7 +39,8 @@
 -export_type([options/0]).
 
 -type options() :: #{mode := embedded | named, gateways => [node()],
-                     gateway_timeout_ms => pos_integer()}.
+                     gateway_timeout_ms => pos_integer(),
+                     registration => acknowledged | eventual}.
 
 -define(SERVER, esdb_gater_worker_registry).
 -define(SESSION, esdb_gater_session).
@@ -60,6 +62,7 @@
 -record(state, {
     mode :: embedded | named,
     silence :: pos_integer(),               % ms
+    registration :: acknowledged | eventual,
     gateways :: esdb_gater_gateways:gateways(),
     phase = idle :: idle | connecting | attaching | restoring | attached,
     node :: node() | undefined,             % of the phases after idle
@@ -99,6 +102,7 @@ init(#{mode := Mode} = Options) ->
     ok = esdb_gater_facts:unset(gateway),
     State = #state{mode = Mode,
                    silence = maps:get(gateway_timeout_ms, Options, ?SILENCE),
+                   registration = maps:get(registration, Options, acknowledged),
                    gateways = esdb_gater_gateways:new(maps:get(gateways, Options, [])),
                    requests = gen_server:reqids_new()},
     _ = net_kernel:monitor_nodes(true, [{node_type, all}]),
@@ -123,12 +127,21 @@ handle_continue(start, State) ->
 -spec handle_call(term(), gen_server:from(), #state{}) ->
           {reply, term(), #state{}} | {noreply, #state{}}.
 handle_call({register, Store, Pid}, From, State) when is_atom(Store), is_pid(Pid) ->
-    case node(Pid) =:= node() andalso not is_process_alive(Pid) of
-        true -> {reply, {error, noproc}, State};
-        false -> {noreply, carry(register, Store, Pid, From, State)}
+    case {node(Pid) =:= node(), State#state.registration} of
+        {true, Registration} ->
+            case {is_process_alive(Pid), Registration} of
+                {false, _} -> {reply, {error, noproc}, State};
+                {true, eventual} -> {reply, ok, assert(Store, Pid, State)};
+                {true, acknowledged} -> {noreply, carry(register, Store, Pid, From, State)}
+            end;
+        {false, _} ->
+            {noreply, carry(register, Store, Pid, From, State)}
     end;
-handle_call({unregister, Store, Pid}, From, State) when is_atom(Store), is_pid(Pid) ->
+handle_call({unregister, Store, Pid}, From, #state{phase = attached} = State)
+  when is_atom(Store), is_pid(Pid) ->
     {noreply, carry(unregister, Store, Pid, From, State)};
+handle_call({unregister, Store, Pid}, _From, State) when is_atom(Store), is_pid(Pid) ->
+    {reply, withdraw(Store, Pid), State};
 handle_call({Kind, _, _}, _From, State) when Kind =:= register; Kind =:= unregister ->
     {reply, {error, badarg}, State};
 handle_call({get_workers, Store}, _From, State) ->
@@ -168,6 +181,10 @@ handle_call(Request, _From, State) ->
     {reply, {error, {unknown_request, Request}}, State}.
 
 -spec handle_cast(term(), #state{}) -> {noreply, #state{}}.
+handle_cast({unregister, Store, Pid}, #state{phase = Phase} = State)
+  when is_atom(Store), is_pid(Pid), Phase =/= attached ->
+    _ = withdraw(Store, Pid),
+    {noreply, State};
 handle_cast({Kind, Store, Pid}, State)
   when is_atom(Store), is_pid(Pid), (Kind =:= register orelse Kind =:= unregister) ->
     {noreply, carry(Kind, Store, Pid, none, State)};
@@ -210,7 +227,7 @@ handle_info({esdb_gater_registry, _, Rev, _, _}, #state{rev = Last, phase = atta
     {noreply, attach(State)};
 handle_info({esdb_gater_event, Event, Measurements, Metadata}, State)
   when is_map(Measurements), is_map(Metadata) ->
-    esdb_gater_telemetry:emit(Event, Measurements, Metadata),
+    ok = esdb_gater_events:dispatch(Event, Measurements, Metadata),
     {noreply, State};
 handle_info({esdb_gater_gateways, Members}, State) ->
     {noreply, look_home(learn(Members, State))};
@@ -387,7 +404,7 @@ lost(Reason, #state{phase = Phase, node = Node, session = Session} = State) ->
         andalso erlang:disconnect_node(Node),
     _ = Phase =/= connecting andalso tell_followers(down, State),
     State#state{former = esdb_gater_former:add(Node, State#state.former),
-                pending = esdb_gater_pending:gateway_lost(State#state.pending),
+                pending = esdb_gater_pending:gateway_lost(withdraw_pending(State#state.pending)),
                 phase = idle, node = undefined, session = undefined, helper = undefined,
                 pulse = undefined, phase_timer = undefined, requests = gen_server:reqids_new(),
                 rev = undefined, info = undefined, events = [], restoring = 0, relays = #{}}.
@@ -481,8 +498,10 @@ serve(#state{node = Node, info = Info} = State) ->
                            gateways = esdb_gater_gateways:succeeded(Node, State#state.gateways)},
     Secret = send_secret(none, Attached),
     Events = tell_events(none, Secret),
+    %% First what was taken back: it may have been registered again since.
+    Withdrawn = send_withdrawals(Events),
     Flushed = lists:foldl(fun({Id, Kind, Store, Pid}, Acc) -> send(Id, Kind, Store, Pid, Acc) end,
-                          Events, esdb_gater_pending:unsent(Events#state.pending)),
+                          Withdrawn, esdb_gater_pending:unsent(Events#state.pending)),
     ok = esdb_gater_facts:set(copy, ready),
     ok = esdb_gater_facts:set(gateway, Node),
     Woken = esdb_gater_awaiting:wake(Node, Flushed#state.waiting),
@@ -551,6 +570,7 @@ undo_late(Store, Pid, #state{pending = Pending, node = Node} = State) ->
     end.
 
 done(register, Store, Pid, ok, State) ->
+    ok = esdb_gater_withdrawals:remove(Store, Pid),
     ok = esdb_gater_wanted:add(Store, Pid),
     %% While a session is attached anew, its messages are not heard.
     _ = State#state.phase =:= attaching andalso esdb_gater_workers:add(Store, Pid),
@@ -561,7 +581,42 @@ done(unregister, Store, Pid, ok, State) ->
 done(_Kind, _Store, _Pid, _Error, State) ->
     State.
 
-%% Looked at now and then: what should be registered and is not.
+%% Registered here, and at the gateway as soon as there is one.
+assert(Store, Pid, #state{phase = Phase} = State) ->
+    ok = esdb_gater_withdrawals:remove(Store, Pid),
+    ok = esdb_gater_wanted:add(Store, Pid),
+    _ = esdb_gater_workers:add(Store, Pid),
+    Watching = monitor_pid(Pid, State),
+    case Phase =:= attached orelse Phase =:= restoring of
+        true -> request(?REGISTRY, {register, Store, Pid}, {restored, none, Store, Pid}, Watching);
+        false -> Watching
+    end.
+
+%% Gone here, and at the gateway as soon as there is one.
+withdraw(Store, Pid) ->
+    case esdb_gater_withdrawals:add(Store, Pid) of
+        ok ->
+            ok = esdb_gater_wanted:remove(Store, Pid),
+            _ = esdb_gater_workers:remove(Store, Pid),
+            ok;
+        {error, _} = Error ->
+            Error
+    end.
+
+%% Whether the gateway has carried them out before it was lost does not matter: the next is told.
+withdraw_pending(Pending) ->
+    {Unregistrations, Rest} = esdb_gater_pending:take_unregistrations(Pending),
+    lists:foreach(fun({Store, Pid, From}) ->
+                      esdb_gater_pending:answer(From, withdraw(Store, Pid))
+                  end, Unregistrations),
+    Rest.
+
+send_withdrawals(State) ->
+    lists:foldl(fun({Store, Pid}, Acc) ->
+                    request(?REGISTRY, {unregister, Store, Pid}, {withdrawn, Store, Pid}, Acc)
+                end, State, esdb_gater_withdrawals:all()).
+
+%% Looked at now and then: what should be registered and is not, and the other way round.
 reassert(#state{phase = attached} = State) ->
     lists:foldl(
       fun({Store, Pid}, Acc) ->
@@ -570,7 +625,7 @@ reassert(#state{phase = attached} = State) ->
                   false -> request(?REGISTRY, {register, Store, Pid},
                                    {restored, none, Store, Pid}, Acc)
               end
-      end, monitor_wanted(State), esdb_gater_wanted:active());
+      end, monitor_wanted(send_withdrawals(State)), esdb_gater_wanted:active());
 reassert(State) ->
     State.
 
@@ -619,6 +674,14 @@ response({restored, Attempt, Store, Pid}, Answer, State) ->
             restored(Attempt, State);
         _ ->
             restored(Attempt, reassert_in(?REASSERT_SOON + rand:uniform(?REASSERT_SOON), State))
+    end;
+response({withdrawn, Store, Pid}, Answer, State) ->
+    case Answer of
+        ok ->
+            ok = esdb_gater_withdrawals:remove(Store, Pid),
+            State;
+        _ ->
+            reassert_in(?REASSERT_SOON + rand:uniform(?REASSERT_SOON), State)
     end;
 response(attach, {ok, Info}, State) when is_map(Info) ->
     restoring(State#state{info = Info});

@@ -19,7 +19,7 @@
 -export([attach_default_handler/0, detach_default_handler/0, attach/3, detach/1,
          emit/3, handle_event/4]).
 %% for the rest of the application
--export([enabled/0, events/0, gateway_events/0, refresh/0, use_configured/1]).
+-export([enabled/0, events/0, gateway_events/0, refresh/0, start_application/0, use_configured/1]).
 
 -export_type([event/0, handler/0]).
 
@@ -152,6 +152,18 @@ refresh() ->
     case backend() of
         Backend -> ok;
         _ -> _ = locked(fun refreshed/0), ok
+    end.
+
+%% @private Starts the application `telemetry' if there is one. Not while the system boots: a release
+%% that has it starts it itself, and it is found then.
+-spec start_application() -> ok.
+start_application() ->
+    case {init:get_status(), code:where_is_file("telemetry.app")} of
+        {{started, _}, File} when is_list(File) ->
+            _ = application:ensure_all_started(telemetry),
+            ok;
+        _ ->
+            ok
     end.
 
 %% @private Attaches what the configuration key `telemetry_handlers' names.

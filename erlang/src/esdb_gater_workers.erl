@@ -136,7 +136,7 @@ reset_store(Store, Pids) ->
 
 %% Same workers, other order of registration.
 renumber(Store, Pids) ->
-    Old = [Seq || {{_, Seq}, _} <- ets:match_object(?ORDER, {{Store, '_'}, '_'})],
+    Old = [Seq || {{_, Seq}, _} <- rows(Store)],
     reorder(Store, [{{Store, erlang:unique_integer([monotonic])}, Pid} || Pid <- Pids], Old).
 
 %% Other numbers for workers that keep their places. Meanwhile a reader may meet one of them twice;
@@ -200,6 +200,9 @@ select(Store, Prefer, Failed) ->
 
 probe_all(Store, Counters, N, Failed) ->
     case probe(Store, Counters, ?ALL, N, Failed) of
+        %% A place was empty: workers have left since they were counted.
+        all_failed when Failed =:= [] ->
+            select(Store);
         all_failed ->
             case probe(Store, Counters, ?ALL, N, [hd(Failed)]) of
                 all_failed -> hd(Failed);
@@ -275,7 +278,12 @@ size(Store) ->
     end.
 
 ordered(Store) ->
-    ets:select(?ORDER, [{{{Store, '_'}, '$1'}, [], ['$1']}]).
+    [Pid || {_, Pid} <- rows(Store)].
+
+%% The rows of a store in the order of registration.
+rows(Store) ->
+    {Exactly, Guards} = esdb_gater_match:exactly(Store, '$1'),
+    ets:select(?ORDER, [{{{Exactly, '_'}, '_'}, Guards, ['$_']}]).
 
 version(Store) ->
     case ets:lookup(?WORKERS, Store) of

@@ -60,9 +60,9 @@ without_tables_there_is_nothing_test() ->
     ?assertEqual([], esdb_gater_workers:list(?STORE)),
     ?assertEqual(false, esdb_gater_workers:member(?STORE, self())).
 
-the_failed_are_avoided_while_another_exists_test() ->
-    with_tables(fun() ->
-        holds(?FORALL({N, Failing}, {range(1, 8), list(range(1, 8))},
+the_failed_are_avoided_while_another_exists_test_() ->
+    in_tables(
+        ?FORALL({N, Failing}, {range(1, 8), list(range(1, 8))},
             begin
                 Pids = processes(N),
                 [esdb_gater_workers:add(?STORE, Pid) || Pid <- Pids],
@@ -76,8 +76,7 @@ the_failed_are_avoided_while_another_exists_test() ->
                     %% All have failed: any but the latest.
                     {[Latest | _], true} -> Chosen =/= Latest
                 end
-            end))
-    end).
+            end)).
 
 local_ones_come_first_test() ->
     with_tables(fun() ->
@@ -97,23 +96,57 @@ change() ->
     Pid = range(1, 12),
     frequency([{4, {add, Pid}}, {3, {remove, Pid}}, {1, {reset, list(Pid)}}]).
 
-the_copy_is_the_list_of_what_was_added_in_order_test() ->
-    with_tables(fun() ->
-        Local = processes(6),
-        Pids = Local ++ [remote_pid(I) || I <- lists:seq(1, 6)],
-        holds(?FORALL(Changes, list(change()),
+the_copy_is_the_list_of_what_was_added_in_order_test_() ->
+    in_tables(
+        ?FORALL(Changes, list(change()),
             begin
+                Local = processes(6),
+                Pids = Local ++ [remote_pid(I) || I <- lists:seq(1, 6)],
                 esdb_gater_workers:reset([]),
                 Expected = lists:foldl(fun(C, Acc) -> apply_change(C, Pids, Acc) end, [], Changes),
-                [P || {_, P} <- esdb_gater_workers:list(?STORE)] =:= Expected
+                Holds = [P || {_, P} <- esdb_gater_workers:list(?STORE)] =:= Expected
                     andalso esdb_gater_workers:local(?STORE)
                                 =:= [P || P <- Expected, node(P) =:= node()]
                     andalso esdb_gater_workers:size(?STORE) =:= length(Expected)
                     andalso lists:sort([esdb_gater_workers:select(?STORE) || _ <- Expected])
                                 =:= lists:sort(Expected)
-                    andalso (Expected =/= []) =:= lists:member(?STORE, esdb_gater_workers:stores())
-            end)),
-        stop(Local)
+                    andalso (Expected =/= []) =:= lists:member(?STORE, esdb_gater_workers:stores()),
+                stop(Local),
+                Holds
+            end)).
+
+%% In a pattern of ets these atoms match anything.
+a_store_may_have_any_name_test() ->
+    with_tables(fun() ->
+        Stores = ['_', '$1', '$2', '$$', '', '$_', other],
+        Pids = processes(length(Stores)),
+        All = lists:zip(Stores, Pids),
+        [true = esdb_gater_workers:add(Store, Pid) || {Store, Pid} <- All],
+        ?assertEqual([{Store, [{node(), Pid}]} || {Store, Pid} <- All],
+                     [{Store, esdb_gater_workers:list(Store)} || Store <- Stores]),
+        ?assertEqual(lists:sort(Stores), lists:sort(esdb_gater_workers:stores())),
+        ok = esdb_gater_workers:reset([{Store, [Pid]} || {Store, Pid} <- All]),
+        ok = esdb_gater_workers:reset([{'_', [hd(Pids)]}]),
+        ?assertEqual(['_'], esdb_gater_workers:stores()),
+        ?assertEqual([hd(Pids)], esdb_gater_workers:local('_')),
+        stop(Pids)
+    end).
+
+%% What select/3 does when the last worker leaves between its looks at the tables.
+the_last_worker_may_leave_while_one_is_chosen_test() ->
+    with_tables(fun() ->
+        [Pid] = processes(1),
+        true = esdb_gater_workers:add(?STORE, Pid),
+        %% The count is still there, the place is empty already.
+        [Head] = ets:lookup(esdb_gater_workers, ?STORE),
+        true = ets:delete(esdb_gater_workers, {?STORE, 0}),
+        true = ets:delete(esdb_gater_workers, {?STORE, 0, local}),
+        Leaves = spawn_link(fun() -> receive go -> ets:delete(esdb_gater_workers, ?STORE) end end),
+        _ = erlang:send_after(20, Leaves, go),
+        ?assertEqual(none, esdb_gater_workers:select(?STORE, local, [])),
+        true = ets:insert(esdb_gater_workers, Head),
+        ?assertEqual(Pid, esdb_gater_workers:select(?STORE, local, [Pid])),
+        stop([Pid])
     end).
 
 apply_change({add, I}, Pids, Acc) ->
@@ -130,8 +163,8 @@ apply_change({reset, Is}, Pids, _Acc) ->
     ok = esdb_gater_workers:reset([{?STORE, New}]),
     New.
 
-a_reader_beside_a_writer_always_finds_a_worker_test() ->
-    with_tables(fun() ->
+a_reader_beside_a_writer_always_finds_a_worker_test_() ->
+    {timeout, 60, fun() -> with_tables(fun() ->
         [Constant | Others] = Pids = processes(5),
         esdb_gater_workers:add(?STORE, Constant),
         Writer = spawn_link(fun Write() ->
@@ -145,7 +178,8 @@ a_reader_beside_a_writer_always_finds_a_worker_test() ->
         stop([Writer]),
         receive {'DOWN', Monitor, _, _, _} -> ok end,
         stop(Pids)
-    end).
+    end) end}.
 
-holds(Property) ->
-    ?assert(proper:quickcheck(Property, [{numtests, 300}, quiet])).
+%% A property that has the tables while it is checked.
+in_tables(Property) ->
+    [{timeout, Seconds, fun() -> with_tables(Check) end} || {timeout, Seconds, Check} <- Property].

@@ -1,52 +1,18 @@
-%% @doc A real `erl' of one OTP release that runs the application, and what its console shows.
-%%
-%% The application is compiled by that release itself: a release does not load every module that
-%% another one has compiled. A console ends with the process that started it.
+%% @doc A real `erl' of one OTP release that has the application, and what its console shows. A
+%% console ends with the process that started it.
 -module(gater_console).
 
--export([application/1, remove/1, start/3, text/1, await/2, count/2, write/2, stop/1]).
+-export([start/3, text/1, await/2, count/2, write/2, stop/1]).
+-export_type([console/0]).
 
--type otp() :: 25 | 27 | 29.
--type installed() :: #{otp := otp(), root := file:filename(), lib := file:filename()}.
 -type console() :: pid().
 
--export_type([installed/0, console/0]).
-
-%% @doc Compiles the application with the compiler of a release, into a folder of its system.
--spec application(otp()) -> installed().
-application(Otp) ->
-    Root = root(Otp),
-    Lib = filename:join(["/tmp", gater_harness:unique("gater_console"), "erl_esdb_gater"]),
-    Out = Root ++ Lib,
-    Installed = #{otp => Otp, root => Root, lib => Lib},
-    [ok = filelib:ensure_dir(filename:join([Out, Dir, "x"])) || Dir <- ["src", "include", "ebin"]],
-    Erlang = filename:join(gater_root(), "erlang"),
-    [{ok, _} = file:copy(File, filename:join([Out, Dir, filename:basename(File)]))
-     || Dir <- ["src", "include"], File <- filelib:wildcard(filename:join([Erlang, Dir, "*.[eh]rl"]))],
-    "" = run(Installed, "cd " ++ Lib ++ "/src && erlc +debug_info -o ../ebin *.erl 2>&1"),
-    ok = application_file(Erlang, Out),
-    Installed.
-
-%% @doc Removes what `application/1' made.
--spec remove(installed()) -> ok.
-remove(#{root := Root, lib := Lib}) ->
-    ok = file:del_dir_r(Root ++ filename:dirname(Lib)).
-
-application_file(Erlang, Out) ->
-    {ok, [{application, App, Keys}]} =
-        file:consult(filename:join([Erlang, "src", "erl_esdb_gater.app.src"])),
-    Modules = [list_to_atom(filename:basename(Beam, ".beam"))
-               || Beam <- filelib:wildcard(filename:join([Out, "ebin", "*.beam"]))],
-    Complete = lists:keystore(modules, 1, Keys, {modules, Modules}),
-    file:write_file(filename:join([Out, "ebin", "erl_esdb_gater.app"]),
-                    io_lib:format("~tp.~n", [{application, App, Complete}])).
-
-%% @doc Starts `erl' with `Arguments'; `Expression' is evaluated there.
--spec start(installed(), [string()], string()) -> console().
-start(#{lib := Lib} = Installed, Arguments, Expression) ->
-    {Program, First} = command(Installed),
+%% @doc Starts `erl' of a release with `Arguments'; `Expression' is evaluated there.
+-spec start(Otp :: pos_integer(), [string()], string()) -> console().
+start(Otp, Arguments, Expression) ->
+    {{Program, First}, Application} = release(Otp),
     Self = self(),
-    Options = [{args, First ++ ["-noshell", "-pa", Lib ++ "/ebin" | Arguments]
+    Options = [{args, First ++ ["-noshell", "-pa", filename:join(Application, "ebin") | Arguments]
                       ++ ["-eval", Expression]},
                binary, exit_status, stderr_to_stdout, use_stdio],
     spawn_link(fun() ->
@@ -55,6 +21,12 @@ start(#{lib := Lib} = Installed, Arguments, Expression) ->
                    {os_pid, OsPid} = erlang:port_info(Port, os_pid),
                    reading(Port, OsPid, Monitor, <<>>)
                end).
+
+release(25) ->
+    {{os:find_executable("erl"), []},
+     filename:join([gater_root(), "_build", "default", "lib", "erl_esdb_gater"])};
+release(Otp) ->
+    {gater_release:command(Otp), gater_release:shim(Otp)}.
 
 reading(Port, OsPid, Monitor, Text) ->
     receive
@@ -107,16 +79,6 @@ ask(Console, Request) ->
         {Ref, Answer} -> demonitor(Ref, [flush]), Answer;
         {'DOWN', Ref, _, _, Reason} -> error({console_ended, Reason})
     end.
-
-%% Commands of the release.
-run(#{root := ""}, Command) -> os:cmd(Command);
-run(#{root := Root}, Command) -> os:cmd("chroot " ++ Root ++ " sh -c '" ++ Command ++ "'").
-
-command(#{root := ""}) -> {os:find_executable("erl"), []};
-command(#{root := Root}) -> {os:find_executable("chroot"), [Root, "/usr/bin/erl"]}.
-
-root(25) -> "";
-root(27) -> {ok, Root} = gater_harness:otp27(), Root.
 
 gater_root() ->
     case os:getenv("GATER_ROOT") of

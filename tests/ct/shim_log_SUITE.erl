@@ -11,12 +11,12 @@
 
 suite() -> [{timetrap, {minutes, 3}}].
 
-all() -> [{group, otp25}, {group, otp27}].
+all() -> [{group, otp25}, {group, otp27}, {group, otp29}].
 
 groups() ->
     Cases = [misconfiguration_is_shown, a_lost_gateway_is_shown_once,
              the_lines_of_the_application_can_be_silenced, a_bad_value_is_shown_with_its_key],
-    [{otp25, Cases}, {otp27, Cases}].
+    [{Release, Cases} || Release <- [otp25, otp27, otp29]].
 
 init_per_suite(Config) -> Config.
 
@@ -27,13 +27,11 @@ init_per_group(Group, Config) ->
         {skip, _} = Skip ->
             Skip;
         Chosen ->
-            {otp, Otp} = lists:keyfind(otp, 1, Chosen),
-            [{installed, gater_console:application(Otp)}, {world, gater_harness:new()} | Chosen]
+            [{world, gater_harness:new()} | Chosen]
     end.
 
 end_per_group(_Group, Config) ->
-    gater_harness:stop(value(world, Config)),
-    gater_console:remove(value(installed, Config)).
+    gater_harness:stop(value(world, Config)).
 
 misconfiguration_is_shown(Config) ->
     Console = console(Config, [], [{gatewys, []}, {program, "/nowhere/esdb-gater"}]),
@@ -92,7 +90,7 @@ console(Config, Arguments, Env, Then, Before) ->
                   "case application:ensure_all_started(erl_esdb_gater) of {ok, _} -> ok; _ -> ok end, ",
                   Then, "io:get_line(\"\"), ", watch_attempts(),
                   "timer:sleep(infinity)."],
-    gater_console:start(value(installed, Config), Arguments, lists:flatten(Expression)).
+    gater_console:start(value(otp, Config), Arguments, lists:flatten(Expression)).
 
 %% Every attempt to connect is a process of its own, begun by net_kernel:connect_node/1.
 watch_attempts() ->

@@ -1,6 +1,5 @@
 //! A running gateway: the parts, put together, started and stopped.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::observe::drops::Drops;
-use crate::observe::refusals::Refusals;
 use crate::observe::telemetry::{Event, Telemetry};
 use crate::registry::cluster::Cluster;
 use crate::registry::cluster::network::Network;
@@ -30,7 +28,6 @@ use crate::transport::mesh::Mesh;
 use crate::transport::peers::{Interest, Peers};
 use crate::transport::router::Router;
 use crate::transport::tuning::Tuning;
-use crate::transport::unreached::Unreached;
 
 /// How long a start waits for the nodes of restored workers before it says ready.
 const REJOIN_WITHIN: Duration = Duration::from_secs(2);
@@ -41,7 +38,6 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 pub struct Gateway {
     node: Node,
     replica: Arc<Replica>,
-    secret: Arc<Secret>,
     stop: CancellationToken,
 }
 
@@ -61,17 +57,15 @@ pub enum StartError {
 
 impl Gateway {
     /// Restores the registry, starts the node and reconnects to the nodes of
-    /// restored workers, and accepts connections on `listen`. When this returns, the gateway
-    /// serves.
-    pub async fn start(config: &Config, listen: SocketAddr) -> Result<Self, StartError> {
+    /// restored workers. When this returns, the gateway serves.
+    pub async fn start(config: &Config) -> Result<Self, StartError> {
         let own_name = atom(&config.name)?;
-        let prepared = Node::prepare(settings(config, listen)).await?;
+        let prepared = Node::prepare(settings(config)).await?;
         let node = prepared.handle();
         let peers = Arc::new(Peers::new(node.clone(), config.max_nodes));
         let directory = Arc::new(Directory::default());
         let telemetry = Arc::new(Telemetry::default());
         let drops = Arc::new(Drops::new(telemetry.clone()));
-        let refusals = Arc::new(Refusals::default());
         let secret = Arc::new(Secret::new(config.secret_bytes(), config.message_ttl.as_secs()));
 
         let follower = Arc::new(Follower {
@@ -110,7 +104,6 @@ impl Gateway {
             rpc,
             config.lost_grace,
         )?;
-        cluster.note_name().await?;
 
         let tag = atom("channel_message")?;
         let channels: Vec<_> = config
@@ -127,7 +120,6 @@ impl Gateway {
             peers.clone(),
             telemetry.clone(),
             drops.clone(),
-            refusals.clone(),
             relays.clone(),
             channels.clone(),
         );
@@ -137,14 +129,8 @@ impl Gateway {
         let rex = Arc::new(Rex::new(&node));
         let mesh = Arc::new(Mesh::new(own_name.clone(), seeds, config.max_nodes, rex.clone()));
         let tuning = Arc::new(Tuning::new(own_name, rex.clone(), config.tune_peers));
-        let services = Channels::new(
-            peers.clone(),
-            relays.clone(),
-            secret.clone(),
-            telemetry.clone(),
-            refusals,
-            channels,
-        );
+        let services =
+            Channels::new(peers.clone(), relays.clone(), secret, telemetry.clone(), channels);
         let router = Arc::new(Router {
             peers: peers.clone(),
             cluster_service: ClusterService::new(cluster.clone(), directory.clone()),
@@ -159,7 +145,6 @@ impl Gateway {
             telemetry,
             drops,
             channels: services,
-            unreached: Unreached::default(),
         });
 
         let node = prepared.run(router.clone());
@@ -170,7 +155,7 @@ impl Gateway {
 
         tokio::spawn(tell_gateways(router.clone(), stop.clone()));
         tokio::spawn(sweep(router, config.lost_grace, stop.clone()));
-        Ok(Self { node, replica, secret, stop })
+        Ok(Self { node, replica, stop })
     }
 
     /// The name of the node.
@@ -181,11 +166,6 @@ impl Gateway {
     /// The port connections are accepted on.
     pub fn port(&self) -> u16 {
         self.node.port()
-    }
-
-    /// Changes the secret of this gateway. The one before verifies for a while.
-    pub fn set_secret(&self, secret: &[u8]) {
-        self.secret.rotate(secret);
     }
 
     /// Resolves when the registry can be written no more, with the reason.
@@ -236,10 +216,9 @@ fn atom(name: &str) -> Result<Atom, StartError> {
     Atom::new(name).map_err(|_| StartError::Name(name.to_owned()))
 }
 
-fn settings(config: &Config, listen: SocketAddr) -> Settings {
+fn settings(config: &Config) -> Settings {
     let mut settings = Settings::new(config.name.clone(), config.cookie.clone());
-    settings.listen = listen;
-    settings.tick_time = config.net_ticktime;
+    settings.listen = config.listen;
     settings
 }
 

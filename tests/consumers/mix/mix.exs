@@ -6,5 +6,5 @@ defmodule MixConsumer.MixProject do
     [app: :mix_consumer, version: "1.0.0", deps: [{:erl_esdb_gater, git: "@URL@", ref: "@REF@"}]]
   end
 
-  def application, do: [extra_applications: [:logger]]
+  def application, do: [extra_applications: [:logger], mod: {MixConsumer, []}]
 end

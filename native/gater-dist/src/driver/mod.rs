@@ -14,7 +14,6 @@ mod epmd;
 mod exchange;
 pub mod item;
 mod link;
-pub mod notices;
 pub mod outbox;
 mod polling;
 mod reader;

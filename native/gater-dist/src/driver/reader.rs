@@ -2,9 +2,10 @@
 //! hidden node that stops reading suspends the processes that send to it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use gater_term::Pid;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::{block_in_place, yield_now};
@@ -138,12 +139,8 @@ impl Sink for Incoming<'_> {
         self.connection.signal(signal);
     }
 
-    fn reply(&mut self, from: &From, reply: Bytes) {
+    fn reply(&mut self, from: &From, reply: &'static [u8]) {
         self.connection.reply(from, reply);
-    }
-
-    fn tick(&mut self) {
-        self.connection.outbox().answer_tick(Instant::now());
     }
 
     fn message(&mut self, to: Target<'_>, payload: Bytes) {
@@ -152,14 +149,8 @@ impl Sink for Incoming<'_> {
 
     fn exited(&mut self, local: LocalPid, reference: &[u8], reason: Bytes) {
         if self.connection.monitor_ended(local, reference) {
-            let pid = local.of(&self.connection.peer().name);
-            self.connection.events().exited(self.connection, &pid, reason);
-        }
-    }
-
-    fn link_broken(&mut self, local: LocalPid, reason: Bytes) {
-        if self.connection.link_broken(local) {
-            let pid = local.of(&self.connection.peer().name);
+            let LocalPid { id, serial, creation } = local;
+            let pid = Pid { node: self.connection.peer().name.clone(), id, serial, creation };
             self.connection.events().exited(self.connection, &pid, reason);
         }
     }

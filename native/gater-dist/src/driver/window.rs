@@ -37,8 +37,6 @@ const URGENT: Lane = Lane::Critical;
 /// What one peer was sent, less what it has read.
 #[derive(Debug)]
 pub struct Window {
-    /// Whether the peer answers marks at all.
-    marks: bool,
     /// Bytes that may be unanswered.
     open: usize,
     /// Whether it was full since the last answer.
@@ -63,15 +61,7 @@ struct Mark {
 
 impl Default for Window {
     fn default() -> Self {
-        Self::new(true)
-    }
-}
-
-impl Window {
-    /// The window for a peer that answers `marks`, or none and is sent everything at once.
-    pub fn new(marks: bool) -> Self {
         Self {
-            marks,
             open: MIN_OPEN_BYTES,
             full: false,
             fastest: None,
@@ -81,11 +71,13 @@ impl Window {
             bytes: 0,
         }
     }
+}
 
+impl Window {
     /// So many bytes of a lane go out; the number of the mark that is to follow, if one is.
     #[must_use]
     pub fn sent(&mut self, lane: Lane, bytes: usize, now: impl FnOnce() -> Instant) -> Option<u64> {
-        if lane <= URGENT || !self.marks {
+        if lane <= URGENT {
             return None;
         }
         self.since += bytes;

@@ -51,12 +51,8 @@ pub async fn run(
                     }
                 }
                 _ = ticks.tick() => {
-                    let silence = connection.silence();
-                    if silence >= tick_time {
+                    if connection.silence() >= tick_time {
                         return Some(DownReason::Silent(tick_time));
-                    }
-                    if silence >= tick_time / 2 {
-                        connection.probe();
                     }
                     outbox.tick();
                 }

@@ -4,17 +4,44 @@ use gater_core::channel::{DEFAULTS, Policy, Priority};
 
 use super::error::ConfigError;
 use super::sources::Sources;
-use super::value;
+use super::value::{self, Given};
 
-/// Names a gateway answers to already.
-const TAKEN: [&str; 7] = [
+/// Beginnings of the names of processes of a gateway and of the application on a BEAM.
+const TAKEN_PREFIXES: [&str; 2] = ["esdb_gater_", "erl_esdb_gater"];
+/// Names of processes that a BEAM has, where a channel is a process as well.
+const TAKEN: [&str; 32] = [
+    "application_controller",
+    "auth",
+    "code_server",
+    "erl_epmd",
+    "erl_prim_loader",
+    "erl_signal_server",
+    "error_logger",
+    "erts_code_purger",
+    "esdb_channel_sup",
+    "file_server_2",
+    "global_group",
+    "global_group_check",
+    "global_name_server",
+    "inet_db",
+    "init",
+    "kernel_refc",
+    "kernel_safe_sup",
+    "kernel_sup",
+    "logger",
+    "logger_handler_watcher",
+    "logger_proxy",
+    "logger_std_h_default",
+    "logger_sup",
     "net_kernel",
+    "net_sup",
     "rex",
-    "esdb_gater_worker_registry",
-    "esdb_gater_session",
-    "esdb_gater_cluster",
-    "esdb_gater_gateway",
-    "esdb_gater_relay",
+    "socket_registry",
+    "standard_error",
+    "standard_error_sup",
+    "undefined",
+    "user",
+    "user_drv",
 ];
 /// The most channels. Each takes memory on every connected node.
 const MAX_CHANNELS: usize = 1_000;
@@ -34,8 +61,10 @@ pub fn load(sources: &mut Sources) -> Result<Vec<(String, Policy)>, ConfigError>
         if name.is_empty() || name.chars().count() > MAX_NAME {
             return Err(bad("", "must have a name of 1 to 255 characters"));
         }
-        if TAKEN.contains(&name.as_str()) {
-            return Err(bad("", "must have another name: a gateway uses this one itself"));
+        if TAKEN.contains(&name.as_str())
+            || TAKEN_PREFIXES.iter().any(|taken| name.starts_with(taken))
+        {
+            return Err(bad("", "must have another name: this one is taken"));
         }
         let known = channels.iter().position(|(known, _)| known == name);
         let mut policy = match known.and_then(|at| channels.get(at)) {
@@ -43,6 +72,7 @@ pub fn load(sources: &mut Sources) -> Result<Vec<(String, Policy)>, ConfigError>
             None => Policy::new(Priority::Normal),
         };
         for (key, value) in table {
+            let value = Given::typed(value);
             let changed = match key.as_str() {
                 "priority" => value::priority(value).map(|it| policy.priority = it),
                 "max_rate" => value::rate(value).map(|it| policy.max_rate = it),

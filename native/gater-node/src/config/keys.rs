@@ -13,7 +13,7 @@ const fn key(path: &'static str, variable: Option<&'static str>) -> Key {
 }
 
 /// All keys, but for those of channels.
-pub const KEYS: [Key; 23] = [
+pub const KEYS: [Key; 29] = [
     key("name", Some("ESDB_GATER_NAME")),
     key("cookie", Some("ESDB_GATER_COOKIE")),
     key("cookie_file", Some("ESDB_GATER_COOKIE_FILE")),
@@ -25,36 +25,46 @@ pub const KEYS: [Key; 23] = [
     key("cluster.lost_grace_seconds", Some("ESDB_GATER_LOST_GRACE_SECONDS")),
     key("cluster.max_nodes", Some("ESDB_GATER_MAX_NODES")),
     key("tune_peers", Some("ESDB_GATER_TUNE_PEERS")),
-    key("log", Some("ESDB_GATER_LOG")),
-    key("net_ticktime", Some("ESDB_GATER_NET_TICKTIME")),
     key("retry.base_delay_ms", None),
     key("retry.max_delay_ms", None),
     key("retry.max_attempts", None),
+    key("retry.max_retries", None),
+    key("retry.ambiguous", None),
+    key("retry.deadline_ms", None),
+    key("retry.prefer", None),
     key("security.hmac_secret", Some("ESDB_GATER_SECRET")),
     key("security.message_ttl_seconds", Some("ESDB_GATER_MESSAGE_TTL_SECONDS")),
+    // As the original has it.
+    key("hmac_secret", None),
     key("telemetry_handlers", None),
     // Of the BEAM side: known, and none of the gateway's business.
     key("gateways", None),
     key("gateway_timeout_ms", None),
     key("program", None),
+    key("registration", None),
+    key("capability_mode", None),
+    key("lineage_scopes", None),
     key("channels", None),
 ];
 
 /// The keys of a channel.
 pub const CHANNEL_KEYS: [&str; 4] = ["priority", "max_rate", "hmac", "replay_last"];
 
-/// What the names of all variables of ours begin with.
-pub const VARIABLE_PREFIX: &str = "ESDB_GATER_";
-/// The variable that names the file.
-pub const CONFIG_VARIABLE: &str = "ESDB_GATER_CONFIG";
-/// Variables that are read while the program is built, and mean nothing to it when it runs.
-pub const BUILD_VARIABLES: [&str; 3] =
-    ["ESDB_GATER_COMMIT", "ESDB_GATER_PREBUILT", "ESDB_GATER_SKIP_NATIVE"];
+/// Variables that are no keys of the file.
+pub const OTHER_VARIABLES: [&str; 2] = ["ESDB_GATER_CONFIG", "ESDB_GATER_LOG"];
 
 /// The variable of the key at `path`.
 pub fn variable(path: &str) -> Option<&'static str> {
     KEYS.iter().find(|key| key.path == path)?.variable
 }
+
+/// The sections of the file.
+pub const SECTIONS: [&str; 4] = ["channels", "cluster", "retry", "security"];
+
+/// The most changes that make one name of another that was meant.
+const MOST_CHANGES: usize = 3;
+/// The shortest beginning that stands for a name.
+const LEAST_PREFIX: usize = 3;
 
 /// The candidate that takes the fewest changes to become, with their number.
 pub fn nearest<'a>(
@@ -65,4 +75,31 @@ pub fn nearest<'a>(
         .into_iter()
         .map(|candidate| (strsim::osa_distance(wrong, candidate), candidate))
         .min_by_key(|(distance, _)| *distance)
+}
+
+/// The path that was meant by one that is not known: the nearest to the whole of it or to its
+/// last part, if one is near. Near is what takes a change for every three characters, three at
+/// most and one at least, and what begins with the unknown name.
+///
+/// `esdb_gater_nearest` of the application judges by the same rule.
+pub fn meant(wrong: &str, known: impl IntoIterator<Item = String>) -> Option<String> {
+    let name = last(wrong);
+    let length = name.chars().count();
+    let limit = (length / 3).clamp(1, MOST_CHANGES);
+    let rate = |path: &str| {
+        let last = last(path);
+        if length >= LEAST_PREFIX && last.starts_with(name) {
+            usize::from(last != name)
+        } else {
+            strsim::osa_distance(wrong, path).min(strsim::osa_distance(name, last))
+        }
+    };
+    // Of two that are equally near, the one of the same section.
+    let rated =
+        known.into_iter().map(|path| (rate(&path), strsim::osa_distance(wrong, &path), path));
+    rated.min().filter(|(rate, _, _)| *rate <= limit).map(|(_, _, path)| path)
+}
+
+fn last(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or(path)
 }

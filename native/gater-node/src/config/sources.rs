@@ -3,22 +3,20 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use secrecy::SecretSlice;
 use toml::{Table, Value};
 
 use super::error::ConfigError;
-use super::keys::{self, BUILD_VARIABLES, CONFIG_VARIABLE, KEYS, VARIABLE_PREFIX};
-use super::value::Problem;
+use super::keys::{self, KEYS, OTHER_VARIABLES};
+use super::value::{Given, Problem};
 
 /// The longest configuration file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
-/// The permissions of anybody but the owner.
-pub const OTHERS: u32 = 0o077;
+/// A variable that is this close to one of ours is meant to be one.
+const TYPING_ERRORS: usize = 2;
 
 /// What the command line says. An empty list is as good as none.
 #[derive(Debug, Clone, Default)]
@@ -26,7 +24,7 @@ pub struct Flags {
     /// `--name`.
     pub name: Option<String>,
     /// `--cookie`.
-    pub cookie: Option<OsString>,
+    pub cookie: Option<String>,
     /// `--cookie-file`.
     pub cookie_file: Option<PathBuf>,
     /// `--config`.
@@ -55,58 +53,36 @@ impl Environment {
     pub fn get(&self, name: &str) -> Option<&OsStr> {
         self.0.get(OsStr::new(name)).map(OsString::as_os_str)
     }
-
-    /// Whether programs take text to be in UTF-8, by the variables that C libraries go by.
-    pub fn is_utf8(&self) -> bool {
-        let set = |name| self.get(name).filter(|value| !value.is_empty());
-        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set);
-        let locale = locale.unwrap_or_default().to_string_lossy().to_lowercase();
-        locale.contains("utf-8") || locale.contains("utf8")
-    }
-}
-
-/// A cookie as it was given.
-pub enum Cookie {
-    /// Characters.
-    Text(String),
-    /// Bytes that are to be taken as they are.
-    Bytes(Vec<u8>),
 }
 
 /// All sources of values.
 pub struct Sources {
     flags: BTreeMap<&'static str, Value>,
-    /// The one flag that need not be text in UTF-8.
-    cookie_flag: Option<OsString>,
     environment: Environment,
     file: Table,
     file_name: String,
-    /// The permission bits of the file.
-    file_mode: u32,
     warnings: Vec<String>,
 }
 
 impl Sources {
     /// The sources, with the configuration file read if there is one.
     pub fn new(flags: Flags, environment: Environment) -> Result<Self, ConfigError> {
-        let (path, origin) = match (&flags.config, environment.get(CONFIG_VARIABLE)) {
+        let (path, origin) = match (&flags.config, environment.get("ESDB_GATER_CONFIG")) {
             (Some(path), _) => (Some(path.clone()), "--config"),
-            (None, Some(path)) => (Some(PathBuf::from(path)), CONFIG_VARIABLE),
+            (None, Some(path)) => (Some(PathBuf::from(path)), "ESDB_GATER_CONFIG"),
             (None, None) => (None, ""),
         };
-        let (file, file_mode) = match &path {
+        let file = match &path {
             Some(path) => {
                 read_file(path).map_err(|problem| ConfigError::new("config", origin, problem))?
             }
-            None => (Table::new(), 0),
+            None => Table::new(),
         };
         let mut sources = Self {
-            cookie_flag: flags.cookie.clone(),
             flags: flag_values(flags)?,
             environment,
             file,
             file_name: path.map_or_else(String::new, |path| path.display().to_string()),
-            file_mode,
             warnings: Vec::new(),
         };
         sources.check_keys()?;
@@ -118,10 +94,11 @@ impl Sources {
     pub fn take<T>(
         &self,
         path: &str,
-        parse: impl FnOnce(&Value) -> Result<T, Problem>,
+        parse: impl FnOnce(Given<'_>) -> Result<T, Problem>,
     ) -> Result<Option<T>, ConfigError> {
-        let Some((origin, value)) = self.find(path)? else { return Ok(None) };
-        parse(&value).map(Some).map_err(|problem| ConfigError::new(path, &origin, problem))
+        let Some((origin, value, is_text)) = self.find(path)? else { return Ok(None) };
+        let given = if is_text { Given::text(&value) } else { Given::typed(&value) };
+        parse(given).map(Some).map_err(|problem| ConfigError::new(path, &origin, problem))
     }
 
     /// As [`Sources::take`] for a value that must not be shown and need not be text.
@@ -133,7 +110,6 @@ impl Sources {
             None => match self.in_file(path) {
                 None => return Ok(None),
                 Some(value) => {
-                    self.check_private(path)?;
                     (self.file_name.clone(), value.as_str().map(|text| text.as_bytes().to_vec()))
                 }
             },
@@ -144,40 +120,14 @@ impl Sources {
         }
     }
 
-    /// The cookie from the first source that has it, not checked. Errors do not show it.
-    pub fn cookie(&self) -> Result<Option<Cookie>, ConfigError> {
-        let variable = keys::variable("cookie").and_then(|name| self.environment.get(name));
-        if let Some(text) = self.cookie_flag.as_deref().or(variable) {
-            return Ok(Some(match text.to_str() {
-                Some(text) if self.environment.is_utf8() => Cookie::Text(text.into()),
-                _ => Cookie::Bytes(text.as_bytes().to_vec()),
-            }));
-        }
-        let Some(value) = self.in_file("cookie") else { return Ok(None) };
-        self.check_private("cookie")?;
-        Ok(Some(Cookie::Text(value.as_str().unwrap_or_default().into())))
-    }
-
-    /// Refuses a secret that stands at `path` of a file that is not its owner's alone.
-    fn check_private(&self, path: &str) -> Result<(), ConfigError> {
-        if self.file_mode & OTHERS == 0 {
-            return Ok(());
-        }
-        let problem = format!(
-            "must not be in a file that others can get at (mode {:04o}): chmod 600 the file",
-            self.file_mode
-        );
-        Err(ConfigError::new(path, &self.file_name, problem))
-    }
-
     /// Where the winning value of `path` comes from; empty if there is none.
     pub fn origin(&self, path: &str) -> String {
-        self.find(path).ok().flatten().map_or_else(String::new, |(origin, _)| origin)
+        self.find(path).ok().flatten().map_or_else(String::new, |(origin, _, _)| origin)
     }
 
     /// How early the winning value of `path` comes: flags are 0; `None` if there is none.
     pub fn rank(&self, path: &str) -> Option<u8> {
-        if self.flags.contains_key(path) || (path == "cookie" && self.cookie_flag.is_some()) {
+        if self.flags.contains_key(path) {
             Some(0)
         } else if keys::variable(path).is_some_and(|name| self.environment.get(name).is_some()) {
             Some(1)
@@ -217,11 +167,12 @@ impl Sources {
         self.warnings
     }
 
-    fn find(&self, path: &str) -> Result<Option<(String, Value)>, ConfigError> {
+    /// Where the winning value comes from, the value, and whether it is text for want of types.
+    fn find(&self, path: &str) -> Result<Option<(String, Value, bool)>, ConfigError> {
         if let Some((flag, value)) = self.flags.get_key_value(path) {
             // The flag of `cluster.members` is `--cluster`.
             let flag = flag.split('.').next().unwrap_or_default().replace('_', "-");
-            return Ok(Some((format!("--{flag}"), value.clone())));
+            return Ok(Some((format!("--{flag}"), value.clone(), true)));
         }
         if let Some(name) = keys::variable(path)
             && let Some(text) = self.environment.get(name)
@@ -229,9 +180,9 @@ impl Sources {
             let text = text
                 .to_str()
                 .ok_or_else(|| ConfigError::new(path, name, "must be text in UTF-8"))?;
-            return Ok(Some((name.into(), Value::String(text.into()))));
+            return Ok(Some((name.into(), Value::String(text.into()), true)));
         }
-        Ok(self.in_file(path).map(|value| (self.file_name.clone(), value.clone())))
+        Ok(self.in_file(path).map(|value| (self.file_name.clone(), value.clone(), false)))
     }
 
     fn in_file(&self, path: &str) -> Option<&Value> {
@@ -258,9 +209,10 @@ impl Sources {
                     let path = format!("channels.{channel}");
                     for key in table(&path, &value)?.keys() {
                         if !keys::CHANNEL_KEYS.contains(&key.as_str()) {
-                            let near = keys::nearest(key, keys::CHANNEL_KEYS);
-                            let near = near.map(|(_, near)| format!("{path}.{near}"));
-                            unknown.push((format!("{path}.{key}"), near));
+                            let wrong = format!("{path}.{key}");
+                            let known = keys::CHANNEL_KEYS.map(|key| format!("{path}.{key}"));
+                            let near = keys::meant(&wrong, known);
+                            unknown.push((wrong, near));
                         }
                     }
                 }
@@ -287,41 +239,32 @@ impl Sources {
     fn check_variables(&mut self) {
         let known = || {
             let of_keys = KEYS.iter().filter_map(|key| key.variable);
-            of_keys.chain([CONFIG_VARIABLE])
+            of_keys.chain(OTHER_VARIABLES)
         };
         let mut unknown = Vec::new();
-        for name in self.environment.0.keys() {
-            let name = name.to_string_lossy();
-            let Some(own) = name.strip_prefix(VARIABLE_PREFIX) else { continue };
-            if known().chain(BUILD_VARIABLES).any(|known| known == name) {
-                continue;
+        for name in self.environment.0.keys().filter_map(|name| name.to_str()) {
+            if name.starts_with("ESDB_GATER_")
+                && !known().any(|known| known == name)
+                && let Some((distance, near)) = keys::nearest(name, known())
+                && distance <= TYPING_ERRORS
+            {
+                unknown.push(format!("unknown variable {name}; did you mean {near}?"));
             }
-            // A name that would have to be changed in most of its letters is not near.
-            let near = keys::nearest(&name, known())
-                .filter(|(distance, _)| *distance <= own.chars().count() / 2)
-                .map_or_else(String::new, |(_, near)| format!("; did you mean {near}?"));
-            unknown.push(format!("unknown variable {name}{near}"));
         }
         self.warnings.extend(unknown);
     }
 }
 
-/// The known key nearest to `wrong`: to its whole path, or to its last part alone.
+/// The known key that was meant by `wrong`.
 fn nearest_key(wrong: &str) -> Option<String> {
-    fn last(path: &str) -> &str {
-        path.rsplit('.').next().unwrap_or(path)
-    }
-    let by_path = keys::nearest(wrong, KEYS.iter().map(|key| key.path));
-    let by_name = KEYS
-        .iter()
-        .map(|key| (strsim::osa_distance(last(wrong), last(key.path)), key.path))
-        .min_by_key(|(distance, _)| *distance);
-    [by_path, by_name].into_iter().flatten().min_by_key(|(d, _)| *d).map(|(_, near)| near.into())
+    // The rest of this table is the user's.
+    let keys = KEYS.iter().map(|key| key.path).filter(|path| *path != "channels");
+    keys::meant(wrong, keys.chain(keys::SECTIONS).map(Into::into))
 }
 
 fn flag_values(flags: Flags) -> Result<BTreeMap<&'static str, Value>, ConfigError> {
     let mut values = BTreeMap::new();
-    let texts = [("name", flags.name), ("listen", flags.listen)];
+    let texts = [("name", flags.name), ("cookie", flags.cookie), ("listen", flags.listen)];
     for (key, text) in texts {
         values.extend(text.map(|text| (key, Value::String(text))));
     }
@@ -343,24 +286,18 @@ fn flag_values(flags: Flags) -> Result<BTreeMap<&'static str, Value>, ConfigErro
     Ok(values)
 }
 
-/// What a file holds, and its permission bits.
-fn read_file(path: &Path) -> Result<(Table, u32), Problem> {
+fn read_file(path: &Path) -> Result<Table, Problem> {
     let cannot = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
-    let file = fs::File::open(path).map_err(cannot)?;
-    // Of the open file: what is judged is what is read.
-    let metadata = file.metadata().map_err(cannot)?;
-    if metadata.len() > MAX_FILE_BYTES {
+    if fs::metadata(path).map_err(cannot)?.len() > MAX_FILE_BYTES {
         return Err(format!("{} is longer than {MAX_FILE_BYTES} bytes", path.display()));
     }
-    let mut text = String::new();
-    file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(cannot)?;
-    let table = text.parse().map_err(|error: toml::de::Error| {
+    let text = fs::read_to_string(path).map_err(cannot)?;
+    text.parse().map_err(|error: toml::de::Error| {
         // The error shows the line, in which a secret may stand: its place is enough.
         let line = error
             .span()
             .and_then(|span| text.get(..span.start))
             .map_or(1, |before| before.matches('\n').count() + 1);
         format!("{} is not TOML, line {line}: {}", path.display(), error.message())
-    })?;
-    Ok((table, metadata.permissions().mode() & 0o7777))
+    })
 }

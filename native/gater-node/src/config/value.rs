@@ -1,5 +1,7 @@
-//! What values may be. A value comes from TOML with its type, or as text from a
-//! flag or a variable; both are taken. The errors complete "KEY ...".
+//! What values may be. A value comes from TOML with its type, or as text from a flag or a
+//! variable, which have no types. The errors complete "KEY ...".
+//!
+//! `esdb_gater_config` of the application has the same rules.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -9,61 +11,88 @@ use std::time::Duration;
 use gater_core::channel::{Hmac, Priority};
 use toml::Value;
 
-use crate::observe::logs;
-
 /// What is wrong with a value.
 pub type Problem = String;
 
 /// The longest time that can be configured: a year. Beyond it clocks would overflow.
 const MAX_SECONDS: i64 = 366 * 24 * 60 * 60;
+/// The longest time in milliseconds that a timer of a BEAM takes.
+const MAX_MILLISECONDS: i64 = 0xffff_ffff;
 
-fn must_be(expected: &str, value: &Value) -> Problem {
-    let shown: String = value.to_string().chars().take(80).collect();
+/// A value as it was given.
+#[derive(Debug, Clone, Copy)]
+pub struct Given<'a> {
+    value: &'a Value,
+    is_text: bool,
+}
+
+impl<'a> Given<'a> {
+    /// A value with a type, from the file.
+    pub fn typed(value: &'a Value) -> Self {
+        Self { value, is_text: false }
+    }
+
+    /// A value of a flag or a variable: whatever it says, it is text, or a list of texts.
+    pub fn text(value: &'a Value) -> Self {
+        Self { value, is_text: true }
+    }
+
+    /// The text, if it is one.
+    pub fn as_str(&self) -> Option<&'a str> {
+        self.value.as_str()
+    }
+
+    fn as_integer(&self) -> Option<i64> {
+        match self.value {
+            Value::String(text) if self.is_text => text.trim().parse().ok(),
+            value => value.as_integer(),
+        }
+    }
+
+    fn as_bool(&self) -> Option<bool> {
+        match self.value {
+            Value::String(text) if self.is_text => text.trim().parse().ok(),
+            value => value.as_bool(),
+        }
+    }
+}
+
+fn must_be(expected: &str, given: Given<'_>) -> Problem {
+    let shown: String = given.value.to_string().chars().take(80).collect();
     format!("must be {expected}, but is {shown}")
 }
 
-fn integer(value: &Value, range: std::ops::RangeInclusive<i64>) -> Option<i64> {
-    let number = match value {
-        Value::Integer(number) => *number,
-        Value::String(text) => text.trim().parse().ok()?,
-        _ => return None,
-    };
-    range.contains(&number).then_some(number)
-}
-
-/// What is logged.
-pub fn log_filter(value: &Value) -> Result<String, Problem> {
-    let Some(filter) = value.as_str() else { return Err(must_be("a text", value)) };
-    logs::check(filter).map(|()| filter.to_owned()).map_err(|error| error.to_string())
+fn integer(given: Given<'_>, range: std::ops::RangeInclusive<i64>) -> Option<i64> {
+    given.as_integer().filter(|number| range.contains(number))
 }
 
 /// Text that is not empty.
-pub fn text(value: &Value) -> Result<String, Problem> {
-    match value.as_str() {
+pub fn text(given: Given<'_>) -> Result<String, Problem> {
+    match given.as_str() {
         Some(text) if !text.is_empty() => Ok(text.into()),
-        _ => Err(must_be("a text that is not empty", value)),
+        _ => Err(must_be("a text that is not empty", given)),
     }
 }
 
 /// A path.
-pub fn path(value: &Value) -> Result<PathBuf, Problem> {
-    match value.as_str() {
-        Some(text) if !text.is_empty() => Ok(text.into()),
-        _ => Err(must_be("a path", value)),
+pub fn path(given: Given<'_>) -> Result<PathBuf, Problem> {
+    match given.as_str() {
+        Some(text) if !text.is_empty() && !text.contains('\0') => Ok(text.into()),
+        _ => Err(must_be("a path", given)),
     }
 }
 
 /// The full name of a node.
-pub fn node_name(value: &Value) -> Result<String, Problem> {
-    match value.as_str() {
+pub fn node_name(given: Given<'_>) -> Result<String, Problem> {
+    match given.as_str() {
         Some(name) if is_node_name(name) => Ok(name.into()),
-        _ => Err(must_be("a node name such as gater@127.0.0.1", value)),
+        _ => Err(must_be("a node name such as gater@127.0.0.1", given)),
     }
 }
 
 /// Names of nodes: a list, or text with commas between them.
-pub fn node_names(value: &Value) -> Result<Vec<String>, Problem> {
-    let names = match value {
+pub fn node_names(given: Given<'_>) -> Result<Vec<String>, Problem> {
+    let names = match given.value {
         Value::Array(names) => names.iter().map(Value::as_str).collect(),
         Value::String(text) => {
             Some(text.split(',').map(str::trim).filter(|name| !name.is_empty()).collect())
@@ -73,7 +102,7 @@ pub fn node_names(value: &Value) -> Result<Vec<String>, Problem> {
     names
         .filter(|names: &Vec<&str>| names.iter().all(|name| is_node_name(name)))
         .map(|names| names.into_iter().map(Into::into).collect())
-        .ok_or_else(|| must_be("a list of node names", value))
+        .ok_or_else(|| must_be("a list of node names", given))
 }
 
 /// As OTP has it: letters, digits, `_` and `-`, then `@`, then a host.
@@ -87,89 +116,106 @@ pub fn is_node_name(name: &str) -> bool {
 }
 
 /// An address with a port.
-pub fn socket_address(value: &Value) -> Result<SocketAddr, Problem> {
-    let parsed = value.as_str().and_then(|text| text.parse().ok());
-    parsed.ok_or_else(|| must_be("an address and a port such as 127.0.0.1:0", value))
+pub fn socket_address(given: Given<'_>) -> Result<SocketAddr, Problem> {
+    let parsed = given.as_str().and_then(|text| text.parse().ok());
+    parsed.ok_or_else(|| must_be("an address and a port such as 127.0.0.1:0", given))
 }
 
 /// Seconds, at least one.
-pub fn seconds(value: &Value) -> Result<Duration, Problem> {
-    integer(value, 1..=MAX_SECONDS)
+pub fn seconds(given: Given<'_>) -> Result<Duration, Problem> {
+    integer(given, 1..=MAX_SECONDS)
         .and_then(|seconds| u64::try_from(seconds).ok())
         .map(Duration::from_secs)
-        .ok_or_else(|| must_be("seconds, a whole number from 1 (and no more than a year)", value))
-}
-
-/// The time after which silent nodes are disconnected.
-pub fn ticktime(value: &Value) -> Result<Duration, Problem> {
-    integer(value, 4..=3600)
-        .and_then(|seconds| u64::try_from(seconds).ok())
-        .map(Duration::from_secs)
-        .ok_or_else(|| must_be("seconds, a whole number from 4 to 3600", value))
+        .ok_or_else(|| must_be("seconds, a whole number from 1 to 31622400 (a year)", given))
 }
 
 /// Milliseconds, also none.
-pub fn milliseconds(value: &Value) -> Result<Duration, Problem> {
-    integer(value, 0..=MAX_SECONDS * 1000)
+pub fn milliseconds(given: Given<'_>) -> Result<Duration, Problem> {
+    integer(given, 0..=MAX_MILLISECONDS)
         .and_then(|milliseconds| u64::try_from(milliseconds).ok())
         .map(Duration::from_millis)
-        .ok_or_else(|| must_be("milliseconds, a whole number from 0", value))
+        .ok_or_else(|| must_be("milliseconds, a whole number from 0 to 4294967295", given))
 }
 
 /// A number of things, at least one.
-pub fn positive(value: &Value) -> Result<NonZeroU32, Problem> {
-    integer(value, 1..=u32::MAX.into())
+pub fn positive(given: Given<'_>) -> Result<NonZeroU32, Problem> {
+    integer(given, 1..=u32::MAX.into())
         .and_then(|number| NonZeroU32::new(u32::try_from(number).ok()?))
-        .ok_or_else(|| must_be("a whole number from 1", value))
+        .ok_or_else(|| must_be("a whole number from 1 to 4294967295", given))
 }
 
 /// A number of things in memory, at least one.
-pub fn count(value: &Value) -> Result<usize, Problem> {
-    positive(value).map(|number| usize::try_from(number.get()).unwrap_or(usize::MAX))
+pub fn count(given: Given<'_>) -> Result<usize, Problem> {
+    positive(given).map(|number| usize::try_from(number.get()).unwrap_or(usize::MAX))
 }
 
 /// Messages per second; `None` is without limit.
-pub fn rate(value: &Value) -> Result<Option<NonZeroU32>, Problem> {
-    if matches!(value.as_str(), Some("infinity" | "unlimited")) {
+pub fn rate(given: Given<'_>) -> Result<Option<NonZeroU32>, Problem> {
+    if given.as_str() == Some("infinity") {
         return Ok(None);
     }
-    let number = positive(value);
-    number
-        .map(Some)
-        .map_err(|_| must_be("messages per second, a whole number from 1, or \"infinity\"", value))
+    let expected = "messages per second, a whole number from 1 to 4294967295, or \"infinity\"";
+    positive(given).map(Some).map_err(|_| must_be(expected, given))
+}
+
+/// A number of retries, also none.
+pub fn retries(given: Given<'_>) -> Result<u32, Problem> {
+    integer(given, 0..=i64::from(u32::MAX) - 1)
+        .and_then(|number| u32::try_from(number).ok())
+        .ok_or_else(|| must_be("a whole number from 0 to 4294967294", given))
+}
+
+/// Milliseconds from the first call on; `None` is without end.
+pub fn deadline(given: Given<'_>) -> Result<Option<Duration>, Problem> {
+    if given.as_str() == Some("infinity") {
+        return Ok(None);
+    }
+    let expected = "milliseconds, a whole number from 1 to 4294967295, or \"infinity\"";
+    match milliseconds(given) {
+        Ok(deadline) if !deadline.is_zero() => Ok(Some(deadline)),
+        _ => Err(must_be(expected, given)),
+    }
+}
+
+/// One of some words.
+pub fn word(given: Given<'_>, words: &[&'static str]) -> Result<&'static str, Problem> {
+    let found = words.iter().find(|word| given.as_str() == Some(**word));
+    found.copied().ok_or_else(|| {
+        let words: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
+        must_be(&words.join(" or "), given)
+    })
 }
 
 /// A priority.
-pub fn priority(value: &Value) -> Result<Priority, Problem> {
-    match value.as_str() {
+pub fn priority(given: Given<'_>) -> Result<Priority, Problem> {
+    match given.as_str() {
         Some("critical") => Ok(Priority::Critical),
         Some("high") => Ok(Priority::High),
         Some("normal") => Ok(Priority::Normal),
         Some("low") => Ok(Priority::Low),
-        _ => Err(must_be("\"critical\", \"high\", \"normal\" or \"low\"", value)),
+        _ => Err(must_be("\"critical\", \"high\", \"normal\" or \"low\"", given)),
     }
 }
 
 /// Whether messages must be signed.
-pub fn hmac(value: &Value) -> Result<Hmac, Problem> {
-    match value.as_str() {
+pub fn hmac(given: Given<'_>) -> Result<Hmac, Problem> {
+    match given.as_str() {
         Some("required") => Ok(Hmac::Required),
         Some("optional") => Ok(Hmac::Optional),
-        _ => Err(must_be("\"required\" or \"optional\"", value)),
+        _ => Err(must_be("\"required\" or \"optional\"", given)),
     }
 }
 
 /// Yes or no.
-pub fn flag(value: &Value) -> Result<bool, Problem> {
-    let flag = value.as_bool().or_else(|| value.as_str()?.trim().parse().ok());
-    flag.ok_or_else(|| must_be("true or false", value))
+pub fn flag(given: Given<'_>) -> Result<bool, Problem> {
+    given.as_bool().ok_or_else(|| must_be("true or false", given))
 }
 
 /// The telemetry handlers of the BEAM side: a list that may hold `"logger"`.
-pub fn telemetry_handlers(value: &Value) -> Result<(), Problem> {
-    match value.as_array() {
+pub fn telemetry_handlers(given: Given<'_>) -> Result<(), Problem> {
+    match given.value.as_array() {
         Some(names) if names.iter().all(|name| name.as_str() == Some("logger")) => Ok(()),
-        _ => Err(must_be("a list that may hold \"logger\"", value)),
+        _ => Err(must_be("a list that may hold \"logger\"", given)),
     }
 }
 
@@ -182,34 +228,37 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_taken_as_numbers_and_as_text() {
-        assert_eq!(seconds(&Value::Integer(7)), Ok(Duration::from_secs(7)));
-        assert_eq!(seconds(&text_value("7")), Ok(Duration::from_secs(7)));
+    fn text_is_a_number_or_a_boolean_only_where_there_are_no_types() {
+        assert_eq!(seconds(Given::typed(&Value::Integer(7))), Ok(Duration::from_secs(7)));
+        assert_eq!(seconds(Given::text(&text_value("7"))), Ok(Duration::from_secs(7)));
+        assert!(seconds(Given::typed(&text_value("7"))).is_err());
+        assert_eq!(flag(Given::text(&text_value("true"))), Ok(true));
+        assert!(flag(Given::typed(&text_value("true"))).is_err());
         for bad in [Value::Integer(0), Value::Integer(-1), Value::Float(1.0), text_value("x")] {
-            assert!(seconds(&bad).is_err(), "{bad}");
+            assert!(seconds(Given::typed(&bad)).is_err(), "{bad}");
         }
-        assert!(seconds(&Value::Integer(i64::MAX)).is_err());
-        assert_eq!(milliseconds(&Value::Integer(0)), Ok(Duration::ZERO));
+        assert!(seconds(Given::typed(&Value::Integer(i64::MAX))).is_err());
+        assert_eq!(milliseconds(Given::typed(&Value::Integer(0))), Ok(Duration::ZERO));
     }
 
     #[test]
     fn node_names_are_those_of_otp() {
-        assert!(node_name(&text_value("gater@127.0.0.1")).is_ok());
+        assert!(node_name(Given::typed(&text_value("gater@127.0.0.1"))).is_ok());
         for bad in ["", "gater", "@h", "gater@", "a@b@c", "a b@h", "gäter@h", "g@h h"] {
-            assert!(node_name(&text_value(bad)).is_err(), "{bad}");
+            assert!(node_name(Given::typed(&text_value(bad))).is_err(), "{bad}");
         }
         assert_eq!(
-            node_names(&text_value("a@h, b@h,")),
+            node_names(Given::typed(&text_value("a@h, b@h,"))),
             Ok(vec!["a@h".to_owned(), "b@h".to_owned()])
         );
-        assert!(node_names(&Value::Array(vec![text_value("a")])).is_err());
+        assert!(node_names(Given::typed(&Value::Array(vec![text_value("a")]))).is_err());
     }
 
     #[test]
     fn a_rate_is_a_number_or_infinity() {
-        assert_eq!(rate(&Value::Integer(5)), Ok(NonZeroU32::new(5)));
-        assert_eq!(rate(&text_value("infinity")), Ok(None));
-        assert!(rate(&Value::Integer(0)).is_err());
-        assert!(rate(&Value::Integer(1 << 32)).is_err());
+        assert_eq!(rate(Given::typed(&Value::Integer(5))), Ok(NonZeroU32::new(5)));
+        assert_eq!(rate(Given::typed(&text_value("infinity"))), Ok(None));
+        assert!(rate(Given::typed(&Value::Integer(0))).is_err());
+        assert!(rate(Given::typed(&Value::Integer(1 << 32))).is_err());
     }
 }

@@ -2,5 +2,4 @@
 
 pub mod drops;
 pub mod logs;
-pub mod refusals;
 pub mod telemetry;

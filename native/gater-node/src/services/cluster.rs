@@ -49,7 +49,7 @@ impl ClusterService {
         }
     }
 
-    /// `{ok, #{node, id, role, health, term, leader, applied, registrations, members, unseen}}`.
+    /// `{ok, #{node, id, role, term, leader, applied, registrations, members}}`.
     fn status(&self) -> Vec<u8> {
         let standing = self.cluster.standing();
         let own = self.cluster.name();
@@ -62,11 +62,10 @@ impl ClusterService {
         let mut out = Vec::with_capacity(512);
         encode::tuple(&mut out, 2);
         encode::atom(&mut out, "ok");
-        encode::map(&mut out, 10);
+        encode::map(&mut out, 8);
         for (key, text) in [
             ("node", own),
-            ("role", if self.cluster.is_removed() { "removed" } else { standing.role.name() }),
-            ("health", self.cluster.health(&standing).name()),
+            ("role", standing.role.name()),
             ("leader", standing.leader.map_or("undefined", name_of)),
         ] {
             encode::atom(&mut out, key);
@@ -92,12 +91,8 @@ impl ClusterService {
             encode::atom(out, "role");
             encode::atom(out, if *votes { "voter" } else { "learner" });
             encode::atom(out, "connected");
-            let connected = self.cluster.is_member_connected(&standing, *id);
-            encode::atom(out, if connected { "true" } else { "false" });
+            encode::atom(out, if self.cluster.is_connected(name) { "true" } else { "false" });
         });
-        encode::atom(&mut out, "unseen");
-        let unseen = self.cluster.unseen(&standing);
-        encode::list_of(&mut out, unseen.iter(), |out, name| encode::atom(out, name));
         out
     }
 }

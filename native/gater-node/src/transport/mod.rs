@@ -5,4 +5,3 @@ pub mod mesh;
 pub mod peers;
 pub mod router;
 pub mod tuning;
-pub mod unreached;
