@@ -19,7 +19,7 @@ test: ## sets everything up, runs every test and ends with `N passed, N failed, 
 	@scripts/setup test
 	@tests/run
 
-verify: ## formatting, clippy, compiler warnings, xref, dialyzer; writes nothing
+verify: ## formatting, lints, documentation, dependencies, types, some fuzzing; changes no source
 	@scripts/setup test
 	@tests/run --only verify
 

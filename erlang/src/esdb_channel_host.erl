@@ -154,28 +154,32 @@ has(Module, Function, Arity) ->
     erlang:function_exported(Module, Function, Arity).
 
 -spec handle_call(term(), gen_server:from(), #state{}) -> {reply, term(), #state{}}.
-handle_call({publish, Topic, Message}, _From, State) ->
+handle_call(Request, _From, State) ->
+    {Answer, Next} = request(Request, State),
+    {reply, Answer, Next}.
+
+request({publish, Topic, Message}, State) ->
     case admitted(Topic, Message, State) of
         ok -> publish_admitted(Topic, Message, State);
-        {error, _} = Error -> {reply, Error, State}
+        {error, _} = Error -> {Error, State}
     end;
-handle_call({subscribe, Topic, Pid}, _From, State) when is_pid(Pid) ->
+request({subscribe, Topic, Pid}, State) when is_pid(Pid) ->
     case {esdb_gater_bounds:topic(Topic), is_subscribed(Topic, Pid, State)} of
-        {ok, true} -> {reply, ok, State};
+        {ok, true} -> {ok, State};
         {ok, false} -> subscribe_new(Topic, Pid, State);
-        {{error, _} = BadTopic, _} -> {reply, BadTopic, State}
+        {{error, _} = BadTopic, _} -> {BadTopic, State}
     end;
-handle_call({unsubscribe, Topic, Pid}, _From, State) ->
+request({subscribe, _, _}, State) ->
+    {{error, badarg}, State};
+request({unsubscribe, Topic, Pid}, State) ->
     case is_subscribed(Topic, Pid, State) of
         true -> unsubscribe_known(Topic, Pid, State);
-        false -> {reply, ok, State}
+        false -> {ok, State}
     end;
-handle_call({get_subscribers, Topic}, _From, State) ->
-    {reply, maps:keys(subscribers(Topic, State)), State};
-handle_call({subscribe, _, _}, _From, State) ->
-    {reply, {error, badarg}, State};
-handle_call(Request, _From, State) ->
-    {reply, {error, {unknown_request, Request}}, State}.
+request({get_subscribers, Topic}, State) ->
+    {maps:keys(subscribers(Topic, State)), State};
+request(Request, State) ->
+    {{error, {unknown_request, Request}}, State}.
 
 -spec handle_cast(term(), #state{}) -> {noreply, #state{}}.
 handle_cast({deliver, Topic, Message}, State) ->
@@ -183,7 +187,7 @@ handle_cast({deliver, Topic, Message}, State) ->
     {noreply, State};
 handle_cast({Kind, Topic, _} = Request, State)
   when is_binary(Topic), (Kind =:= subscribe orelse Kind =:= unsubscribe orelse Kind =:= publish) ->
-    {reply, _, Next} = handle_call(Request, {self(), none}, State),
+    {_, Next} = request(Request, State),
     {noreply, Next};
 handle_cast(Message, State) ->
     {noreply, other(Message, State)}.
@@ -241,9 +245,9 @@ publish_admitted(Topic, Message, #state{channel = Channel} = State) ->
             ok = deliver(Topic, Message, Next),
             lists:foreach(fun(Host) -> gen_server:cast(Host, {deliver, Topic, Message}) end,
                           lists:delete(self(), remote(Channel))),
-            {reply, ok, Next};
+            {ok, Next};
         {error, _} = Error ->
-            {reply, Error, State}
+            {Error, State}
     end.
 
 deliver(Topic, Message, #state{channel = Channel} = State) ->
@@ -262,14 +266,14 @@ is_subscribed(Topic, Pid, State) -> is_map_key(Pid, subscribers(Topic, State)).
 
 subscribe_new(Topic, Pid, State) ->
     case callback(handle_subscribe, [Topic, Pid], State) of
-        {ok, Next} -> {reply, ok, watched(Topic, Pid, added(Topic, Pid, Next))};
-        {error, _} = Error -> {reply, Error, State}
+        {ok, Next} -> {ok, watched(Topic, Pid, added(Topic, Pid, Next))};
+        {error, _} = Error -> {Error, State}
     end.
 
 unsubscribe_known(Topic, Pid, State) ->
     case callback(handle_unsubscribe, [Topic, Pid], State) of
-        {ok, Next} -> {reply, ok, unwatched(Topic, Pid, removed(Topic, Pid, Next))};
-        {error, _} = Error -> {reply, Error, State}
+        {ok, Next} -> {ok, unwatched(Topic, Pid, removed(Topic, Pid, Next))};
+        {error, _} = Error -> {Error, State}
     end.
 
 added(Topic, Pid, #state{subscribers = Subscribers} = State) ->

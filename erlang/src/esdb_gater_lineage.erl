@@ -50,7 +50,7 @@
     waiting = #{} :: #{node() => [gen_server:from()]}
 }).
 
--spec start_link() -> {ok, pid()} | {error, term()}.
+-spec start_link() -> {ok, pid()} | ignore | {error, term()}.
 start_link() ->
     gen_server:start_link({local, ?MODULE}, ?MODULE, [], []).
 
@@ -109,8 +109,19 @@ is_original(Node) ->
 
 %%% The process
 
--spec init([]) -> {ok, #state{}}.
+-spec init([]) -> {ok, #state{}} | ignore.
 init([]) ->
+    _ = code:ensure_loaded(pg),
+    case erlang:function_exported(pg, monitor_scope, 1) of
+        true ->
+            {ok, started()};
+        false ->
+            ?LOG_ERROR("erl_esdb_gater: lineage_scopes needs OTP 25.1 or later; there is no bridge "
+                       "to nodes of the original"),
+            ignore
+    end.
+
+started() ->
     process_flag(trap_exit, true),
     _ = ets:new(?NODES, [named_table, protected, {read_concurrency, true}]),
     ok = net_kernel:monitor_nodes(true),
@@ -123,7 +134,7 @@ init([]) ->
     Exported = lists:foldl(fun({Store, Pid}, Acc) -> export(added, Store, Pid, Acc) end,
                            #state{workers = Workers}, Local),
     Restored = restore_topics(Exported),
-    {ok, maps:fold(fun(Group, Pids, Acc) -> joined(Group, Pids, Acc) end, Restored, Groups)}.
+    maps:fold(fun(Group, Pids, Acc) -> joined(Group, Pids, Acc) end, Restored, Groups).
 
 -spec handle_call(term(), gen_server:from(), #state{}) ->
           {reply, term(), #state{}} | {noreply, #state{}}.

@@ -206,7 +206,7 @@ run(Name, Library, Expression) ->
         [{ok, _} = file:copy(code:which(Module),
                              filename:join(Ebin, atom_to_list(Module) ++ ".beam"))
          || Module <- [esdb_gater_nif, esdb_gater_canonical, esdb_gater_limit, esdb_gater_config,
-                       esdb_pubsub_security]],
+                       esdb_gater_bounds, esdb_pubsub_security]],
         case Library of
             none -> ok;
             damaged -> ok = file:write_file(So, <<"not a library">>);

@@ -1,6 +1,5 @@
-%% @doc Nodes of the original and nodes of this application in one cluster. Those of the original are
-%% played by plain `pg', as they use it: workers are members of a group of their store, and who
-%% publishes sends to the members of the topic.
+%% @doc Nodes of the original and nodes of this application in one cluster. Those of the original
+%% are played by {@link gater_original}.
 -module(lineage_SUITE).
 
 -include_lib("stdlib/include/assert.hrl").
@@ -16,7 +15,6 @@
 
 -define(WORKERS, reckon_gater_pg).
 -define(GROUP, esdb_gater_workers_store).
--define(TOPICS, esdb_channel_scope).
 -define(EVENTS, esdb_channel_events).
 
 suite() -> [{timetrap, {minutes, 2}}].
@@ -31,10 +29,9 @@ all() ->
 init_per_testcase(Case, Config) ->
     World = gater_harness:new(),
     Gateway = gater_harness:gateway(World),
-    Old = [gater_harness:node(World, #{modules => [?MODULE, gater_shim]}) || _ <- [1, 2]],
-    New = [gater_shim:node(World, [?MODULE]) || _ <- [1, 2]],
-    connect(Old ++ New),
-    [on(Beam, fun() -> {ok, _} = pg:start(Scope) end) || Beam <- Old, Scope <- [?WORKERS, ?TOPICS]],
+    Old = [gater_original:node(World, #{modules => [?MODULE]}) || _ <- [1, 2]],
+    New = [gater_shim:node(World, [?MODULE, gater_original]) || _ <- [1, 2]],
+    gater_original:connect(Old ++ New),
     Key = [{lineage_scopes, true} || Case =/= without_the_key_there_is_no_bridge],
     [ok = gater_shim:start(Beam, Key ++ gater_shim:named([Gateway])) || Beam <- New],
     [{world, World}, {old, Old}, {new, New} | Config].
@@ -81,7 +78,7 @@ workers_that_leave_are_gone_on_the_other_side(Config) ->
 
 a_message_arrives_once_whoever_publishes_it(Config) ->
     Topic = <<"topic">>,
-    Agents = [old_subscriber(Beam, Topic) || Beam <- value(old, Config)]
+    Agents = [gater_original:subscriber(Beam, Topic) || Beam <- value(old, Config)]
         ++ [new_subscriber(Beam, ?EVENTS, Topic) || Beam <- value(new, Config)],
     bridged(Config, Topic, 2),
     Messages = [{Beam, I} || I <- lists:seq(1, 20), Beam <- beams(Config)],
@@ -115,8 +112,8 @@ a_killed_node_of_either_kind_takes_its_workers_along(Config) ->
     Workers = workers(Config),
     [O1, O2] = value(old, Config),
     [N1, N2] = value(new, Config),
-    Kept = [old_subscriber(O2, Topic), new_subscriber(N2, ?EVENTS, Topic)],
-    _ = [old_subscriber(O1, Topic), new_subscriber(N1, ?EVENTS, Topic)],
+    Kept = [gater_original:subscriber(O2, Topic), new_subscriber(N2, ?EVENTS, Topic)],
+    _ = [gater_original:subscriber(O1, Topic), new_subscriber(N1, ?EVENTS, Topic)],
     listed(Config, Workers),
     bridged(Config, Topic, 2),
     gater_harness:kill_node(value(world, Config), O1),
@@ -134,7 +131,7 @@ a_killed_node_of_either_kind_takes_its_workers_along(Config) ->
 the_bridge_may_crash(Config) ->
     Topic = <<"topic">>,
     Workers = workers(Config),
-    Agents = [old_subscriber(hd(value(old, Config)), Topic)
+    Agents = [gater_original:subscriber(hd(value(old, Config)), Topic)
               | [new_subscriber(Beam, ?EVENTS, Topic) || Beam <- value(new, Config)]],
     listed(Config, Workers),
     bridged(Config, Topic, 2),
@@ -170,7 +167,7 @@ own_channels_cross_the_bridge(Config) ->
         unlink(Pid)
     end),
     until(fun() -> on(Other, fun() -> length(esdb_channel_host:hosts(Channel)) end) =:= 1 end),
-    Agents = [old_subscriber(Old, <<"t">>), new_subscriber(Other, Channel, <<"t">>)],
+    Agents = [gater_original:subscriber(Old, <<"t">>), new_subscriber(Other, Channel, <<"t">>)],
     bridged(Config, <<"t">>, 1),
     [publish(Config, Beam, Channel, <<"t">>, Beam) || Beam <- beams(Config)],
     [begin
@@ -188,22 +185,9 @@ until(Condition) -> gater_harness:until(Condition).
 
 beams(Config) -> value(old, Config) ++ value(new, Config).
 
-connect(Beams) ->
-    Nodes = [Node || #{node := Node} <- Beams],
-    [until(fun() ->
-         on(Beam, fun() ->
-             [net_kernel:connect_node(Node) || Node <- Nodes, Node =/= node()],
-             Nodes -- [node() | nodes()] =:= []
-         end)
-     end) || Beam <- Beams].
-
 %% A worker of `store' on every node, those of the original first.
 workers(Config) ->
-    [{Beam, on(Beam, fun() ->
-         Pid = spawn(fun gater_shim:echo/0),
-         ok = pg:join(?WORKERS, ?GROUP, Pid),
-         Pid
-     end)} || Beam <- value(old, Config)]
+    [{Beam, gater_original:worker(Beam, store)} || Beam <- value(old, Config)]
         ++ [{Beam, hd(gater_shim:workers(Beam, store, 1))} || Beam <- value(new, Config)].
 
 pids(Workers) -> lists:sort([Pid || {_, Pid} <- Workers]).
@@ -211,18 +195,12 @@ pids(Workers) -> lists:sort([Pid || {_, Pid} <- Workers]).
 listed(Config, Workers) -> listed(value(old, Config), value(new, Config), Workers).
 
 listed(Old, New, Workers) ->
-    [until(fun() -> lists:sort(members(Beam)) =:= pids(Workers) end) || Beam <- Old],
+    [until(fun() -> lists:sort(gater_original:members(Beam, store)) =:= pids(Workers) end)
+     || Beam <- Old],
     [until(fun() -> lists:sort(registered(Beam)) =:= pids(Workers) end) || Beam <- New].
-
-members(Beam) -> on(Beam, fun() -> pg:get_members(?WORKERS, ?GROUP) end).
 
 registered(Beam) ->
     on(Beam, fun() -> {ok, Ws} = esdb_gater_api:get_workers(store), [Pid || {_, Pid} <- Ws] end).
-
-old_subscriber(Beam, Topic) ->
-    {_, Pid} = Agent = gater_harness:agent(Beam),
-    ok = on(Beam, fun() -> pg:join(?TOPICS, Topic, Pid) end),
-    Agent.
 
 new_subscriber(Beam, Channel, Topic) ->
     {_, Pid} = Agent = gater_harness:agent(Beam),
@@ -233,7 +211,7 @@ new_subscriber(Beam, Channel, Topic) ->
 bridged(Config, Topic, N) ->
     Alive = [Beam || Beam <- beams(Config), gater_harness:alive(Beam)],
     Old = [Node || #{node := Node} <- value(old, Config)],
-    Members = fun(Beam) -> on(Beam, fun() -> pg:get_members(?TOPICS, Topic) end) end,
+    Members = fun(Beam) -> gater_original:subscribers(Beam, Topic) end,
     [until(fun() ->
          length([Pid || Pid <- Members(Beam), not lists:member(node(Pid), Old)]) =:= N
      end) || Beam <- Alive],
@@ -243,12 +221,9 @@ bridged(Config, Topic, N) ->
 publish(Config, Beam, Channel, Topic, Message) ->
     case lists:member(Beam, value(old, Config)) of
         true ->
-            on(Beam, fun() ->
-                [Pid ! {channel_message, Channel, Topic, Message}
-                 || Pid <- pg:get_members(?TOPICS, Topic)]
-            end);
+            gater_original:publish(Beam, Channel, Topic, Message);
         false ->
             ok = on(Beam, fun() -> esdb_channel_server:publish(Channel, Topic, Message) end)
     end.
 
-received(Agent) -> [M || {channel_message, _, _, M} <- gater_harness:messages(Agent)].
+received(Agent) -> gater_original:received(Agent).

@@ -31,9 +31,9 @@ end_per_suite(_Config) -> ok.
 %% The first node hosts the gateway, the last keeps the events; each has workers.
 init_per_testcase(_Case, Config) ->
     World = gater_harness:new(),
-    Modules = [?MODULE | value(standin, Config)],
+    Modules = [?MODULE, gater_original | value(standin, Config)],
     [Host | _] = Beams = [gater_shim:node(World, Modules) || _ <- [1, 2, 3]],
-    connect(Beams),
+    gater_original:connect(Beams),
     Dir = gater_harness:dir(World),
     [begin
          on(Beam, fun() -> true = os:putenv("TMPDIR", Dir), ok end),
@@ -104,15 +104,6 @@ value(Key, Config) -> proplists:get_value(Key, Config).
 on(Beam, Fun) -> gater_harness:on(Beam, Fun).
 
 until(Condition) -> gater_harness:until(Condition).
-
-connect(Beams) ->
-    Nodes = [Node || #{node := Node} <- Beams],
-    [until(fun() ->
-         on(Beam, fun() ->
-             [net_kernel:connect_node(Node) || Node <- Nodes, Node =/= node()],
-             Nodes -- [node() | nodes()] =:= []
-         end)
-     end) || Beam <- Beams].
 
 %% The one gateway that all use, if it is this node's.
 hosted(Host, Beams) ->

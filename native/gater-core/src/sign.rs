@@ -11,14 +11,14 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use gater_term::canonical::{self, Atoms};
+use gater_term::canonical::{self, Atoms, Form, Ports};
 use gater_term::order::Pair;
 use gater_term::{ReadError, Reader, encode};
 
 const SIGNATURE: &str = "signature";
 const SIGNED_AT: &str = "signed_at";
 const MAC_BYTES: usize = 32;
-/// Base64 of [`MAC_BYTES`], padded.
+/// The length of a signature: base64 of 32 bytes, padded.
 pub const SIGNATURE_BYTES: usize = 44;
 
 /// How far, in seconds, a message may be from the future.
@@ -129,6 +129,10 @@ pub enum SignError {
     /// It is no map.
     #[error("not a map")]
     NotAMap,
+    /// There is a local fun in it: no other node or process writes the same bytes of it, so
+    /// nobody could verify the signature.
+    #[error("a local fun")]
+    LocalFun,
     /// It cannot be brought into canonical form.
     #[error(transparent)]
     Term(#[from] ReadError),
@@ -233,7 +237,10 @@ fn signature_of(
     size: usize,
 ) -> Result<[u8; SIGNATURE_BYTES], SignError> {
     let mut canonical = Vec::with_capacity(size + 64);
-    canonical::write(&mut canonical, pairs, Atoms::Utf8)?;
+    let form = Form { atoms: Atoms::Utf8, ports: Ports::AsTheyCame };
+    if canonical::write_form(&mut canonical, pairs, form)?.local_funs {
+        return Err(SignError::LocalFun);
+    }
     Ok(signature(key, &canonical))
 }
 
@@ -279,7 +286,7 @@ pub fn is_current(signed_at: u64, now_seconds: u64, ttl_seconds: u64) -> bool {
 ///
 /// The age is judged before the MAC, which is compared in constant time. The
 /// canonical form with atoms in Latin-1, as OTP 25 and earlier write them, is
-/// accepted as well.
+/// accepted as well, and ports in both of their forms.
 pub fn verify(
     term: &[u8],
     ring: &KeyRing,
@@ -288,6 +295,8 @@ pub fn verify(
 ) -> Result<(), VerifyError> {
     let mut message = Message::read(term).map_err(|error| match error {
         None | Some(SignError::NotAMap) => VerifyError::NotAMap,
+        // Reading takes nothing apart that could have one.
+        Some(SignError::LocalFun) => VerifyError::Invalid,
         Some(SignError::Term(error)) => VerifyError::Term(error),
     })?;
     let signature = message.signature.ok_or(VerifyError::MissingSignature)?;
@@ -303,11 +312,18 @@ pub fn verify(
     let claimed = Reader::new(signature).binary().map_err(|_| VerifyError::Invalid)?;
     let mut canonical = Vec::with_capacity(term.len() + 64);
     for atoms in [Atoms::Utf8, Atoms::Latin1] {
-        canonical.clear();
-        canonical::write(&mut canonical, &mut message.pairs, atoms).map_err(VerifyError::Term)?;
-        for key in [Some(&ring.current), ring.previous(now_seconds)].into_iter().flatten() {
-            if bool::from(self::signature(key, &canonical).as_slice().ct_eq(claimed)) {
-                return Ok(());
+        for ports in [Ports::Wide, Ports::Narrow] {
+            canonical.clear();
+            let form = Form { atoms, ports };
+            let found = canonical::write_form(&mut canonical, &mut message.pairs, form)
+                .map_err(VerifyError::Term)?;
+            for key in [Some(&ring.current), ring.previous(now_seconds)].into_iter().flatten() {
+                if bool::from(self::signature(key, &canonical).as_slice().ct_eq(claimed)) {
+                    return Ok(());
+                }
+            }
+            if !found.ports {
+                break;
             }
         }
     }

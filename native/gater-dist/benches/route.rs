@@ -44,7 +44,9 @@ impl Sink for Router {
 
     fn signal(&mut self, _signal: Signal) {}
 
-    fn reply(&mut self, _from: &From, _reply: &'static [u8]) {}
+    fn reply(&mut self, _from: &From, _reply: Bytes) {}
+
+    fn tick(&mut self) {}
 
     fn message(&mut self, _to: Target<'_>, payload: Bytes) {
         let Request::Cast(request) = gen_server::parse(&payload) else { return };
@@ -71,6 +73,8 @@ impl Sink for Router {
     }
 
     fn exited(&mut self, _pid: LocalPid, _reference: &[u8], _reason: Bytes) {}
+
+    fn link_broken(&mut self, _pid: LocalPid, _reason: Bytes) {}
 
     fn mark_answered(&mut self, _reference: &[u8]) {}
 
@@ -117,7 +121,7 @@ fn measure(subscribers: u32, size: usize) {
     let mut session = Session::new(&ours, &peer("publisher@h"), limits);
     let batch = Batch::new(Format::new(&ours, &peer("subscriber@h")), 64 << 10);
     let mut router = Router {
-        outbox: Outbox::new([LIMITS; 5], batch),
+        outbox: Outbox::new([LIMITS; 5], batch, true),
         opening: Arc::new(Opening::tuple(4, &[atom("channel_message"), atom("events")])),
         subscribers: (1..=subscribers).map(|id| LocalPid { id, serial: 0, creation: 2 }).collect(),
     };

@@ -19,7 +19,7 @@ use crate::driver::outbox::{Gathered, Loss, Outbox, Outcome};
 use crate::gen_server::From;
 use crate::protocol::answer::{Answer, Reply};
 use crate::protocol::encode::{Format, Signal};
-use crate::protocol::flags;
+use crate::protocol::flags::{self, Watch};
 use crate::{DownReason, Draft, Events, Lane, LaneLimits, LocalPid, Payload, SharedTerm};
 
 /// Messages up to this many bytes go into frames at once where they can: little enough
@@ -44,15 +44,6 @@ impl Peer {
     pub fn is_beam(&self) -> bool {
         self.flags & flags::SPAWN != 0
     }
-}
-
-/// What waits to be written on a connection, per [`Lane`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Queued {
-    /// Bytes per lane.
-    pub bytes: [usize; 5],
-    /// Queue items per lane.
-    pub items: [usize; 5],
 }
 
 /// An established connection. Sending never blocks: messages are queued in lanes.
@@ -105,11 +96,12 @@ impl Connection {
         events: Arc<dyn Events>,
     ) -> Arc<Self> {
         let batch = Batch::new(format.clone(), fragment_bytes);
+        let outbox = Outbox::new(lanes, batch, format.watch == Watch::Monitor);
         Arc::new_cyclic(|me| Self {
             peer,
             format,
             fragment_bytes,
-            outbox: Outbox::new(lanes, batch),
+            outbox,
             monitors: Mutex::default(),
             events,
             me: me.clone(),
@@ -199,7 +191,9 @@ impl Connection {
             return false;
         }
         let mut monitors = self.monitors.lock();
-        if let Some(number) = monitors.begin(pid.into()) {
+        if let Some(number) = monitors.begin(pid.into())
+            && self.format.watch != Watch::Connection
+        {
             // Under the lock: the signals of one pid leave in the order of the calls.
             let signal = self.format.monitor(true, pid.into(), number);
             self.push(Lane::Control, Item::Signal(signal));
@@ -213,7 +207,7 @@ impl Connection {
         let mut monitors = self.monitors.lock();
         let begun = |process| monitors.begin(process).map(|number| (process, number));
         let of: Box<[_]> = processes.filter_map(begun).collect();
-        if !of.is_empty() {
+        if !of.is_empty() && self.format.watch != Watch::Connection {
             self.push(Lane::Control, Item::Monitors { of, from: 0 });
         }
     }
@@ -223,6 +217,7 @@ impl Connection {
         let mut monitors = self.monitors.lock();
         if pid.node == self.peer.name
             && let Some(number) = monitors.by_pid.remove(&pid.into())
+            && self.format.watch != Watch::Connection
         {
             let signal = self.format.monitor(false, pid.into(), number);
             self.push(Lane::Control, Item::Signal(signal));
@@ -242,6 +237,29 @@ impl Connection {
         asked
     }
 
+    /// A process of the peer has ended that this node may be linked to; whether that was asked
+    /// for.
+    pub(crate) fn link_broken(&self, pid: LocalPid) -> bool {
+        self.format.watch == Watch::Link && self.monitors.lock().by_pid.remove(&pid).is_some()
+    }
+
+    /// The processes whose end the end of this connection is: none, unless the peer has no other
+    /// way to tell.
+    pub(crate) fn end_with_it(&self) -> Vec<LocalPid> {
+        match self.format.watch {
+            Watch::Connection => self.monitors.lock().by_pid.drain().map(|(pid, _)| pid).collect(),
+            Watch::Monitor | Watch::Link => Vec::new(),
+        }
+    }
+
+    /// Asks a peer that is silent for an answer, if it gives any. A BEAM sends no empty frames
+    /// for as long as a quarter of its own `net_ticktime`, which may be minutes.
+    pub(crate) fn probe(&self) {
+        if self.format.watch == Watch::Monitor {
+            self.push(Lane::Control, Item::Signal(self.format.probe()));
+        }
+    }
+
     /// The peer has answered a mark.
     pub(crate) fn mark_answered(&self, reference: &[u8]) {
         self.outbox.answered(|number| self.format.is_mark(number, reference));
@@ -255,11 +273,6 @@ impl Connection {
     /// Whether the connection is gone or about to go.
     pub fn is_closed(&self) -> bool {
         self.ending.is_cancelled()
-    }
-
-    /// What waits to be written.
-    pub fn queued(&self) -> Queued {
-        self.outbox.queued()
     }
 
     fn push(&self, lane: Lane, item: Item) {

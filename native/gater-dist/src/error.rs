@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::Lane;
+use crate::protocol::control::RawPid;
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +111,9 @@ pub enum HandshakeError {
     /// The peer's name is no node name, or it is ours.
     #[error("unacceptable node name {0:?}")]
     BadName(String),
+    /// What connected does not speak the protocol at all.
+    #[error("it speaks {0}")]
+    NotErlang(&'static str),
     /// Another node than the one dialled answered.
     #[error("dialled {expected}, {found} answered")]
     WrongNode {
@@ -199,10 +203,31 @@ pub enum ProtocolError {
     /// A control message that is no tuple of a known shape.
     #[error("malformed control message")]
     Control,
+    /// A term that does not decode, from a process that is known.
+    #[error("term: {error}, sent by the process {sender}")]
+    TermOf {
+        /// The pid as its own node prints it, and its node.
+        sender: String,
+        /// What is wrong with the term.
+        error: gater_term::ScanError,
+    },
     /// A term that does not decode.
     #[error("term: {0}")]
     Term(#[from] gater_term::ScanError),
     /// A message without its payload.
     #[error("payload missing")]
     PayloadMissing,
+}
+
+impl ProtocolError {
+    /// The same error of a term, with the process that sent it.
+    pub(crate) fn sent_by(self, sender: Option<&RawPid<'_>>) -> Self {
+        match (self, sender) {
+            (Self::Term(error), Some(pid)) => {
+                let node = String::from_utf8_lossy(pid.node);
+                Self::TermOf { sender: format!("<0.{}.{}> of {node}", pid.id, pid.serial), error }
+            }
+            (error, _) => error,
+        }
+    }
 }

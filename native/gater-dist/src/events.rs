@@ -41,7 +41,9 @@ pub trait Events: Send + Sync + 'static {
     /// connection still stood gives `down` for the old one first.
     fn up(&self, peer: &Arc<Connection>);
 
-    /// A connection is gone. Its monitors are forgotten without an [`Events::exited`].
+    /// A connection is gone. Its monitors are forgotten without an [`Events::exited`], unless the
+    /// peer is of a kind that tells the end of its processes by the end of the connection
+    /// alone, as programs of C's `ei` are: those were reported just before.
     fn down(&self, peer: &Arc<Connection>, reason: &DownReason);
 
     /// A message has arrived.

@@ -20,6 +20,14 @@ pub enum Request {
     },
     /// `{'$gen_cast', Message}`.
     Cast(Bytes),
+    /// `{system, From, Request}`, as the functions of `sys` and `gen_server:stop` send it: to be
+    /// answered as a call is, see [`system_refused`].
+    System {
+        /// Whom to answer.
+        from: From,
+        /// The request term.
+        request: Bytes,
+    },
     /// Anything else.
     Other(Bytes),
 }
@@ -68,6 +76,29 @@ impl Tag {
 /// A longer tag is none: it would be kept with every call that waits, and repeated.
 const MAX_TAG_BYTES: usize = 1024;
 
+/// The label of a call.
+const CALL: &[u8] = b"$gen_call";
+/// The label of a request that every process of OTP understands.
+const SYSTEM: &[u8] = b"system";
+
+/// The answer to a [`Request::System`] of a node whose names are no processes that could be
+/// looked into, suspended or stopped: `{error, {unknown_system_msg, Request}}`, as OTP has it. The
+/// caller of `sys:get_state/1` or `gen_server:stop/1` fails with that reason.
+pub fn system_refused(request: &[u8]) -> Vec<u8> {
+    const REPEATED_UP_TO_BYTES: usize = 1024;
+    let mut out = Vec::with_capacity(64);
+    encode::tuple(&mut out, 2);
+    encode::atom(&mut out, "error");
+    encode::tuple(&mut out, 2);
+    encode::atom(&mut out, "unknown_system_msg");
+    if request.len() <= REPEATED_UP_TO_BYTES {
+        out.extend_from_slice(request);
+    } else {
+        encode::atom(&mut out, "too_long");
+    }
+    out
+}
+
 /// How a list of one element begins.
 const ONE_ELEMENT: &[u8] = &[108, 0, 0, 0, 1];
 
@@ -102,13 +133,19 @@ fn sort(payload: &Bytes) -> Option<Request> {
             Some(Request::Cast(payload.slice_ref(message)))
         }
         [104, 3] => {
-            let from = atom_is(payload.get(2..)?, "$gen_call")?.strip_prefix(&[104, 2])?;
-            let (pid, rest) = read_pid(from)?;
+            let (label, rest) = read_atom(payload.get(2..)?)?;
+            if !matches!(label, CALL | SYSTEM) {
+                return None;
+            }
+            let (pid, rest) = read_pid(rest.strip_prefix(&[104, 2])?)?;
             let mut reader = Reader::new(rest);
             let tag = reader.skip().ok().filter(|tag| tag.len() <= MAX_TAG_BYTES)?;
-            let request = reader.rest();
+            let request = payload.slice_ref(reader.rest());
             let from = From { pid, tag: Tag::parse(tag) };
-            Some(Request::Call { from, request: payload.slice_ref(request) })
+            Some(match label {
+                SYSTEM => Request::System { from, request },
+                _ => Request::Call { from, request },
+            })
         }
         _ => None,
     }

@@ -240,6 +240,7 @@ impl<T> Lanes<T> {
     }
 
     /// Items in a lane.
+    #[cfg(test)]
     pub fn items(&self, lane: Lane) -> usize {
         let queue = &self.queues[lane.index()];
         queue.begun.len() + queue.waiting.len()
@@ -253,6 +254,7 @@ impl<T> Lanes<T> {
     }
 
     /// Bytes in a lane.
+    #[cfg(test)]
     pub fn bytes(&self, lane: Lane) -> usize {
         let queue = &self.queues[lane.index()];
         queue.begun_bytes.saturating_add(queue.bytes)

@@ -18,7 +18,7 @@ pub mod protocol;
 mod settings;
 mod term;
 
-pub use connection::{Connection, Peer, Queued};
+pub use connection::{Connection, Peer};
 pub use driver::cork::{Gathering, begin as gather};
 pub use driver::outbox::{Loss, LossReason};
 pub use error::{DialError, DownReason, EpmdError, HandshakeError, ProtocolError, StartError};

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::SecretSlice;
 
 use crate::LaneLimits;
 
@@ -23,8 +23,8 @@ fn several_cores() -> bool {
 pub struct Settings {
     /// The full name, `name@host`.
     pub name: String,
-    /// The secret shared by all nodes of the cluster.
-    pub cookie: SecretString,
+    /// The secret shared by all nodes of the cluster: the Latin-1 characters of an atom.
+    pub cookie: SecretSlice<u8>,
     /// Where to accept connections; port 0 takes any free port.
     pub listen: SocketAddr,
     /// The EPMD of this machine. Its port is also the one asked on other machines.
@@ -67,7 +67,7 @@ impl Settings {
     /// Settings for the node `name` (`name@host`) with the usual limits.
     ///
     /// EPMD is looked for on the port in `ERL_EPMD_PORT` if that is set.
-    pub fn new(name: impl Into<String>, cookie: SecretString) -> Self {
+    pub fn new(name: impl Into<String>, cookie: SecretSlice<u8>) -> Self {
         let epmd_port = std::env::var("ERL_EPMD_PORT")
             .ok()
             .and_then(|port| port.parse().ok())

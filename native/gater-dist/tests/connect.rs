@@ -113,7 +113,7 @@ async fn node(name: &str, epmd: SocketAddr) -> Node {
 }
 
 async fn node_with(name: &str, epmd: SocketAddr, events: Arc<dyn Events>) -> Node {
-    let mut settings = Settings::new(name, "cookie".into());
+    let mut settings = Settings::new(name, b"cookie".to_vec().into());
     (settings.epmd, settings.start_epmd) = (epmd, false);
     Node::start(settings, events).await.unwrap()
 }

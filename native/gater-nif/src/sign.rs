@@ -12,6 +12,7 @@ mod atoms {
     rustler::atoms! {
         ok,
         unsupported,
+        local_fun,
         badarg,
         missing_signature,
         missing_timestamp,
@@ -46,7 +47,7 @@ fn ring_with_previous(
     ResourceArc::new(Ring(ring))
 }
 
-/// `sign(Encoded, Ring, NowSeconds) -> Signature | badarg | unsupported`
+/// `sign(Encoded, Ring, NowSeconds) -> Signature | badarg | local_fun | unsupported`
 #[rustler::nif]
 fn sign<'a>(env: Env<'a>, message: Binary<'a>, ring: ResourceArc<Ring>, now: u64) -> Term<'a> {
     signature(env, &message, ring.0.current(), now)
@@ -124,6 +125,7 @@ fn signature<'a>(env: Env<'a>, message: &[u8], key: &Key, now: u64) -> Term<'a> 
     match sign::signature_at(term, key, now) {
         Ok(signature) => text(env, &signature),
         Err(SignError::NotAMap) => atoms::badarg().encode(env),
+        Err(SignError::LocalFun) => atoms::local_fun().encode(env),
         // A term more intricate than the core brings in order: Erlang does it.
         Err(SignError::Term(_)) => atoms::unsupported().encode(env),
     }

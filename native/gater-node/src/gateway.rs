@@ -1,5 +1,6 @@
 //! A running gateway: the parts, put together, started and stopped.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::observe::drops::Drops;
+use crate::observe::refusals::Refusals;
 use crate::observe::telemetry::{Event, Telemetry};
 use crate::registry::cluster::Cluster;
 use crate::registry::cluster::network::Network;
@@ -28,6 +30,7 @@ use crate::transport::mesh::Mesh;
 use crate::transport::peers::{Interest, Peers};
 use crate::transport::router::Router;
 use crate::transport::tuning::Tuning;
+use crate::transport::unreached::Unreached;
 
 /// How long a start waits for the nodes of restored workers before it says ready.
 const REJOIN_WITHIN: Duration = Duration::from_secs(2);
@@ -38,6 +41,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 pub struct Gateway {
     node: Node,
     replica: Arc<Replica>,
+    secret: Arc<Secret>,
     stop: CancellationToken,
 }
 
@@ -57,15 +61,17 @@ pub enum StartError {
 
 impl Gateway {
     /// Restores the registry, starts the node and reconnects to the nodes of
-    /// restored workers. When this returns, the gateway serves.
-    pub async fn start(config: &Config) -> Result<Self, StartError> {
+    /// restored workers, and accepts connections on `listen`. When this returns, the gateway
+    /// serves.
+    pub async fn start(config: &Config, listen: SocketAddr) -> Result<Self, StartError> {
         let own_name = atom(&config.name)?;
-        let prepared = Node::prepare(settings(config)).await?;
+        let prepared = Node::prepare(settings(config, listen)).await?;
         let node = prepared.handle();
         let peers = Arc::new(Peers::new(node.clone(), config.max_nodes));
         let directory = Arc::new(Directory::default());
         let telemetry = Arc::new(Telemetry::default());
         let drops = Arc::new(Drops::new(telemetry.clone()));
+        let refusals = Arc::new(Refusals::default());
         let secret = Arc::new(Secret::new(config.secret_bytes(), config.message_ttl.as_secs()));
 
         let follower = Arc::new(Follower {
@@ -104,6 +110,7 @@ impl Gateway {
             rpc,
             config.lost_grace,
         )?;
+        cluster.note_name().await?;
 
         let tag = atom("channel_message")?;
         let channels: Vec<_> = config
@@ -120,6 +127,7 @@ impl Gateway {
             peers.clone(),
             telemetry.clone(),
             drops.clone(),
+            refusals.clone(),
             relays.clone(),
             channels.clone(),
         );
@@ -129,8 +137,14 @@ impl Gateway {
         let rex = Arc::new(Rex::new(&node));
         let mesh = Arc::new(Mesh::new(own_name.clone(), seeds, config.max_nodes, rex.clone()));
         let tuning = Arc::new(Tuning::new(own_name, rex.clone(), config.tune_peers));
-        let services =
-            Channels::new(peers.clone(), relays.clone(), secret, telemetry.clone(), channels);
+        let services = Channels::new(
+            peers.clone(),
+            relays.clone(),
+            secret.clone(),
+            telemetry.clone(),
+            refusals,
+            channels,
+        );
         let router = Arc::new(Router {
             peers: peers.clone(),
             cluster_service: ClusterService::new(cluster.clone(), directory.clone()),
@@ -145,6 +159,7 @@ impl Gateway {
             telemetry,
             drops,
             channels: services,
+            unreached: Unreached::default(),
         });
 
         let node = prepared.run(router.clone());
@@ -155,7 +170,7 @@ impl Gateway {
 
         tokio::spawn(tell_gateways(router.clone(), stop.clone()));
         tokio::spawn(sweep(router, config.lost_grace, stop.clone()));
-        Ok(Self { node, replica, stop })
+        Ok(Self { node, replica, secret, stop })
     }
 
     /// The name of the node.
@@ -166,6 +181,11 @@ impl Gateway {
     /// The port connections are accepted on.
     pub fn port(&self) -> u16 {
         self.node.port()
+    }
+
+    /// Changes the secret of this gateway. The one before verifies for a while.
+    pub fn set_secret(&self, secret: &[u8]) {
+        self.secret.rotate(secret);
     }
 
     /// Resolves when the registry can be written no more, with the reason.
@@ -216,9 +236,10 @@ fn atom(name: &str) -> Result<Atom, StartError> {
     Atom::new(name).map_err(|_| StartError::Name(name.to_owned()))
 }
 
-fn settings(config: &Config) -> Settings {
+fn settings(config: &Config, listen: SocketAddr) -> Settings {
     let mut settings = Settings::new(config.name.clone(), config.cookie.clone());
-    settings.listen = config.listen;
+    settings.listen = listen;
+    settings.tick_time = config.net_ticktime;
     settings
 }
 

@@ -4,8 +4,12 @@ pub mod cli;
 mod clock;
 pub mod config;
 mod gateway;
+mod listen;
 pub mod observe;
 pub mod registry;
 pub mod run;
 mod services;
 mod transport;
+#[cfg(test)]
+#[path = "../tests/vectors/mod.rs"]
+mod vectors;

@@ -1,33 +1,36 @@
 //! esdb-gater: the gateway program.
 
 use std::error::Error;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use gater_node::cli::admin::{self, Order};
 use gater_node::cli::{self, Action, EXIT_USAGE};
 use gater_node::config::Flags;
-use gater_node::observe::logs;
+use gater_node::observe::logs::{self, Log};
 use gater_node::{config, run};
 
 fn main() -> ExitCode {
     let outcome = match cli::parse(std::env::args_os()) {
         Action::Start { flags, embedded, scratch_dir } => start(flags, embedded, scratch_dir),
-        Action::Cluster { flags, order } => cluster(flags, &order),
+        Action::Cluster { flags, order } => match cluster(flags, &order) {
+            Ok(code) => return code,
+            Err(failure) => Err(failure),
+        },
         Action::Print { text, answer: true } => {
-            print!("{text}");
+            answer(&text);
             return ExitCode::SUCCESS;
         }
         Action::Print { text, answer: false } => {
-            eprint!("{text}");
+            logs::complain(&text);
             return ExitCode::from(EXIT_USAGE);
         }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { code, text }) => {
-            eprintln!("esdb-gater: {text}");
+            logs::complain(&format!("esdb-gater: {text}\n"));
             code
         }
     }
@@ -51,15 +54,10 @@ impl Failure {
 
 /// `esdb-gater start`.
 fn start(flags: Flags, embedded: bool, scratch_dir: Option<PathBuf>) -> Result<(), Failure> {
-    let filter = std::env::var_os(logs::VARIABLE);
-    logs::start(filter.as_deref().map(|text| text.to_string_lossy()).as_deref())
-        .map_err(|error| Failure::usage(&error))?;
-    let loaded =
-        config::load(flags, config::environment()).map_err(|error| Failure::usage(&error))?;
-    for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
-    }
-    run::run(&loaded.config, embedded).map_err(|error| Failure::other(&error))?;
+    let read = || config::load(flags.clone(), config::environment());
+    let loaded = read().map_err(|error| Failure::usage(&error))?;
+    let log = Log::start(&loaded.config.log).map_err(|error| Failure::other(&error))?;
+    run::run(&loaded, embedded, &log, read).map_err(|error| Failure::other(&error))?;
     if let Some(folder) = scratch_dir {
         remove(&folder);
     }
@@ -67,16 +65,22 @@ fn start(flags: Flags, embedded: bool, scratch_dir: Option<PathBuf>) -> Result<(
 }
 
 /// `esdb-gater cluster`. Nothing is logged: the answer is all there is to say.
-fn cluster(flags: Flags, order: &Order) -> Result<(), Failure> {
+fn cluster(flags: Flags, order: &Order) -> Result<ExitCode, Failure> {
     let loaded =
         config::load(flags, config::environment()).map_err(|error| Failure::usage(&error))?;
     match admin::run(&loaded.config, order) {
-        Ok(text) => {
-            print!("{text}");
-            Ok(())
+        Ok(outcome) => {
+            answer(&outcome.text);
+            Ok(ExitCode::from(outcome.code))
         }
         Err(error) => Err(Failure::other(&error)),
     }
+}
+
+/// Prints what was asked for; that nobody reads it changes nothing.
+fn answer(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 /// Removes a folder, unless somebody else has done so.

@@ -3,14 +3,19 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::config::Config;
+use crate::config::{Config, ConfigError, Loaded};
 use crate::gateway::{Gateway, StartError};
+use crate::listen;
+use crate::observe::logs::Log;
 
 /// How long a stopping gateway tries to write out what is queued.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+
+/// The commit the program was built from, see `build.rs`.
+const COMMIT: &str = env!("ESDB_GATER_BUILD_COMMIT");
 
 /// Why the program ended before it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +29,9 @@ pub enum RunError {
     /// The registry could not be written any more: going on would lose data.
     #[error("the registry failed: {0}")]
     Registry(String),
+    /// A second signal came while what was queued was written out.
+    #[error("told to stop a second time: what was queued may not have been written out")]
+    Impatient,
 }
 
 /// How many threads there are, if that is set; the runtime reads it.
@@ -37,37 +45,148 @@ fn default_threads() -> usize {
 
 /// Starts a gateway, prints the ready line on standard output, and serves until
 /// SIGTERM or SIGINT; an `embedded` one until something comes on standard input, or its
-/// end, as well.
-/// Then drains.
-pub fn run(config: &Config, embedded: bool) -> Result<(), RunError> {
+/// end, as well. Then drains, unless a second signal comes. SIGHUP has the configuration
+/// `read` again.
+pub fn run(
+    loaded: &Loaded,
+    embedded: bool,
+    log: &Log,
+    read: impl Fn() -> Result<Loaded, ConfigError>,
+) -> Result<(), RunError> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if std::env::var_os(THREADS).is_none() {
         runtime.worker_threads(default_threads());
     }
     let runtime = runtime.enable_all().build()?;
-    runtime.block_on(async {
-        // From here on a signal drains, also one that comes while the gateway starts.
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let parent_gone = embedded.then(end_of_input).transpose()?;
+    let outcome = runtime.block_on(serve(loaded, embedded, log, read));
+    if let Err(RunError::Impatient) = &outcome {
+        // What is being written is not waited for.
+        runtime.shutdown_background();
+    }
+    outcome
+}
 
-        let gateway = Gateway::start(config).await?;
-        announce(&gateway);
-        let failed = gateway.failed();
-        let outcome = tokio::select! {
-            _ = terminate.recv() => Ok("SIGTERM"),
-            _ = interrupt.recv() => Ok("SIGINT"),
-            () = ended(parent_gone) => Ok("the end of standard input"),
-            reason = failed => Err(RunError::Registry(reason)),
-        };
-        match &outcome {
-            Ok(reason) => tracing::info!(reason, "draining"),
-            Err(error) => tracing::error!(%error, "draining"),
+async fn serve(
+    loaded: &Loaded,
+    embedded: bool,
+    log: &Log,
+    read: impl Fn() -> Result<Loaded, ConfigError>,
+) -> Result<(), RunError> {
+    // From here on a signal drains, also one that comes while the gateway starts.
+    let mut signals = Signals::new()?;
+    let parent_gone = embedded.then(end_of_input).transpose()?;
+
+    let config = &loaded.config;
+    let listen = listen::choose(config).await;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        commit = COMMIT,
+        node = config.name,
+        data_dir = %config.data_dir.display(),
+        listen = %listen.address,
+        "starting"
+    );
+    for warning in loaded.warnings.iter().chain(&listen.warning) {
+        tracing::warn!("{warning}");
+    }
+
+    let gateway = Gateway::start(config, listen.address).await?;
+    announce(&gateway);
+    let mut reloader = Reloader { gateway: &gateway, log, config: config.clone(), read };
+    let failed = gateway.failed();
+    let outcome = tokio::select! {
+        signal = signals.stop(|| reloader.reload()) => Ok(signal),
+        () = ended(parent_gone) => Ok("the end of standard input"),
+        reason = failed => Err(RunError::Registry(reason)),
+    };
+    match &outcome {
+        Ok(reason) => tracing::info!(reason, "draining"),
+        Err(error) => tracing::error!(%error, "draining"),
+    }
+    tokio::select! {
+        biased;
+        () = gateway.drain(DRAIN_WITHIN) => {}
+        // The configuration of a gateway that stops is of no interest any more.
+        signal = signals.stop(|| ()) => {
+            tracing::warn!(signal, "told to stop a second time: ends at once");
+            return Err(RunError::Impatient);
         }
-        gateway.drain(DRAIN_WITHIN).await;
-        tracing::info!("stopped");
-        outcome.map(|_| ())
-    })
+    }
+    tracing::info!("stopped");
+    outcome.map(|_| ())
+}
+
+/// The signals that would end the program if nobody listened for them.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    user1: Signal,
+    user2: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, std::io::Error> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// Waits for a signal to stop, and returns its name. Calls `reload` for each SIGHUP.
+    async fn stop(&mut self, mut reload: impl FnMut()) -> &'static str {
+        loop {
+            let ignored = tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => {
+                    reload();
+                    continue;
+                }
+                _ = self.user1.recv() => "SIGUSR1",
+                _ = self.user2.recv() => "SIGUSR2",
+            };
+            tracing::info!(signal = ignored, "ignored: it means nothing to a gateway");
+        }
+    }
+}
+
+/// Takes over from the configuration what can be changed while a gateway runs.
+struct Reloader<'a, R> {
+    gateway: &'a Gateway,
+    log: &'a Log,
+    /// As it was read last.
+    config: Config,
+    read: R,
+}
+
+impl<R: Fn() -> Result<Loaded, ConfigError>> Reloader<'_, R> {
+    fn reload(&mut self) {
+        let Loaded { config, warnings } = match (self.read)() {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                tracing::error!(%error, "SIGHUP: the configuration stays as it was");
+                return;
+            }
+        };
+        let filter = config.log != self.config.log;
+        let secret = !config.random_secret && config.secret_bytes() != self.config.secret_bytes();
+        if filter && let Err(error) = self.log.set_filter(&config.log) {
+            tracing::error!(%error, "SIGHUP: the log filter stays as it was");
+        }
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        // One that was set by a call since then stays, unless the configured one is another now.
+        if secret {
+            self.gateway.set_secret(config.secret_bytes());
+        }
+        tracing::info!(secret, log = filter, "SIGHUP: configuration read again; changed or not:");
+        self.config = config;
+    }
 }
 
 /// The one line that says that the gateway serves.

@@ -178,11 +178,10 @@ async fn a_snapshot_replaces_the_log_it_holds() {
 async fn a_damaged_snapshot_is_made_up_for_by_a_whole_log_and_refused_otherwise() {
     let directory = tempfile::tempdir().unwrap();
     let snapshot = directory.path().join("registry.snapshot");
-    let keep_all = Settings { keep_entries: u64::MAX, ..Settings::default() };
+    let keep_all = Settings { snapshot_after: 1, keep_entries: u64::MAX, ..Settings::default() };
     let replica =
         Replica::open_with(directory.path(), keep_all, Alone, Box::new(|_| {})).await.unwrap();
     register_all(&replica, 0..50).await;
-    replica.compact().await.unwrap();
     eventually("a snapshot is written", || snapshot.exists()).await;
     replica.shutdown().await;
 

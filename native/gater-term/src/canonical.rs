@@ -19,21 +19,62 @@ pub enum Atoms {
     Latin1,
 }
 
-/// Writes the canonical form of a map, the version byte first.
+/// How ports are written. Equal ports have two forms; which one a node writes depends on its
+/// release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ports {
+    /// As they came, which is as the node wrote them that holds the term.
+    AsTheyCame,
+    /// As OTP 25 and earlier write them: wide only if the number of the port needs it.
+    Narrow,
+    /// As OTP 26 and later do: always wide.
+    Wide,
+}
+
+/// The form of a term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form {
+    /// Of its atoms.
+    pub atoms: Atoms,
+    /// Of its ports.
+    pub ports: Ports,
+}
+
+/// What was found in a term.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Found {
+    /// There is a port in it, so that it has more than one form.
+    pub ports: bool,
+    /// There is a local fun in it, whose bytes name the process and the node that write it: no
+    /// other writes the same.
+    pub local_funs: bool,
+}
+
+/// Writes the canonical form of a map with its ports as they came, see [`write_form`].
+pub fn write(out: &mut Vec<u8>, pairs: &mut [Pair<'_>], atoms: Atoms) -> Result<(), ReadError> {
+    write_form(out, pairs, Form { atoms, ports: Ports::AsTheyCame }).map(drop)
+}
+
+/// Writes the canonical form of a map, the version byte first, and tells what was in it.
 ///
 /// `pairs` are those of the map, encoded and scanned, in any order; they are
 /// sorted. Terms nested in keys more than [`order::MAX_DEPTH`] deep, and those that
 /// take more than the [`Effort`] for their size, are refused.
-pub fn write(out: &mut Vec<u8>, pairs: &mut [Pair<'_>], atoms: Atoms) -> Result<(), ReadError> {
+pub fn write_form(
+    out: &mut Vec<u8>,
+    pairs: &mut [Pair<'_>],
+    form: Form,
+) -> Result<Found, ReadError> {
     let size: usize = pairs.iter().map(|pair| pair.key.len() + pair.value.len()).sum();
     let mut effort = Effort::for_bytes(size);
     sort_as_tuples(&mut effort, pairs)?;
     out.push(tag::VERSION);
     let Some(count) = u32::try_from(pairs.len()).ok().filter(|count| *count > 0) else {
         out.push(tag::NIL);
-        return Ok(());
+        return Ok(Found::default());
     };
-    let mut writer = Writer { out, atoms, open: Vec::new(), effort };
+    let found = Found::default();
+    let mut writer = Writer { out, form, found, open: Vec::new(), effort };
     writer.out.push(tag::LIST);
     writer.out.extend(count.to_be_bytes());
     for pair in pairs {
@@ -42,7 +83,7 @@ pub fn write(out: &mut Vec<u8>, pairs: &mut [Pair<'_>], atoms: Atoms) -> Result<
         writer.term(pair.value)?;
     }
     writer.out.push(tag::NIL);
-    Ok(())
+    Ok(writer.found)
 }
 
 /// Sorts `{Key, Value}` tuples as `lists:sort/1` does. Keys that are equal but not
@@ -64,7 +105,8 @@ fn sort_as_tuples(effort: &mut Effort, pairs: &mut [Pair<'_>]) -> Result<(), Rea
 
 struct Writer<'o, 'a> {
     out: &'o mut Vec<u8>,
-    atoms: Atoms,
+    form: Form,
+    found: Found,
     open: Vec<Open<'a>>,
     effort: Effort,
 }
@@ -199,11 +241,13 @@ impl<'a> Writer<'_, 'a> {
             }
             tag::STRING | tag::LIST => self.list(cursor)?,
             tag::MAP => self.map(cursor)?,
-            tag::NEW_PID | tag::V4_PORT => self.identifier(cursor, tag, 12)?,
-            tag::NEW_PORT => {
-                // Written in the wide form by OTP 24 and later only if it needs it.
-                self.identifier(cursor, tag, 8)?;
+            tag::NEW_PID => {
+                cursor.u8()?;
+                self.out.push(tag);
+                self.atom(cursor)?;
+                self.out.extend_from_slice(cursor.bytes(12)?);
             }
+            tag::NEW_PORT | tag::V4_PORT => self.port(cursor, tag)?,
             tag::NEWER_REFERENCE => {
                 cursor.u8()?;
                 let words = cursor.u16()?;
@@ -218,6 +262,7 @@ impl<'a> Writer<'_, 'a> {
                 self.begin(Open::Plain(3));
             }
             tag::NEW_FUN => {
+                self.found.local_funs = true;
                 cursor.u8()?;
                 cursor.u32()?;
                 self.out.push(tag);
@@ -241,27 +286,42 @@ impl<'a> Writer<'_, 'a> {
         self.open.push(container);
     }
 
-    fn identifier(
-        &mut self,
-        cursor: &mut Reader<'a>,
-        tag: u8,
-        len: usize,
-    ) -> Result<(), ReadError> {
+    fn port(&mut self, cursor: &mut Reader<'a>, came: u8) -> Result<(), ReadError> {
+        /// The bits of a number that OTP 25 writes in the narrow form.
+        const NARROW_BITS: u32 = 28;
+        self.found.ports = true;
         cursor.u8()?;
-        self.out.push(tag);
+        let mut after = *cursor;
+        after.skip()?;
+        let number = match came {
+            tag::NEW_PORT => u64::from(after.u32()?),
+            _ => u64::from(after.u32()?) << 32 | u64::from(after.u32()?),
+        };
+        let wide = match self.form.ports {
+            Ports::AsTheyCame => came == tag::V4_PORT,
+            Ports::Narrow => number >> NARROW_BITS != 0,
+            Ports::Wide => true,
+        };
+        self.out.push(if wide { tag::V4_PORT } else { tag::NEW_PORT });
         self.atom(cursor)?;
-        self.out.extend_from_slice(cursor.bytes(len)?);
+        *cursor = after;
+        match u32::try_from(number) {
+            Ok(number) if !wide => self.out.extend(number.to_be_bytes()),
+            _ => self.out.extend(number.to_be_bytes()),
+        }
+        // The creation.
+        self.out.extend_from_slice(cursor.bytes(4)?);
         Ok(())
     }
 
     fn atom(&mut self, cursor: &mut Reader<'a>) -> Result<(), ReadError> {
-        if self.atoms == Atoms::Utf8 && cursor.peek_tag()? == tag::SMALL_ATOM_UTF8 {
+        if self.form.atoms == Atoms::Utf8 && cursor.peek_tag()? == tag::SMALL_ATOM_UTF8 {
             let term = cursor.skip()?;
             self.out.extend_from_slice(term);
             return Ok(());
         }
         let text = cursor.atom()?;
-        if self.atoms == Atoms::Latin1 && text.chars().all(|c| u32::from(c) < 256) {
+        if self.form.atoms == Atoms::Latin1 && text.chars().all(|c| u32::from(c) < 256) {
             self.out.push(tag::ATOM_LATIN1);
             self.out.extend((text.chars().count() as u16).to_be_bytes());
             // Every character is below 256, as was just seen.

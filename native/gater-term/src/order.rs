@@ -17,7 +17,7 @@ pub const MAX_DEPTH: u32 = 256;
 const TOO_COMPLEX: ReadError = ReadError::Malformed("term: too complex");
 
 /// How much may still be done for a term: heads of terms to compare or to pass, and as
-/// much for every [`Effort::BYTES`] of a number.
+/// much for every `Effort::BYTES` of a number.
 ///
 /// To find the next key of a map or the next element of a list a term is passed,
 /// and what is inside it again one level deeper. So terms can be made that take

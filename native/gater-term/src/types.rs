@@ -105,6 +105,14 @@ pub struct LocalPid {
     pub creation: u32,
 }
 
+impl LocalPid {
+    /// The full pid of this process of `node`.
+    pub fn of(self, node: &Atom) -> Pid {
+        let Self { id, serial, creation } = self;
+        Pid { node: node.clone(), id, serial, creation }
+    }
+}
+
 impl From<&Pid> for LocalPid {
     fn from(pid: &Pid) -> Self {
         Self { id: pid.id, serial: pid.serial, creation: pid.creation }

@@ -134,11 +134,6 @@ impl<P: Clone + Eq + Hash> Subscribers<P> {
         peer_entry.processes.iter().map(|(pid, topics)| self.forget(id, *pid, topics)).sum()
     }
 
-    /// Whether a process is subscribed to any topic.
-    pub fn is_subscribed_anywhere(&self, peer: &P, pid: LocalPid) -> bool {
-        self.peers.get(peer).is_some_and(|entry| entry.processes.contains_key(&pid))
-    }
-
     /// The number of subscriptions.
     pub fn len(&self) -> usize {
         self.len

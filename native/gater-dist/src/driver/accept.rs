@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gater_term::Atom;
 use parking_lot::Mutex;
@@ -92,23 +92,40 @@ async fn receive(shared: Arc<Shared>, mut socket: TcpStream, address: SocketAddr
         Ok(peer) => {
             link::start(&shared, socket, peer);
         }
-        Err(error) => refused(&error, address, name.as_ref()),
+        Err(error) => refused(&shared, &error, address, name.as_ref()),
     }
 }
 
-/// Says in the log why there is no connection; loudly if somebody should act.
-fn refused(error: &HandshakeError, address: SocketAddr, name: Option<&Atom>) {
+/// Says in the log why there is no connection; loudly if somebody should act. What is repeated is
+/// counted, see [`super::notices`].
+fn refused(shared: &Shared, error: &HandshakeError, address: SocketAddr, name: Option<&Atom>) {
     let peer = name.map_or("unnamed", Atom::as_str);
+    let source = address.ip().to_string();
+    let admit = |kind, who: &str| shared.notices.admit(kind, who, Instant::now());
     match error {
-        HandshakeError::WrongCookie => tracing::warn!(
-            peer, %address,
-            "refused: wrong cookie. Start that node with this gateway's cookie, or this gateway with its"
-        ),
+        HandshakeError::WrongCookie => {
+            if let Some(repeated) = admit("cookie", peer) {
+                tracing::warn!(
+                    peer, %address, repeated,
+                    "refused: wrong cookie. Start that node with this gateway's cookie, or this \
+                     gateway with its"
+                );
+            }
+        }
         HandshakeError::TooOld
         | HandshakeError::MissingFlags(_)
         | HandshakeError::BadName(_)
         | HandshakeError::TooManyConnections => {
-            tracing::warn!(peer, %address, %error, "refused");
+            if let Some(repeated) = admit("refused", name.map_or(&source, |_| peer)) {
+                tracing::warn!(peer, %address, %error, repeated, "refused");
+            }
+        }
+        HandshakeError::NotErlang(_)
+        | HandshakeError::Malformed(_)
+        | HandshakeError::TooLong(_) => {
+            if let Some(repeated) = admit("protocol", &source) {
+                tracing::info!(peer, %address, %error, repeated, "refused: no Erlang node");
+            }
         }
         _ => tracing::debug!(peer, %address, %error, "handshake ended"),
     }
@@ -122,7 +139,11 @@ async fn shake(
     let challenge = getrandom::u32().map_err(std::io::Error::from)?;
     let mut acceptor = Acceptor::new(shared.local.clone(), challenge);
     loop {
-        let Some(message) = exchange::read(socket).await? else {
+        let message = match acceptor.is_new() {
+            true => exchange::read_first(socket).await?,
+            false => exchange::read(socket).await?,
+        };
+        let Some(message) = message else {
             return Err(acceptor.closed());
         };
         match acceptor.handle(&message)? {

@@ -15,6 +15,9 @@ use crate::protocol::handshake::{Dialer, Step};
 use crate::protocol::name;
 use crate::{Connection, DialError, HandshakeError, Peer};
 
+/// Addresses of a host that are tried.
+const MAX_ADDRESSES: usize = 8;
+
 /// Keeps a connection to `node` until `until` is cancelled.
 pub async fn keep(shared: Arc<Shared>, node: Atom, until: CancellationToken) {
     let mut pause = shared.settings.redial_min;
@@ -132,19 +135,20 @@ async fn dial(shared: &Arc<Shared>, node: &Atom) -> Result<Arc<Connection>, Dial
     let bad_name = || DialError::BadName(node.as_str().to_owned());
     let (name, host) = name::split(node.as_str()).ok_or_else(bad_name)?;
     let settings = &shared.settings;
-    let ip = resolve(host, settings.connect_timeout)
-        .await
-        .ok_or_else(|| DialError::Resolve(node.as_str().to_owned()))?;
-    let epmd = SocketAddr::new(ip, settings.epmd.port());
-    let port = epmd::look_up(epmd, name, settings.connect_timeout)
-        .await?
-        .ok_or_else(|| DialError::NotRunning(node.as_str().to_owned()))?;
-    let address = SocketAddr::new(ip, port);
-    let failed = |source| DialError::Connect { address, source };
-    let mut socket = timeout(settings.connect_timeout, TcpStream::connect(address))
-        .await
-        .map_err(|_| failed(std::io::ErrorKind::TimedOut.into()))?
-        .map_err(failed)?;
+    let mut outcome = Err(DialError::Resolve(node.as_str().to_owned()));
+    // The node may listen on one of the families alone, and so may its EPMD.
+    for ip in resolve(host, settings.connect_timeout).await {
+        match open(shared, node, name, ip).await {
+            Ok(socket) => {
+                outcome = Ok(socket);
+                break;
+            }
+            // The first address is the one that its name is meant to stand for.
+            Err(error) if matches!(outcome, Err(DialError::Resolve(_))) => outcome = Err(error),
+            Err(error) => tracing::debug!(%node, %ip, %error, "not reached there either"),
+        }
+    }
+    let mut socket = outcome?;
     let limit = settings.handshake_timeout;
     let peer = timeout(limit, shake(shared, &mut socket, node))
         .await
@@ -152,14 +156,40 @@ async fn dial(shared: &Arc<Shared>, node: &Atom) -> Result<Arc<Connection>, Dial
     link::start(shared, socket, peer).ok_or(DialError::Stopped)
 }
 
-async fn resolve(host: &str, limit: Duration) -> Option<IpAddr> {
+/// Asks the EPMD at `ip` for the node and connects to it there.
+async fn open(
+    shared: &Shared,
+    node: &Atom,
+    name: &str,
+    ip: IpAddr,
+) -> Result<TcpStream, DialError> {
+    let settings = &shared.settings;
+    let epmd = SocketAddr::new(ip, settings.epmd.port());
+    let port = epmd::look_up(epmd, name, settings.connect_timeout)
+        .await?
+        .ok_or_else(|| DialError::NotRunning(node.as_str().to_owned()))?;
+    let address = SocketAddr::new(ip, port);
+    let failed = |source| DialError::Connect { address, source };
+    timeout(settings.connect_timeout, TcpStream::connect(address))
+        .await
+        .map_err(|_| failed(std::io::ErrorKind::TimedOut.into()))?
+        .map_err(failed)
+}
+
+/// The addresses of a host, of both families, in the order in which the system has them.
+async fn resolve(host: &str, limit: Duration) -> Vec<IpAddr> {
     if let Ok(ip) = host.parse() {
-        return Some(ip);
+        return vec![ip];
     }
-    let addresses: Vec<_> = timeout(limit, lookup_host((host, 0))).await.ok()?.ok()?.collect();
-    // BEAM nodes listen on IPv4 unless told otherwise.
-    let first = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
-    first.map(SocketAddr::ip)
+    let mut addresses = Vec::new();
+    if let Ok(Ok(found)) = timeout(limit, lookup_host((host, 0))).await {
+        for ip in found.map(|address| address.ip()) {
+            if !addresses.contains(&ip) && addresses.len() < MAX_ADDRESSES {
+                addresses.push(ip);
+            }
+        }
+    }
+    addresses
 }
 
 async fn shake(

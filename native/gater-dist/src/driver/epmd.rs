@@ -1,7 +1,7 @@
 //! The Erlang Port Mapper Daemon: telling it where this node is, asking it where
 //! others are.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,13 +53,36 @@ pub async fn register(
     }
 }
 
+/// Registers with the daemon at the address of the settings, or at the other loopback address: a
+/// host may have one of the two families alone.
 async fn register_once(
     settings: &Settings,
     name: &str,
     port: u16,
 ) -> Result<Registration, EpmdError> {
+    let first = register_at(settings.epmd, settings, name, port).await;
+    if !matches!(first, Err(EpmdError::Unreachable { .. })) || !settings.epmd.ip().is_loopback() {
+        return first;
+    }
+    let other: IpAddr = match settings.epmd.ip() {
+        IpAddr::V4(_) => Ipv6Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv4Addr::LOCALHOST.into(),
+    };
+    let other = SocketAddr::new(other, settings.epmd.port());
+    match register_at(other, settings, name, port).await {
+        Err(EpmdError::Unreachable { .. }) => first,
+        outcome => outcome,
+    }
+}
+
+async fn register_at(
+    epmd: SocketAddr,
+    settings: &Settings,
+    name: &str,
+    port: u16,
+) -> Result<Registration, EpmdError> {
     let limit = settings.connect_timeout;
-    let client = open(settings.epmd, limit).await?;
+    let client = open(epmd, limit).await?;
     let (connection, creation) = timeout(limit, client.register(NodeEntry::new_hidden(name, port)))
         .await
         .map_err(|_| EpmdError::Timeout(limit))?

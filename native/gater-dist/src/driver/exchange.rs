@@ -6,14 +6,51 @@ use tokio::net::TcpStream;
 use crate::HandshakeError;
 use crate::protocol::handshake::MAX_MESSAGE;
 
+/// Reads the first message, or says what the peer speaks if that is another protocol; `None` if
+/// the peer closed before it.
+pub async fn read_first(socket: &mut TcpStream) -> Result<Option<Vec<u8>>, HandshakeError> {
+    let Some(length) = read_length(socket).await? else { return Ok(None) };
+    if let Some(protocol) = other_protocol(length) {
+        return Err(HandshakeError::NotErlang(protocol));
+    }
+    read_rest(socket, length).await
+}
+
 /// Reads one message; `None` if the peer closed before it.
 pub async fn read(socket: &mut TcpStream) -> Result<Option<Vec<u8>>, HandshakeError> {
+    let Some(length) = read_length(socket).await? else { return Ok(None) };
+    read_rest(socket, length).await
+}
+
+/// What begins with bytes that cannot be the length of a handshake message.
+fn other_protocol(start: [u8; 2]) -> Option<&'static str> {
+    match &start {
+        // A handshake record of any version.
+        [0x16, 0x03] => Some("TLS, while this port takes plain distribution"),
+        b"GE" | b"PO" | b"PU" | b"HE" | b"DE" | b"OP" | b"PA" | b"CO" | b"TR" | b"PR" => {
+            Some("HTTP")
+        }
+        b"SS" => Some("SSH"),
+        // Distribution over TLS, with the TLS taken off, has lengths of four bytes.
+        [0, 0] => Some("a handshake with longer lengths or none, as distribution over TLS does"),
+        _ if usize::from(u16::from_be_bytes(start)) > MAX_MESSAGE => Some("no known protocol"),
+        _ => None,
+    }
+}
+
+async fn read_length(socket: &mut TcpStream) -> Result<Option<[u8; 2]>, HandshakeError> {
     let mut length = [0; 2];
     match socket.read_exact(&mut length).await {
-        Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
-        Err(error) => return Err(error.into()),
+        Ok(_) => Ok(Some(length)),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error.into()),
     }
+}
+
+async fn read_rest(
+    socket: &mut TcpStream,
+    length: [u8; 2],
+) -> Result<Option<Vec<u8>>, HandshakeError> {
     let length = usize::from(u16::from_be_bytes(length));
     if length > MAX_MESSAGE {
         return Err(HandshakeError::TooLong(length));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
@@ -16,6 +17,9 @@ use crate::{Connection, DownReason, Peer};
 const UNSENT_BYTES: u32 = 256 << 10;
 /// An unfinished message that has not grown for this long may be given up.
 const STALE_AFTER: Duration = Duration::from_secs(60);
+
+/// The atom `noconnection`.
+const NOCONNECTION: &[u8] = b"\x77\x0cnoconnection";
 
 /// Registers the connection and runs it to its end; `None` while the node does not run.
 pub fn start(shared: &Arc<Shared>, socket: TcpStream, peer: Peer) -> Option<Arc<Connection>> {
@@ -106,6 +110,10 @@ impl Drop for Over<'_> {
                 tracing::info!(peer = %connection.peer().name, %reason, "disconnected");
             }
             _ => tracing::warn!(peer = %connection.peer().name, %reason, "disconnected"),
+        }
+        for local in connection.end_with_it() {
+            let pid = local.of(&connection.peer().name);
+            connection.events().exited(connection, &pid, Bytes::from_static(NOCONNECTION));
         }
         connection.events().down(connection, &reason);
         connection.ended().cancel();

@@ -14,6 +14,7 @@ mod epmd;
 mod exchange;
 pub mod item;
 mod link;
+pub mod notices;
 pub mod outbox;
 mod polling;
 mod reader;

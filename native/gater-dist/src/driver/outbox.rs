@@ -1,7 +1,7 @@
 //! What waits to be written on one connection.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::net::tcp::OwnedWriteHalf;
@@ -10,8 +10,12 @@ use tokio::sync::Notify;
 use super::batch::Batch;
 use super::item::Item;
 use super::window::Window;
+use crate::Opening;
 use crate::lanes::{Lane, LaneLimits, Lanes, Pushed};
-use crate::{Opening, Queued};
+
+/// A tick is answered if the last answer is older than this: less than the second in which the
+/// shortest `net_ticktime` of OTP has a node send the next one.
+const ANSWER_TICKS_AFTER: Duration = Duration::from_millis(500);
 
 /// What became of what was pushed.
 #[derive(Debug, PartialEq, Eq)]
@@ -83,6 +87,8 @@ struct Inner {
     socket: Option<Arc<OwnedWriteHalf>>,
     /// Whether anything was written since the last tick.
     wrote: bool,
+    /// When a tick of the peer was answered last.
+    answered_tick: Option<Instant>,
     window: Window,
     /// Since when lanes wait for an answer of the peer.
     held: Option<Instant>,
@@ -132,7 +138,8 @@ pub enum Next {
 
 impl Outbox {
     /// An empty queue, which the writer task is to look after first.
-    pub fn new(limits: [LaneLimits; 5], batch: Batch) -> Self {
+    /// Whether the peer answers `marks` decides if it is waited for, see [`super::window`].
+    pub fn new(limits: [LaneLimits; 5], batch: Batch, marks: bool) -> Self {
         let inner = Inner {
             lanes: Lanes::new(limits),
             duty: Duty::Task,
@@ -140,7 +147,8 @@ impl Outbox {
             batch: Some(Box::new(batch)),
             socket: None,
             wrote: false,
-            window: Window::default(),
+            answered_tick: None,
+            window: Window::new(marks),
             held: None,
         };
         Self { inner: Mutex::new(inner), wake: Notify::new() }
@@ -338,6 +346,22 @@ impl Outbox {
         }
     }
 
+    /// The peer has sent an empty frame `now`: sends one back, unless something is being written
+    /// or was sent back just before. So a peer that is to hear something every few seconds
+    /// does, whatever the rhythm of this node, and two nodes that do so do not go on for ever.
+    pub fn answer_tick(&self, now: Instant) {
+        let mut inner = self.inner.lock();
+        let lately = |at: Instant| now.saturating_duration_since(at) < ANSWER_TICKS_AFTER;
+        if inner.duty != Duty::Nobody || inner.answered_tick.is_some_and(lately) {
+            return;
+        }
+        inner.answered_tick = Some(now);
+        if let Some(batch) = inner.batch.as_mut() {
+            batch.tick();
+            self.hand_over(inner);
+        }
+    }
+
     /// Waits until there is something to do after [`Next::Wait`].
     pub async fn woken(&self) {
         self.wake.notified().await;
@@ -376,15 +400,6 @@ impl Outbox {
     /// Lets go of the socket.
     pub fn detach(&self) {
         self.inner.lock().socket = None;
-    }
-
-    /// What waits.
-    pub fn queued(&self) -> Queued {
-        let inner = self.inner.lock();
-        Queued {
-            bytes: Lane::ALL.map(|lane| inner.lanes.bytes(lane)),
-            items: Lane::ALL.map(|lane| inner.lanes.items(lane)),
-        }
     }
 }
 

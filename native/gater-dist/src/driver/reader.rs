@@ -2,10 +2,9 @@
 //! hidden node that stops reading suspends the processes that send to it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use gater_term::Pid;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::{block_in_place, yield_now};
@@ -139,8 +138,12 @@ impl Sink for Incoming<'_> {
         self.connection.signal(signal);
     }
 
-    fn reply(&mut self, from: &From, reply: &'static [u8]) {
+    fn reply(&mut self, from: &From, reply: Bytes) {
         self.connection.reply(from, reply);
+    }
+
+    fn tick(&mut self) {
+        self.connection.outbox().answer_tick(Instant::now());
     }
 
     fn message(&mut self, to: Target<'_>, payload: Bytes) {
@@ -149,8 +152,14 @@ impl Sink for Incoming<'_> {
 
     fn exited(&mut self, local: LocalPid, reference: &[u8], reason: Bytes) {
         if self.connection.monitor_ended(local, reference) {
-            let LocalPid { id, serial, creation } = local;
-            let pid = Pid { node: self.connection.peer().name.clone(), id, serial, creation };
+            let pid = local.of(&self.connection.peer().name);
+            self.connection.events().exited(self.connection, &pid, reason);
+        }
+    }
+
+    fn link_broken(&mut self, local: LocalPid, reason: Bytes) {
+        if self.connection.link_broken(local) {
+            let pid = local.of(&self.connection.peer().name);
             self.connection.events().exited(self.connection, &pid, reason);
         }
     }

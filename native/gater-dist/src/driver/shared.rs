@@ -11,6 +11,7 @@ use tokio::sync::{Notify, SetOnce};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::notices::Notices;
 use super::polling::Spinning;
 use crate::protocol::handshake::{Local, Status};
 use crate::{Connection, DialError, Events, Peer, Settings};
@@ -34,6 +35,8 @@ pub struct Shared {
     pub changed: Notify,
     /// Held by the reader that polls or naps, one at a time.
     pub spinning: Spinning,
+    /// Decides which lines about refused peers are logged.
+    pub notices: Notices,
     last_pid: AtomicU64,
     table: Mutex<HashMap<Atom, Entry>>,
 }
@@ -81,6 +84,7 @@ impl Shared {
             runtime: Handle::current(),
             changed: Notify::new(),
             spinning: Spinning::default(),
+            notices: Notices::default(),
             last_pid: AtomicU64::new(0),
             table: Mutex::default(),
         }

@@ -37,6 +37,8 @@ const URGENT: Lane = Lane::Critical;
 /// What one peer was sent, less what it has read.
 #[derive(Debug)]
 pub struct Window {
+    /// Whether the peer answers marks at all.
+    marks: bool,
     /// Bytes that may be unanswered.
     open: usize,
     /// Whether it was full since the last answer.
@@ -61,7 +63,15 @@ struct Mark {
 
 impl Default for Window {
     fn default() -> Self {
+        Self::new(true)
+    }
+}
+
+impl Window {
+    /// The window for a peer that answers `marks`, or none and is sent everything at once.
+    pub fn new(marks: bool) -> Self {
         Self {
+            marks,
             open: MIN_OPEN_BYTES,
             full: false,
             fastest: None,
@@ -71,13 +81,11 @@ impl Default for Window {
             bytes: 0,
         }
     }
-}
 
-impl Window {
     /// So many bytes of a lane go out; the number of the mark that is to follow, if one is.
     #[must_use]
     pub fn sent(&mut self, lane: Lane, bytes: usize, now: impl FnOnce() -> Instant) -> Option<u64> {
-        if lane <= URGENT {
+        if lane <= URGENT || !self.marks {
             return None;
         }
         self.since += bytes;

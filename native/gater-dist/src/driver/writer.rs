@@ -51,8 +51,12 @@ pub async fn run(
                     }
                 }
                 _ = ticks.tick() => {
-                    if connection.silence() >= tick_time {
+                    let silence = connection.silence();
+                    if silence >= tick_time {
                         return Some(DownReason::Silent(tick_time));
+                    }
+                    if silence >= tick_time / 2 {
+                        connection.probe();
                     }
                     outbox.tick();
                 }

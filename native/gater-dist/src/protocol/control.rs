@@ -46,11 +46,15 @@ impl<'a> Process<'a> {
 pub enum Control<'a> {
     /// A message to a process or a name (ops 2, 6, 12, 16, 22, 23).
     Send {
+        /// The sender, if it says so.
+        from: Option<RawPid<'a>>,
         /// The receiver.
         to: Process<'a>,
     },
     /// A message to an alias (ops 33, 34).
     SendAlias {
+        /// The sender, if it says so.
+        from: Option<RawPid<'a>>,
         /// The alias.
         to: &'a [u8],
     },
@@ -60,6 +64,15 @@ pub enum Control<'a> {
         from: RawPid<'a>,
         /// Ours.
         to: RawPid<'a>,
+    },
+    /// A process has ended that is linked to one of ours (ops 3, 24).
+    Exit {
+        /// The process that has ended.
+        from: RawPid<'a>,
+        /// Ours.
+        to: RawPid<'a>,
+        /// The reason, if it is in the control message and not the payload.
+        reason: Option<&'a [u8]>,
     },
     /// Op 35, to be acknowledged before anything else.
     UnlinkId {
@@ -115,8 +128,20 @@ impl Control<'_> {
     pub fn needs_payload(&self) -> bool {
         matches!(
             self,
-            Self::Send { .. } | Self::SendAlias { .. } | Self::MonitorExit { reason: None, .. }
+            Self::Send { .. }
+                | Self::SendAlias { .. }
+                | Self::Exit { reason: None, .. }
+                | Self::MonitorExit { reason: None, .. }
         )
+    }
+
+    /// The process that sent the message, if that is known.
+    pub fn sender(&self) -> Option<&RawPid<'_>> {
+        match self {
+            Self::Send { from, .. } | Self::SendAlias { from, .. } => from.as_ref(),
+            Self::Exit { from, .. } => Some(from),
+            _ => None,
+        }
     }
 }
 
@@ -130,24 +155,25 @@ pub fn parse(term: &[u8]) -> Option<Control<'_>> {
         (1, 3) => Control::Link { from: at.pid()?, to: at.pid()? },
         // SEND, SEND_TT, SEND_SENDER, SEND_SENDER_TT: unused or sender, receiver.
         (2 | 22, 3) | (12 | 23, 4) => {
-            at.skip_small()?;
-            Control::Send { to: Process::Pid(at.pid()?) }
+            Control::Send { from: at.sender()?, to: Process::Pid(at.pid()?) }
         }
         // REG_SEND, REG_SEND_TT: sender, unused, name.
         (6, 4) | (16, 5) => {
-            at.pid()?;
+            let from = at.pid()?;
             at.skip_small()?;
-            Control::Send { to: at.name()? }
+            Control::Send { from: Some(from), to: at.name()? }
         }
-        // EXIT, UNLINK, NODE_LINK, GROUP_LEADER, EXIT2, their _TT and payload
-        // forms, DEMONITOR_P, SPAWN_REPLY, UNLINK_ID_ACK.
-        (3 | 8, 4)
+        (3, 4) => Control::Exit { from: at.pid()?, to: at.pid()?, reason: Some(at.0) },
+        (24, 3) => Control::Exit { from: at.pid()?, to: at.pid()?, reason: None },
+        // UNLINK, NODE_LINK, GROUP_LEADER, EXIT2, their _TT and payload forms, the _TT forms
+        // of EXIT, DEMONITOR_P, SPAWN_REPLY, UNLINK_ID_ACK.
+        (8, 4)
         | (4, 3)
         | (5, 1)
         | (7, 3)
         | (13 | 18, 5)
         | (20, 4)
-        | (24 | 26, 3)
+        | (26, 3)
         | (25 | 27, 4)
         | (31, 5)
         | (32, 6)
@@ -168,10 +194,7 @@ pub fn parse(term: &[u8]) -> Option<Control<'_>> {
             reason: None,
         },
         (29, 6) | (30, 7) => Control::SpawnRequest { request: at.reference()?, from: at.pid()? },
-        (33, 3) | (34, 4) => {
-            at.skip_small()?;
-            Control::SendAlias { to: at.reference()? }
-        }
+        (33, 3) | (34, 4) => Control::SendAlias { from: at.sender()?, to: at.reference()? },
         (35, 4) => Control::UnlinkId { id: at.integer()?, from: at.pid()?, to: at.pid()? },
         (1..=8 | 12 | 13 | 16 | 18..=36, _) => return None,
         _ => Control::Unknown { op },
@@ -306,7 +329,15 @@ impl<'a> Cursor<'a> {
         start.get(..start.len() - self.0.len())
     }
 
-    /// An unused element, in practice `''`, or a sender.
+    /// A sender, or an element that is not used.
+    fn sender(&mut self) -> Option<Option<RawPid<'a>>> {
+        match self.0.first()? {
+            &NEW_PID | &PID => self.pid().map(Some),
+            _ => self.skip_small().map(|()| None),
+        }
+    }
+
+    /// An element that is not used, in practice `''`.
     fn skip_small(&mut self) -> Option<()> {
         match self.0.first()? {
             &NEW_PID | &PID => self.pid().map(drop),

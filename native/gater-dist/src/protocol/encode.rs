@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes};
 use gater_term::{Atom, Pid, tag};
 
-use super::flags;
+use super::flags::{self, Watch};
 use crate::{LocalPid, Payload, Peer};
 
 /// `''`, for elements that are unused.
@@ -14,6 +14,8 @@ pub const NOPROC: [u8; 8] = *b"\x77\x06noproc";
 const UNDEFINED: [u8; 11] = *b"\x77\x09undefined";
 /// In the numbers of marks, which monitors of processes never reach.
 const MARK: u64 = 1 << 63;
+/// The number of a mark that no window waits for, see [`Format::probe`].
+const PROBE: u64 = 1 << 62;
 const NOTSUP: [u8; 8] = *b"\x77\x06notsup";
 
 /// A control message with the payload that belongs to it.
@@ -42,6 +44,8 @@ pub struct Format {
     pub alias: Atom,
     /// Exit reasons go into the payload.
     pub exit_payload: bool,
+    /// How the end of the peer's processes is noticed.
+    pub watch: Watch,
     send_prefix: Box<[u8]>,
     payload_prefix: &'static [u8],
     /// Our pid in signals that name one, encoded.
@@ -78,6 +82,13 @@ pub fn put_numbers(out: &mut impl BufMut, pid: LocalPid) {
     out.put_u32(pid.creation);
 }
 
+/// An integer of eight bytes.
+fn small_big(number: u64) -> Vec<u8> {
+    let mut out = vec![tag::SMALL_BIG, 8, 0];
+    out.extend(number.to_le_bytes());
+    out
+}
+
 fn tuple(op: u8, elements: &[&[u8]]) -> Vec<u8> {
     let len = 4 + elements.iter().map(|e| e.len()).sum::<usize>();
     let mut out = Vec::with_capacity(len);
@@ -111,6 +122,7 @@ impl Format {
             ours: our_pid.node.clone(),
             alias: Atom::alias(),
             exit_payload: peer.flags & flags::EXIT_PAYLOAD != 0,
+            watch: flags::watch(peer.flags),
             send_prefix: send_prefix.into(),
             payload_prefix: if header { &[] } else { &[131] },
             our_pid: encoded.into(),
@@ -171,15 +183,26 @@ impl Format {
         out
     }
 
-    /// Begins (op 19) or ends (op 20) the monitor `number` of a process of the peer.
+    /// Begins or ends to watch a process of the peer, by the monitor `number` (ops 19 and 20) or by
+    /// a link (ops 1 and 35). Not to be asked for where the connection is watched instead.
     pub fn monitor(&self, begin: bool, process: LocalPid, number: u64) -> Signal {
-        let op = if begin { 19 } else { 20 };
         let mut pid = Vec::with_capacity(64);
         pid.push(tag::NEW_PID);
         put_atom(&mut pid, self.peer.as_str());
         put_numbers(&mut pid, process);
-        let control = tuple(op, &[&self.our_pid, &pid, &self.monitor_reference(number)]);
+        let control = match (self.watch, begin) {
+            (Watch::Link, true) => tuple(1, &[&self.our_pid, &pid]),
+            // Ids of 64 bits must not be 0; those of monitors never are.
+            (Watch::Link, false) => tuple(35, &[&small_big(number), &self.our_pid, &pid]),
+            (_, true) => tuple(19, &[&self.our_pid, &pid, &self.monitor_reference(number)]),
+            (_, false) => tuple(20, &[&self.our_pid, &pid, &self.monitor_reference(number)]),
+        };
         Signal { control: control.into(), payload: Payload::default() }
+    }
+
+    /// A mark that nothing waits for: the answer shows that a silent peer is there.
+    pub fn probe(&self) -> Signal {
+        self.mark(PROBE)
     }
 
     /// Monitors a name that no process can have: the answer tells that everything before was

@@ -50,7 +50,7 @@ pub const MANDATORY_25_DIGEST: u64 = 0x400_0000;
 /// Op 29: functions are run on request. Not offered: `erpc` then fails at the caller without
 /// asking.
 pub const SPAWN: u64 = 1 << 32;
-/// The peer asks for a name. Never offered, never granted.
+/// The peer asks for a name. Offered to a peer that does.
 pub const NAME_ME: u64 = 1 << 33;
 /// Node containers of version 4.
 pub const V4_NC: u64 = 1 << 34;
@@ -107,6 +107,29 @@ pub fn header(theirs: u64) -> bool {
     theirs & OFFERED & (DIST_HDR_ATOM_CACHE | FRAGMENTS) != 0
 }
 
+/// How the end of a peer's processes is noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watch {
+    /// By monitors, as between BEAMs.
+    Monitor,
+    /// By links: nodes of Java's `jinterface` close the connection over a monitor.
+    Link,
+    /// By the end of the connection. Programs of C's `ei` are handed both kinds of signal, but
+    /// nothing answers them: such a node has no process but the program itself.
+    Connection,
+}
+
+/// How to watch the processes of a peer that offers `theirs`. Monitors need both flags: `ei`
+/// offers the first alone.
+pub fn watch(theirs: u64) -> Watch {
+    let offers = |flag| theirs & flag != 0;
+    match (offers(DIST_MONITOR), offers(DIST_MONITOR_NAME)) {
+        (true, true) => Watch::Monitor,
+        (false, _) if offers(UNLINK_ID) => Watch::Link,
+        _ => Watch::Connection,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +140,19 @@ mod tests {
         let otp = 0xd_07df_7fbd_u64;
         assert_eq!(OFFERED & !otp, 0);
         assert_eq!(otp & !OFFERED, PUBLISHED | SPAWN);
+    }
+
+    #[test]
+    fn foreign_nodes_are_watched_by_what_they_offer() {
+        // Seen from OTP 25: a BEAM, jinterface 1.13.1 and ei 5.3.
+        for (theirs, expected) in [
+            (0xd_07df_7fbd, Watch::Monitor),
+            (0x4_0707_0f94, Watch::Link),
+            (0x4_0707_4f9c, Watch::Connection),
+            (MANDATORY_25, Watch::Connection),
+        ] {
+            assert_eq!(watch(theirs), expected, "{theirs:#x}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@
 
 use bytes::{Buf, BufMut};
 use gater_term::Atom;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::{ExposeSecret, SecretSlice};
 use subtle::ConstantTimeEq;
 
 use super::{flags, name};
@@ -28,7 +28,7 @@ pub struct Local {
     /// The incarnation, from EPMD.
     pub creation: u32,
     /// The cookie.
-    pub cookie: SecretString,
+    pub cookie: SecretSlice<u8>,
 }
 
 /// What to do after a message was handled.
@@ -47,7 +47,7 @@ pub enum Step {
     Done(Vec<Vec<u8>>, Peer),
 }
 
-fn digest(cookie: &SecretString, challenge: u32) -> [u8; 16] {
+fn digest(cookie: &SecretSlice<u8>, challenge: u32) -> [u8; 16] {
     let mut context = md5::Context::new();
     context.consume(cookie.expose_secret());
     context.consume(challenge.to_string());
@@ -77,6 +77,23 @@ fn take_name<'a>(input: &mut &'a [u8]) -> Option<&'a str> {
     // What follows the name is for versions to come and is ignored, as OTP does.
     input.advance(len);
     std::str::from_utf8(text).ok()
+}
+
+/// A name for a node that has none, and its creation. A node that returns with the `creation` it
+/// was given is called as before, at every gateway that knows the cookie, and nobody has to
+/// remember it; one that brings none is given `fresh`.
+fn name_for(local: &Local, host: &str, creation: u32, fresh: u32) -> (String, u32) {
+    let creation = match creation {
+        // Creations up to 3 are those of old nodes.
+        0..=3 => fresh | 4,
+        known => known,
+    };
+    let mut context = md5::Context::new();
+    context.consume(local.cookie.expose_secret());
+    context.consume(creation.to_string());
+    context.consume(host);
+    let text: String = context.finalize().0.iter().take(6).map(|b| format!("{b:02X}")).collect();
+    (format!("{text}@{host}"), creation)
 }
 
 fn peer(local: &Local, text: &str, offered: u64, creation: u32) -> Result<Peer, HandshakeError> {
@@ -236,13 +253,20 @@ enum AcceptState {
 pub struct Acceptor {
     local: Local,
     challenge: u32,
+    /// Whether the peer was given its name.
+    named: bool,
     state: AcceptState,
 }
 
 impl Acceptor {
     /// A handshake with whoever has connected. `challenge` must be unpredictable.
     pub fn new(local: Local, challenge: u32) -> Self {
-        Self { local, challenge, state: AcceptState::Name }
+        Self { local, challenge, named: false, state: AcceptState::Name }
+    }
+
+    /// Whether nothing has come from the peer.
+    pub fn is_new(&self) -> bool {
+        matches!(self.state, AcceptState::Name)
     }
 
     /// The peer as far as it has introduced itself; not to be believed before
@@ -278,6 +302,16 @@ impl Acceptor {
             return (Vec::new(), Err(HandshakeError::Malformed("order")));
         };
         match status {
+            // A peer that has no name yet believes in no connection: one that stands under the
+            // name is broken and gives way, once the peer has shown that it knows the cookie.
+            Status::Ok | Status::OkSimultaneous | Status::Alive if self.named => {
+                let mut message = b"snamed:".to_vec();
+                let text = peer.name.as_str().as_bytes();
+                message.put_u16(text.len() as u16);
+                message.put_slice(text);
+                message.put_u32(peer.creation);
+                (vec![message, self.challenge_to(peer)], Ok(()))
+            }
             Status::Ok => (vec![b"sok".to_vec(), self.challenge_to(peer)], Ok(())),
             Status::OkSimultaneous => {
                 (vec![b"sok_simultaneous".to_vec(), self.challenge_to(peer)], Ok(()))
@@ -312,13 +346,24 @@ impl Acceptor {
         let offered = u64::from_be_bytes(take(&mut message).ok_or_else(malformed)?);
         let creation = u32::from_be_bytes(take(&mut message).ok_or_else(malformed)?);
         let text = take_name(&mut message).ok_or_else(malformed)?;
-        self.state = AcceptState::Named(peer(&self.local, text, offered, creation)?);
+        let peer = if offered & flags::NAME_ME == 0 {
+            peer(&self.local, text, offered, creation)?
+        } else {
+            self.named = true;
+            // The challenge is as good as any other random number: it is told to the peer next.
+            let (name, creation) = name_for(&self.local, text, creation, self.challenge);
+            peer(&self.local, &name, offered & !flags::NAME_ME, creation)?
+        };
+        self.state = AcceptState::Named(peer);
         Ok(Step::Named)
     }
 
     fn challenge_to(&mut self, peer: Peer) -> Vec<u8> {
+        // A peer without a name goes by the flags that both sides have: it takes the name that it
+        // was given only if it finds its request there.
+        let name_me = if self.named { flags::NAME_ME } else { 0 };
         let mut message = vec![b'N'];
-        message.put_u64(flags::OFFERED);
+        message.put_u64(flags::OFFERED | name_me);
         message.put_u32(self.challenge);
         message.put_u32(self.local.creation);
         put_name(&mut message, &self.local);

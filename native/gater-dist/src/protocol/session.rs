@@ -35,11 +35,15 @@ pub trait Sink {
     /// A signal to send to the peer.
     fn signal(&mut self, signal: Signal);
     /// The answer to a call.
-    fn reply(&mut self, from: &From, reply: &'static [u8]);
+    fn reply(&mut self, from: &From, reply: Bytes);
+    /// An empty frame has come, which tells that the peer is there.
+    fn tick(&mut self);
     /// A message has arrived. The payload is one valid term.
     fn message(&mut self, to: Target<'_>, payload: Bytes);
     /// A process of the peer has ended that we monitor by `reference`, encoded.
     fn exited(&mut self, pid: LocalPid, reference: &[u8], reason: Bytes);
+    /// A process of the peer has ended that we may be linked to.
+    fn link_broken(&mut self, pid: LocalPid, reason: Bytes);
     /// The peer has answered a mark, of this encoded reference.
     fn mark_answered(&mut self, reference: &[u8]);
     /// The peer used an operation nobody negotiated.
@@ -113,7 +117,7 @@ impl Session {
         while let Some((body, after)) = frame::first(rest) {
             rest = after;
             match frame::parse(body)? {
-                Frame::Tick => {}
+                Frame::Tick => sink.tick(),
                 Frame::Whole(data) => {
                     let data = self.cache.read(data, &mut self.atoms)?;
                     S::apart(data.len(), || self.message(frames, data, sink))?;
@@ -186,8 +190,8 @@ impl Session {
         data: &[u8],
         sink: &mut impl Sink,
     ) -> Result<(), ProtocolError> {
-        if let Some((name, payload)) = cached_send(data, &self.atoms) {
-            return self.cached_name(name, payload, sink);
+        if let Some(CachedSend { name, sender, payload }) = cached_send(data, &self.atoms) {
+            return self.cached_name(name, sender, payload, sink);
         }
         if !self.atoms.is_empty() {
             let whole = self.expand(data)?;
@@ -226,15 +230,18 @@ impl Session {
                 return Err(ProtocolError::MessageTooLong(self.max_message));
             }
             // What follows the term is ignored, as a BEAM does.
-            let (payload, _) = self.split(payload)?;
+            let (payload, _) =
+                self.split(payload).map_err(|error| error.sent_by(control.sender()))?;
             part_of(buffer, payload)
         } else {
             Bytes::new()
         };
         match control {
-            Control::Send { to: Process::Pid(to) } => self.to_pid(to, payload, sink),
-            Control::Send { to: Process::Name { text, .. } } => self.to_name(text, payload, sink),
-            Control::SendAlias { to } => {
+            Control::Send { to: Process::Pid(to), .. } => self.to_pid(to, payload, sink),
+            Control::Send { to: Process::Name { text, .. }, .. } => {
+                self.to_name(text, payload, sink);
+            }
+            Control::SendAlias { to, .. } => {
                 if let Some(alias) = reference(to) {
                     sink.message(Target::Alias(alias), payload);
                 }
@@ -243,6 +250,11 @@ impl Session {
                 if self.is_of_peer(&from) && !self.is_alive(&to, sink) && self.is_ours(&to) {
                     sink.signal(self.format.link_noproc(to.raw, from.raw));
                 }
+            }
+            Control::Exit { from, reason, .. } => {
+                let reason = reason.map_or(payload, Bytes::copy_from_slice);
+                let pid = LocalPid { id: from.id, serial: from.serial, creation: from.creation };
+                sink.link_broken(pid, reason);
             }
             Control::UnlinkId { id, from, to } => {
                 // An acknowledgement to another incarnation would cut the connection.
@@ -283,6 +295,7 @@ impl Session {
     fn cached_name(
         &mut self,
         name: Encoded,
+        sender: RawPid<'_>,
         payload: &[u8],
         sink: &mut impl Sink,
     ) -> Result<(), ProtocolError> {
@@ -291,7 +304,10 @@ impl Session {
         gater_term::expand(payload, &self.atoms, self.max_message, &mut self.expanded)?;
         let payload = self.expanded.split().freeze();
         self.keep_little(payload.len());
-        let len = self.scanner.scan(&payload, 0).map_err(ProtocolError::Term)?;
+        let len = self.scanner.scan(&payload, 0).map_err(|error| {
+            let node = self.peer.as_str().as_bytes();
+            ProtocolError::Term(error).sent_by(Some(&RawPid { node, ..sender }))
+        })?;
         if len != payload.len() {
             return Err(ProtocolError::Control);
         }
@@ -353,8 +369,14 @@ impl Session {
     fn to_name(&self, text: &[u8], payload: Bytes, sink: &mut impl Sink) {
         let Ok(name) = std::str::from_utf8(text) else { return };
         if name == NET_KERNEL {
-            if let Request::Call { from, request } = gen_server::parse(&payload) {
-                sink.reply(&from, net_kernel(&request));
+            match gen_server::parse(&payload) {
+                Request::Call { from, request } => {
+                    sink.reply(&from, Bytes::from_static(net_kernel(&request)));
+                }
+                Request::System { from, request } => {
+                    sink.reply(&from, gen_server::system_refused(&request).into());
+                }
+                Request::Cast(_) | Request::Other(_) => {}
             }
         } else if sink.knows(name) {
             sink.message(Target::Name(name), payload);
@@ -364,14 +386,32 @@ impl Session {
 
 /// The name and the payload of `{6, Pid, '', Name}` as a BEAM sends it, all atoms by
 /// reference: the control message of nearly all that arrives.
-fn cached_send<'a>(data: &'a [u8], atoms: &[Encoded]) -> Option<(Encoded, &'a [u8])> {
+fn cached_send<'a>(data: &'a [u8], atoms: &[Encoded]) -> Option<CachedSend<'a>> {
     // A pid is its tag, its node and twelve bytes.
     let (control, payload) = data.split_first_chunk::<23>()?;
-    let &[104, 4, 97, 6, 88, 82, node, .., 82, unused, 82, name] = control else { return None };
+    let &[104, 4, 97, 6, 88, 82, node, ref numbers @ .., 82, unused, 82, name] = control else {
+        return None;
+    };
     let known = |at: u8| atoms.get(usize::from(at));
     known(node)?;
     known(unused)?;
-    Some((known(name)?.clone(), payload)).filter(|(_, payload)| !payload.is_empty())
+    let number = |at: usize| {
+        let bytes = numbers.get(at..)?.first_chunk()?;
+        Some(u32::from_be_bytes(*bytes))
+    };
+    let raw = control.get(4..19)?;
+    let sender =
+        RawPid { raw, node: &[], id: number(0)?, serial: number(4)?, creation: number(8)? };
+    let send = CachedSend { name: known(name)?.clone(), sender, payload };
+    Some(send).filter(|send| !send.payload.is_empty())
+}
+
+/// A message to a name, see [`cached_send`].
+struct CachedSend<'a> {
+    name: Encoded,
+    /// Its node, which is not written out, is the peer.
+    sender: RawPid<'a>,
+    payload: &'a [u8],
 }
 
 fn known(text: &[u8], sink: &mut impl Sink) -> bool {

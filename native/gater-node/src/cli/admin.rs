@@ -37,6 +37,20 @@ pub enum Order {
     Remove(String),
 }
 
+/// The answer to an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// What to print.
+    pub text: String,
+    /// The exit code: 0, or what is wrong with the cluster whose status was asked for.
+    pub code: u8,
+}
+
+/// The exit code of the status of a cluster that carries out no commands.
+const NO_QUORUM: u8 = 1;
+/// The exit code of the status of a cluster that lacks a gateway.
+const DEGRADED: u8 = 2;
+
 /// Why there is no answer, or no good one.
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
@@ -91,13 +105,13 @@ impl Events for Inbox {
     fn exited(&self, _peer: &Arc<Connection>, _pid: &Pid, _reason: Bytes) {}
 }
 
-/// Carries out `order` at the gateway of `config`; the text to print.
-pub fn run(config: &Config, order: &Order) -> Result<String, OrderError> {
+/// Carries out `order` at the gateway of `config`.
+pub fn run(config: &Config, order: &Order) -> Result<Outcome, OrderError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(ask(config, order))
 }
 
-async fn ask(config: &Config, order: &Order) -> Result<String, OrderError> {
+async fn ask(config: &Config, order: &Order) -> Result<Outcome, OrderError> {
     let gateway = Atom::new(&config.name).map_err(|_| OrderError::Name(config.name.clone()))?;
     let host = config.name.split_once('@').map_or("", |(_, host)| host);
     let number = getrandom::u64().map_err(|error| io::Error::other(error.to_string()))?;
@@ -146,14 +160,14 @@ fn change(out: &mut Vec<u8>, what: &str, node: &str) {
 }
 
 /// Reads `{Tag, ok | {ok, Status} | {error, Reason}}` into a text for people.
-fn read(answer: &[u8]) -> Result<String, OrderError> {
+fn read(answer: &[u8]) -> Result<Outcome, OrderError> {
     let mut reader = Reader::new(answer);
     reader.tuple_of(2)?;
     if !reader.is_atom(TAG) {
         return Err(OrderError::Answer);
     }
     if reader.is_atom("ok") {
-        return Ok("done\n".into());
+        return Ok(Outcome { text: "done\n".into(), code: 0 });
     }
     reader.tuple_of(2)?;
     if reader.is_atom("ok") {
@@ -171,9 +185,10 @@ fn read(answer: &[u8]) -> Result<String, OrderError> {
 }
 
 /// The map of a status, a line for the gateway and one for each member.
-fn status(reader: &mut Reader<'_>) -> Result<String, OrderError> {
+fn status(reader: &mut Reader<'_>) -> Result<Outcome, OrderError> {
     let mut lines = String::new();
     let mut members = String::new();
+    let mut code = 0;
     for _ in 0..reader.map()? {
         let key = reader.atom()?.into_owned();
         if key == "members" {
@@ -184,14 +199,35 @@ fn status(reader: &mut Reader<'_>) -> Result<String, OrderError> {
             }
             // An empty list has no end of its own.
             let _ = reader.nil();
+        } else if key == "unseen" {
+            for _ in 0..reader.list()? {
+                let name = reader.atom()?;
+                let _ = writeln!(
+                    members,
+                    "  {name}  NEVER SEEN: in --cluster and no member; is the name misspelt?"
+                );
+            }
+            let _ = reader.nil();
         } else {
-            let _ = writeln!(lines, "{key:<14}{}", value(reader)?);
+            let value = value(reader)?;
+            let value = match (key.as_str(), value.as_str()) {
+                ("health", "no_quorum") => {
+                    code = NO_QUORUM;
+                    "NO QUORUM: commands are refused, look-ups go on"
+                }
+                ("health", "degraded") => {
+                    code = DEGRADED;
+                    "degraded: a gateway is missing"
+                }
+                (_, value) => value,
+            };
+            let _ = writeln!(lines, "{key:<14}{value}");
         }
     }
     if !members.is_empty() {
         let _ = writeln!(lines, "members");
     }
-    Ok(lines + &members)
+    Ok(Outcome { text: lines + &members, code })
 }
 
 fn fields(reader: &mut Reader<'_>) -> Result<Vec<String>, OrderError> {

@@ -75,7 +75,8 @@ struct Cluster {
 
 #[derive(Debug, Subcommand)]
 enum ClusterOrder {
-    /// Print what the gateway knows of its cluster
+    /// Print what the gateway knows of its cluster. Exit codes: 0 healthy, 1 no quorum (or no
+    /// answer), 2 degraded: a gateway is missing or was never seen
     Status,
     /// Let a gateway in that runs with --cluster on a new data directory. It takes the
     /// place of a member of its name
@@ -100,7 +101,7 @@ struct Gateway {
     name: Option<String>,
     /// The cookie of the cluster; others on this machine can see it: --cookie-file hides it
     #[arg(long, value_name = "COOKIE", conflicts_with = "cookie_file", global = true)]
-    cookie: Option<String>,
+    cookie: Option<OsString>,
     /// A file with the cookie [default: $HOME/.erlang.cookie]
     #[arg(long, value_name = "FILE", global = true)]
     cookie_file: Option<PathBuf>,
@@ -117,6 +118,8 @@ variable, such as ESDB_GATER_LISTEN for --listen. Further:
                      gater_dist=debug,info (default: info)
 
 When it can serve it prints one line: ready node=NAME port=PORT
+SIGTERM and SIGINT have it write out what is queued and stop; a second one ends it at once.
+SIGHUP has it read the secret and the log filter of its file again.
 Exit codes: 0 told to stop, 64 usage or configuration, 1 anything else.";
 
 #[derive(Debug, Args)]
@@ -126,7 +129,7 @@ struct Start {
     name: Option<String>,
     /// The cookie of the cluster; others on this machine can see it: --cookie-file hides it
     #[arg(long, value_name = "COOKIE", conflicts_with = "cookie_file")]
-    cookie: Option<String>,
+    cookie: Option<OsString>,
     /// A file with the cookie [default: $HOME/.erlang.cookie]
     #[arg(long, value_name = "FILE")]
     cookie_file: Option<PathBuf>,
@@ -143,7 +146,8 @@ struct Start {
     /// New ones found it together once a majority is there (commas, or repeated)
     #[arg(long, value_name = "NODES")]
     cluster: Vec<String>,
-    /// Where connections are accepted [default: 127.0.0.1:0, any free port]
+    /// Where connections are accepted [default: any free port where the host of the name can
+    /// be reached, such as 127.0.0.1:0]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<String>,
     /// Stop when standard input ends: for a program that starts its own gateway

@@ -1,43 +1,45 @@
 //! The cookie: given, in a file, or in the file where Erlang keeps it.
+//!
+//! To Erlang a cookie is a list of Latin-1 characters, and nodes prove to each other that they
+//! know these bytes. So text is turned into them. A flag or a variable is text in UTF-8 where
+//! the locale says so, as for `erl -setcookie`; else its bytes are taken as they are. A file is
+//! text if it is UTF-8.
 
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use secrecy::SecretString;
+use secrecy::SecretSlice;
 
 use super::error::ConfigError;
-use super::sources::Sources;
+use super::sources::{Cookie, OTHERS, Sources};
 use super::value;
 
-/// The longest cookie, in characters: it is an atom.
+/// The longest cookie, in characters, which are bytes: it is an atom.
 const MAX_CHARS: usize = 255;
 /// More than any cookie takes, in bytes.
 const MAX_BYTES: u64 = 4096;
-/// The permissions of anybody but the owner.
-const OTHERS: u32 = 0o077;
 
 /// The cookie of the sources; without one, that in `$HOME/.erlang.cookie`.
-pub fn find(sources: &mut Sources) -> Result<SecretString, ConfigError> {
+pub fn find(sources: &mut Sources) -> Result<SecretSlice<u8>, ConfigError> {
     match (sources.rank("cookie"), sources.rank("cookie_file")) {
         (Some(text), Some(file)) if text == file => {
             Err(sources.bad("cookie", "stands beside cookie_file: give one of them"))
         }
         (Some(text), file) if file.is_none_or(|file| text < file) => {
-            let cookie = sources.take("cookie", |given| {
-                // The error of `text` shows the value; this one must not.
-                check(given.as_str().unwrap_or_default().to_owned())
-            })?;
-            cookie.ok_or_else(|| ConfigError::missing("cookie", "give it with --cookie-file"))
+            let Some(cookie) = sources.cookie()? else {
+                return Err(ConfigError::missing("cookie", "give it with --cookie-file"));
+            };
+            check(cookie).map_err(|problem| sources.bad("cookie", &problem))
         }
         (_, Some(_)) => {
             let Some(path) = sources.take("cookie_file", value::path)? else {
                 return Err(ConfigError::missing("cookie_file", "give it with --cookie-file"));
             };
             let bad = |problem: String| sources.bad("cookie_file", &problem);
-            let (text, mode) = read(&path).map_err(bad)?;
-            let cookie = check(text)
+            let (cookie, mode) = read(&path).map_err(bad)?;
+            let cookie = check(cookie)
                 .map_err(|problem| bad(format!("{}: the cookie {problem}", path.display())))?;
             if mode & OTHERS != 0 {
                 let path = path.display();
@@ -51,7 +53,7 @@ pub fn find(sources: &mut Sources) -> Result<SecretString, ConfigError> {
     }
 }
 
-fn default(sources: &Sources) -> Result<SecretString, ConfigError> {
+fn default(sources: &Sources) -> Result<SecretSlice<u8>, ConfigError> {
     let advice = "give it with --cookie-file or put it in $HOME/.erlang.cookie";
     let home = sources.environment().get("HOME").filter(|home| !home.is_empty());
     let Some(home) = home else {
@@ -62,31 +64,41 @@ fn default(sources: &Sources) -> Result<SecretString, ConfigError> {
     if !path.exists() {
         return Err(ConfigError::missing("cookie", advice));
     }
-    let (text, mode) = read(&path).map_err(bad)?;
+    let (cookie, mode) = read(&path).map_err(bad)?;
     if mode & OTHERS != 0 {
         return Err(bad(format!(
             "must be accessible by its owner only, but has mode {mode:04o}: chmod 600 the file"
         )));
     }
-    check(text).map_err(bad)
+    check(cookie).map_err(bad)
 }
 
-/// The text and the permission bits of a cookie file.
-fn read(path: &Path) -> Result<(String, u32), String> {
+/// The cookie in a file, and the permission bits of the file.
+fn read(path: &Path) -> Result<(Cookie, u32), String> {
     let cannot = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
     let file = File::open(path).map_err(cannot)?;
     // Of the open file: what is judged is what is read.
     let mode = file.metadata().map_err(cannot)?.permissions().mode() & 0o7777;
-    let mut text = String::new();
-    file.take(MAX_BYTES).read_to_string(&mut text).map_err(cannot)?;
-    let end = text.trim_end_matches(['\n', '\r']).len();
-    text.truncate(end);
-    Ok((text, mode))
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(cannot)?;
+    while bytes.ends_with(b"\n") || bytes.ends_with(b"\r") {
+        bytes.pop();
+    }
+    let cookie = match String::from_utf8(bytes) {
+        Ok(text) => Cookie::Text(text),
+        Err(error) => Cookie::Bytes(error.into_bytes()),
+    };
+    Ok((cookie, mode))
 }
 
-fn check(cookie: String) -> Result<SecretString, String> {
-    let good = !cookie.is_empty()
-        && cookie.chars().count() <= MAX_CHARS
-        && !cookie.contains(char::is_control);
-    if good { Ok(cookie.into()) } else { Err("must be a line of 1 to 255 characters".into()) }
+fn check(cookie: Cookie) -> Result<SecretSlice<u8>, String> {
+    let bytes = match cookie {
+        Cookie::Bytes(bytes) => bytes,
+        Cookie::Text(text) => {
+            let latin1: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c).ok()).collect();
+            latin1.ok_or("must consist of Latin-1 characters, as Erlang has it")?
+        }
+    };
+    let good = (1..=MAX_CHARS).contains(&bytes.len()) && !bytes.iter().any(u8::is_ascii_control);
+    if good { Ok(bytes.into()) } else { Err("must be a line of 1 to 255 characters".into()) }
 }

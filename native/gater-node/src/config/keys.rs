@@ -13,7 +13,7 @@ const fn key(path: &'static str, variable: Option<&'static str>) -> Key {
 }
 
 /// All keys, but for those of channels.
-pub const KEYS: [Key; 29] = [
+pub const KEYS: [Key; 31] = [
     key("name", Some("ESDB_GATER_NAME")),
     key("cookie", Some("ESDB_GATER_COOKIE")),
     key("cookie_file", Some("ESDB_GATER_COOKIE_FILE")),
@@ -25,6 +25,8 @@ pub const KEYS: [Key; 29] = [
     key("cluster.lost_grace_seconds", Some("ESDB_GATER_LOST_GRACE_SECONDS")),
     key("cluster.max_nodes", Some("ESDB_GATER_MAX_NODES")),
     key("tune_peers", Some("ESDB_GATER_TUNE_PEERS")),
+    key("log", Some("ESDB_GATER_LOG")),
+    key("net_ticktime", Some("ESDB_GATER_NET_TICKTIME")),
     key("retry.base_delay_ms", None),
     key("retry.max_delay_ms", None),
     key("retry.max_attempts", None),
@@ -50,8 +52,13 @@ pub const KEYS: [Key; 29] = [
 /// The keys of a channel.
 pub const CHANNEL_KEYS: [&str; 4] = ["priority", "max_rate", "hmac", "replay_last"];
 
-/// Variables that are no keys of the file.
-pub const OTHER_VARIABLES: [&str; 2] = ["ESDB_GATER_CONFIG", "ESDB_GATER_LOG"];
+/// What the names of all variables of ours begin with.
+pub const VARIABLE_PREFIX: &str = "ESDB_GATER_";
+/// The variable that names the file.
+pub const CONFIG_VARIABLE: &str = "ESDB_GATER_CONFIG";
+/// Variables that are read while the program is built, and mean nothing to it when it runs.
+pub const BUILD_VARIABLES: [&str; 3] =
+    ["ESDB_GATER_COMMIT", "ESDB_GATER_PREBUILT", "ESDB_GATER_SKIP_NATIVE"];
 
 /// The variable of the key at `path`.
 pub fn variable(path: &str) -> Option<&'static str> {

@@ -9,7 +9,7 @@
 //! | `name` | `--name`, `ESDB_GATER_NAME` | `name@host` | none, must be given |
 //! | `cookie` | `--cookie`, `ESDB_GATER_COOKIE` | text | `$HOME/.erlang.cookie`, refused when others can get at it |
 //! | `cookie_file` | `--cookie-file`, `ESDB_GATER_COOKIE_FILE` | path | |
-//! | `listen` | `--listen`, `ESDB_GATER_LISTEN` | `ADDR:PORT` | `127.0.0.1:0` |
+//! | `listen` | `--listen`, `ESDB_GATER_LISTEN` | `ADDR:PORT` | a free port where the host of `name` can be reached |
 //! | `data_dir` | `--data-dir`, `ESDB_GATER_DATA_DIR` | path | `~/.local/state/esdb-gater/NAME` |
 //! | `join` | `--join` (repeated), `ESDB_GATER_JOIN` (commas) | list of node names | none |
 //! | `cluster.members` | `--cluster` (commas, or repeated), `ESDB_GATER_CLUSTER` (commas) | list of node names | none: alone |
@@ -17,6 +17,8 @@
 //! | `cluster.lost_grace_seconds` | `ESDB_GATER_LOST_GRACE_SECONDS` | from 1 | 60 |
 //! | `cluster.max_nodes` | `ESDB_GATER_MAX_NODES` | from 1 | 4096 |
 //! | `tune_peers` | `ESDB_GATER_TUNE_PEERS` | true, false | true |
+//! | `log` | `ESDB_GATER_LOG` | a filter such as `info` or `gater_dist=debug,info` | `info` |
+//! | `net_ticktime` | `ESDB_GATER_NET_TICKTIME` | seconds, 4 to 3600 | 60 |
 //! | `security.hmac_secret` | `ESDB_GATER_SECRET` | text (the variable: any bytes) | a random one, with a warning |
 //! | `security.message_ttl_seconds` | `ESDB_GATER_MESSAGE_TTL_SECONDS` | from 1 | 300 |
 //! | `channels.NAME.priority` | | `critical`, `high`, `normal`, `low` | the reference's; `normal` for an own one |
@@ -33,8 +35,8 @@
 //!
 //! `hmac_secret` at the top level is `security.hmac_secret`, as in the original. `gateways`,
 //! `gateway_timeout_ms`, `program`, `registration`, `capability_mode` and `lineage_scopes` are keys
-//! of the BEAM side and are passed over. The file itself is
-//! given by `--config` or `ESDB_GATER_CONFIG`, what is logged by `ESDB_GATER_LOG`.
+//! of the BEAM side and are passed over. The file itself is given by `--config` or
+//! `ESDB_GATER_CONFIG`. It must be its owner's alone if it holds the cookie or the secret.
 
 mod channels;
 mod cookie;
@@ -44,67 +46,34 @@ mod sources;
 mod value;
 
 use std::ffi::OsString;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use gater_core::channel::Policy;
-use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use secrecy::{ExposeSecret, SecretSlice};
 
 pub use self::error::ConfigError;
 use self::sources::Sources;
 pub use self::sources::{Environment, Flags};
 pub(crate) use self::value::is_node_name;
 
-/// How retries of the BEAM side are spaced unless a caller says otherwise.
-///
-/// The gateway itself does not retry; it checks these keys because the file is shared.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Retry {
-    /// Before the first retry.
-    pub base_delay: Duration,
-    /// The longest.
-    pub max_delay: Duration,
-    /// Calls in all, the first one counted.
-    pub max_attempts: u32,
-    /// Whether a call that may have been carried out is repeated.
-    pub repeat_ambiguous: bool,
-    /// No retry begins later than this after the first call.
-    pub deadline: Option<Duration>,
-    /// Whether workers of the caller's own node go first.
-    pub prefer_local: bool,
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self {
-            base_delay: Duration::from_millis(100),
-            max_delay: Duration::from_millis(5_000),
-            max_attempts: 5,
-            repeat_ambiguous: true,
-            deadline: None,
-            prefer_local: false,
-        }
-    }
-}
-
 /// All that a gateway is told.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The full node name, `name@host`.
     pub name: String,
-    /// The secret of the cluster's nodes.
-    pub cookie: SecretString,
-    /// Where connections are accepted; port 0 takes any free port.
-    pub listen: SocketAddr,
+    /// The secret of the cluster's nodes, in Latin-1.
+    pub cookie: SecretSlice<u8>,
+    /// Where connections are accepted; port 0 takes any free port. `None` stands for any free
+    /// port where the host of the name can be reached.
+    pub listen: Option<SocketAddr>,
     /// Where the registry is kept.
     pub data_dir: PathBuf,
     /// Nodes to connect to at the start and to stay connected with.
     pub join: Vec<String>,
     /// The gateways that keep one registry together, this one among them; none if it is alone.
     pub cluster: Vec<String>,
-    /// The name of the registry's cluster, as in the reference. Shown, not otherwise used.
-    pub cluster_name: String,
     /// How long a node may be away before its workers are given up.
     pub lost_grace: Duration,
     /// Nodes with workers or subscribers, at most.
@@ -115,8 +84,12 @@ pub struct Config {
     pub message_ttl: Duration,
     /// The channels by name: the ten of the reference and those of the user's own.
     pub channels: Vec<(String, Policy)>,
-    /// Retries of the BEAM side.
-    pub retry: Retry,
+    /// What is logged: a filter of the crate `tracing-subscriber`; empty for the default.
+    pub log: String,
+    /// A node that shows no sign of life for this long is disconnected.
+    pub net_ticktime: Duration,
+    /// Whether no secret is configured, so that one was drawn at random.
+    pub random_secret: bool,
     secret: SecretSlice<u8>,
 }
 
@@ -144,21 +117,16 @@ pub fn load(flags: Flags, environment: Environment) -> Result<Loaded, ConfigErro
         None => return Err(ConfigError::missing("name", "give it with --name name@host")),
     };
     let cookie = cookie::find(&mut sources)?;
-    let (secret, message_ttl) = security(&mut sources)?;
+    let (secret, random_secret, message_ttl) = security(&mut sources)?;
     let config = Config {
         cookie,
-        listen: sources
-            .take("listen", value::socket_address)?
-            .unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)),
+        listen: sources.take("listen", value::socket_address)?,
         data_dir: match sources.take("data_dir", value::path)? {
             Some(path) => path,
             None => default_data_dir(sources.environment(), &name),
         },
         join: sources.take("join", value::node_names)?.unwrap_or_default(),
         cluster: sources.take("cluster.members", value::node_names)?.unwrap_or_default(),
-        cluster_name: sources
-            .take("cluster.ra_cluster_name", value::text)?
-            .unwrap_or_else(|| "esdb_gater_registry".into()),
         lost_grace: sources
             .take("cluster.lost_grace_seconds", value::seconds)?
             .unwrap_or(Duration::from_secs(60)),
@@ -166,21 +134,20 @@ pub fn load(flags: Flags, environment: Environment) -> Result<Loaded, ConfigErro
         tune_peers: sources.take("tune_peers", value::flag)?.unwrap_or(true),
         message_ttl,
         channels: channels::load(&mut sources)?,
-        retry: retry(&mut sources)?,
+        log: sources.take("log", value::log_filter)?.unwrap_or_default(),
+        net_ticktime: sources
+            .take("net_ticktime", value::ticktime)?
+            .unwrap_or(Duration::from_secs(60)),
+        random_secret,
         secret,
         name,
     };
-    sources.take("telemetry_handlers", value::telemetry_handlers)?;
-    if !config.listen.ip().is_loopback() {
-        sources.warn(format!(
-            "listen is {}: whoever reaches it and knows the cookie is let in, and nothing is encrypted",
-            config.listen
-        ));
-    }
+    check_keys_of_the_application(&mut sources)?;
     Ok(Loaded { config, warnings: sources.finish() })
 }
 
-fn security(sources: &mut Sources) -> Result<(SecretSlice<u8>, Duration), ConfigError> {
+/// The secret, whether it was drawn at random, and how long a signed message is good.
+fn security(sources: &mut Sources) -> Result<(SecretSlice<u8>, bool, Duration), ConfigError> {
     let ttl = sources
         .take("security.message_ttl_seconds", value::seconds)?
         .unwrap_or(Duration::from_secs(300));
@@ -193,10 +160,10 @@ fn security(sources: &mut Sources) -> Result<(SecretSlice<u8>, Duration), Config
                 "hmac_secret has no effect: security.hmac_secret (from {by}) is set as well"
             ));
         }
-        return Ok((secret, ttl));
+        return Ok((secret, false, ttl));
     }
     if let Some(secret) = flat {
-        return Ok((secret, ttl));
+        return Ok((secret, false, ttl));
     }
     let mut random = vec![0; 32];
     getrandom::fill(&mut random).map_err(|error| {
@@ -207,11 +174,16 @@ fn security(sources: &mut Sources) -> Result<(SecretSlice<u8>, Duration), Config
          and messages signed elsewhere will not verify"
             .into(),
     );
-    Ok((random.into(), ttl))
+    Ok((random.into(), true, ttl))
 }
 
-fn retry(sources: &mut Sources) -> Result<Retry, ConfigError> {
-    let default = Retry::default();
+/// Checks the keys that only the application on a BEAM uses: the file is shared.
+fn check_keys_of_the_application(sources: &mut Sources) -> Result<(), ConfigError> {
+    sources.take("telemetry_handlers", value::telemetry_handlers)?;
+    sources.take("cluster.ra_cluster_name", value::text)?;
+    sources.take("retry.ambiguous", |given| value::word(given, &["retry", "return"]))?;
+    sources.take("retry.deadline_ms", value::deadline)?;
+    sources.take("retry.prefer", |given| value::word(given, &["any", "local"]))?;
     let attempts = sources.take("retry.max_attempts", value::positive)?.map(u32::from);
     let retries = sources.take("retry.max_retries", value::retries)?;
     if let (Some(attempts), Some(retries)) = (attempts, retries)
@@ -222,32 +194,17 @@ fn retry(sources: &mut Sources) -> Result<Retry, ConfigError> {
             &format!("must be one less than retry.max_attempts, which is {attempts}"),
         ));
     }
-    let retry = Retry {
-        base_delay: sources
-            .take("retry.base_delay_ms", value::milliseconds)?
-            .unwrap_or(default.base_delay),
-        max_delay: sources
-            .take("retry.max_delay_ms", value::milliseconds)?
-            .unwrap_or(default.max_delay),
-        max_attempts: attempts
-            .or(retries.map(|retries| retries + 1))
-            .unwrap_or(default.max_attempts),
-        repeat_ambiguous: sources
-            .take("retry.ambiguous", |given| value::word(given, &["retry", "return"]))?
-            .is_none_or(|word| word == "retry"),
-        deadline: sources.take("retry.deadline_ms", value::deadline)?.flatten(),
-        prefer_local: sources
-            .take("retry.prefer", |given| value::word(given, &["any", "local"]))?
-            .is_some_and(|word| word == "local"),
-    };
-    if retry.max_delay < retry.base_delay {
-        let base = retry.base_delay.as_millis();
+    let base = sources.take("retry.base_delay_ms", value::milliseconds)?;
+    let max = sources.take("retry.max_delay_ms", value::milliseconds)?;
+    let base = base.unwrap_or(Duration::from_millis(100));
+    if max.unwrap_or(Duration::from_secs(5)) < base {
+        let base = base.as_millis();
         return Err(sources.bad(
             "retry.max_delay_ms",
             &format!("must be at least retry.base_delay_ms, which is {base}"),
         ));
     }
-    Ok(retry)
+    Ok(())
 }
 
 /// `$XDG_STATE_HOME/esdb-gater/NAME`, with the usual place of that variable if it is

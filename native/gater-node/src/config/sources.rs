@@ -3,20 +3,22 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use secrecy::SecretSlice;
 use toml::{Table, Value};
 
 use super::error::ConfigError;
-use super::keys::{self, KEYS, OTHER_VARIABLES};
+use super::keys::{self, BUILD_VARIABLES, CONFIG_VARIABLE, KEYS, VARIABLE_PREFIX};
 use super::value::{Given, Problem};
 
 /// The longest configuration file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
-/// A variable that is this close to one of ours is meant to be one.
-const TYPING_ERRORS: usize = 2;
+/// The permissions of anybody but the owner.
+pub const OTHERS: u32 = 0o077;
 
 /// What the command line says. An empty list is as good as none.
 #[derive(Debug, Clone, Default)]
@@ -24,7 +26,7 @@ pub struct Flags {
     /// `--name`.
     pub name: Option<String>,
     /// `--cookie`.
-    pub cookie: Option<String>,
+    pub cookie: Option<OsString>,
     /// `--cookie-file`.
     pub cookie_file: Option<PathBuf>,
     /// `--config`.
@@ -53,36 +55,58 @@ impl Environment {
     pub fn get(&self, name: &str) -> Option<&OsStr> {
         self.0.get(OsStr::new(name)).map(OsString::as_os_str)
     }
+
+    /// Whether programs take text to be in UTF-8, by the variables that C libraries go by.
+    pub fn is_utf8(&self) -> bool {
+        let set = |name| self.get(name).filter(|value| !value.is_empty());
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set);
+        let locale = locale.unwrap_or_default().to_string_lossy().to_lowercase();
+        locale.contains("utf-8") || locale.contains("utf8")
+    }
+}
+
+/// A cookie as it was given.
+pub enum Cookie {
+    /// Characters.
+    Text(String),
+    /// Bytes that are to be taken as they are.
+    Bytes(Vec<u8>),
 }
 
 /// All sources of values.
 pub struct Sources {
     flags: BTreeMap<&'static str, Value>,
+    /// The one flag that need not be text in UTF-8.
+    cookie_flag: Option<OsString>,
     environment: Environment,
     file: Table,
     file_name: String,
+    /// The permission bits of the file.
+    file_mode: u32,
     warnings: Vec<String>,
 }
 
 impl Sources {
     /// The sources, with the configuration file read if there is one.
     pub fn new(flags: Flags, environment: Environment) -> Result<Self, ConfigError> {
-        let (path, origin) = match (&flags.config, environment.get("ESDB_GATER_CONFIG")) {
+        let (path, origin) = match (&flags.config, environment.get(CONFIG_VARIABLE)) {
             (Some(path), _) => (Some(path.clone()), "--config"),
-            (None, Some(path)) => (Some(PathBuf::from(path)), "ESDB_GATER_CONFIG"),
+            (None, Some(path)) => (Some(PathBuf::from(path)), CONFIG_VARIABLE),
             (None, None) => (None, ""),
         };
-        let file = match &path {
+        let (file, file_mode) = match &path {
             Some(path) => {
                 read_file(path).map_err(|problem| ConfigError::new("config", origin, problem))?
             }
-            None => Table::new(),
+            None => (Table::new(), 0),
         };
         let mut sources = Self {
+            cookie_flag: flags.cookie.clone(),
             flags: flag_values(flags)?,
             environment,
             file,
             file_name: path.map_or_else(String::new, |path| path.display().to_string()),
+            file_mode,
             warnings: Vec::new(),
         };
         sources.check_keys()?;
@@ -110,6 +134,7 @@ impl Sources {
             None => match self.in_file(path) {
                 None => return Ok(None),
                 Some(value) => {
+                    self.check_private(path)?;
                     (self.file_name.clone(), value.as_str().map(|text| text.as_bytes().to_vec()))
                 }
             },
@@ -120,6 +145,32 @@ impl Sources {
         }
     }
 
+    /// The cookie from the first source that has it, not checked. Errors do not show it.
+    pub fn cookie(&self) -> Result<Option<Cookie>, ConfigError> {
+        let variable = keys::variable("cookie").and_then(|name| self.environment.get(name));
+        if let Some(text) = self.cookie_flag.as_deref().or(variable) {
+            return Ok(Some(match text.to_str() {
+                Some(text) if self.environment.is_utf8() => Cookie::Text(text.into()),
+                _ => Cookie::Bytes(text.as_bytes().to_vec()),
+            }));
+        }
+        let Some(value) = self.in_file("cookie") else { return Ok(None) };
+        self.check_private("cookie")?;
+        Ok(Some(Cookie::Text(value.as_str().unwrap_or_default().into())))
+    }
+
+    /// Refuses a secret that stands at `path` of a file that is not its owner's alone.
+    fn check_private(&self, path: &str) -> Result<(), ConfigError> {
+        if self.file_mode & OTHERS == 0 {
+            return Ok(());
+        }
+        let problem = format!(
+            "must not be in a file that others can get at (mode {:04o}): chmod 600 the file",
+            self.file_mode
+        );
+        Err(ConfigError::new(path, &self.file_name, problem))
+    }
+
     /// Where the winning value of `path` comes from; empty if there is none.
     pub fn origin(&self, path: &str) -> String {
         self.find(path).ok().flatten().map_or_else(String::new, |(origin, _, _)| origin)
@@ -127,7 +178,7 @@ impl Sources {
 
     /// How early the winning value of `path` comes: flags are 0; `None` if there is none.
     pub fn rank(&self, path: &str) -> Option<u8> {
-        if self.flags.contains_key(path) {
+        if self.flags.contains_key(path) || (path == "cookie" && self.cookie_flag.is_some()) {
             Some(0)
         } else if keys::variable(path).is_some_and(|name| self.environment.get(name).is_some()) {
             Some(1)
@@ -239,17 +290,20 @@ impl Sources {
     fn check_variables(&mut self) {
         let known = || {
             let of_keys = KEYS.iter().filter_map(|key| key.variable);
-            of_keys.chain(OTHER_VARIABLES)
+            of_keys.chain([CONFIG_VARIABLE])
         };
         let mut unknown = Vec::new();
-        for name in self.environment.0.keys().filter_map(|name| name.to_str()) {
-            if name.starts_with("ESDB_GATER_")
-                && !known().any(|known| known == name)
-                && let Some((distance, near)) = keys::nearest(name, known())
-                && distance <= TYPING_ERRORS
-            {
-                unknown.push(format!("unknown variable {name}; did you mean {near}?"));
+        for name in self.environment.0.keys() {
+            let name = name.to_string_lossy();
+            let Some(own) = name.strip_prefix(VARIABLE_PREFIX) else { continue };
+            if known().chain(BUILD_VARIABLES).any(|known| known == name) {
+                continue;
             }
+            // A name that would have to be changed in most of its letters is not near.
+            let near = keys::nearest(&name, known())
+                .filter(|(distance, _)| *distance <= own.chars().count() / 2)
+                .map_or_else(String::new, |(_, near)| format!("; did you mean {near}?"));
+            unknown.push(format!("unknown variable {name}{near}"));
         }
         self.warnings.extend(unknown);
     }
@@ -264,7 +318,7 @@ fn nearest_key(wrong: &str) -> Option<String> {
 
 fn flag_values(flags: Flags) -> Result<BTreeMap<&'static str, Value>, ConfigError> {
     let mut values = BTreeMap::new();
-    let texts = [("name", flags.name), ("cookie", flags.cookie), ("listen", flags.listen)];
+    let texts = [("name", flags.name), ("listen", flags.listen)];
     for (key, text) in texts {
         values.extend(text.map(|text| (key, Value::String(text))));
     }
@@ -286,18 +340,24 @@ fn flag_values(flags: Flags) -> Result<BTreeMap<&'static str, Value>, ConfigErro
     Ok(values)
 }
 
-fn read_file(path: &Path) -> Result<Table, Problem> {
+/// What a file holds, and its permission bits.
+fn read_file(path: &Path) -> Result<(Table, u32), Problem> {
     let cannot = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
-    if fs::metadata(path).map_err(cannot)?.len() > MAX_FILE_BYTES {
+    let file = fs::File::open(path).map_err(cannot)?;
+    // Of the open file: what is judged is what is read.
+    let metadata = file.metadata().map_err(cannot)?;
+    if metadata.len() > MAX_FILE_BYTES {
         return Err(format!("{} is longer than {MAX_FILE_BYTES} bytes", path.display()));
     }
-    let text = fs::read_to_string(path).map_err(cannot)?;
-    text.parse().map_err(|error: toml::de::Error| {
+    let mut text = String::new();
+    file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(cannot)?;
+    let table = text.parse().map_err(|error: toml::de::Error| {
         // The error shows the line, in which a secret may stand: its place is enough.
         let line = error
             .span()
             .and_then(|span| text.get(..span.start))
             .map_or(1, |before| before.matches('\n').count() + 1);
         format!("{} is not TOML, line {line}: {}", path.display(), error.message())
-    })
+    })?;
+    Ok((table, metadata.permissions().mode() & 0o7777))
 }

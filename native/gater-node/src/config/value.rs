@@ -11,6 +11,8 @@ use std::time::Duration;
 use gater_core::channel::{Hmac, Priority};
 use toml::Value;
 
+use crate::observe::logs;
+
 /// What is wrong with a value.
 pub type Problem = String;
 
@@ -64,6 +66,12 @@ fn must_be(expected: &str, given: Given<'_>) -> Problem {
 
 fn integer(given: Given<'_>, range: std::ops::RangeInclusive<i64>) -> Option<i64> {
     given.as_integer().filter(|number| range.contains(number))
+}
+
+/// What is logged.
+pub fn log_filter(given: Given<'_>) -> Result<String, Problem> {
+    let Some(filter) = given.as_str() else { return Err(must_be("a text", given)) };
+    logs::check(filter).map(|()| filter.to_owned()).map_err(|error| error.to_string())
 }
 
 /// Text that is not empty.
@@ -127,6 +135,14 @@ pub fn seconds(given: Given<'_>) -> Result<Duration, Problem> {
         .and_then(|seconds| u64::try_from(seconds).ok())
         .map(Duration::from_secs)
         .ok_or_else(|| must_be("seconds, a whole number from 1 to 31622400 (a year)", given))
+}
+
+/// The time after which silent nodes are disconnected.
+pub fn ticktime(given: Given<'_>) -> Result<Duration, Problem> {
+    integer(given, 4..=3600)
+        .and_then(|seconds| u64::try_from(seconds).ok())
+        .map(Duration::from_secs)
+        .ok_or_else(|| must_be("seconds, a whole number from 4 to 3600", given))
 }
 
 /// Milliseconds, also none.

@@ -1,41 +1,297 @@
 //! Logs: on standard error, as text for a person and as JSON for a machine.
+//!
+//! Lines are written by a thread of their own, so that neither a full disk nor a reader that
+//! is gone or does not read stops or slows the gateway. A line that cannot be written, or that
+//! comes while too many wait, is dropped and counted ([`lost`]); the number is logged as soon
+//! as standard error takes lines again.
 
-use std::io::{IsTerminal, stderr};
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{self, IsTerminal, Write, stderr};
+use std::os::fd::AsFd;
+use std::panic::{self, PanicHookInfo};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
-/// The variable that says what is logged.
-pub const VARIABLE: &str = "ESDB_GATER_LOG";
-/// What is logged without it. Openraft tells at `info` what matters to its authors.
-const DEFAULT: &str = "info,openraft=warn";
+/// What is logged unless the configuration says otherwise. What openraft says of its inner
+/// life is worded and counted by the gateway itself (see `cluster::watch`).
+const DEFAULT: &str = "info";
+/// Lines that may wait to be written: some megabytes.
+const MAX_WAITING: usize = 8192;
+/// How long the end of the program waits for the last lines to be written.
+const FLUSH_WITHIN: Duration = Duration::from_secs(1);
+/// The pause between two looks at a queue that is full.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Lines that were dropped since the start.
+static LOST: AtomicU64 = AtomicU64::new(0);
 
 /// Why logging cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The variable cannot be understood.
-    #[error("{VARIABLE} must be a level or a filter such as info or gater_dist=debug,info: {0}")]
+    /// The filter cannot be understood.
+    #[error("must be a level or a filter such as info or gater_dist=debug,info: {0}")]
     Filter(String),
     /// It was started already.
     #[error("logging is started already")]
     Started,
+    /// The thread that writes cannot be had.
+    #[error("no thread for the log: {0}")]
+    Thread(#[from] io::Error),
 }
 
-/// Starts to log what `filter` lets through, the value of [`VARIABLE`] if it is set.
-pub fn start(filter: Option<&str>) -> Result<(), LogError> {
-    let filter = match filter {
-        None | Some("") => DEFAULT.to_owned(),
-        // A level alone is for the gateway; who wants to see openraft's names it.
-        Some(text) if text.contains("openraft") => text.to_owned(),
-        Some(text) => format!("openraft=warn,{text}"),
+/// The number of log lines that were dropped since the start.
+pub fn lost() -> u64 {
+    LOST.load(Ordering::Relaxed)
+}
+
+/// Checks a filter without using it.
+pub fn check(filter: &str) -> Result<(), LogError> {
+    parse(filter).map(drop)
+}
+
+/// The running log. Waits for the last lines, for a moment, when it is dropped.
+#[derive(Debug)]
+pub struct Log {
+    filter: reload::Handle<EnvFilter, Registry>,
+    lines: Lines,
+}
+
+impl Log {
+    /// Starts to log what `filter` lets through; an empty one is the default. Panics are logged
+    /// from then on, instead of being written to standard error by the thread that panics.
+    pub fn start(filter: &str) -> Result<Self, LogError> {
+        let (filter, handle) = reload::Layer::new(parse(filter)?);
+        let lines = Lines::start()?;
+        let layer = fmt::layer().with_writer(lines.clone()).log_internal_errors(false);
+        let layer = if stderr().is_terminal() {
+            layer.boxed()
+        } else {
+            layer.with_ansi(false).json().flatten_event(true).boxed()
+        };
+        let subscriber = Registry::default().with(filter).with(layer);
+        subscriber.try_init().map_err(|_| LogError::Started)?;
+        panic::set_hook(Box::new(panicked));
+        Ok(Self { filter: handle, lines })
+    }
+
+    /// Logs what `filter` lets through from now on.
+    pub fn set_filter(&self, filter: &str) -> Result<(), LogError> {
+        let filter = parse(filter)?;
+        // The subscriber lives as long as the program.
+        self.filter.reload(filter).map_err(|_| LogError::Started)
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.lines.flush(FLUSH_WITHIN);
+    }
+}
+
+/// Writes `text` to standard error, for a moment at most, whether or not it can be written.
+pub fn complain(text: &str) {
+    let (done, written) = sync_channel(1);
+    let text = text.to_owned();
+    let writing = thread::Builder::new().spawn(move || {
+        // There is nowhere else to say it.
+        let _ = Output::new().write(text.as_bytes());
+        let _ = done.send(());
+    });
+    if writing.is_ok() {
+        let _ = written.recv_timeout(FLUSH_WITHIN);
+    }
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, LogError> {
+    let filter = match filter.trim() {
+        "" => DEFAULT,
+        filter => filter,
     };
-    let filter = EnvFilter::try_new(filter).map_err(|error| LogError::Filter(error.to_string()))?;
-    let builder = fmt().with_env_filter(filter).with_writer(stderr);
-    let started = if stderr().is_terminal() {
-        builder.finish().try_init()
+    // A level alone is for the gateway; whoever wants to see openraft's lines names it.
+    let filter = if filter.contains("openraft") {
+        filter.to_owned()
     } else {
-        builder.json().flatten_event(true).finish().try_init()
+        format!("openraft=off,{filter}")
     };
-    started.map_err(|_| LogError::Started)
+    EnvFilter::try_new(filter).map_err(|error| LogError::Filter(error.to_string()))
+}
+
+thread_local! {
+    /// Whether this thread is logging that it panics: a panic in there must not log again.
+    static PANICS: Cell<bool> = const { Cell::new(false) };
+}
+
+fn panicked(info: &PanicHookInfo<'_>) {
+    // A thread that is ending has no such variable any more, and logs nothing.
+    if PANICS.try_with(|panics| panics.replace(true)).unwrap_or(true) {
+        return;
+    }
+    let payload = info.payload();
+    let message = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no text");
+    let place = info.location().map_or_else(String::new, ToString::to_string);
+    let current = thread::current();
+    let name = current.name().unwrap_or("unnamed");
+    let trace = Backtrace::capture();
+    let trace = match trace.status() {
+        BacktraceStatus::Captured => trace.to_string(),
+        _ => "RUST_BACKTRACE=1 shows it".into(),
+    };
+    tracing::error!(
+        place,
+        thread = name,
+        trace,
+        "a thread has panicked, which is a bug: {message}"
+    );
+    PANICS.with(|panics| panics.set(false));
+}
+
+/// Something for the thread that writes.
+enum Entry {
+    Line(Vec<u8>),
+    /// Everything before is to be written; then this is to be told.
+    Flush(SyncSender<()>),
+}
+
+/// The way to the thread that writes.
+#[derive(Debug, Clone)]
+struct Lines(SyncSender<Entry>);
+
+impl Lines {
+    fn start() -> io::Result<Self> {
+        let (sender, receiver) = sync_channel(MAX_WAITING);
+        thread::Builder::new().name("log".into()).spawn(move || write_lines(&receiver))?;
+        Ok(Self(sender))
+    }
+
+    fn flush(&self, within: Duration) {
+        let deadline = Instant::now() + within;
+        let (done, written) = sync_channel(1);
+        let mut entry = Entry::Flush(done);
+        while let Err(TrySendError::Full(back)) = self.0.try_send(entry) {
+            if Instant::now() >= deadline {
+                return;
+            }
+            entry = back;
+            thread::sleep(LOOK_EVERY);
+        }
+        // In time or not: the program ends.
+        let _ = written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+    }
+}
+
+impl Write for &Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.0.try_send(Entry::Line(line.to_owned())).is_err() {
+            LOST.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = &'a Lines;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        self
+    }
+}
+
+fn write_lines(entries: &Receiver<Entry>) {
+    let mut output = Output::new();
+    let mut told = 0;
+    for entry in entries {
+        match entry {
+            Entry::Line(line) => {
+                if output.write(&line).is_err() {
+                    LOST.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
+                let lost = lost();
+                if lost > told {
+                    tracing::warn!(
+                        lines = lost - told,
+                        "log lines could not be written and are lost"
+                    );
+                    told = lost;
+                }
+            }
+            // Whoever waits for it may have given up.
+            Entry::Flush(done) => drop(done.try_send(())),
+        }
+    }
+}
+
+/// Standard error without the lock of [`stderr`]: whoever is stuck in a write must not hold up
+/// those who complain at the end.
+struct Output {
+    /// Absent if the program was started without standard error.
+    file: Option<File>,
+    /// Whether the last line was cut off.
+    torn: bool,
+}
+
+impl Output {
+    fn new() -> Self {
+        let file = stderr().as_fd().try_clone_to_owned().ok().map(File::from);
+        Self { file, torn: false }
+    }
+
+    fn write(&mut self, text: &[u8]) -> io::Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        if self.torn {
+            file.write_all(b"\n")?;
+        }
+        let written = file.write_all(text);
+        self.torn = written.is_err();
+        written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_for_the_gateway_says_nothing_of_openraft() {
+        for (filter, expected) in [
+            ("", "openraft=off,info"),
+            ("debug", "openraft=off,debug"),
+            ("info,openraft=warn", "openraft=warn,info"),
+        ] {
+            assert_eq!(parse(filter).unwrap().to_string(), expected, "{filter:?}");
+        }
+        assert!(check("=[=").is_err());
+    }
+
+    #[test]
+    fn lines_are_dropped_and_counted_while_nobody_takes_them() {
+        let (sender, receiver) = sync_channel(2);
+        let lines = Lines(sender);
+        let before = lost();
+        for _ in 0..5 {
+            (&lines).write_all(b"line\n").unwrap();
+        }
+        assert!(lost() - before >= 3);
+        let started = Instant::now();
+        lines.flush(Duration::from_millis(50));
+        assert!(started.elapsed() < Duration::from_secs(10));
+        assert_eq!(receiver.try_iter().count(), 2);
+    }
 }

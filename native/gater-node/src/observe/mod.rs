@@ -2,4 +2,5 @@
 
 pub mod drops;
 pub mod logs;
+pub mod refusals;
 pub mod telemetry;

@@ -49,7 +49,7 @@ impl ClusterService {
         }
     }
 
-    /// `{ok, #{node, id, role, term, leader, applied, registrations, members}}`.
+    /// `{ok, #{node, id, role, health, term, leader, applied, registrations, members, unseen}}`.
     fn status(&self) -> Vec<u8> {
         let standing = self.cluster.standing();
         let own = self.cluster.name();
@@ -62,10 +62,11 @@ impl ClusterService {
         let mut out = Vec::with_capacity(512);
         encode::tuple(&mut out, 2);
         encode::atom(&mut out, "ok");
-        encode::map(&mut out, 8);
+        encode::map(&mut out, 10);
         for (key, text) in [
             ("node", own),
-            ("role", standing.role.name()),
+            ("role", if self.cluster.is_removed() { "removed" } else { standing.role.name() }),
+            ("health", self.cluster.health(&standing).name()),
             ("leader", standing.leader.map_or("undefined", name_of)),
         ] {
             encode::atom(&mut out, key);
@@ -91,8 +92,12 @@ impl ClusterService {
             encode::atom(out, "role");
             encode::atom(out, if *votes { "voter" } else { "learner" });
             encode::atom(out, "connected");
-            encode::atom(out, if self.cluster.is_connected(name) { "true" } else { "false" });
+            let connected = self.cluster.is_member_connected(&standing, *id);
+            encode::atom(out, if connected { "true" } else { "false" });
         });
+        encode::atom(&mut out, "unseen");
+        let unseen = self.cluster.unseen(&standing);
+        encode::list_of(&mut out, unseen.iter(), |out, name| encode::atom(out, name));
         out
     }
 }

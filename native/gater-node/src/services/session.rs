@@ -17,6 +17,8 @@ use super::channel::local::Channel;
 use super::channel::remote::Relays;
 use super::{OK, error, error_with, unknown_request};
 use crate::observe::drops::Drops;
+use crate::observe::logs;
+use crate::observe::refusals::Refusals;
 use crate::observe::telemetry::{Event, Telemetry};
 use crate::registry::directory::Directory;
 use crate::transport::peers::{Interest, PeerRef, Peers};
@@ -40,6 +42,7 @@ pub struct Sessions {
     peers: Arc<Peers>,
     telemetry: Arc<Telemetry>,
     drops: Arc<Drops>,
+    refusals: Arc<Refusals>,
     relays: Arc<Relays>,
     channels: Vec<Arc<Channel>>,
     attached: Mutex<HashSet<(PeerRef, LocalPid)>>,
@@ -55,6 +58,7 @@ impl Sessions {
         peers: Arc<Peers>,
         telemetry: Arc<Telemetry>,
         drops: Arc<Drops>,
+        refusals: Arc<Refusals>,
         relays: Arc<Relays>,
         channels: Vec<Arc<Channel>>,
     ) -> Self {
@@ -66,6 +70,7 @@ impl Sessions {
             peers,
             telemetry,
             drops,
+            refusals,
             relays,
             channels,
             attached: Mutex::default(),
@@ -241,9 +246,10 @@ impl Sessions {
             ("subscriptions", subscriptions as u64),
             ("connected_nodes", self.peers.online_count() as u64),
             ("sessions", self.attached.lock().len() as u64),
+            ("log_lines_lost", logs::lost()),
         ];
         let mut out = Vec::with_capacity(256);
-        encode::map(&mut out, numbers.len() as u32 + 3);
+        encode::map(&mut out, numbers.len() as u32 + 4);
         encode::atom(&mut out, "node");
         encode::atom(&mut out, self.own_name.as_str());
         encode::atom(&mut out, "version");
@@ -254,6 +260,8 @@ impl Sessions {
         }
         encode::atom(&mut out, "dropped");
         self.drops.encode(&mut out);
+        encode::atom(&mut out, "refused");
+        self.refusals.encode(&mut out);
         out
     }
 }

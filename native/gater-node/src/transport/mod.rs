@@ -5,3 +5,4 @@ pub mod mesh;
 pub mod peers;
 pub mod router;
 pub mod tuning;
+pub mod unreached;

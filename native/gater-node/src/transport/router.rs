@@ -11,6 +11,7 @@ use gater_term::{Atom, LocalPid, Pid};
 use super::mesh::Mesh;
 use super::peers::{PeerRef, Peers};
 use super::tuning::Tuning;
+use super::unreached::Unreached;
 use crate::observe::drops::Drops;
 use crate::observe::telemetry::{Event, Telemetry};
 use crate::registry::cluster::{Cluster, wire};
@@ -38,6 +39,7 @@ pub struct Router {
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) drops: Arc<Drops>,
     pub(crate) channels: Channels,
+    pub(crate) unreached: Unreached,
 }
 
 impl Router {
@@ -62,6 +64,9 @@ impl Router {
 
     fn request(&self, caller: &Arc<Connection>, name: &str, request: Request) {
         match (name, request) {
+            (_, Request::System { from, request }) => {
+                caller.reply(&from, gen_server::system_refused(&request));
+            }
             (registry::NAME, Request::Call { from, request }) => {
                 self.registry.call(caller, from, &request);
             }
@@ -78,7 +83,9 @@ impl Router {
                 (Some(channel), Request::Call { from, request }) => {
                     self.channels.call(channel, caller, from, &request);
                 }
-                (Some(channel), Request::Cast(request)) => self.channels.cast(channel, &request),
+                (Some(channel), Request::Cast(request)) => {
+                    self.channels.cast(channel, caller, &request)
+                }
                 (None, Request::Call { from, request }) => {
                     caller.reply(&from, unknown_request(&request));
                 }
@@ -95,6 +102,7 @@ impl Events for Router {
     }
 
     fn up(&self, connection: &Arc<Connection>) {
+        self.unreached.reached(&connection.peer().name);
         let joined = self.peers.joined(connection);
         for peer in &joined.replaced {
             self.directory.down(peer);
@@ -153,7 +161,9 @@ impl Events for Router {
     }
 
     fn unreachable(&self, node: &Atom, error: &DialError) {
-        tracing::info!(%node, %error, "node not reached");
+        if let Some(attempts) = self.unreached.failed(node, &error.to_string()) {
+            tracing::info!(%node, %error, attempts, "node not reached; it is tried again");
+        }
     }
 
     fn dropped(&self, connection: &Arc<Connection>, lane: Lane, loss: &Loss) {

@@ -15,7 +15,7 @@ fn put_pid(out: &mut Vec<u8>) {
 fn a_pid_is_read_and_kept_as_it_came() {
     let mut term = vec![104, 3, 97, 2, 119, 0];
     put_pid(&mut term);
-    let Some(Control::Send { to: Process::Pid(to) }) = parse(&term) else { panic!() };
+    let Some(Control::Send { from: None, to: Process::Pid(to) }) = parse(&term) else { panic!() };
     assert_eq!(to, RawPid { raw: &PID, node: b"a@h", id: 1, serial: 2, creation: 3 });
 }
 

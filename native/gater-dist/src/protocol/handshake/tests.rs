@@ -5,7 +5,11 @@ use std::collections::VecDeque;
 use super::*;
 
 fn local(name: &str, cookie: &str) -> Local {
-    Local { name: Atom::new(name).unwrap(), creation: 77, cookie: cookie.to_owned().into() }
+    Local {
+        name: Atom::new(name).unwrap(),
+        creation: 77,
+        cookie: cookie.as_bytes().to_vec().into(),
+    }
 }
 
 type Ended = Result<Peer, HandshakeError>;
@@ -116,14 +120,43 @@ fn our_own_name_and_malformed_names_are_refused() {
 }
 
 #[test]
-fn a_dynamic_name_is_refused() {
-    let mut message = vec![b'N'];
-    message.put_u64(flags::OFFERED | flags::NAME_ME);
-    message.put_u32(0);
-    message.put_u16(1);
-    message.put_slice(b"h");
-    let refused = Acceptor::new(local("b@h", "c"), 2).handle(&message);
-    assert!(matches!(refused, Err(HandshakeError::BadName(_))), "{refused:?}");
+fn a_node_without_a_name_is_given_one_and_the_same_when_it_returns() {
+    let named = |host: &str, creation: u32, challenge, status| {
+        let mut message = vec![b'N'];
+        message.put_u64(flags::OFFERED | flags::NAME_ME);
+        message.put_u32(creation);
+        message.put_u16(host.len() as u16);
+        message.put_slice(host.as_bytes());
+        let mut acceptor = Acceptor::new(local("b@h", "c"), challenge);
+        acceptor.handle(&message)?;
+        let (messages, go_on) = acceptor.status(status);
+        go_on?;
+        // The challenge repeats the request.
+        let challenge = [b"N", &(flags::OFFERED | flags::NAME_ME).to_be_bytes()[..]].concat();
+        assert!(messages[1].starts_with(&challenge), "{messages:?}");
+        Ok::<_, HandshakeError>((messages[0].clone(), acceptor.peer().unwrap().clone()))
+    };
+    let (status, first) = named("h", 0, 12345, Status::Ok).unwrap();
+    assert!(first.name.as_str().ends_with("@h"), "{first:?}");
+    assert!(first.creation > 3);
+    let mut expected = b"snamed:".to_vec();
+    expected.put_u16(first.name.as_str().len() as u16);
+    expected.put_slice(first.name.as_str().as_bytes());
+    expected.put_u32(first.creation);
+    assert_eq!(status, expected);
+    // Its last connection may still stand.
+    for status in [Status::Ok, Status::Alive] {
+        let (_, again) = named("h", first.creation, 999, status).unwrap();
+        assert_eq!((again.name, again.creation), (first.name.clone(), first.creation));
+    }
+    let (_, other) = named("h", 0, 54321, Status::Ok).unwrap();
+    assert_ne!(other.name, first.name);
+    for bad in ["", "h h", "a@h", "h@"] {
+        let refused = named(bad, 0, 1, Status::Ok);
+        assert!(matches!(refused, Err(HandshakeError::BadName(_))), "{bad}: {refused:?}");
+    }
+    let refused = named("h", 0, 1, Status::NotAllowed);
+    assert!(matches!(refused, Err(HandshakeError::TooManyConnections)), "{refused:?}");
 }
 
 #[test]
@@ -154,5 +187,5 @@ fn every_truncation_and_bit_flip_is_an_error_or_a_step() {
 fn the_digest_is_that_of_otp() {
     // erlang:md5(["cookie", integer_to_list(4242)]).
     let expected = md5::compute("cookie4242").0;
-    assert_eq!(digest(&"cookie".to_owned().into(), 4242), expected);
+    assert_eq!(digest(&b"cookie".to_vec().into(), 4242), expected);
 }

@@ -19,7 +19,9 @@ impl Sink for Kept {
 
     fn signal(&mut self, _signal: Signal) {}
 
-    fn reply(&mut self, _from: &From, _reply: &'static [u8]) {}
+    fn reply(&mut self, _from: &From, _reply: Bytes) {}
+
+    fn tick(&mut self) {}
 
     fn message(&mut self, to: Target<'_>, payload: Bytes) {
         if let Target::Name(name) = to {
@@ -28,6 +30,8 @@ impl Sink for Kept {
     }
 
     fn exited(&mut self, _pid: LocalPid, _reference: &[u8], _reason: Bytes) {}
+
+    fn link_broken(&mut self, _pid: LocalPid, _reason: Bytes) {}
 
     fn mark_answered(&mut self, _reference: &[u8]) {}
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -169,6 +170,7 @@ async fn stay(cluster: &Arc<Cluster>) {
                 "this gateway was removed from the cluster: it serves what it knows and takes no \
                  commands; stop it, or have it added again with an empty data directory"
             );
+            cluster.removed.store(true, Ordering::Relaxed);
             cluster.replica.retire();
             return;
         }

@@ -7,6 +7,8 @@
 
 pub mod bootstrap;
 pub mod campaign;
+mod consensus;
+pub mod health;
 pub mod joining;
 pub mod links;
 mod liveness;
@@ -17,6 +19,7 @@ pub mod wire;
 use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gater_dist::{Connection, Lane};
@@ -25,6 +28,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::bootstrap::{ClusterId, Founder};
+use self::health::Departed;
 use self::links::Links;
 use self::rpc::Rpc;
 use self::wire::{Answer, Content, Envelope, Hello, NAME, Question};
@@ -33,6 +37,8 @@ use crate::transport::peers::Peers;
 
 /// The name under which the data directory remembers the cluster.
 const CLUSTER_NOTE: &str = "cluster";
+/// The name under which the data directory remembers whose it is.
+const NAME_NOTE: &str = "name";
 /// Questions of other gateways that are dealt with at a time.
 const MAX_QUESTIONS: usize = 4096;
 /// Changes of the cluster that are dealt with at a time: each may take minutes.
@@ -52,6 +58,9 @@ pub struct Cluster {
     rpc: Arc<Rpc>,
     founder: Founder,
     links: Links,
+    departed: Departed,
+    /// The other members have told that this gateway is none any more.
+    removed: AtomicBool,
     lost_grace: Duration,
     questions: Arc<Semaphore>,
     changes: Semaphore,
@@ -69,8 +78,30 @@ impl Cluster {
         lost_grace: Duration,
     ) -> Result<Arc<Self>, OpenError> {
         let unreadable = |error: openraft::AnyError| OpenError::Raft(error.to_string());
+        let departed = Departed::open(replica.log()).map_err(unreadable)?;
         let founder = Founder::open(replica.log().clone()).map_err(unreadable)?;
         let noted: Option<ClusterId> = replica.log().noted(CLUSTER_NOTE).map_err(unreadable)?;
+        let noted_name: Option<String> = replica.log().noted(NAME_NOTE).map_err(unreadable)?;
+        let standing = replica.standing();
+        // A member is known to the others by the name in the log; one that is alone goes by the
+        // name that it had when it ran last.
+        let known_as = match standing.members.len() {
+            0 | 1 => noted_name,
+            _ => standing.name_of(standing.id).map(str::to_owned),
+        };
+        match known_as {
+            Some(name) if name != own_name.as_str() => {
+                if standing.members.len() > 1 {
+                    return Err(OpenError::OtherName { name, own: own_name.as_str().to_owned() });
+                }
+                tracing::warn!(
+                    was = name,
+                    "the data directory was used by a gateway of another name: its registrations \
+                     are taken over"
+                );
+            }
+            _ => {}
+        }
         // A gateway that founded a cluster of its own named it after itself.
         let founded = !replica.standing().members.is_empty();
         if let Some(cluster) = noted.or(founded.then(|| replica.node_id())) {
@@ -85,10 +116,23 @@ impl Cluster {
             rpc,
             founder,
             links: Links::new(others),
+            departed,
+            removed: AtomicBool::new(false),
             lost_grace,
             questions: Arc::new(Semaphore::new(MAX_QUESTIONS)),
             changes: Semaphore::new(MAX_CHANGES),
         }))
+    }
+
+    /// Has the data directory remember the name of this gateway.
+    pub async fn note_name(&self) -> Result<(), OpenError> {
+        let failed = |error: openraft::AnyError| OpenError::Raft(error.to_string());
+        let log = self.replica.log();
+        let noted: Option<String> = log.noted(NAME_NOTE).map_err(failed)?;
+        if noted.is_some_and(|name| name == self.own_name.as_str()) {
+            return Ok(());
+        }
+        log.note(NAME_NOTE, &self.own_name.as_str()).await.map_err(failed)
     }
 
     /// Connects to the other gateways, now and whenever that is needed, until `stop`.
@@ -105,6 +149,7 @@ impl Cluster {
         until(Box::pin(links::keep(self.clone())));
         until(Box::pin(campaign::watch(self.clone())));
         until(Box::pin(joining::join(self.clone())));
+        until(Box::pin(health::watch(self.clone())));
     }
 
     /// The name of this gateway.
@@ -137,6 +182,11 @@ impl Cluster {
         }
         names.insert(self.own_name.as_str().to_owned());
         names
+    }
+
+    /// Whether this gateway was a member and is none any more.
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Relaxed)
     }
 
     /// Whether the gateway `name` is connected; it is to itself.
@@ -390,7 +440,15 @@ impl Cluster {
     }
 
     async fn remove_here(&self, name: &str) -> Result<(), String> {
-        tracing::info!(gateway = name, "is removed from the cluster");
-        self.replica.remove(name).await.map_err(|error| error.to_string())
+        match self.replica.remove(name).await {
+            Ok(()) => {
+                tracing::info!(gateway = name, "was removed from the cluster");
+                Ok(())
+            }
+            Err(error) => {
+                tracing::info!(gateway = name, %error, "was not removed from the cluster");
+                Err(format!("{name} was not removed: {error}"))
+            }
+        }
     }
 }

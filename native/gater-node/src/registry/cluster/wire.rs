@@ -1,8 +1,8 @@
 //! What gateways say to each other, beside what they say to BEAM nodes.
 //!
 //! A message is one binary term, sent to the registered name [`NAME`]: an
-//! [`Envelope`] in the form in which the log is written as well. Gateways of one
-//! cluster must be of versions that know the same messages.
+//! [`Envelope`] behind the version of this form, [`WIRE`]. Gateways of one cluster must be of
+//! programs that speak the same version.
 
 use bytes::Bytes;
 use gater_dist::Payload;
@@ -15,7 +15,8 @@ use openraft::raft::{
 use serde::{Deserialize, Serialize};
 
 use super::bootstrap::{Ballot, ClusterId, Founding};
-use crate::registry::replica::codec::{self, CodecError};
+use crate::registry::replica::codec::{self, CodecError, WIRE};
+use crate::registry::replica::form;
 use crate::registry::replica::{Batch, ForwardError, NodeId, TypeConfig, Written};
 
 /// The registered name that gateways send to.
@@ -48,11 +49,11 @@ pub enum Question {
     Hello,
     /// Of the election of a leader, to the member with this id. One of its name with another
     /// data directory is not that member, and must not vote or keep entries in its place.
-    Vote(NodeId, VoteRequest<NodeId>),
+    Vote(NodeId, #[serde(with = "form")] VoteRequest<NodeId>),
     /// Entries of the log, to the member with this id.
-    Append(NodeId, AppendEntriesRequest<TypeConfig>),
+    Append(NodeId, #[serde(with = "form")] AppendEntriesRequest<TypeConfig>),
     /// A piece of a snapshot, to the member with this id.
-    Snapshot(NodeId, InstallSnapshotRequest<TypeConfig>),
+    Snapshot(NodeId, #[serde(with = "form")] InstallSnapshotRequest<TypeConfig>),
     /// Commands to be written by the leader.
     Forward(Batch),
     /// Have you, too, no connection to a leader?
@@ -82,11 +83,14 @@ pub enum Answer {
     /// To `Hello`.
     Hello(Hello),
     /// To `Vote`.
-    Vote(Result<VoteResponse<NodeId>, RaftError<NodeId>>),
+    Vote(#[serde(with = "form")] Result<VoteResponse<NodeId>, RaftError<NodeId>>),
     /// To `Append`.
-    Append(Result<AppendEntriesResponse<NodeId>, RaftError<NodeId>>),
+    Append(#[serde(with = "form")] Result<AppendEntriesResponse<NodeId>, RaftError<NodeId>>),
     /// To `Snapshot`.
-    Snapshot(Result<InstallSnapshotResponse<NodeId>, RaftError<NodeId, InstallSnapshotError>>),
+    Snapshot(
+        #[serde(with = "form")]
+        Result<InstallSnapshotResponse<NodeId>, RaftError<NodeId, InstallSnapshotError>>,
+    ),
     /// To `Forward`.
     Forward(Result<Written, ForwardError>),
     /// To `Prepare`: what was accepted before, or nothing if a later ballot is on.
@@ -127,7 +131,7 @@ impl Question {
 impl Envelope {
     /// As a term to be sent.
     pub fn encode(&self) -> Result<Payload, CodecError> {
-        let bytes = codec::encode(self)?;
+        let bytes = codec::encode(WIRE, self)?;
         let mut term = Vec::with_capacity(bytes.len() + 8);
         encode::binary(&mut term, &bytes);
         Ok(Payload::from(Bytes::from(term)))
@@ -135,6 +139,132 @@ impl Envelope {
 
     /// From a term that was received; `None` if it is no such message.
     pub fn decode(term: &[u8]) -> Option<Self> {
-        codec::decode(Reader::new(term).binary().ok()?).ok()
+        codec::decode(WIRE, Reader::new(term).binary().ok()?).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use gater_core::registry::{Change, Command, Origin, Outcome, Refusal};
+    use gater_term::Pid;
+    use openraft::error::{Fatal, SnapshotMismatch};
+    use openraft::{CommittedLeaderId, EntryPayload, LeaderId, SnapshotMeta, Vote};
+
+    use super::*;
+    use crate::registry::replica::Applied;
+
+    type LogId = openraft::LogId<NodeId>;
+
+    fn last() -> Option<LogId> {
+        Some(LogId::new(CommittedLeaderId::new(3, 9), 300))
+    }
+
+    fn vote() -> Vote<NodeId> {
+        Vote { leader_id: LeaderId::new(5, 9), committed: true }
+    }
+
+    fn pid() -> Pid {
+        Pid { node: Atom::new("a@h").unwrap(), id: 1, serial: 2, creation: u32::MAX }
+    }
+
+    fn batch() -> Batch {
+        let origin = Some(Origin { proposer: u64::MAX, number: 2 });
+        Batch { origin, commands: [Command::Exited { pid: pid(), epoch: None }].into() }
+    }
+
+    fn founding() -> Founding {
+        let members = BTreeMap::from([(9, "a@h".to_owned())]);
+        Founding { ballot: (4, 9), cluster: 42, members }
+    }
+
+    fn questions() -> Vec<(&'static str, Question)> {
+        let append = AppendEntriesRequest {
+            vote: vote(),
+            prev_log_id: last(),
+            entries: vec![openraft::Entry {
+                log_id: LogId::new(CommittedLeaderId::new(5, 9), 301),
+                payload: EntryPayload::Normal(batch()),
+            }],
+            leader_commit: None,
+        };
+        let meta = SnapshotMeta {
+            last_log_id: last(),
+            last_membership: Default::default(),
+            snapshot_id: "3-9-300".into(),
+        };
+        let data = vec![1, 2, 3];
+        let install = InstallSnapshotRequest { vote: vote(), meta, offset: 300, data, done: true };
+        vec![
+            ("hello", Question::Hello),
+            ("vote", Question::Vote(8, VoteRequest { vote: vote(), last_log_id: last() })),
+            ("append", Question::Append(8, append)),
+            ("snapshot", Question::Snapshot(8, install)),
+            ("forward", Question::Forward(batch())),
+            ("leaderless", Question::Leaderless),
+            ("prepare", Question::Prepare((4, 9))),
+            ("accept", Question::Accept(founding())),
+            ("admit", Question::Admit { id: 9, name: "a@h".into() }),
+            ("add", Question::Add("a@h".into())),
+            ("remove", Question::Remove("a@h".into())),
+            ("reached", Question::Reached(vec![(Atom::new("a@h").unwrap(), 7)])),
+        ]
+    }
+
+    fn answers() -> Vec<(&'static str, Answer)> {
+        let response = VoteResponse { vote: vote(), vote_granted: true, last_log_id: last() };
+        let hello = Hello { id: 9, founded: true, members: vec![(9, "a@h".into())], led: false };
+        let stopped = || RaftError::Fatal(Fatal::Stopped);
+        let mismatch = SnapshotMismatch {
+            expect: ("3-9-300".to_owned(), 300).into(),
+            got: ("3-9-300".to_owned(), 5).into(),
+        };
+        let changes = vec![
+            Change::Registered { store: Atom::new("s").unwrap(), pid: pid(), epoch: 4 },
+            Change::Unregistered { store: Atom::new("s").unwrap(), pid: pid(), epoch: 3 },
+        ];
+        let applied = Applied(vec![Outcome { changes, refused: Some(Refusal::Full) }]);
+        let installed = InstallSnapshotResponse { vote: vote() };
+        let appended = |response| Answer::Append(Ok(response));
+        vec![
+            ("to_hello", Answer::Hello(hello)),
+            ("voted", Answer::Vote(Ok(response))),
+            ("not_voted", Answer::Vote(Err(stopped()))),
+            ("appended", appended(AppendEntriesResponse::Success)),
+            ("appended_up_to", appended(AppendEntriesResponse::PartialSuccess(last()))),
+            ("conflict", appended(AppendEntriesResponse::Conflict)),
+            ("higher_vote", appended(AppendEntriesResponse::HigherVote(vote()))),
+            ("not_appended", Answer::Append(Err(stopped()))),
+            ("installed", Answer::Snapshot(Ok(installed))),
+            ("mismatch", Answer::Snapshot(Err(RaftError::APIError(mismatch.into())))),
+            ("written", Answer::Forward(Ok(Written { index: 300, applied }))),
+            ("not_leader", Answer::Forward(Err(ForwardError::NotLeader))),
+            ("lost", Answer::Forward(Err(ForwardError::Lost))),
+            ("promised", Answer::Prepared(Some(Some(founding())))),
+            ("not_promised", Answer::Prepared(None)),
+            ("flag", Answer::Flag(true)),
+            ("flags", Answer::Flags(vec![true, false])),
+            ("done", Answer::Done(Ok(()))),
+            ("not_done", Answer::Done(Err("no gateway leads".into()))),
+            ("stranger", Answer::Stranger),
+        ]
+    }
+
+    #[test]
+    fn messages_are_sent_as_they_always_were() {
+        let questions = questions().into_iter().map(|(name, it)| (name, Content::Ask(it)));
+        let answers = answers().into_iter().map(|(name, it)| (name, Content::Tell(it)));
+        let vectors: Vec<_> = questions
+            .chain(answers)
+            .map(|(name, content)| {
+                let envelope = Envelope { cluster: Some(42), number: 300, content };
+                let bytes = codec::encode(WIRE, &envelope).unwrap();
+                let read: Envelope = codec::decode(WIRE, &bytes).unwrap();
+                assert_eq!(format!("{read:?}"), format!("{envelope:?}"), "{name}");
+                (name, bytes)
+            })
+            .collect();
+        crate::vectors::check("gateways.txt", &vectors);
     }
 }

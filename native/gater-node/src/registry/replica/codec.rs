@@ -1,18 +1,28 @@
-//! Bytes of what is kept on disk: one byte of version, then the value in
-//! [postcard](https://postcard.jamesmunns.com/wire-format)'s form.
+//! Bytes of what is kept on disk and of what gateways tell each other: one byte of version,
+//! then the value in [postcard](https://postcard.jamesmunns.com/wire-format)'s form.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The version that is written, and the only one that is read.
-const VERSION: u8 = 1;
+/// The version of what is on disk: of the log, its notes and snapshots. It is the one that is
+/// written, and the only one that is read.
+pub const DISK: u8 = 1;
 
-/// Why bytes from the disk make no value.
+/// The version of messages between gateways. Version 1 had the consensus library's own errors
+/// in its answers.
+pub const WIRE: u8 = 2;
+
+/// Why bytes make no value.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
     /// The program that wrote them was another one.
-    #[error("a record has version {0}, this program reads {VERSION}")]
-    Version(u8),
+    #[error("a record has version {found}, this program reads {expected}")]
+    Version {
+        /// The version they say they have.
+        found: u8,
+        /// The version that is read.
+        expected: u8,
+    },
     /// There are none.
     #[error("a record is empty")]
     Empty,
@@ -21,22 +31,23 @@ pub enum CodecError {
     Malformed(#[from] postcard::Error),
 }
 
-/// The bytes of `value`.
-pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, CodecError> {
-    Ok(postcard::to_extend(value, vec![VERSION])?)
+/// The bytes of `value` in `version`.
+pub fn encode<T: Serialize>(version: u8, value: &T) -> Result<Vec<u8>, CodecError> {
+    Ok(postcard::to_extend(value, vec![version])?)
 }
 
-/// The value of `bytes`.
-pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+/// The value of `bytes`, which must be of `version`.
+pub fn decode<T: DeserializeOwned>(version: u8, bytes: &[u8]) -> Result<T, CodecError> {
     match bytes.split_first() {
-        Some((&VERSION, rest)) => Ok(postcard::from_bytes(rest)?),
-        Some((&version, _)) => Err(CodecError::Version(version)),
+        Some((&found, rest)) if found == version => Ok(postcard::from_bytes(rest)?),
+        Some((&found, _)) => Err(CodecError::Version { found, expected: version }),
         None => Err(CodecError::Empty),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::form::{EntryForm, Formed};
     use super::super::types::{Batch, Entry, LogId};
     use super::*;
     use gater_core::registry::Command;
@@ -58,16 +69,16 @@ mod tests {
             EntryPayload::Membership(Membership::new(vec![members], None)),
         ] {
             let entry = entry(payload);
-            let bytes = encode(&entry).unwrap();
-            assert_eq!(decode::<Entry>(&bytes).unwrap(), entry);
+            let bytes = encode(DISK, &entry.form()).unwrap();
+            assert_eq!(Entry::of(decode(DISK, &bytes).unwrap()), entry);
             // Cut anywhere, it is an error and nothing else.
-            assert!((0..bytes.len()).all(|end| decode::<Entry>(&bytes[..end]).is_err()));
+            assert!((0..bytes.len()).all(|end| decode::<EntryForm>(DISK, &bytes[..end]).is_err()));
         }
     }
 
     #[test]
     fn a_record_of_another_version_is_named_as_such() {
-        assert!(matches!(decode::<u64>(&[9, 1]), Err(CodecError::Version(9))));
-        assert!(matches!(decode::<u64>(&[]), Err(CodecError::Empty)));
+        assert!(matches!(decode::<u64>(DISK, &[9, 1]), Err(CodecError::Version { found: 9, .. })));
+        assert!(matches!(decode::<u64>(DISK, &[]), Err(CodecError::Empty)));
     }
 }

@@ -43,6 +43,17 @@ pub enum OpenError {
         /// What the operating system says.
         error: io::Error,
     },
+    /// It is the directory of another member of the cluster.
+    #[error(
+        "the data directory is that of {name}, a member of a cluster: {own} must have a directory of \
+         its own (data_dir)"
+    )]
+    OtherName {
+        /// The member.
+        name: String,
+        /// This gateway.
+        own: String,
+    },
     /// Consensus did not start.
     #[error("the replicated log does not start: {0}")]
     Raft(String),

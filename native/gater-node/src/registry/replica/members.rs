@@ -1,6 +1,7 @@
 //! Who belongs to the cluster, as consensus has it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use openraft::error::{ClientWriteError, RaftError};
 use openraft::metrics::RaftServerMetrics;
@@ -133,6 +134,12 @@ impl Replica {
             applied: metrics.last_applied.map_or(0, |id| id.index),
             members,
         }
+    }
+
+    /// For how long no majority has answered this gateway, which leads. `None` if it does not lead,
+    /// or nobody has answered yet.
+    pub fn quorum_silence(&self) -> Option<Duration> {
+        self.raft.metrics().borrow().millis_since_quorum_ack.map(Duration::from_millis)
     }
 
     /// Returns when something of the [`Standing`] but `applied` may have changed since `seen`,

@@ -15,6 +15,7 @@
 mod coalescer;
 pub(crate) mod codec;
 mod error;
+pub(crate) mod form;
 mod forward;
 mod log;
 mod machine;
@@ -223,11 +224,6 @@ impl Replica {
             }
             std::future::pending().await
         }
-    }
-
-    /// Takes a snapshot now and removes from the log what it holds. Returns before it is done.
-    pub async fn compact(&self) -> Result<(), ProposeError> {
-        self.raft.trigger().snapshot().await.map_err(|_| ProposeError::Stopped)
     }
 
     /// Answers the commands that were taken, takes no more, and closes the files. What is

@@ -14,8 +14,9 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::codec;
+use super::codec::{self, DISK};
 use super::error::OpenError;
+use super::form;
 use super::types::{NodeId, SnapshotMeta};
 
 /// The first bytes of a snapshot file, with the version of its layout.
@@ -27,6 +28,7 @@ const DIGEST_BYTES: usize = 32;
 struct Head {
     /// Whose data directory it is in.
     node_id: NodeId,
+    #[serde(with = "form")]
     meta: SnapshotMeta,
 }
 
@@ -109,7 +111,7 @@ impl SnapshotFile {
         if current.as_ref().is_some_and(|current| current.last_log_id > meta.last_log_id) {
             return Ok(());
         }
-        let head = codec::encode(&Head { node_id: self.node_id, meta: meta.clone() })?;
+        let head = codec::encode(DISK, &Head { node_id: self.node_id, meta: meta.clone() })?;
         let length = u32::try_from(head.len()).map_err(|_| SnapshotError::Truncated)?;
         let length = length.to_be_bytes();
         let digest =
@@ -147,7 +149,7 @@ impl SnapshotFile {
         let (length, rest) = rest.split_first_chunk::<4>().ok_or(SnapshotError::Truncated)?;
         let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
         let (head, body) = rest.split_at_checked(length).ok_or(SnapshotError::Truncated)?;
-        let head: Head = codec::decode(head)?;
+        let head: Head = codec::decode(DISK, head)?;
         if head.node_id != self.node_id {
             let (found, expected) = (head.node_id, self.node_id);
             return Err(SnapshotError::Stranger { found, expected });
@@ -162,12 +164,12 @@ impl SnapshotFile {
 
 /// What a snapshot's body holds.
 pub fn restore(body: &[u8]) -> Result<(State, Proposers), SnapshotError> {
-    Ok(codec::decode(body)?)
+    Ok(codec::decode(DISK, body)?)
 }
 
 /// The body of a snapshot.
 pub fn body(registry: &Snapshot, proposers: &Proposers) -> Result<Vec<u8>, SnapshotError> {
-    Ok(codec::encode(&(registry, proposers))?)
+    Ok(codec::encode(DISK, &(registry, proposers))?)
 }
 
 #[cfg(test)]
@@ -235,5 +237,29 @@ mod tests {
         open(&path).0.save(&meta(5), b"five").unwrap();
         let (_, stored) = SnapshotFile::open(&path, 8).unwrap();
         assert!(matches!(stored, Err(SnapshotError::Stranger { found: 7, expected: 8 })));
+    }
+
+    #[test]
+    fn snapshots_are_written_as_they_always_were() {
+        use gater_core::registry::{Command, Origin, Outcome, Refusal};
+        use gater_term::{Atom, Pid};
+
+        let node = Atom::new("a@h").unwrap();
+        let pid = Pid { node, id: 1, serial: 2, creation: u32::MAX };
+        let store = Atom::new("Größe").unwrap();
+        let mut state = State::default();
+        let outcomes = state.apply(3, &[Command::Register { store, pid }]);
+        let mut proposers = Proposers::default();
+        let refused = Outcome { changes: Vec::new(), refused: Some(Refusal::Full) };
+        let origin = Origin { proposer: 77, number: 2 };
+        proposers.carried_out(origin, 3, &[outcomes, vec![refused]].concat());
+        let content = body(&state.snapshot(), &proposers).unwrap();
+        assert_eq!(restore(&content).unwrap(), (state, proposers));
+
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("registry.snapshot");
+        open(&path).0.save(&meta(3), &content).unwrap();
+        let vectors = [("body", content), ("file", fs::read(&path).unwrap())];
+        crate::vectors::check("snapshot.txt", &vectors);
     }
 }

@@ -130,6 +130,11 @@ impl Channel {
         }
     }
 
+    /// The registered name of the channel, as an atom.
+    pub fn atom(&self) -> &Atom {
+        &self.name
+    }
+
     /// The registered name of the channel.
     pub fn name(&self) -> &str {
         self.name.as_str()

@@ -20,6 +20,7 @@ use self::local::{Channel, TooManySubscriptions};
 use self::remote::Relays;
 use super::secret::Secret;
 use super::{OK, error, error_with, unknown_request};
+use crate::observe::refusals::Refusals;
 use crate::observe::telemetry::{Event, Telemetry};
 use crate::transport::peers::{PeerRef, Peers};
 
@@ -29,6 +30,7 @@ pub struct Channels {
     relays: Arc<Relays>,
     secret: Arc<Secret>,
     telemetry: Arc<Telemetry>,
+    refusals: Arc<Refusals>,
     by_name: HashMap<String, Arc<Channel>>,
 }
 
@@ -39,10 +41,11 @@ impl Channels {
         relays: Arc<Relays>,
         secret: Arc<Secret>,
         telemetry: Arc<Telemetry>,
+        refusals: Arc<Refusals>,
         channels: Vec<Arc<Channel>>,
     ) -> Self {
         let by_name = channels.into_iter().map(|c| (c.name().to_owned(), c)).collect();
-        Self { peers, relays, secret, telemetry, by_name }
+        Self { peers, relays, secret, telemetry, refusals, by_name }
     }
 
     /// The channel of that name.
@@ -56,9 +59,9 @@ impl Channels {
     }
 
     /// Carries out a `gen_server:cast` to a channel.
-    pub fn cast(&self, channel: &Arc<Channel>, request: &Bytes) {
+    pub fn cast(&self, channel: &Arc<Channel>, caller: &Connection, request: &Bytes) {
         // A cast has nobody to tell the outcome to.
-        if let Ok(Done::Subscribe(subscription)) = self.operate(channel, request) {
+        if let Ok(Done::Subscribe(subscription)) = self.operate(channel, caller, request) {
             self.subscribe(channel, subscription, None);
         }
     }
@@ -71,7 +74,7 @@ impl Channels {
         from: From,
         request: &Bytes,
     ) {
-        match self.operate(channel, request) {
+        match self.operate(channel, caller, request) {
             Ok(Done::Nothing) => caller.reply(&from, OK),
             Ok(Done::Subscribe(subscription)) => {
                 self.subscribe(channel, subscription, Some((caller.clone(), from)));
@@ -144,7 +147,12 @@ impl Channels {
 
     /// Carries out one request to a channel, but for subscribing; the error is the
     /// encoded answer.
-    fn operate(&self, channel: &Channel, request: &Bytes) -> Result<Done, Vec<u8>> {
+    fn operate(
+        &self,
+        channel: &Channel,
+        caller: &Connection,
+        request: &Bytes,
+    ) -> Result<Done, Vec<u8>> {
         let mut reader = Reader::new(request);
         let unknown = || unknown_request(request);
         let arity = reader.tuple().map_err(|_| unknown())?;
@@ -162,7 +170,7 @@ impl Channels {
         match &*name {
             "publish" => {
                 let body = request.slice_ref(topic_and_message);
-                self.publish(channel, topic, reader.rest(), &body)?;
+                self.publish(channel, caller, topic, reader.rest(), &body)?;
                 Ok(Done::Nothing)
             }
             "get_subscribers" => Ok(Done::List(topic.to_vec())),
@@ -185,13 +193,16 @@ impl Channels {
     fn publish(
         &self,
         channel: &Channel,
+        caller: &Connection,
         topic: &[u8],
         message: &[u8],
         body: &Bytes,
     ) -> Result<(), Vec<u8>> {
-        let recipients = channel
-            .publish(&self.secret, topic, message, body)
-            .map_err(|refusal| error(refusal.as_atom()))?;
+        let recipients =
+            channel.publish(&self.secret, topic, message, body).map_err(|refusal| {
+                self.refusals.count(channel.atom(), &caller.peer().name, refusal);
+                error(refusal.as_atom())
+            })?;
         self.telemetry.emit(Event::Broadcast, |out| {
             encode::map(out, 1);
             encode::atom(out, "recipient_count");

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::record::{Facts, Head, Record};
 use super::segment::Segment;
-use crate::registry::replica::codec;
+use crate::registry::replica::codec::{self, DISK};
+use crate::registry::replica::form::Formed;
 use crate::registry::replica::types::{Entry, LogId};
 
 /// Where an entry is, and what it has to be like.
@@ -32,7 +33,8 @@ impl Place {
         if crc32fast::hash(&bytes) != self.checksum {
             return Err(bad("it is damaged".into()));
         }
-        let entry: Entry = codec::decode(&bytes).map_err(|error| bad(error.to_string()))?;
+        let entry = codec::decode(DISK, &bytes).map(Entry::of);
+        let entry = entry.map_err(|error| bad(error.to_string()))?;
         if entry.log_id.index != index {
             return Err(bad(format!("it says it is {}", entry.log_id)));
         }

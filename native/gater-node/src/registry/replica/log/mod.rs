@@ -5,8 +5,6 @@
 //! be read back.
 
 mod contents;
-#[cfg(test)]
-mod crash;
 mod disk;
 mod frame;
 mod record;
@@ -15,6 +13,11 @@ mod segment;
 mod tail;
 mod wal;
 mod writer;
+
+// A unit test, as it needs what is private here; not beside the product, as it is longer.
+#[cfg(test)]
+#[path = "../../../../tests/log_crash/mod.rs"]
+mod crash;
 
 use std::fmt::Debug;
 use std::ops::{Bound, Range, RangeBounds};
@@ -36,7 +39,7 @@ use self::record::{Change, Facts};
 use self::tail::Tail;
 use self::wal::{SEGMENT_BYTES, Wal};
 use self::writer::{Done, Job};
-use super::codec;
+use super::codec::{self, DISK};
 use super::error::OpenError;
 use super::types::{Entry, LogId, NodeId, StorageError, StorageIoError, TypeConfig, Vote};
 
@@ -119,7 +122,7 @@ impl LogStore {
 
     /// Remembers `value` under a `name`; on the disk when it returns.
     pub async fn note<T: Serialize>(&self, name: &'static str, value: &T) -> Result<(), AnyError> {
-        let bytes = codec::encode(value).map_err(|error| AnyError::new(&error))?;
+        let bytes = codec::encode(DISK, value).map_err(|error| AnyError::new(&error))?;
         self.write(Change::Note(name.into(), bytes)).await
     }
 
@@ -127,7 +130,9 @@ impl LogStore {
     pub fn noted<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, AnyError> {
         let contents = self.shared.contents.lock();
         let bytes = contents.facts().notes.get(name);
-        bytes.map(|bytes| codec::decode(bytes).map_err(|error| AnyError::new(&error))).transpose()
+        bytes
+            .map(|bytes| codec::decode(DISK, bytes).map_err(|error| AnyError::new(&error)))
+            .transpose()
     }
 
     /// Writes what is queued and closes the log, whatever handles there are: they can read,

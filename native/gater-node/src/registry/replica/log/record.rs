@@ -7,7 +7,8 @@ use std::ops::Range;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::registry::replica::codec::{self, CodecError};
+use crate::registry::replica::codec::{self, CodecError, DISK};
+use crate::registry::replica::form::{self, Formed};
 use crate::registry::replica::types::{Entry, LogId, NodeId, Vote};
 
 /// What is known of the log beside its entries.
@@ -16,10 +17,13 @@ pub struct Facts {
     /// Whose log it is.
     pub node_id: NodeId,
     /// The last vote.
+    #[serde(with = "form")]
     pub vote: Option<Vote>,
     /// A lower bound of what is committed.
+    #[serde(with = "form")]
     pub committed: Option<LogId>,
     /// The last entry that was removed because a snapshot holds it.
+    #[serde(with = "form")]
     pub purged: Option<LogId>,
     /// What is to be remembered by name, encoded.
     pub notes: BTreeMap<String, Vec<u8>>,
@@ -116,16 +120,18 @@ pub fn put_change(
     let (record, _) = match change {
         Change::Append(entries) => {
             for entry in entries {
-                let place = put(buffer, ENTRY, entry)?;
+                let place = put(buffer, ENTRY, &entry.form())?;
                 let place = place.start.saturating_sub(start)..place.end.saturating_sub(start);
                 records.push(Record::Entry { index: entry.log_id.index, place });
             }
             return Ok(());
         }
-        Change::Vote(vote) => (Record::Vote(*vote), put(buffer, VOTE, vote)?),
+        Change::Vote(vote) => (Record::Vote(*vote), put(buffer, VOTE, &vote.form())?),
         Change::Truncate(from) => (Record::Truncate(*from), put(buffer, TRUNCATE, from)?),
-        Change::Purge(upto) => (Record::Purge(*upto), put(buffer, PURGE, upto)?),
-        Change::Committed(upto) => (Record::Committed(*upto), put(buffer, COMMITTED, upto)?),
+        Change::Purge(upto) => (Record::Purge(*upto), put(buffer, PURGE, &upto.form())?),
+        Change::Committed(upto) => {
+            (Record::Committed(*upto), put(buffer, COMMITTED, &upto.form())?)
+        }
         Change::Note(name, value) => {
             (Record::Note(name.clone(), value.clone()), put(buffer, NOTE, &(name, value))?)
         }
@@ -147,13 +153,13 @@ pub fn decode(payload: &[u8]) -> Result<Vec<Record>, RecordError> {
             HEAD => Record::Head(value(body)?),
             ENTRY => {
                 let end = payload.len() - after.len();
-                let entry: Entry = value(body)?;
+                let entry = Entry::of(value(body)?);
                 Record::Entry { index: entry.log_id.index, place: end - length..end }
             }
-            VOTE => Record::Vote(value(body)?),
+            VOTE => Record::Vote(Vote::of(value(body)?)),
             TRUNCATE => Record::Truncate(value(body)?),
-            PURGE => Record::Purge(value(body)?),
-            COMMITTED => Record::Committed(value(body)?),
+            PURGE => Record::Purge(LogId::of(value(body)?)),
+            COMMITTED => Record::Committed(LogId::of(value(body)?)),
             NOTE => {
                 let (name, bytes) = value(body)?;
                 Record::Note(name, bytes)
@@ -171,7 +177,7 @@ fn put<T: Serialize>(
     kind: u8,
     value: &T,
 ) -> Result<Range<usize>, RecordError> {
-    let bytes = codec::encode(value)?;
+    let bytes = codec::encode(DISK, value)?;
     let length = u32::try_from(bytes.len()).map_err(|_| RecordError::TooLong)?;
     buffer.push(kind);
     buffer.extend(length.to_be_bytes());
@@ -181,5 +187,76 @@ fn put<T: Serialize>(
 }
 
 fn value<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
-    Ok(codec::decode(bytes)?)
+    Ok(codec::decode(DISK, bytes)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use gater_core::registry::{Command, Origin};
+    use gater_term::{Atom, Pid};
+    use openraft::{CommittedLeaderId, EntryPayload, LeaderId, Membership};
+
+    use super::*;
+    use crate::registry::replica::types::{Batch, Member};
+
+    fn log_id(index: u64) -> LogId {
+        LogId::new(CommittedLeaderId::new(3, u64::MAX), index)
+    }
+
+    fn entries() -> Vec<Entry> {
+        let store = Atom::new("Größe").unwrap();
+        let node = Atom::new("a@h").unwrap();
+        let pid = Pid { node: node.clone(), id: 1, serial: 2, creation: u32::MAX };
+        let commands = vec![
+            Command::Register { store: store.clone(), pid: pid.clone() },
+            Command::Unregister { store, pid: pid.clone(), epoch: Some(300) },
+            Command::Exited { pid, epoch: None },
+            Command::Purge { node, creation: 7 },
+        ];
+        let origin = Some(Origin { proposer: u64::MAX, number: 2 });
+        let voters = vec![BTreeSet::from([1, 2]), BTreeSet::from([2])];
+        let member = |name: &str| Member { name: name.into() };
+        let members = BTreeMap::from([(1, member("a@h")), (2, member("b@h")), (3, member("c@h"))]);
+        let payloads = [
+            EntryPayload::Blank,
+            EntryPayload::Normal(Batch { origin, commands: commands.into() }),
+            EntryPayload::Membership(Membership::new(voters, members)),
+        ];
+        let entry = |(index, payload)| Entry { log_id: log_id(index), payload };
+        (7..).zip(payloads).map(entry).collect()
+    }
+
+    #[test]
+    fn the_records_of_the_log_are_written_as_they_always_were() {
+        let vote = Vote { leader_id: LeaderId::new(5, 9), committed: true };
+        let facts = Facts {
+            node_id: 9,
+            vote: Some(vote),
+            committed: Some(log_id(6)),
+            purged: None,
+            notes: BTreeMap::from([("cluster".to_owned(), vec![1, 42])]),
+        };
+        let head = Head { facts, next: Some(7) };
+        let mut bytes = Vec::new();
+        put_head(&mut bytes, &head).unwrap();
+        assert_eq!(decode(&bytes).unwrap(), [Record::Head(head)]);
+        let mut vectors = vec![("head", bytes)];
+        for (name, change) in [
+            ("append", Change::Append(entries())),
+            ("vote", Change::Vote(vote)),
+            ("truncate", Change::Truncate(300)),
+            ("purge", Change::Purge(log_id(5))),
+            ("committed", Change::Committed(log_id(6))),
+            ("note", Change::Note("cluster".into(), vec![1, 42])),
+            ("closed", Change::Closed),
+        ] {
+            let (mut bytes, mut records) = (Vec::new(), Vec::new());
+            put_change(&mut bytes, 0, &change, &mut records).unwrap();
+            assert_eq!(decode(&bytes).unwrap(), records, "{name}");
+            vectors.push((name, bytes));
+        }
+        crate::vectors::check("log.txt", &vectors);
+    }
 }

@@ -11,10 +11,6 @@ use super::record::{self, Facts, Head, Record};
 use super::segment::{self, Beginning, FORMAT, START, Segment, UNFINISHED};
 use crate::registry::replica::error::OpenError;
 
-/// Where the log was in format 2.
-const FORMER_FILE: &str = "registry.redb";
-const FORMER_FORMAT: u64 = 2;
-
 /// A log as it was found or made.
 pub struct Recovered {
     pub segments: VecDeque<Arc<Segment>>,
@@ -33,10 +29,6 @@ pub fn open(disk: &dyn Disk, segment_bytes: u64) -> Result<Recovered, OpenError>
     }
     let numbers: BTreeSet<u64> = names.iter().filter_map(|name| segment::number(name)).collect();
     let Some(&newest) = numbers.last() else {
-        if names.iter().any(|name| name == FORMER_FILE) {
-            let (path, expected) = (disk.path(FORMER_FILE), FORMAT.into());
-            return Err(OpenError::Version { path, found: FORMER_FORMAT, expected });
-        }
         let path = disk.path(&segment::name(0));
         return make(disk, segment_bytes).map_err(|error| OpenError::Io { path, error });
     };

@@ -1,0 +1,97 @@
+//! What was to be published and was refused, counted by channel, publishing node and reason.
+//!
+//! The publisher is told with the answer; here it can be seen by whoever operates the gateway: a
+//! node with another secret, or one that publishes too much.
+
+use std::collections::BTreeMap;
+
+use gater_term::{Atom, encode};
+use parking_lot::Mutex;
+
+use crate::services::channel::local::Refusal;
+
+/// Counts that are kept. Refusals of further nodes are counted as those of [`OTHERS`].
+const MAX_COUNTS: usize = 4096;
+/// In the place of the node where there are too many.
+const OTHERS: &str = "others";
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    channel: Atom,
+    node: Atom,
+    reason: &'static str,
+}
+
+/// The counts since the start.
+#[derive(Debug, Default)]
+pub struct Refusals(Mutex<BTreeMap<Key, u64>>);
+
+impl Refusals {
+    /// A message of `node` was refused on `channel`. Signatures are logged whenever their number
+    /// has doubled; a rate that is used up is the business of the publisher, who slows down.
+    pub fn count(&self, channel: &Atom, node: &Atom, refusal: Refusal) {
+        let reason = refusal.as_atom();
+        let count = self.add(Key { channel: channel.clone(), node: node.clone(), reason });
+        if refusal != Refusal::RateLimited && count.is_power_of_two() {
+            tracing::info!(
+                channel = channel.as_str(),
+                node = node.as_str(),
+                reason,
+                since_start = count,
+                "messages were refused for their signature: the node has another secret or clock, \
+                 or does not sign"
+            );
+        }
+    }
+
+    fn add(&self, mut key: Key) -> u64 {
+        let mut counts = self.0.lock();
+        if counts.len() >= MAX_COUNTS
+            && !counts.contains_key(&key)
+            && let Ok(others) = Atom::new(OTHERS)
+        {
+            key.node = others;
+        }
+        let count = counts.entry(key).or_default();
+        *count = count.saturating_add(1);
+        *count
+    }
+
+    /// `[#{channel, node, reason, count}]`
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let counts = self.0.lock();
+        encode::list_of(out, counts.iter(), |out, (key, count)| {
+            encode::map(out, 4);
+            let pairs = [
+                ("channel", key.channel.as_str()),
+                ("node", key.node.as_str()),
+                ("reason", key.reason),
+            ];
+            for (name, value) in pairs {
+                encode::atom(out, name);
+                encode::atom(out, value);
+            }
+            encode::atom(out, "count");
+            encode::uint(out, *count);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_of_any_number_of_nodes_are_counted_in_bounded_memory() {
+        let refusals = Refusals::default();
+        let channel = Atom::new("esdb_channel_security").unwrap();
+        let nodes = 2 * MAX_COUNTS as u64;
+        for n in 0..nodes {
+            let node = Atom::new(&format!("node{n}@h")).unwrap();
+            refusals.count(&channel, &node, Refusal::SignatureRequired);
+        }
+        let counts = refusals.0.lock();
+        assert_eq!(counts.len(), MAX_COUNTS + 1);
+        assert_eq!(counts.values().sum::<u64>(), nodes);
+    }
+}
