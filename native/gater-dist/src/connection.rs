@@ -326,6 +326,11 @@ impl Connection {
         &self.outbox
     }
 
+    /// Resolves when the connection is to end.
+    pub async fn closed(&self) {
+        self.ending.cancelled().await;
+    }
+
     /// Ends the connection; the first reason counts.
     pub(crate) fn end(&self, reason: DownReason) {
         self.reason.lock().get_or_insert(reason);

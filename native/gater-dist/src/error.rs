@@ -1,10 +1,34 @@
 //! What can go wrong, told apart by who is to blame.
 
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
 use crate::Lane;
 use crate::protocol::control::RawPid;
+
+/// Shows an error with the whole chain of its causes, as in "cannot connect to 10.0.0.1:4369:
+/// connection refused": what logs and people should see.
+pub struct Chain<'a>(pub &'a dyn Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = self.0.to_string();
+        f.write_str(&shown)?;
+        let mut next = self.0.source();
+        while let Some(cause) = next {
+            let text = cause.to_string();
+            // Some errors show their cause themselves.
+            if !shown.ends_with(&text) {
+                write!(f, ": {text}")?;
+            }
+            shown = text;
+            next = cause.source();
+        }
+        Ok(())
+    }
+}
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -229,5 +253,26 @@ impl ProtocolError {
             }
             (error, _) => error,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_shown_with_all_its_causes_and_each_of_them_once() {
+        let address = "10.0.0.1:4369".parse().unwrap();
+        let refused = || io::Error::new(io::ErrorKind::ConnectionRefused, "connection refused");
+        let dial = DialError::Connect { address, source: refused() };
+        let text = "cannot connect to 10.0.0.1:4369: connection refused";
+        assert_eq!(Chain(&dial).to_string(), text);
+        let start = StartError::Epmd(EpmdError::Unreachable { address, source: refused() });
+        let text = "cannot register with EPMD: no EPMD at 10.0.0.1:4369: connection refused";
+        assert_eq!(Chain(&start).to_string(), text);
+        let shake = DialError::Handshake(HandshakeError::WrongCookie);
+        assert_eq!(Chain(&shake).to_string(), shake.to_string());
+        let broken = DialError::Handshake(refused().into());
+        assert_eq!(Chain(&broken).to_string(), "handshake: connection refused");
     }
 }

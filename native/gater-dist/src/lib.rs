@@ -21,7 +21,9 @@ mod term;
 pub use connection::{Connection, Peer};
 pub use driver::cork::{Gathering, begin as gather};
 pub use driver::outbox::{Loss, LossReason};
-pub use error::{DialError, DownReason, EpmdError, HandshakeError, ProtocolError, StartError};
+pub use error::{
+    Chain, DialError, DownReason, EpmdError, HandshakeError, ProtocolError, StartError,
+};
 pub use events::{Events, Message, Target};
 pub use gater_term::LocalPid;
 pub use lanes::{Lane, LaneLimits};

@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gater_core::registry::Change;
 use gater_dist::{Node, Settings};
 use gater_term::{Atom, Pid};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -26,6 +27,7 @@ use crate::services::registry::Registry;
 use crate::services::rpc::Rex;
 use crate::services::secret::Secret;
 use crate::services::session::Sessions;
+use crate::supervise::supervise;
 use crate::transport::mesh::Mesh;
 use crate::transport::peers::{Interest, Peers};
 use crate::transport::router::Router;
@@ -165,11 +167,19 @@ impl Gateway {
         let node = prepared.run(router.clone());
         let stop = CancellationToken::new();
         cluster.start(&stop);
-        tokio::spawn(stop.clone().run_until_cancelled_owned(mesh.follow(node.clone())));
-        rejoin(&peers).await;
+        let own = node.clone();
+        supervise("the cluster of BEAMs is followed", &stop, move || {
+            mesh.clone().follow(own.clone())
+        });
+        // The first look-up after a restart shall find what the last one before it found.
+        let _ = timeout(REJOIN_WITHIN, peers.all_online()).await;
 
-        tokio::spawn(tell_gateways(router.clone(), stop.clone()));
-        tokio::spawn(sweep(router, config.lost_grace, stop.clone()));
+        let told = router.clone();
+        supervise("shims are told of gateways", &stop, move || tell_gateways(told.clone()));
+        let lost_grace = config.lost_grace;
+        supervise("nodes that stay away are given up", &stop, move || {
+            sweep(router.clone(), lost_grace)
+        });
         Ok(Self { node, replica, secret, stop })
     }
 
@@ -243,23 +253,11 @@ fn settings(config: &Config, listen: SocketAddr) -> Settings {
     settings
 }
 
-/// Waits until every node with restored workers is connected, for a while:
-/// the first look-up after a restart shall find what the last one before it found.
-async fn rejoin(peers: &Peers) {
-    let started = Instant::now();
-    while !peers.all_online() && started.elapsed() < REJOIN_WITHIN {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
 /// Gives up nodes that nobody has reached for the grace time.
-async fn sweep(router: Arc<Router>, lost_grace: Duration, stop: CancellationToken) {
+async fn sweep(router: Arc<Router>, lost_grace: Duration) {
     let mut ticks = tokio::time::interval(SWEEP_EVERY);
     loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = stop.cancelled() => return,
-        }
+        ticks.tick().await;
         let lost = router.peers.take_lost(lost_grace);
         for peer in &lost.forgotten {
             router.forget(peer);
@@ -269,16 +267,13 @@ async fn sweep(router: Arc<Router>, lost_grace: Duration, stop: CancellationToke
 }
 
 /// Tells the shims which gateways there are, whenever that changes.
-async fn tell_gateways(router: Arc<Router>, stop: CancellationToken) {
+async fn tell_gateways(router: Arc<Router>) {
     let replica = router.cluster.replica();
     let mut changes = replica.changes();
     loop {
         let names = router.cluster.gateways();
         // Names of members were names of nodes when they became members.
         router.sessions.set_gateways(names.iter().filter_map(|name| atom(name).ok()).collect());
-        tokio::select! {
-            () = replica.changed(&mut changes) => {}
-            () = stop.cancelled() => return,
-        }
+        replica.changed(&mut changes).await;
     }
 }

@@ -9,6 +9,7 @@ pub mod observe;
 pub mod registry;
 pub mod run;
 mod services;
+mod supervise;
 mod transport;
 #[cfg(test)]
 #[path = "../tests/vectors/mod.rs"]

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use gater_dist::Chain;
 use gater_node::cli::admin::{self, Order};
 use gater_node::cli::{self, Action, EXIT_USAGE};
 use gater_node::config::Flags;
@@ -48,7 +49,7 @@ impl Failure {
     }
 
     fn other(error: &dyn Error) -> Self {
-        Self { code: ExitCode::FAILURE, text: chain(error) }
+        Self { code: ExitCode::FAILURE, text: Chain(error).to_string() }
     }
 }
 
@@ -91,16 +92,4 @@ fn remove(folder: &Path) {
         }
         _ => {}
     }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::shared::Shared;
 use super::{exchange, link};
 use crate::protocol::handshake::{Acceptor, Step};
-use crate::{HandshakeError, Peer};
+use crate::{Chain, HandshakeError, Peer};
 
 /// Pause when the system has no more sockets to give.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -117,7 +117,7 @@ fn refused(shared: &Shared, error: &HandshakeError, address: SocketAddr, name: O
         | HandshakeError::BadName(_)
         | HandshakeError::TooManyConnections => {
             if let Some(repeated) = admit("refused", name.map_or(&source, |_| peer)) {
-                tracing::warn!(peer, %address, %error, repeated, "refused");
+                tracing::warn!(peer, %address, error = %Chain(error), repeated, "refused");
             }
         }
         HandshakeError::NotErlang(_)
@@ -127,7 +127,7 @@ fn refused(shared: &Shared, error: &HandshakeError, address: SocketAddr, name: O
                 tracing::info!(peer, %address, %error, repeated, "refused: no Erlang node");
             }
         }
-        _ => tracing::debug!(peer, %address, %error, "handshake ended"),
+        _ => tracing::debug!(peer, %address, error = %Chain(error), "handshake ended"),
     }
 }
 

@@ -13,7 +13,7 @@ use super::shared::{Shared, Wanted};
 use super::{epmd, exchange, link};
 use crate::protocol::handshake::{Dialer, Step};
 use crate::protocol::name;
-use crate::{Connection, DialError, HandshakeError, Peer};
+use crate::{Chain, Connection, DialError, HandshakeError, Peer};
 
 /// Addresses of a host that are tried.
 const MAX_ADDRESSES: usize = 8;
@@ -145,7 +145,9 @@ async fn dial(shared: &Arc<Shared>, node: &Atom) -> Result<Arc<Connection>, Dial
             }
             // The first address is the one that its name is meant to stand for.
             Err(error) if matches!(outcome, Err(DialError::Resolve(_))) => outcome = Err(error),
-            Err(error) => tracing::debug!(%node, %ip, %error, "not reached there either"),
+            Err(error) => {
+                tracing::debug!(%node, %ip, error = %Chain(&error), "not reached there either")
+            }
         }
     }
     let mut socket = outcome?;

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 
 use super::shared::Shared;
-use crate::{EpmdError, Settings};
+use crate::{Chain, EpmdError, Settings};
 
 /// How long a daemon that was just started may take to answer.
 const START_WITHIN: Duration = Duration::from_secs(5);
@@ -127,7 +127,7 @@ pub async fn stay(shared: Arc<Shared>, name: String, registration: Registration)
             // The incarnation stays that of the first registration, as in OTP.
             match register(&shared.settings, &name, shared.port).await {
                 Ok(again) => break again.connection,
-                Err(error) => tracing::warn!(%error, "not registered with epmd"),
+                Err(error) => tracing::warn!(error = %Chain(&error), "not registered with epmd"),
             }
         };
         tracing::info!("registered with epmd again");

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gater_dist::{
-    Connection, DownReason, Events, Lane, Message, Node, Payload, Settings, Target, gen_server,
+    Chain, Connection, DownReason, Events, Lane, Message, Node, Payload, Settings, Target,
+    gen_server,
 };
 use gater_term::{Atom, Pid, ReadError, Reader, encode};
 use tokio::sync::mpsc;
@@ -127,7 +128,7 @@ async fn ask(config: &Config, order: &Order) -> Result<Outcome, OrderError> {
         let connection = timeout(CONNECT_WITHIN, node.connect(&gateway))
             .await
             .map_err(|_| unreachable("it takes too long".into()))?
-            .map_err(|error| unreachable(error.to_string()))?;
+            .map_err(|error| unreachable(Chain(&error).to_string()))?;
         let pid = node.new_pid();
         connection.send_name(Lane::Control, cluster::NAME, &call(&pid, order));
         let within = if *order == Order::Status { CONNECT_WITHIN } else { ADD_WITHIN * 2 };

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gater_dist::{Connection, Node};
+use gater_dist::{Chain, Connection, Node};
 use gater_term::{Atom, Reader, encode};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -139,7 +139,7 @@ impl Mesh {
                     if let Err(error) = node.connect(&name).await
                         && first
                     {
-                        tracing::info!(node = %name, %error, "a node of the cluster is not reached");
+                        tracing::info!(node = %name, error = %Chain(&error), "a node of the cluster is not reached");
                     }
                 });
             }

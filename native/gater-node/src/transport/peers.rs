@@ -18,8 +18,8 @@ use foldhash::HashMap;
 use gater_dist::{Connection, Node};
 use gater_term::{Atom, LocalPid, Pid};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::timeout;
 
 /// Why the gateway watches a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub struct Peer {
     /// It is another gateway.
     gateway: AtomicBool,
     /// It is connected, and what that means has been made known.
-    announced: AtomicBool,
+    announced: watch::Sender<bool>,
     watched: Mutex<HashMap<LocalPid, Interests>>,
     /// When the last connection went, or when the incarnation was first heard of.
     lost_since: Mutex<Option<Instant>>,
@@ -119,11 +119,11 @@ impl PeerRef {
 
     /// All that its connection means has been made known: its workers are offered.
     pub fn announce(&self) {
-        self.0.announced.store(true, Ordering::Release);
+        self.0.announced.send_replace(true);
     }
 
     fn is_announced(&self) -> bool {
-        self.0.announced.load(Ordering::Acquire)
+        *self.0.announced.borrow()
     }
 
     /// The full pid of a process of this node.
@@ -188,6 +188,8 @@ pub struct Peers {
     /// Those that may wait for a node to be reached.
     waiters: Arc<Semaphore>,
     table: Mutex<HashMap<Atom, Vec<PeerRef>>>,
+    /// Told when a node is connected or forgotten.
+    changed: Notify,
 }
 
 impl Peers {
@@ -200,6 +202,7 @@ impl Peers {
             node,
             waiters: Arc::new(Semaphore::new(MAX_WAITERS)),
             table: Mutex::default(),
+            changed: Notify::new(),
         }
     }
 
@@ -251,7 +254,7 @@ impl Peers {
             creation,
             link: ArcSwapOption::empty(),
             gateway: AtomicBool::new(false),
-            announced: AtomicBool::new(false),
+            announced: watch::Sender::new(false),
             watched: Mutex::default(),
             lost_since: Mutex::new(Some(Instant::now())),
         }))
@@ -277,6 +280,7 @@ impl Peers {
         *peer.0.lost_since.lock() = None;
         peer.0.link.store(Some(connection.clone()));
         connection.monitor_all(peer.0.watched.lock().keys().copied());
+        self.changed.notify_waiters();
         Joined { peer, replaced }
     }
 
@@ -290,7 +294,7 @@ impl Peers {
             peer.link().as_ref().is_some_and(|link| Arc::ptr_eq(link, connection))
         })?;
         let peer = peers.get(at)?.clone();
-        peer.0.announced.store(false, Ordering::Release);
+        peer.0.announced.send_replace(false);
         peer.0.link.store(None);
         *peer.0.lost_since.lock() = Some(Instant::now());
         // An idle peer may be about to be watched, so it goes with the next
@@ -390,6 +394,7 @@ impl Peers {
         for peer in &lost.forgotten {
             self.release(peer);
         }
+        self.changed.notify_waiters();
         lost
     }
 
@@ -409,8 +414,12 @@ impl Peers {
                 // Another incarnation answers: this one is gone. Else the connection's own
                 // task makes it known, right after.
                 let same = connection.peer().creation == peer.creation();
-                while same && !peer.is_announced() && !connection.is_closed() {
-                    sleep(LOOK_EVERY).await;
+                if same {
+                    let mut announced = peer.0.announced.subscribe();
+                    tokio::select! {
+                        _ = announced.wait_for(|announced| *announced) => {}
+                        () = connection.closed() => {}
+                    }
                 }
             };
             // Out of reach is no reason to refuse: the node may come back.
@@ -427,9 +436,16 @@ impl Peers {
         })
     }
 
-    /// Whether every node that is known is connected.
-    pub fn all_online(&self) -> bool {
-        self.table.lock().values().flatten().all(PeerRef::online)
+    /// Waits until every node that is known is connected.
+    pub async fn all_online(&self) {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if self.table.lock().values().flatten().all(PeerRef::online) {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// The number of connected nodes.
@@ -440,8 +456,6 @@ impl Peers {
 
 /// How long a registration or subscription waits for the node of its process.
 const REACH_WITHIN: Duration = Duration::from_secs(2);
-/// Between two looks at a connection that is just being made known.
-const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Registrations and subscriptions that wait at a time; further ones do not wait.
 const MAX_WAITERS: usize = 1024;
 /// Incarnations of one node that are remembered at a time: the connected one

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gater_dist::gen_server::{self, Request};
-use gater_dist::{Connection, DialError, DownReason, Events, Lane, Loss, Message, Target};
+use gater_dist::{Chain, Connection, DialError, DownReason, Events, Lane, Loss, Message, Target};
 use gater_term::{Atom, LocalPid, Pid};
 
 use super::mesh::Mesh;
@@ -161,8 +161,8 @@ impl Events for Router {
     }
 
     fn unreachable(&self, node: &Atom, error: &DialError) {
-        if let Some(attempts) = self.unreached.failed(node, &error.to_string()) {
-            tracing::info!(%node, %error, attempts, "node not reached; it is tried again");
+        if let Some(attempts) = self.unreached.failed(node, &Chain(error).to_string()) {
+            tracing::info!(%node, error = %Chain(error), attempts, "node not reached; it is tried again");
         }
     }
 

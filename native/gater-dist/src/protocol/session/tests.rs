@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::Payload;
 
 const NOW: Duration = Duration::ZERO;
 
@@ -110,5 +111,208 @@ fn a_reference_to_an_atom_that_is_not_listed_is_refused() {
         let whole = [&[131, 68], LIST, &broken, &[97, 1]].concat();
         let outcome = session.frames(&framed(&whole).into(), NOW, &mut Kept::default());
         assert!(outcome.is_err());
+    }
+}
+
+/// One end of a connection in memory.
+struct Side {
+    session: Session,
+    seen: Seen,
+}
+
+/// What a session has told its end.
+#[derive(Default)]
+struct Seen {
+    /// The process that lives there, by its numbers.
+    lives: Option<(u32, u32)>,
+    /// Not sent yet.
+    signals: Vec<Signal>,
+    exited: Vec<(LocalPid, Vec<u8>, Bytes)>,
+    marks: Vec<Vec<u8>>,
+    broken: Vec<(LocalPid, Bytes)>,
+}
+
+impl Sink for Seen {
+    fn knows(&mut self, name: &str) -> bool {
+        name == "srv"
+    }
+
+    fn lives(&mut self, id: u32, serial: u32) -> bool {
+        self.lives == Some((id, serial))
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        self.signals.push(signal);
+    }
+
+    fn reply(&mut self, _from: &From, _reply: Bytes) {}
+
+    fn tick(&mut self) {}
+
+    fn message(&mut self, _to: Target<'_>, _payload: Bytes) {}
+
+    fn exited(&mut self, pid: LocalPid, reference: &[u8], reason: Bytes) {
+        self.exited.push((pid, reference.to_vec(), reason));
+    }
+
+    fn link_broken(&mut self, pid: LocalPid, reason: Bytes) {
+        self.broken.push((pid, reason));
+    }
+
+    fn mark_answered(&mut self, reference: &[u8]) {
+        self.marks.push(reference.to_vec());
+    }
+
+    fn unknown_operation(&mut self, op: u64) {
+        panic!("operation {op} is unknown");
+    }
+}
+
+impl Side {
+    fn new(ours: &Pid, peer: &Pid, flags: u64) -> Self {
+        let peer = Peer { name: peer.node.clone(), creation: peer.creation, flags, hidden: true };
+        let limits = Limits { message: 1 << 20, total: 1 << 22, stale: Duration::from_secs(1) };
+        Self { session: Session::new(ours, &peer, limits), seen: Seen::default() }
+    }
+
+    /// Sends what this end has to say to the other one, as it goes over the wire.
+    fn talk_to(&mut self, other: &mut Self) {
+        let format = self.session.format();
+        let mut frames = BytesMut::new();
+        for Signal { control, payload } in self.seen.signals.drain(..) {
+            let payload: Bytes = payload.to_vec().into();
+            format.put_signal(&mut frames, &control, payload.len());
+            frames.extend_from_slice(&payload);
+        }
+        other.session.frames(&frames.freeze(), NOW, &mut other.seen).unwrap();
+    }
+}
+
+fn pid(node: &str, id: u32, creation: u32) -> Pid {
+    Pid { node: Atom::new(node).unwrap(), id, serial: 0, creation }
+}
+
+fn encoded(pid: &Pid) -> Vec<u8> {
+    let mut out = Vec::new();
+    gater_term::encode::pid(&mut out, pid);
+    out
+}
+
+fn control(op: u8, elements: &[&[u8]]) -> Bytes {
+    [&[104, 1 + elements.len() as u8, 97, op][..], &elements.concat()].concat().into()
+}
+
+/// A gateway whose only process is number 1, and a BEAM, that agreed on all flags or on none.
+fn pairs() -> [(Side, Side); 2] {
+    let (ours, theirs) = (pid("gater@h", 1, 1), pid("a@h", 4, 2));
+    [u64::MAX, 0].map(|flags| {
+        let mut gateway = Side::new(&ours, &theirs, flags);
+        gateway.seen.lives = Some((1, 0));
+        (gateway, Side::new(&theirs, &ours, flags))
+    })
+}
+
+/// What the gateway answers to a signal of the BEAM; the answer is accepted there.
+fn answer(gateway: &mut Side, beam: &mut Side, control: Bytes, payload: &[u8]) -> Vec<Signal> {
+    let payload = Payload::from(payload.to_vec());
+    beam.seen.signals.push(Signal { control, payload });
+    beam.talk_to(gateway);
+    let answers = gateway.seen.signals.clone();
+    gateway.talk_to(beam);
+    answers
+}
+
+#[test]
+fn a_monitor_of_a_process_that_is_gone_ends_at_once_and_of_one_that_lives_does_not() {
+    for (mut gateway, mut beam) in pairs() {
+        let process = LocalPid { id: 5, serial: 0, creation: 2 };
+        let reference = gateway.session.format().monitor_reference(7);
+        for lives in [true, false] {
+            beam.seen.lives = lives.then_some((5, 0));
+            let monitor = gateway.session.format().monitor(true, process, 7);
+            gateway.seen.signals.push(monitor);
+            gateway.talk_to(&mut beam);
+            beam.talk_to(&mut gateway);
+            assert_eq!(gateway.seen.exited.is_empty(), lives);
+        }
+        let noproc = Bytes::from_static(b"\x77\x06noproc");
+        assert_eq!(gateway.seen.exited, [(process, reference, noproc)]);
+    }
+}
+
+#[test]
+fn a_probe_is_answered_when_all_before_it_was_read() {
+    for (mut gateway, mut beam) in pairs() {
+        let probe = gateway.session.format().mark(3);
+        gateway.seen.signals.push(probe);
+        gateway.talk_to(&mut beam);
+        beam.talk_to(&mut gateway);
+        assert_eq!(gateway.seen.marks.len(), 1);
+        assert!(gateway.session.format().is_mark(3, &gateway.seen.marks[0]));
+        assert!(gateway.seen.exited.is_empty());
+    }
+}
+
+#[test]
+fn a_monitor_by_name_ends_at_once_unless_the_name_is_known() {
+    let reference = [&[90, 0, 1, 119, 3][..], b"a@h", &[0, 0, 0, 2, 0, 0, 0, 9]].concat();
+    for (mut gateway, mut beam) in pairs() {
+        let from = encoded(&pid("a@h", 6, 2));
+        let monitor = |name: &[u8]| control(19, &[&from, name, &reference]);
+        let known = answer(&mut gateway, &mut beam, monitor(b"\x77\x03srv"), b"");
+        assert_eq!(known, []);
+        let unknown = answer(&mut gateway, &mut beam, monitor(b"\x77\x04none"), b"");
+        assert_eq!(unknown.len(), 1);
+        assert_eq!(beam.seen.marks, std::slice::from_ref(&reference));
+    }
+}
+
+#[test]
+fn a_link_to_a_process_that_is_gone_ends_at_once() {
+    let (ours, gone) = (encoded(&pid("gater@h", 1, 1)), encoded(&pid("gater@h", 9, 1)));
+    let (theirs, before) = (encoded(&pid("a@h", 6, 2)), encoded(&pid("a@h", 6, 1)));
+    for (mut gateway, mut beam) in pairs() {
+        let mut link =
+            |from: &[u8], to: &[u8]| answer(&mut gateway, &mut beam, control(1, &[from, to]), b"");
+        assert_eq!(link(&theirs, &ours), [], "it lives");
+        assert_eq!(link(&before, &gone), [], "an earlier life of the node asks");
+        assert_eq!(link(&theirs, &theirs), [], "it is not of this node");
+        let [exit] = &link(&theirs, &gone)[..] else { panic!("one answer") };
+        let [.., op] = exit.control[..4] else { panic!("a tuple") };
+        let in_payload = op == 24;
+        assert!(in_payload || op == 3);
+        assert!(exit.control.ends_with(if in_payload { &theirs } else { b"\x77\x06noproc" }));
+        assert_eq!(exit.payload.is_empty(), !in_payload);
+    }
+}
+
+#[test]
+fn an_unlink_is_acknowledged_with_its_id() {
+    let ours = encoded(&pid("gater@h", 1, 1));
+    let (theirs, before) = (encoded(&pid("a@h", 6, 2)), encoded(&pid("a@h", 6, 1)));
+    let id = [110, 8, 0, 255, 255, 255, 255, 255, 255, 255, 255];
+    for (mut gateway, mut beam) in pairs() {
+        let mut unlink =
+            |from: &[u8]| answer(&mut gateway, &mut beam, control(35, &[&id, from, &ours]), b"");
+        assert_eq!(unlink(&before), [], "an earlier life of the node is not answered");
+        let [ack] = &unlink(&theirs)[..] else { panic!("one answer") };
+        assert_eq!(ack.control, control(36, &[&id, &ours, &theirs]));
+    }
+}
+
+#[test]
+fn a_request_to_spawn_is_refused_under_its_own_reference() {
+    let request = [&[90, 0, 1, 119, 3][..], b"a@h", &[0, 0, 0, 2, 0, 0, 0, 9]].concat();
+    let theirs = encoded(&pid("a@h", 6, 2));
+    let call = b"\x68\x03\x77\x01m\x77\x01f\x61\x00";
+    for (mut gateway, mut beam) in pairs() {
+        let spawn = control(29, &[&request, &theirs, &theirs, call, b"\x6a"]);
+        let [refused] = &answer(&mut gateway, &mut beam, spawn, b"\x6a")[..] else {
+            panic!("one answer")
+        };
+        assert_eq!(
+            refused.control,
+            control(31, &[&request, &theirs, b"\x61\0", b"\x77\x06notsup"])
+        );
     }
 }

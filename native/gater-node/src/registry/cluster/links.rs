@@ -8,6 +8,7 @@ use foldhash::HashMap;
 use gater_term::Atom;
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Cluster;
@@ -77,13 +78,19 @@ impl Links {
 
 /// Keeps all other gateways connected.
 pub async fn keep(cluster: Arc<Cluster>) {
-    let mut tended: HashMap<String, tokio::task::AbortHandle> = HashMap::default();
+    let mut tended: HashMap<String, AbortHandle> = HashMap::default();
     let mut tasks = tokio::task::JoinSet::new();
     loop {
         let mut names = cluster.gateways();
         names.extend(cluster.listed.iter().cloned());
         names.remove(cluster.own_name.as_str());
         *cluster.links.names.lock() = names.clone();
+        while let Some(ended) = tasks.try_join_next() {
+            if ended.is_err_and(|error| error.is_panic()) {
+                tracing::error!("what keeps a gateway connected failed and begins again");
+                tended.retain(|_, task: &mut AbortHandle| !task.is_finished());
+            }
+        }
         tended.retain(|name, task| {
             let wanted = names.contains(name);
             if !wanted {

@@ -17,12 +17,11 @@ pub mod rpc;
 pub mod wire;
 
 use std::collections::BTreeSet;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use gater_dist::{Connection, Lane};
+use gater_dist::{Chain, Connection, Lane};
 use gater_term::Atom;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +32,7 @@ use self::links::Links;
 use self::rpc::Rpc;
 use self::wire::{Answer, Content, Envelope, Hello, NAME, Question};
 use crate::registry::replica::{Member, MemberError, OpenError, Replica, Role, Standing};
+use crate::supervise::supervise;
 use crate::transport::peers::Peers;
 
 /// The name under which the data directory remembers the cluster.
@@ -137,19 +137,14 @@ impl Cluster {
 
     /// Connects to the other gateways, now and whenever that is needed, until `stop`.
     pub fn start(self: &Arc<Self>, stop: &CancellationToken) {
-        let until = |task: Pin<Box<dyn Future<Output = ()> + Send>>| {
-            let stop = stop.clone();
-            tokio::spawn(async move {
-                tokio::select! {
-                    () = task => {}
-                    () = stop.cancelled() => {}
-                }
-            });
-        };
-        until(Box::pin(links::keep(self.clone())));
-        until(Box::pin(campaign::watch(self.clone())));
-        until(Box::pin(joining::join(self.clone())));
-        until(Box::pin(health::watch(self.clone())));
+        let of = self.clone();
+        supervise("gateways are kept connected", stop, move || links::keep(of.clone()));
+        let of = self.clone();
+        supervise("the leader is watched", stop, move || campaign::watch(of.clone()));
+        let of = self.clone();
+        supervise("the cluster is joined", stop, move || joining::join(of.clone()));
+        let of = self.clone();
+        supervise("the cluster's health is watched", stop, move || health::watch(of.clone()));
     }
 
     /// The name of this gateway.
@@ -406,7 +401,7 @@ impl Cluster {
             return Ok(());
         }
         let dialled = self.rpc.node().connect(&node).await;
-        dialled.map_err(|error| format!("{name} cannot be reached: {error}"))?;
+        dialled.map_err(|error| format!("{name} cannot be reached: {}", Chain(&error)))?;
         let hello = match self.rpc.ask(name, Question::Hello, links::ANSWER_WITHIN).await {
             Ok(Answer::Hello(hello)) => hello,
             _ => return Err(format!("{name} does not answer as a gateway does")),
