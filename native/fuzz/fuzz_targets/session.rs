@@ -46,7 +46,11 @@ impl Sink for Check {
 
     fn exited(&mut self, _pid: LocalPid, _reference: &[u8], _reason: Bytes) {}
 
-    fn mark_answered(&mut self, _reference: &[u8]) {}
+    fn tick(&mut self) {}
+
+    fn link_broken(&mut self, _pid: LocalPid, _reason: Bytes) {}
+
+    fn probe_answered(&mut self, _reference: &[u8]) {}
 
     fn unknown_operation(&mut self, _op: u64) {}
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use gater_dist::driver::batch::Batch;
 use gater_dist::driver::item::Item;
-use gater_dist::driver::outbox::{Gathered, Next, Outbox, Outcome};
+use gater_dist::driver::outbox::{Coalesced, Next, Outbox, Outcome};
 use gater_dist::gen_server::{self, From, Request};
 use gater_dist::protocol::encode::{Format, Signal};
 use gater_dist::protocol::fragment::Limits;
@@ -23,7 +23,7 @@ const ROUNDS: usize = 15;
 const ROUND_MILLIS: u128 = 100;
 /// Messages of one read.
 const MESSAGES: usize = 200;
-const GATHERER: u64 = 1;
+const CORKER: u64 = 1;
 const LIMITS: LaneLimits = LaneLimits { bytes: 64 << 20, messages: 1 << 20 };
 
 /// Hands what arrives to subscribers on another connection, as a channel does.
@@ -62,12 +62,12 @@ impl Sink for Router {
             from: 0,
             payload: draft.payload().clone(),
         };
-        let gathered = self.outbox.gather(GATHERER, Lane::High, |batch| {
+        let coalesced = self.outbox.coalesce(CORKER, Lane::High, |batch| {
             let served = batch.add_draft(to, &draft);
             to.get(served..).filter(|rest| !rest.is_empty()).map(item)
         });
-        if gathered == Gathered::Refused {
-            let outcome = self.outbox.push(Some(GATHERER), Lane::High, item(to));
+        if coalesced == Coalesced::Refused {
+            let outcome = self.outbox.push(Some(CORKER), Lane::High, item(to));
             assert_eq!(outcome, Outcome::Taken);
         }
     }
@@ -76,7 +76,7 @@ impl Sink for Router {
 
     fn link_broken(&mut self, _pid: LocalPid, _reason: Bytes) {}
 
-    fn mark_answered(&mut self, _reference: &[u8]) {}
+    fn probe_answered(&mut self, _reference: &[u8]) {}
 
     fn unknown_operation(&mut self, _op: u64) {}
 }
@@ -84,7 +84,7 @@ impl Sink for Router {
 impl Router {
     /// What the writer does, but for the system call.
     fn write(&self) {
-        self.outbox.flush(GATHERER, false);
+        self.outbox.flush(CORKER, false);
         let mut written = None;
         while let Next::Write(mut batch) = self.outbox.next(written.take()) {
             batch.clear();

@@ -12,10 +12,10 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::batch::Batch;
-use crate::driver::caller_stats::{Callers, Seen};
+use crate::driver::caller_stats::{CallerStats, Seen};
 use crate::driver::cork;
 use crate::driver::item::Item;
-use crate::driver::outbox::{Gathered, Loss, Outbox, Outcome};
+use crate::driver::outbox::{Coalesced, Loss, Outbox, Outcome};
 use crate::gen_server::From;
 use crate::protocol::answer::{Answer, Reply};
 use crate::protocol::encode::{Format, Signal};
@@ -58,7 +58,7 @@ pub struct Connection {
     started: Instant,
     /// Milliseconds after `started`.
     heard_at: AtomicU64,
-    callers: Mutex<Callers>,
+    caller_stats: Mutex<CallerStats>,
     /// Set once, before `ending` is cancelled.
     reason: Mutex<Option<DownReason>>,
     ending: CancellationToken,
@@ -107,7 +107,7 @@ impl Connection {
             me: me.clone(),
             started: Instant::now(),
             heard_at: AtomicU64::new(0),
-            callers: Mutex::default(),
+            caller_stats: Mutex::default(),
             reason: Mutex::new(None),
             ending: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -139,9 +139,9 @@ impl Connection {
     pub fn send_draft(&self, lane: Lane, to: &[LocalPid], draft: &Draft<'_>) {
         let mut rest = to;
         if draft.len() <= self.fragment_bytes.min(GATHERED_BELOW)
-            && let Some(gatherer) = cork::gatherer()
+            && let Some(corker) = cork::corker()
         {
-            let gathered = self.outbox.gather(gatherer, lane, |batch| {
+            let coalesced = self.outbox.coalesce(corker, lane, |batch| {
                 rest = to.get(batch.add_draft(to, draft)..).unwrap_or_default();
                 match rest {
                     [] => None,
@@ -153,7 +153,7 @@ impl Connection {
                     }),
                 }
             });
-            if self.is_gathered(gathered) {
+            if self.is_coalesced(coalesced) {
                 return;
             }
         }
@@ -178,8 +178,8 @@ impl Connection {
     }
 
     fn answer(&self, from: &From, reply: Reply) {
-        let at_once = cork::gatherer().is_some();
-        self.callers.lock().answered(&from.pid, at_once, || self.age());
+        let at_once = cork::corker().is_some();
+        self.caller_stats.lock().answered(&from.pid, at_once, || self.age());
         self.push(Lane::Control, Item::Answer(Answer { from: from.clone(), reply }));
     }
 
@@ -254,15 +254,15 @@ impl Connection {
 
     /// Asks a peer that is silent for an answer, if it gives any. A BEAM sends no empty frames
     /// for as long as a quarter of its own `net_ticktime`, which may be minutes.
-    pub(crate) fn probe(&self) {
+    pub(crate) fn liveness_probe(&self) {
         if self.format.watch == Watch::Monitor {
-            self.push(Lane::Control, Item::Signal(self.format.probe()));
+            self.push(Lane::Control, Item::Signal(self.format.liveness_probe()));
         }
     }
 
-    /// The peer has answered a mark.
-    pub(crate) fn mark_answered(&self, reference: &[u8]) {
-        self.outbox.answered(|number| self.format.is_mark(number, reference));
+    /// The peer has answered a probe.
+    pub(crate) fn probe_answered(&self, reference: &[u8]) {
+        self.outbox.answered(|number| self.format.is_probe(number, reference));
     }
 
     /// Closes the connection at once; what is queued is lost.
@@ -276,22 +276,22 @@ impl Connection {
     }
 
     fn push(&self, lane: Lane, item: Item) {
-        let gatherer = cork::gatherer();
+        let corker = cork::corker();
         let mut item = Some(item);
-        if let Some(number) = gatherer
+        if let Some(number) = corker
             && item
                 .as_ref()
                 .is_some_and(|item| item.message_len() <= GATHERED_BELOW || item.is_shared())
         {
-            let gathered = self
+            let coalesced = self
                 .outbox
-                .gather(number, lane, |batch| item.take().and_then(|item| batch.add(item)));
-            if self.is_gathered(gathered) {
+                .coalesce(number, lane, |batch| item.take().and_then(|item| batch.add(item)));
+            if self.is_coalesced(coalesced) {
                 return;
             }
         }
         let Some(item) = item else { return };
-        match self.outbox.push(gatherer, lane, item) {
+        match self.outbox.push(corker, lane, item) {
             Outcome::Taken => {}
             Outcome::Dropped(losses) => self.lost(losses.into_iter().map(|loss| (lane, loss))),
             Outcome::Overflow(losses) => {
@@ -309,13 +309,13 @@ impl Connection {
         }
     }
 
-    fn is_gathered(&self, gathered: Gathered) -> bool {
-        if gathered == (Gathered::Taken { first: true })
+    fn is_coalesced(&self, coalesced: Coalesced) -> bool {
+        if coalesced == (Coalesced::Taken { first: true })
             && let Some(me) = self.me.upgrade()
         {
             cork::touch(me);
         }
-        gathered != Gathered::Refused
+        coalesced != Coalesced::Refused
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -369,8 +369,8 @@ impl Connection {
     }
 
     /// Who was answered, and how much since this was asked the last time.
-    pub(crate) fn callers(&self) -> Seen {
-        self.callers.lock().take()
+    pub(crate) fn caller_stats(&self) -> Seen {
+        self.caller_stats.lock().take()
     }
 
     /// Time since something has arrived.

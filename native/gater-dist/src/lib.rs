@@ -19,7 +19,7 @@ mod settings;
 mod term;
 
 pub use connection::{Connection, Peer};
-pub use driver::cork::{Gathering, begin as gather};
+pub use driver::cork::{Cork, begin as cork};
 pub use driver::outbox::{Loss, LossReason};
 pub use error::{
     Chain, DialError, DownReason, EpmdError, HandshakeError, ProtocolError, StartError,

@@ -106,10 +106,10 @@ impl Batch {
         self.bytes(&TICK);
     }
 
-    /// Adds a mark, see [`super::window`].
-    pub fn mark(&mut self, number: u64) {
+    /// Adds a probe, see [`super::window`].
+    pub fn probe(&mut self, number: u64) {
         let at = self.copied.len();
-        let Signal { control, .. } = self.format.mark(number);
+        let Signal { control, .. } = self.format.probe(number);
         self.format.put_signal(&mut self.copied, &control, 0);
         self.copied_since(at);
     }

@@ -15,7 +15,7 @@ const MAX: u32 = 1024;
 
 /// Counts answers and callers.
 #[derive(Debug)]
-pub struct Callers {
+pub struct CallerStats {
     /// The number and serial of the caller that is watched, and when it got its last answer.
     watched: Option<(u32, u32, Duration)>,
     /// Answers since then.
@@ -36,14 +36,14 @@ pub struct Seen {
     pub round: Option<Duration>,
 }
 
-impl Default for Callers {
+impl Default for CallerStats {
     fn default() -> Self {
         let seen = Seen { answers: 0, at_once: 0, callers: 1, round: None };
         Self { watched: None, since: 0, seen }
     }
 }
 
-impl Callers {
+impl CallerStats {
     /// `caller` gets an answer, `at_once` or later than its call was read; `now` is the time
     /// on any clock.
     pub fn answered(&mut self, caller: &Pid, at_once: bool, now: impl FnOnce() -> Duration) {
@@ -83,7 +83,7 @@ mod tests {
 
     /// One answer after the other, a step of time apart.
     fn after(answered: impl IntoIterator<Item = u32>) -> Seen {
-        let mut callers = Callers::default();
+        let mut callers = CallerStats::default();
         for (id, time) in answered.into_iter().zip(1..) {
             callers.answered(&pid(id), true, || STEP * time);
         }
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn answers_are_counted_since_the_last_time() {
-        let mut callers = Callers::default();
+        let mut callers = CallerStats::default();
         for at_once in [true, false, true] {
             callers.answered(&pid(1), at_once, || STEP);
         }

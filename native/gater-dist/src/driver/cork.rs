@@ -1,6 +1,6 @@
 //! What a reader task sends while it handles what it has read at once.
 //!
-//! A thread that gathers puts frames straight into the batches of the connections
+//! A thread that holds a cork puts frames straight into the batches of the connections
 //! that nobody writes to at the time, and writes the batches when it has handled all
 //! it has read: no queue, no wake-up of another task and one system call for each
 //! connection. A lone message goes out before the reader waits again.
@@ -11,49 +11,49 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::Connection;
 
-/// Connections that a gatherer writes to itself; those beyond are left to their tasks.
+/// Connections that the holder of a cork writes to itself; those beyond are left to their tasks.
 const WRITTEN_HERE: usize = 8;
 
 static LAST: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    static CURRENT: RefCell<Current> = const { RefCell::new(Current { gatherer: 0, touched: Vec::new() }) };
+    static CURRENT: RefCell<Current> = const { RefCell::new(Current { corker: 0, touched: Vec::new() }) };
 }
 
 struct Current {
-    /// Never given out twice; 0 while this thread does not gather.
-    gatherer: u64,
+    /// Never given out twice; 0 while this thread holds no cork.
+    corker: u64,
     touched: Vec<Arc<Connection>>,
 }
 
-/// The thread gathers until this is dropped, which writes.
-pub struct Gathering(u64);
+/// The thread coalesces what it sends until this is dropped, which writes.
+pub struct Cork(u64);
 
-/// From now on this thread gathers, unless it does already.
-pub fn begin() -> Option<Gathering> {
+/// Has this thread coalesce what it sends from now on, unless it does already.
+pub fn begin() -> Option<Cork> {
     CURRENT.with_borrow_mut(|current| {
-        if current.gatherer != 0 {
+        if current.corker != 0 {
             return None;
         }
-        current.gatherer = LAST.fetch_add(1, Ordering::Relaxed) + 1;
-        Some(Gathering(current.gatherer))
+        current.corker = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+        Some(Cork(current.corker))
     })
 }
 
-/// The number of this thread's gatherer, if it gathers.
-pub fn gatherer() -> Option<u64> {
-    CURRENT.with_borrow(|current| Some(current.gatherer).filter(|number| *number != 0))
+/// The number of the cork that this thread holds, if it holds one.
+pub fn corker() -> Option<u64> {
+    CURRENT.with_borrow(|current| Some(current.corker).filter(|number| *number != 0))
 }
 
-/// Has `connection` written when the gathering ends.
+/// Has `connection` written when the cork is dropped.
 pub fn touch(connection: Arc<Connection>) {
     CURRENT.with_borrow_mut(|current| current.touched.push(connection));
 }
 
-impl Drop for Gathering {
+impl Drop for Cork {
     fn drop(&mut self) {
         let mut touched = CURRENT.with_borrow_mut(|current| {
-            current.gatherer = 0;
+            current.corker = 0;
             std::mem::take(&mut current.touched)
         });
         for (at, connection) in touched.drain(..).enumerate() {

@@ -52,10 +52,10 @@ pub struct Loss {
 
 /// What became of what was to be gathered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gathered {
+pub enum Coalesced {
     /// It is in the batch, or its rest in its lane.
     Taken {
-        /// It is the first: the gatherer is to call [`Outbox::flush`].
+        /// It is the first: the corker is to call [`Outbox::flush`].
         first: bool,
     },
     /// It is to be pushed.
@@ -65,7 +65,7 @@ pub enum Gathered {
 /// The queue between those who send and those who write.
 ///
 /// Whoever has the duty to write has it alone. While nothing waits nobody has it, and the
-/// first to send takes it: a gatherer puts frames straight into the batch and writes
+/// first to send takes it: a corker puts frames straight into the batch and writes
 /// them when it has handled what it has read, everybody else wakes the writer task.
 /// What comes while somebody else has the duty waits in the lanes, for the writer task, and
 /// what the peer is not to be sent yet waits there for its answer.
@@ -114,7 +114,7 @@ enum Duty {
     /// The writer task.
     Task,
     /// Who has this number, see [`super::cork`].
-    Gatherer(u64),
+    Corker(u64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,8 +138,8 @@ pub enum Next {
 
 impl Outbox {
     /// An empty queue, which the writer task is to look after first.
-    /// Whether the peer answers `marks` decides if it is waited for, see [`super::window`].
-    pub fn new(limits: [LaneLimits; 5], batch: Batch, marks: bool) -> Self {
+    /// Whether the peer answers `probes` decides if it is waited for, see [`super::window`].
+    pub fn new(limits: [LaneLimits; 5], batch: Batch, probes: bool) -> Self {
         let inner = Inner {
             lanes: Lanes::new(limits),
             duty: Duty::Task,
@@ -148,29 +148,29 @@ impl Outbox {
             socket: None,
             wrote: false,
             answered_tick: None,
-            window: Window::new(marks),
+            window: Window::new(probes),
             held: None,
         };
         Self { inner: Mutex::new(inner), wake: Notify::new() }
     }
 
-    /// Lets gatherers write to `socket`.
+    /// Lets corkers write to `socket`.
     pub fn attach(&self, socket: Arc<OwnedWriteHalf>) {
         self.inner.lock().socket = Some(socket);
     }
 
-    /// Has `write` put frames into the batch, if `gatherer` has the duty or nobody. It
+    /// Has `write` put frames into the batch, if `corker` has the duty or nobody. It
     /// gives back what is left of an item for `lane` when enough is gathered.
-    pub fn gather(
+    pub fn coalesce(
         &self,
-        gatherer: u64,
+        corker: u64,
         lane: Lane,
         write: impl FnOnce(&mut Batch) -> Option<Item>,
-    ) -> Gathered {
+    ) -> Coalesced {
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         let first = inner.duty == Duty::Nobody;
-        let mine = first || inner.duty == Duty::Gatherer(gatherer);
+        let mine = first || inner.duty == Duty::Corker(corker);
         // What others have queued meanwhile goes first: what is sent under a lock of the
         // sender's leaves in the order in which the lock was held.
         if inner.phase != Phase::Open
@@ -178,16 +178,16 @@ impl Outbox {
             || lane > inner.window.lowest()
             || inner.lanes.waits(lane)
         {
-            return Gathered::Refused;
+            return Coalesced::Refused;
         }
-        let Some(batch) = inner.batch.as_mut() else { return Gathered::Refused };
+        let Some(batch) = inner.batch.as_mut() else { return Coalesced::Refused };
         let before = batch.bytes_added();
         let rest = write(batch);
-        if let Some(mark) = inner.window.sent(lane, batch.bytes_added() - before, Instant::now) {
-            batch.mark(mark);
+        if let Some(probe) = inner.window.sent(lane, batch.bytes_added() - before, Instant::now) {
+            batch.probe(probe);
         }
         let full = rest.is_some() || !batch.has_room();
-        inner.duty = Duty::Gatherer(gatherer);
+        inner.duty = Duty::Corker(corker);
         if let Some(rest) = rest {
             let (bytes, messages) = rest.size();
             inner.lanes.put_back(lane, bytes, messages, rest);
@@ -196,14 +196,14 @@ impl Outbox {
             // A flood is the task's business: it may go on elsewhere meanwhile.
             self.hand_over(guard);
         }
-        Gathered::Taken { first: first && !full }
+        Coalesced::Taken { first: first && !full }
     }
 
-    /// Writes what `gatherer` has gathered, without waiting. What the socket does not
+    /// Writes what `corker` has gathered, without waiting. What the socket does not
     /// take, or all if it is not to be written `here`, is left to the writer task.
-    pub fn flush(&self, gatherer: u64, here: bool) {
+    pub fn flush(&self, corker: u64, here: bool) {
         let mut inner = self.inner.lock();
-        if inner.duty != Duty::Gatherer(gatherer) {
+        if inner.duty != Duty::Corker(corker) {
             return;
         }
         let socket = inner.socket.clone().filter(|_| here);
@@ -235,9 +235,9 @@ impl Outbox {
         self.wake.notify_one();
     }
 
-    /// Queues an item, as `gatherer` if that is who calls: nothing it gathers later may
+    /// Queues an item, as `corker` if that is who calls: nothing it gathers later may
     /// go before the item.
-    pub fn push(&self, gatherer: Option<u64>, lane: Lane, item: Item) -> Outcome {
+    pub fn push(&self, corker: Option<u64>, lane: Lane, item: Item) -> Outcome {
         let (bytes, messages) = item.size();
         let mut inner = self.inner.lock();
         if inner.phase != Phase::Open {
@@ -246,7 +246,7 @@ impl Outbox {
         let pushed = inner.lanes.push(lane, bytes, messages, item);
         let mine = match inner.duty {
             Duty::Nobody => inner.ready(),
-            Duty::Gatherer(number) => gatherer == Some(number),
+            Duty::Corker(number) => corker == Some(number),
             Duty::Task => false,
         };
         if mine {
@@ -274,7 +274,7 @@ impl Outbox {
         if written.is_some() {
             inner.batch = written;
         }
-        if matches!(inner.duty, Duty::Gatherer(_)) {
+        if matches!(inner.duty, Duty::Corker(_)) {
             // It hands over if it does not finish.
             return Next::Wait;
         }
@@ -290,10 +290,10 @@ impl Outbox {
                     let (bytes, messages) = rest.size();
                     inner.lanes.put_back(lane, bytes, messages, rest);
                 }
-                if let Some(mark) =
+                if let Some(probe) =
                     inner.window.sent(lane, batch.bytes_added() - before, Instant::now)
                 {
-                    batch.mark(mark);
+                    batch.probe(probe);
                 }
             }
         }
@@ -313,10 +313,10 @@ impl Outbox {
         Next::Write(batch)
     }
 
-    /// The peer has answered something; whether that is this mark is what `is_mark` tells.
-    pub fn answered(&self, is_mark: impl Fn(u64) -> bool) {
+    /// The peer has answered something; whether that is this probe is what `is_probe` tells.
+    pub fn answered(&self, is_probe: impl Fn(u64) -> bool) {
         let mut inner = self.inner.lock();
-        if !inner.window.awaited().is_some_and(is_mark) {
+        if !inner.window.awaited().is_some_and(is_probe) {
             return;
         }
         let now = Instant::now();

@@ -71,7 +71,7 @@ impl Drop for Turn<'_> {
 
 /// What one reader knows of its peer.
 #[derive(Debug)]
-pub struct Patience {
+pub struct AdaptivePolling {
     spin: Duration,
     /// In a row.
     failures: u32,
@@ -81,7 +81,7 @@ pub struct Patience {
     until: Option<Instant>,
 }
 
-impl Patience {
+impl AdaptivePolling {
     /// Polls for at most `spin` at a time.
     pub fn new(spin: Duration) -> Self {
         Self { spin, failures: 0, pause: 0, until: None }
@@ -204,18 +204,18 @@ mod tests {
 
     #[test]
     fn polling_in_vain_is_tried_ever_more_rarely() {
-        let mut patience = Patience::new(Duration::from_micros(50));
+        let mut polling = AdaptivePolling::new(Duration::from_micros(50));
         let mut tried = 0;
         for _ in 0..10_000 {
-            if patience.due() {
+            if polling.due() {
                 tried += 1;
-                patience.in_vain();
+                polling.in_vain();
             }
         }
         assert!(tried < 70, "{tried}");
-        patience.worth_it();
-        while !patience.due() {}
-        assert!(patience.due());
+        polling.worth_it();
+        while !polling.due() {}
+        assert!(polling.due());
     }
 
     #[test]
@@ -230,6 +230,6 @@ mod tests {
 
     #[test]
     fn without_a_time_to_poll_it_is_never_due() {
-        assert!(!Patience::new(Duration::ZERO).due());
+        assert!(!AdaptivePolling::new(Duration::ZERO).due());
     }
 }

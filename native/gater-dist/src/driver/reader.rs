@@ -10,7 +10,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::{block_in_place, yield_now};
 
 use super::cork;
-use super::polling::Patience;
+use super::polling::AdaptivePolling;
 use super::shared::Shared;
 use crate::gen_server::From;
 use crate::protocol::encode::Signal;
@@ -57,10 +57,10 @@ async fn read(
     let mut buffer = BytesMut::with_capacity(FIRST_READ_BYTES);
     let mut room = FIRST_READ_BYTES;
     let mut unbroken = 0;
-    let mut patience = Patience::new(shared.settings.spin);
+    let mut polling = AdaptivePolling::new(shared.settings.spin);
     loop {
-        let callers = connection.callers();
-        let read = match patience.read(callers, &mut socket, &mut buffer, &shared.spinning).await {
+        let callers = connection.caller_stats();
+        let read = match polling.read(callers, &mut socket, &mut buffer, &shared.spinning).await {
             Ok(0) => return DownReason::Closed,
             Ok(read) => read,
             Err(error) => return DownReason::Io(error.to_string()),
@@ -105,7 +105,7 @@ fn handle(
             *buffer = fresh;
         }
         // Written when it goes out of scope.
-        let _gathering = cork::begin();
+        let _cork = cork::begin();
         session.frames(&frames, now, sink)?;
     }
     Ok(extent.next.unwrap_or(0))
@@ -164,8 +164,8 @@ impl Sink for Incoming<'_> {
         }
     }
 
-    fn mark_answered(&mut self, reference: &[u8]) {
-        self.connection.mark_answered(reference);
+    fn probe_answered(&mut self, reference: &[u8]) {
+        self.connection.probe_answered(reference);
     }
 
     fn apart<R>(bytes: usize, work: impl FnOnce() -> R) -> R {

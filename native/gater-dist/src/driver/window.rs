@@ -1,7 +1,7 @@
 //! How much a peer is sent before it has shown that it has read what came before.
 //!
 //! What the kernels at both ends hold, tens of MiB with a receiver that is slower than the
-//! sender, cannot be overtaken any more. So after every so many bytes a **mark** goes out: a
+//! sender, cannot be overtaken any more. So after every so many bytes a **probe** goes out: a
 //! monitor of a name that no process can have, which every node answers at once, in the order
 //! in which it reads. While too much is unanswered only the urgent lanes are written, and all
 //! else waits where it can be overtaken, and dropped by the rule of its lane.
@@ -10,7 +10,7 @@
 //! answer takes beyond the fastest one ever is time that bytes have waited. A near node is
 //! sent little at a time and reads it soon; one that is far away needs more under way.
 //!
-//! A node that does not answer the first mark is never kept waiting for.
+//! A node that does not answer the first probe is never kept waiting for.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -22,8 +22,8 @@ use crate::Lane;
 const MIN_OPEN_BYTES: usize = 384 << 10;
 /// At the most: 400 MB/s to a node 20 ms away.
 const MAX_OPEN_BYTES: usize = 8 << 20;
-/// So many marks are under way when the window is full. Invariant: at least 2, so that one that
-/// has shrunk is not full of bytes without a mark.
+/// So many probes are under way when the window is full. Invariant: at least 2, so that one that
+/// has shrunk is not full of bytes without a probe.
 const MARKS: usize = 3;
 /// What waits for less lets the window grow if it was full; what waits for twice as long makes
 /// it shrink. A few times what it takes to wake a node nearby.
@@ -37,18 +37,18 @@ const URGENT: Lane = Lane::Critical;
 /// What one peer was sent, less what it has read.
 #[derive(Debug)]
 pub struct Window {
-    /// Whether the peer answers marks at all.
-    marks: bool,
+    /// Whether the peer answers probes at all.
+    probes: bool,
     /// Bytes that may be unanswered.
     open: usize,
     /// Whether it was full since the last answer.
     full: bool,
     /// The least that an answer took, once there was one.
     fastest: Option<Duration>,
-    /// The last mark. They are numbered from 1.
+    /// The last probe. They are numbered from 1.
     last: u64,
     unanswered: VecDeque<Mark>,
-    /// Bytes after the last mark.
+    /// Bytes after the last probe.
     since: usize,
     /// All that is unanswered.
     bytes: usize,
@@ -68,10 +68,10 @@ impl Default for Window {
 }
 
 impl Window {
-    /// The window for a peer that answers `marks`, or none and is sent everything at once.
-    pub fn new(marks: bool) -> Self {
+    /// The window for a peer that answers `probes`, or none and is sent everything at once.
+    pub fn new(probes: bool) -> Self {
         Self {
-            marks,
+            probes,
             open: MIN_OPEN_BYTES,
             full: false,
             fastest: None,
@@ -82,10 +82,10 @@ impl Window {
         }
     }
 
-    /// So many bytes of a lane go out; the number of the mark that is to follow, if one is.
+    /// So many bytes of a lane go out; the number of the probe that is to follow, if one is.
     #[must_use]
     pub fn sent(&mut self, lane: Lane, bytes: usize, now: impl FnOnce() -> Instant) -> Option<u64> {
-        if lane <= URGENT || !self.marks {
+        if lane <= URGENT || !self.probes {
             return None;
         }
         self.since += bytes;
@@ -102,7 +102,7 @@ impl Window {
         Some(self.last)
     }
 
-    /// The mark that is answered next.
+    /// The probe that is answered next.
     pub fn awaited(&self) -> Option<u64> {
         let unanswered = self.unanswered.len() as u64;
         (unanswered > 0).then(|| self.last - unanswered + 1)
@@ -116,7 +116,7 @@ impl Window {
         match self.fastest {
             None => {
                 self.fastest = Some(took);
-                // What went out meanwhile has no marks in it to be waited for.
+                // What went out meanwhile has no probes in it to be waited for.
                 (self.since, self.bytes) = (0, 0);
             }
             Some(fastest) => {
@@ -163,8 +163,8 @@ mod tests {
             self.0.sent(lane, bytes, || now)
         }
 
-        /// Sends until a mark is due.
-        fn mark(&mut self) -> u64 {
+        /// Sends until a probe is due.
+        fn probe(&mut self) -> u64 {
             std::iter::repeat_with(|| self.sent(Lane::Low, 1000)).flatten().next().unwrap()
         }
 
@@ -191,7 +191,7 @@ mod tests {
         }
 
         fn proven(mut self, took: Duration) -> Self {
-            self.mark();
+            self.probe();
             self.1 += took;
             self.answered();
             self
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn a_peer_that_answers_no_mark_is_sent_everything_and_one_mark() {
         let mut window = Clock::new();
-        assert_eq!(window.mark(), 1);
+        assert_eq!(window.probe(), 1);
         for _ in 0..100 {
             assert_eq!(window.sent(Lane::Low, MIN_OPEN_BYTES), None);
             assert!(window.open());
@@ -211,12 +211,12 @@ mod tests {
     #[test]
     fn once_one_is_answered_others_wait_for_answers_and_urgent_lanes_do_not() {
         let mut window = Clock::new();
-        window.mark();
+        window.probe();
         assert_eq!(window.0.awaited(), Some(1));
         window.answered();
         assert_eq!(window.0.awaited(), None);
         while window.open() {
-            window.mark();
+            window.probe();
         }
         assert_eq!(window.0.lowest(), Lane::Critical);
         assert_eq!(window.0.awaited(), Some(2));
@@ -250,7 +250,7 @@ mod tests {
     fn a_window_that_is_never_full_does_not_grow() {
         let mut window = Clock::new().proven(NEAR);
         for _ in 0..1000 {
-            window.mark();
+            window.probe();
             window.answered();
         }
         assert_eq!(window.0.open, MIN_OPEN_BYTES);

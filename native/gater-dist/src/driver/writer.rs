@@ -56,7 +56,7 @@ pub async fn run(
                         return Some(DownReason::Silent(tick_time));
                     }
                     if silence >= tick_time / 2 {
-                        connection.probe();
+                        connection.liveness_probe();
                     }
                     outbox.tick();
                 }

@@ -12,10 +12,10 @@ pub(super) const UNUSED: [u8; 2] = [119, 0];
 pub const NOPROC: [u8; 8] = *b"\x77\x06noproc";
 /// The atom `undefined`, the only one that `register/2` takes for no process.
 const UNDEFINED: [u8; 11] = *b"\x77\x09undefined";
-/// In the numbers of marks, which monitors of processes never reach.
-const MARK: u64 = 1 << 63;
-/// The number of a mark that no window waits for, see [`Format::probe`].
-const PROBE: u64 = 1 << 62;
+/// In the numbers of probes, which monitors of processes never reach.
+const PROBE: u64 = 1 << 63;
+/// The number of a probe that no window waits for, see [`Format::liveness_probe`].
+const LIVENESS: u64 = 1 << 62;
 const NOTSUP: [u8; 8] = *b"\x77\x06notsup";
 
 /// A control message with the payload that belongs to it.
@@ -200,22 +200,22 @@ impl Format {
         Signal { control: control.into(), payload: Payload::default() }
     }
 
-    /// A mark that nothing waits for: the answer shows that a silent peer is there.
-    pub fn probe(&self) -> Signal {
-        self.mark(PROBE)
+    /// A probe that nothing waits for: the answer shows that a silent peer is there.
+    pub fn liveness_probe(&self) -> Signal {
+        self.probe(LIVENESS)
     }
 
     /// Monitors a name that no process can have: the answer tells that everything before was
     /// read.
-    pub fn mark(&self, number: u64) -> Signal {
-        let reference = self.monitor_reference(MARK | number);
+    pub fn probe(&self, number: u64) -> Signal {
+        let reference = self.monitor_reference(PROBE | number);
         let control = tuple(19, &[&self.our_pid, &UNDEFINED, &reference]);
         Signal { control: control.into(), payload: Payload::default() }
     }
 
-    /// Whether this is the encoded reference of a mark.
-    pub fn is_mark(&self, number: u64, reference: &[u8]) -> bool {
-        self.monitor_reference(MARK | number) == reference
+    /// Whether this is the encoded reference of a probe.
+    pub fn is_probe(&self, number: u64, reference: &[u8]) -> bool {
+        self.monitor_reference(PROBE | number) == reference
     }
 
     /// Tells the monitoring process that there is no such process. All encoded.

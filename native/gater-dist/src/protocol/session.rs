@@ -44,8 +44,8 @@ pub trait Sink {
     fn exited(&mut self, pid: LocalPid, reference: &[u8], reason: Bytes);
     /// A process of the peer has ended that we may be linked to.
     fn link_broken(&mut self, pid: LocalPid, reason: Bytes);
-    /// The peer has answered a mark, of this encoded reference.
-    fn mark_answered(&mut self, reference: &[u8]);
+    /// The peer has answered a probe, of this encoded reference.
+    fn probe_answered(&mut self, reference: &[u8]);
     /// The peer used an operation nobody negotiated.
     fn unknown_operation(&mut self, op: u64);
     /// Does `work`, which takes as long as a message of so many `bytes` makes it: others need
@@ -281,9 +281,9 @@ impl Session {
                     sink.signal(self.format.spawn_refused(request, from.raw));
                 }
             }
-            // Only marks monitor names.
+            // Only probes monitor names.
             Control::MonitorExit { from: Process::Name { .. }, reference, .. } => {
-                sink.mark_answered(reference);
+                sink.probe_answered(reference);
             }
             Control::Ignored { .. } => {}
             Control::Unknown { op } => sink.unknown_operation(op),

@@ -24,8 +24,8 @@ fn item(text: &str) -> Item {
     Item::One(TO, Payload::from(text.as_bytes().to_vec()))
 }
 
-fn gather(outbox: &Outbox, gatherer: u64, text: &str) -> Gathered {
-    outbox.gather(gatherer, Lane::High, |batch| batch.add(item(text)))
+fn coalesce(outbox: &Outbox, corker: u64, text: &str) -> Coalesced {
+    outbox.coalesce(corker, Lane::High, |batch| batch.add(item(text)))
 }
 
 /// What the writer task would write, as one string.
@@ -52,34 +52,34 @@ fn order_of(text: &str, marks: [&str; 3]) -> bool {
 #[test]
 fn the_first_to_gather_has_the_duty_until_others_queue() {
     let outbox = outbox();
-    assert_eq!(gather(&outbox, 1, "one"), Gathered::Taken { first: true });
-    assert_eq!(gather(&outbox, 1, "one"), Gathered::Taken { first: false });
-    assert_eq!(gather(&outbox, 2, "two"), Gathered::Refused);
+    assert_eq!(coalesce(&outbox, 1, "one"), Coalesced::Taken { first: true });
+    assert_eq!(coalesce(&outbox, 1, "one"), Coalesced::Taken { first: false });
+    assert_eq!(coalesce(&outbox, 2, "two"), Coalesced::Refused);
     assert_eq!(outbox.push(Some(2), Lane::High, item("two")), Outcome::Taken);
-    // The task leaves the duty to the gatherer until that is done.
+    // The task leaves the duty to the corker until that is done.
     assert!(matches!(outbox.next(None), Next::Wait));
-    assert_eq!(gather(&outbox, 1, "three"), Gathered::Refused);
+    assert_eq!(coalesce(&outbox, 1, "three"), Coalesced::Refused);
     assert_eq!(outbox.push(Some(1), Lane::High, item("three")), Outcome::Taken);
     assert!(order_of(&written(&outbox), ["one", "two", "three"]));
     outbox.flush(1, true);
-    assert_eq!(gather(&outbox, 3, "four"), Gathered::Taken { first: true });
+    assert_eq!(coalesce(&outbox, 3, "four"), Coalesced::Taken { first: true });
 }
 
 #[test]
 fn what_is_not_written_here_is_left_to_the_task() {
     let outbox = outbox();
-    assert_eq!(gather(&outbox, 1, "one"), Gathered::Taken { first: true });
+    assert_eq!(coalesce(&outbox, 1, "one"), Coalesced::Taken { first: true });
     outbox.flush(1, false);
-    assert_eq!(gather(&outbox, 2, "two"), Gathered::Refused);
+    assert_eq!(coalesce(&outbox, 2, "two"), Coalesced::Refused);
     assert!(written(&outbox).contains("one"));
 }
 
 #[test]
 fn nothing_gathered_overtakes_what_the_same_gatherer_queued() {
     let outbox = outbox();
-    assert_eq!(gather(&outbox, 1, "one"), Gathered::Taken { first: true });
+    assert_eq!(coalesce(&outbox, 1, "one"), Coalesced::Taken { first: true });
     assert_eq!(outbox.push(Some(1), Lane::High, item("two")), Outcome::Taken);
-    assert_eq!(gather(&outbox, 1, "three"), Gathered::Refused);
+    assert_eq!(coalesce(&outbox, 1, "three"), Coalesced::Refused);
     assert_eq!(outbox.push(Some(1), Lane::High, item("three")), Outcome::Taken);
     outbox.flush(1, true);
     assert!(order_of(&written(&outbox), ["one", "two", "three"]));
@@ -92,15 +92,15 @@ fn what_has_no_room_in_a_batch_waits_in_its_lane() {
     let body = Bytes::from(vec![b'x'; 1000]);
     let draft = Draft::new(&opening, &body);
     let to = vec![TO; 500];
-    let gathered = outbox.gather(1, Lane::Low, |batch| {
+    let coalesced = outbox.coalesce(1, Lane::Low, |batch| {
         let served = batch.add_draft(&to, &draft);
         assert!((200..400).contains(&served));
         let payload = draft.payload().clone();
         Some(Item::Many { to: to[served..].into(), from: 0, payload })
     });
     // The writer task goes on with it at once.
-    assert_eq!(gathered, Gathered::Taken { first: false });
-    assert_eq!(gather(&outbox, 1, "later"), Gathered::Refused);
+    assert_eq!(coalesced, Coalesced::Taken { first: false });
+    assert_eq!(coalesce(&outbox, 1, "later"), Coalesced::Refused);
     assert_eq!(written(&outbox).matches('x').count(), 500 * 1000);
 }
 
@@ -188,9 +188,9 @@ fn what_waited_on_a_connection_that_ends_is_told() {
 #[test]
 fn a_closed_outbox_takes_and_keeps_nothing() {
     let outbox = outbox();
-    assert_eq!(gather(&outbox, 1, "one"), Gathered::Taken { first: true });
+    assert_eq!(coalesce(&outbox, 1, "one"), Coalesced::Taken { first: true });
     assert!(outbox.close().is_empty());
-    assert_eq!(gather(&outbox, 1, "two"), Gathered::Refused);
+    assert_eq!(coalesce(&outbox, 1, "two"), Coalesced::Refused);
     assert!(matches!(outbox.push(None, Lane::High, item("two")), Outcome::Dropped(_)));
     outbox.flush(1, true);
     assert!(matches!(outbox.next(None), Next::End));
@@ -198,12 +198,12 @@ fn a_closed_outbox_takes_and_keeps_nothing() {
     assert!(Lane::ALL.iter().all(|lane| inner.lanes.items(*lane) == 0));
 }
 
-/// The number of the mark that is unanswered for the longest.
+/// The number of the probe that is unanswered for the longest.
 fn awaited(outbox: &Outbox) -> Option<u64> {
     outbox.inner.lock().window.awaited()
 }
 
-/// An outbox whose peer answers marks, but none of what was sent last: so much that no more
+/// An outbox whose peer answers probes, but none of what was sent last: so much that no more
 /// may go out.
 fn held() -> Outbox {
     let outbox = outbox();
@@ -232,22 +232,22 @@ fn what_waits_for_the_peer_is_overtaken_by_critical_messages_alone() {
     let out = written(&outbox);
     assert!(out.find("control").unwrap() < out.find("critical").unwrap());
     assert!(!out.contains("high"));
-    // A gatherer does not even need the task.
-    let gather = |lane, text| outbox.gather(1, lane, |batch| batch.add(item(text)));
-    assert_eq!(gather(Lane::Critical, "more"), Gathered::Taken { first: true });
+    // A corker does not even need the task.
+    let coalesce = |lane, text| outbox.coalesce(1, lane, |batch| batch.add(item(text)));
+    assert_eq!(coalesce(Lane::Critical, "more"), Coalesced::Taken { first: true });
     outbox.flush(1, false);
     assert!(written(&outbox).contains("more"));
-    assert_eq!(gather(Lane::High, "last"), Gathered::Refused);
+    assert_eq!(coalesce(Lane::High, "last"), Coalesced::Refused);
 }
 
 #[test]
 fn an_answer_lets_the_rest_go_and_any_other_does_not() {
     let outbox = held();
-    let mark = awaited(&outbox).unwrap();
+    let probe = awaited(&outbox).unwrap();
     assert_eq!(outbox.push(None, Lane::High, item("high")), Outcome::Taken);
-    outbox.answered(|number| number == mark + 1);
+    outbox.answered(|number| number == probe + 1);
     assert!(!written(&outbox).contains("high"));
-    outbox.answered(|number| number == mark);
+    outbox.answered(|number| number == probe);
     assert!(written(&outbox).contains("high"));
     assert!(outbox.held().is_none());
 }

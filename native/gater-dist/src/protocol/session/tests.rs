@@ -34,7 +34,7 @@ impl Sink for Kept {
 
     fn link_broken(&mut self, _pid: LocalPid, _reason: Bytes) {}
 
-    fn mark_answered(&mut self, _reference: &[u8]) {}
+    fn probe_answered(&mut self, _reference: &[u8]) {}
 
     fn unknown_operation(&mut self, _op: u64) {}
 }
@@ -128,7 +128,7 @@ struct Seen {
     /// Not sent yet.
     signals: Vec<Signal>,
     exited: Vec<(LocalPid, Vec<u8>, Bytes)>,
-    marks: Vec<Vec<u8>>,
+    probes: Vec<Vec<u8>>,
     broken: Vec<(LocalPid, Bytes)>,
 }
 
@@ -159,8 +159,8 @@ impl Sink for Seen {
         self.broken.push((pid, reason));
     }
 
-    fn mark_answered(&mut self, reference: &[u8]) {
-        self.marks.push(reference.to_vec());
+    fn probe_answered(&mut self, reference: &[u8]) {
+        self.probes.push(reference.to_vec());
     }
 
     fn unknown_operation(&mut self, op: u64) {
@@ -243,12 +243,12 @@ fn a_monitor_of_a_process_that_is_gone_ends_at_once_and_of_one_that_lives_does_n
 #[test]
 fn a_probe_is_answered_when_all_before_it_was_read() {
     for (mut gateway, mut beam) in pairs() {
-        let probe = gateway.session.format().mark(3);
+        let probe = gateway.session.format().probe(3);
         gateway.seen.signals.push(probe);
         gateway.talk_to(&mut beam);
         beam.talk_to(&mut gateway);
-        assert_eq!(gateway.seen.marks.len(), 1);
-        assert!(gateway.session.format().is_mark(3, &gateway.seen.marks[0]));
+        assert_eq!(gateway.seen.probes.len(), 1);
+        assert!(gateway.session.format().is_probe(3, &gateway.seen.probes[0]));
         assert!(gateway.seen.exited.is_empty());
     }
 }
@@ -263,7 +263,7 @@ fn a_monitor_by_name_ends_at_once_unless_the_name_is_known() {
         assert_eq!(known, []);
         let unknown = answer(&mut gateway, &mut beam, monitor(b"\x77\x04none"), b"");
         assert_eq!(unknown.len(), 1);
-        assert_eq!(beam.seen.marks, std::slice::from_ref(&reference));
+        assert_eq!(beam.seen.probes, std::slice::from_ref(&reference));
     }
 }
 

@@ -165,7 +165,7 @@ impl Waiting {
 
     fn tell(self, result: Result<Vec<Outcome>, ProposeError>) {
         // Answers to callers on one node leave together.
-        let _gathering = gater_dist::gather();
+        let _cork = gater_dist::cork();
         let mut outcomes = result.map(Vec::into_iter);
         for place in self.answers {
             let outcome = match &mut outcomes {

@@ -146,7 +146,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         // Outside of the lock: who follows the changes may look at the state.
         if live {
             // What is sent because of these changes leaves together.
-            let _gathering = gater_dist::gather();
+            let _cork = gater_dist::cork();
             for outcome in results.iter().flat_map(|applied| &applied.0) {
                 if !outcome.changes.is_empty() {
                     (self.shared.on_change)(&outcome.changes);
