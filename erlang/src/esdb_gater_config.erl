@@ -249,6 +249,7 @@ is_taken(Name, Text) ->
     lists:member(Name, ?TAKEN) orelse lists:prefix("esdb_gater_", Text)
         orelse lists:prefix("erl_esdb_gater", Text).
 
+-spec bad_channel(atom(), string()) -> no_return().
 bad_channel(Name, Expected) ->
     throw({bad_config, join("channels", Name), Name, Expected}).
 

@@ -4,7 +4,8 @@
 
 with_tables(Fun) ->
     Tables = [ets:new(Name, Options)
-              || {Name, Options} <- esdb_gater_workers:tables() ++ esdb_gater_wanted:tables()],
+              || {Name, Options} <- esdb_gater_workers:tables() ++ esdb_gater_wanted:tables()
+                                        ++ esdb_gater_withdrawals:tables()],
     Pids = [spawn(fun() -> receive stop -> ok end end) || _ <- lists:seq(1, 3)],
     try Fun(Pids)
     after
@@ -90,3 +91,16 @@ a_worker_elsewhere_that_is_taken_and_not_offered_has_faded_test() ->
 remote() -> binary_to_term(<<131, 88, 119, 5, "n@h.x", 1:32, 0:32, 1:32>>).
 
 pids(Store) -> [Pid || {_, Pid} <- esdb_gater_workers:list(Store)].
+
+what_was_taken_back_is_not_offered_by_a_gateway_that_was_not_told_test() ->
+    with_tables(fun(_Pids) ->
+        ok = esdb_gater_withdrawals:add(s, self()),
+        {[], _} = esdb_gater_copy:reset([{s, [self()]}, {t, [self()]}], other),
+        ?assertEqual([], esdb_gater_workers:list(s)),
+        ?assertEqual([{node(), self()}], esdb_gater_workers:list(t)),
+        _ = esdb_gater_copy:added(s, self(), #{}),
+        ?assertEqual([], esdb_gater_workers:list(s)),
+        ok = esdb_gater_withdrawals:remove(s, self()),
+        _ = esdb_gater_copy:added(s, self(), #{}),
+        ?assertEqual([{node(), self()}], esdb_gater_workers:list(s))
+    end).
