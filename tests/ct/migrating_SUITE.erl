@@ -191,8 +191,8 @@ signatures(Config) ->
 %% The code after the mark of a step.
 block(Step) ->
     {ok, Text} = file:read_file(filename:join([root(), "docs", "MIGRATING.md"])),
-    {match, [Code]} = re:run(Text, ["<!-- step: ", atom_to_list(Step), " -->\n```\\w+\n(.*?)```"],
-                             [dotall, {capture, all_but_first, binary}]),
+    Pattern = ["<!-- step: ", atom_to_list(Step), " -->\n(?:<!--[^\n]*-->\n)?```\\w+\n(.*?)```"],
+    {match, [Code]} = re:run(Text, Pattern, [dotall, {capture, all_but_first, binary}]),
     Code.
 
 terms(Step) ->
