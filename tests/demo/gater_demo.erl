@@ -10,6 +10,8 @@
 
 -define(REGISTRY, esdb_gater_worker_registry).
 -define(SECRET, <<"a secret for the demo">>).
+%% The bytes of a large message.
+-define(LARGE, (20 bsl 20)).
 
 %% @doc Tells the story and halts.
 -spec main() -> no_return().
@@ -89,6 +91,8 @@ story(World) ->
     Forged = gater_harness:on(Anna, fun() -> sign(Alert, <<"a guess">>) end),
     tell(Anna, Gateway, "signed with another secret", Forged, {error, invalid_signature}),
 
+    overtaking(Anna, Ben, Gateway),
+
     chapter("A rate limit is reached"),
     Answers = gater_harness:on(Anna, fun() ->
         [gen_server:call({esdb_channel_diagnostics, Gater}, {publish, <<"cpu">>, N})
@@ -115,12 +119,52 @@ story(World) ->
     ?assertEqual({ok, {node(Survivor), appended, 4}}, Last),
     say("ben calls ~p -> ~0tp", [Survivor, Last]),
 
-    gater_shim_demo:story(World, Again, ?SECRET, #{chapter => fun chapter/1, say => fun say/2}),
+    Tools = #{chapter => fun chapter/1, say => fun say/2},
+    gater_shim_demo:story(World, Again, ?SECRET, Tools),
+    gater_cluster_demo:story(World, Tools),
 
     chapter("SIGTERM drains and ends it"),
     gater_harness:signal(Again, "TERM"),
     ?assertEqual(0, gater_harness:await_exit(World, Again)),
     say("exit code 0", []).
+
+overtaking(Anna, Ben, Gateway = #{node := Gater}) ->
+    chapter("A critical message overtakes a large one"),
+    Watcher = gater_harness:on(Ben, fun() -> spawn(fun() -> watch([]) end) end),
+    [ok = call(Ben, Gateway, Channel, {subscribe, <<"race">>, Watcher})
+     || Channel <- [esdb_channel_events, esdb_channel_alerts]],
+    %% Ben reads nothing while both are published, so both wait at the gateway.
+    gater_harness:signal(Ben, "STOP"),
+    {Large, Critical} = gater_harness:on(Anna, fun() ->
+        Start = erlang:system_time(microsecond),
+        ok = gen_server:call({esdb_channel_events, Gater}, {publish, <<"race">>, <<0:(?LARGE * 8)>>}),
+        Between = erlang:system_time(microsecond),
+        ok = gen_server:call({esdb_channel_alerts, Gater},
+                             {publish, <<"race">>, sign(#{type => alert}, ?SECRET)}),
+        {Start, Between}
+    end),
+    gater_harness:signal(Ben, "CONT"),
+    Seen = fun() ->
+        gater_harness:on(Ben, fun() ->
+            Watcher ! {seen, self()},
+            receive {Watcher, Times} -> Times end
+        end)
+    end,
+    gater_harness:until(fun() -> length(Seen()) =:= 2 end),
+    [{esdb_channel_alerts, First}, {esdb_channel_events, Second}] = Seen(),
+    ?assert(First =< Second),
+    say("anna publishes ~b MiB on esdb_channel_events, and ~b ms later an alert; ben does not read",
+        [?LARGE bsr 20, (Critical - Large) div 1000]),
+    say("ben reads on: the alert is there ~b ms after it was published", [(First - Critical) div 1000]),
+    say("the large message ~b ms after it was published, ~b ms behind the alert",
+        [(Second - Large) div 1000, (Second - First) div 1000]).
+
+%% Keeps when something came on which channel.
+watch(Seen) ->
+    receive
+        {channel_message, Channel, _, _} -> watch([{Channel, erlang:system_time(microsecond)} | Seen]);
+        {seen, From} -> From ! {self(), lists:reverse(Seen)}, watch(Seen)
+    end.
 
 tell(Beam, Gateway, How, Message, Expected) ->
     Answer = call(Beam, Gateway, esdb_channel_alerts, {publish, <<"fire">>, Message}),
