@@ -8,7 +8,7 @@
 %%% @end
 -module(esdb_gater_canonical).
 
--export([bytes/1, bytes/2]).
+-export([bytes/1, bytes/2, other_ports/1, has_local_fun/1]).
 
 %% @doc The canonical form of a map.
 -spec bytes(map()) -> binary().
@@ -21,6 +21,68 @@ bytes(Message) ->
 bytes(Message, Atoms) ->
     Pairs = lists:sort(maps:to_list(maps:remove(signature, Message))),
     term_to_binary(ties(Pairs), [deterministic, {minor_version, minor_version(Atoms)}]).
+
+%% @doc The same bytes with the ports in their other form, or nothing if there are none. A port is
+%% written in a narrow form up to OTP 25, unless its number needs more, and in a wide one since
+%% OTP 26: a signature may be over either.
+-spec other_ports(binary()) -> [binary()].
+other_ports(<<131, Terms/binary>>) ->
+    case rewrite(Terms, [], false) of
+        {true, Rewritten} -> [iolist_to_binary([131 | lists:reverse(Rewritten)])];
+        {false, _} -> []
+    end.
+
+%% Each term begins with its tag and its own length; parts of others follow one after the other.
+rewrite(<<89, Atom/binary>>, Done, _) ->
+    {Node, <<Number:32, Creation:4/binary, Rest/binary>>} = cut(Atom, atom_bytes(Atom)),
+    rewrite(Rest, [<<120, Node/binary, Number:64, Creation/binary>> | Done], true);
+rewrite(<<120, Atom/binary>>, Done, Ports) ->
+    case cut(Atom, atom_bytes(Atom)) of
+        {Node, <<Number:64, Creation:4/binary, Rest/binary>>} when Number < 1 bsl 28 ->
+            rewrite(Rest, [<<89, Node/binary, Number:32, Creation/binary>> | Done], true);
+        {Node, <<Number:64, Creation:4/binary, Rest/binary>>} ->
+            rewrite(Rest, [<<120, Node/binary, Number:64, Creation/binary>> | Done], Ports)
+    end;
+rewrite(<<>>, Done, Ports) ->
+    {Ports, Done};
+rewrite(Terms, Done, Ports) ->
+    {Head, Rest} = cut(Terms, head_bytes(Terms)),
+    rewrite(Rest, [Head | Done], Ports).
+
+cut(Binary, Bytes) ->
+    <<Head:Bytes/binary, Rest/binary>> = Binary,
+    {Head, Rest}.
+
+head_bytes(<<Tag, _/binary>>) when Tag =:= 106; Tag =:= 113 -> 1;
+head_bytes(<<Tag, _/binary>>) when Tag =:= 97; Tag =:= 104 -> 2;
+head_bytes(<<Tag, _/binary>>) when Tag =:= 98; Tag =:= 105; Tag =:= 108; Tag =:= 116 -> 5;
+head_bytes(<<70, _/binary>>) -> 9;
+head_bytes(<<107, Length:16, _/binary>>) -> 3 + Length;
+head_bytes(<<109, Length:32, _/binary>>) -> 5 + Length;
+head_bytes(<<77, Length:32, _/binary>>) -> 6 + Length;
+head_bytes(<<110, Length, _/binary>>) -> 3 + Length;
+head_bytes(<<111, Length:32, _/binary>>) -> 6 + Length;
+head_bytes(<<88, Atom/binary>>) -> 1 + atom_bytes(Atom) + 12;
+head_bytes(<<90, Words:16, Atom/binary>>) -> 3 + atom_bytes(Atom) + 4 + 4 * Words;
+head_bytes(<<112, _/binary>>) -> 30;
+head_bytes(Atom) -> atom_bytes(Atom).
+
+atom_bytes(<<Tag, Length, _/binary>>) when Tag =:= 119; Tag =:= 115 -> 2 + Length;
+atom_bytes(<<Tag, Length:16, _/binary>>) when Tag =:= 118; Tag =:= 100 -> 3 + Length.
+
+%% @doc Whether there is a local fun in a term: its bytes name the process and the node that write
+%% it, so no other writes the same.
+-spec has_local_fun(term()) -> boolean().
+has_local_fun([Head | Tail]) ->
+    has_local_fun(Head) orelse has_local_fun(Tail);
+has_local_fun(Tuple) when is_tuple(Tuple) ->
+    has_local_fun(tuple_to_list(Tuple));
+has_local_fun(Map) when is_map(Map) ->
+    has_local_fun(maps:to_list(Map));
+has_local_fun(Fun) when is_function(Fun) ->
+    erlang:fun_info(Fun, type) =:= {type, local};
+has_local_fun(_) ->
+    false.
 
 minor_version(utf8) -> 2;
 minor_version(latin1) -> 1.

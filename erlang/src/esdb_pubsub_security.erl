@@ -19,7 +19,7 @@
 
 -export([sign/1, sign/2, verify/1, verify/2, set_secret/1, get_secret/0,
          check_rate/2, check_rate/3]).
--export([configure/1, is_generated/0, adopt/1]).
+-export([configure/1, is_generated/0, adopt/1, format_error/2]).
 
 -export_type([secret/0, reason/0]).
 
@@ -49,6 +49,10 @@
 %% @doc Signs a map with the secret of this node. What it may have of `signed_at' and
 %% `signature' is replaced. What is no map is `{error, badarg}'; what no gateway would take is
 %% `{error, too_large}' or `{error, too_deep}', as for {@link esdb_channel_server:publish/3}.
+%%
+%% A message with a local fun (`fun() -> ok end') raises `badarg': the bytes of such a fun name the
+%% process and the node that write it, so nobody else could verify the signature. Send an
+%% external fun (`fun module:function/1') or what the fun is to do.
 -spec sign(Message :: map()) -> map() | {error, badarg | esdb_gater_bounds:too_much()}.
 sign(Message) when is_map(Message) ->
     sign_with(Message, ring());
@@ -174,6 +178,8 @@ sign_with(Message, Ring) ->
     end.
 
 signature(Message, #ring{native = none, secret = Secret}, Now) ->
+    _ = esdb_gater_canonical:has_local_fun(maps:without([signature, signed_at], Message))
+        andalso local_fun(Message),
     mac(Secret, esdb_gater_canonical:bytes(Message#{signed_at => Now}));
 signature(Message, #ring{native = Native} = Ring, Now) ->
     try esdb_gater_nif:sign_map(Message, Native, Now) of
@@ -231,12 +237,16 @@ judge(#{signature := Signature, signed_at := At} = Message, #ring{ttl_seconds = 
             {error, message_expired};
         is_binary(Signature), byte_size(Signature) =:= ?SIGNATURE_BYTES ->
             Secrets = secrets(Ring, Now),
-            Valid = lists:any(
-                      fun(Atoms) ->
-                              Bytes = esdb_gater_canonical:bytes(Message, Atoms),
+            Matches = fun(Bytes) ->
                               lists:any(fun(Secret) ->
                                             crypto:hash_equals(mac(Secret, Bytes), Signature)
                                         end, Secrets)
+                      end,
+            Valid = lists:any(
+                      fun(Atoms) ->
+                              Bytes = esdb_gater_canonical:bytes(Message, Atoms),
+                              Matches(Bytes)
+                                  orelse lists:any(Matches, esdb_gater_canonical:other_ports(Bytes))
                       end, [utf8, latin1]),
             case Valid of
                 true -> ok;
@@ -251,6 +261,21 @@ judge(#{signature := _}, _Ring, _Now) ->
     {error, missing_timestamp};
 judge(#{}, _Ring, _Now) ->
     {error, missing_signature}.
+
+-spec local_fun(map()) -> no_return().
+local_fun(Message) ->
+    erlang:error(badarg, [Message], [{error_info, #{module => ?MODULE, cause => local_fun}}]).
+
+%% @private
+%% @doc What a shell or a crash report says of a `badarg' that is raised here.
+-spec format_error(term(), [term()]) -> #{pos_integer() => string()}.
+format_error(badarg, [{_Module, _Function, _Arguments, Info} | _]) ->
+    case proplists:get_value(error_info, Info, #{}) of
+        #{cause := local_fun} ->
+            #{1 => "there is a local fun in it, whose signature nobody else could verify"};
+        #{} ->
+            #{}
+    end.
 
 secrets(#ring{secret = Secret, previous = {Previous, Until}}, Now) when Now =< Until ->
     [Secret, Previous];

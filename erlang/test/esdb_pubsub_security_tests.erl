@@ -37,6 +37,8 @@ cases() ->
               fun the_environment_comes_before_the_configuration/0},
              {configuring_keeps_a_secret_set_by_hand, fun configuring_keeps_a_secret_set_by_hand/0},
              {rates_are_limited_per_channel_and_topic, fun rates_are_limited_per_channel_and_topic/0},
+             {a_port_verifies_in_both_of_its_forms, fun a_port_verifies_in_both_of_its_forms/0},
+             {a_local_fun_cannot_be_signed, fun a_local_fun_cannot_be_signed/0},
              {what_is_no_topic_is_refused, fun what_is_no_topic_is_refused/0}]].
 
 setup(Kind) ->
@@ -257,3 +259,46 @@ until(Condition, End) ->
             ?assert(erlang:monotonic_time(millisecond) < End),
             receive after 20 -> until(Condition, End) end
     end.
+
+a_port_verifies_in_both_of_its_forms() ->
+    Port = hd(erlang:ports()),
+    Message = #{port => Port, list => [Port, {Port, 1.5}], n => 1 bsl 70, pid => self(),
+                ref => make_ref(), text => <<"t">>, signed_at => os:system_time(second)},
+    Own = esdb_gater_canonical:bytes(Message),
+    %% As a node of another release writes them.
+    {Form, Other} = case term_to_binary(Port, [{minor_version, 2}]) of
+        <<131, 89, Rest/binary>> = Narrow ->
+            Node = byte_size(Rest) - 8,
+            <<Name:Node/binary, Number:32, Creation:4/binary>> = Rest,
+            {Narrow, <<120, Name/binary, Number:64, Creation/binary>>};
+        <<131, 120, Rest/binary>> = Wide ->
+            Node = byte_size(Rest) - 12,
+            <<Name:Node/binary, Number:64, Creation:4/binary>> = Rest,
+            {Wide, <<89, Name/binary, Number:32, Creation/binary>>}
+    end,
+    <<131, Written/binary>> = Form,
+    Foreign = binary:replace(Own, Written, Other, [global]),
+    ?assertNotEqual(Own, Foreign),
+    ?assertEqual([Foreign], esdb_gater_canonical:other_ports(Own)),
+    ?assertEqual([Own], esdb_gater_canonical:other_ports(Foreign)),
+    Sign = fun(Bytes) -> base64:encode(crypto:mac(hmac, sha256, ?SECRET, Bytes)) end,
+    [?assertEqual(ok, esdb_pubsub_security:verify(Message#{signature => Sign(Bytes)}))
+     || Bytes <- [Own, Foreign]],
+    ?assertEqual({error, invalid_signature},
+                 esdb_pubsub_security:verify(Message#{signature => Sign(<<Own/binary, 0>>)})),
+    ?assertEqual(ok, esdb_pubsub_security:verify(esdb_pubsub_security:sign(#{port => Port}))).
+
+a_local_fun_cannot_be_signed() ->
+    Local = fun() -> ok end,
+    [begin
+         Raised = try esdb_pubsub_security:sign(Message) of
+                      Signed -> {signed, Signed}
+                  catch
+                      error:badarg:Stack -> esdb_pubsub_security:format_error(badarg, Stack)
+                  end,
+         ?assertMatch(#{1 := "there is a local fun" ++ _}, Raised)
+     end || Message <- [#{f => Local}, #{a => [1, {x, #{y => Local}}]}, #{a => [b | Local]},
+                        #{Local => 1}, #{f => Local, large => binary:copy(<<0>>, 100000)}]],
+    %% What is replaced is not signed, and external funs are the same everywhere.
+    ?assertEqual(ok, esdb_pubsub_security:verify(
+                       esdb_pubsub_security:sign(#{signature => Local, f => fun lists:map/2}))).

@@ -418,6 +418,73 @@ mod tests {
         }
     }
 
+    /// `#{port => Port}` with the port in either form.
+    fn with_port(wide: bool, number: u64) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode::map(&mut out, 1);
+        encode::atom(&mut out, "port");
+        out.push(if wide { 120 } else { 89 });
+        encode::atom(&mut out, "a@h");
+        match u32::try_from(number) {
+            Ok(number) if !wide => out.extend(number.to_be_bytes()),
+            _ => out.extend(number.to_be_bytes()),
+        }
+        out.extend([0, 0, 0, 7]);
+        out
+    }
+
+    #[test]
+    fn a_port_verifies_in_both_of_its_forms() {
+        let ring = KeyRing::new(b"secret");
+        let signature = |message: &[u8]| signature_at(message, ring.current(), 1000).unwrap();
+        let signed = |message: &[u8], signature: &[u8]| {
+            // The last pair is of the time; both are put behind the port.
+            let mut out = Vec::new();
+            encode::map(&mut out, 3);
+            out.extend_from_slice(message.strip_prefix(&[116, 0, 0, 0, 1][..]).unwrap());
+            encode::atom(&mut out, SIGNED_AT);
+            encode::uint(&mut out, 1000);
+            encode::atom(&mut out, SIGNATURE);
+            encode::binary(&mut out, signature);
+            out
+        };
+        let (narrow, wide) = (with_port(false, 5), with_port(true, 5));
+        assert_ne!(signature(&narrow), signature(&wide));
+        for by in [&narrow, &wide] {
+            for at in [&narrow, &wide] {
+                let message = signed(at, &signature(by));
+                assert_eq!(verify(&message, &ring, 1000, 300), Ok(()));
+                let forged = signed(&with_port(true, 6), &signature(by));
+                assert_eq!(verify(&forged, &ring, 1000, 300), Err(VerifyError::Invalid));
+            }
+        }
+        // One whose number needs the wide form has no other.
+        let large = with_port(true, 1 << 40);
+        let message = signed(&large, &signature(&large));
+        assert_eq!(verify(&message, &ring, 1000, 300), Ok(()));
+    }
+
+    #[test]
+    fn a_local_fun_is_not_signed() {
+        let mut message = Vec::new();
+        encode::map(&mut message, 1);
+        encode::atom(&mut message, "fun");
+        let mut fun = vec![0];
+        fun.extend([1; 16]);
+        fun.extend([0, 0, 0, 0, 0, 0, 0, 0]);
+        encode::atom(&mut fun, "m");
+        encode::uint(&mut fun, 1);
+        encode::uint(&mut fun, 2);
+        fun.push(88);
+        encode::atom(&mut fun, "a@h");
+        fun.extend([0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1]);
+        message.push(112);
+        message.extend((fun.len() as u32 + 4).to_be_bytes());
+        message.extend(fun);
+        let key = Key::new(b"secret");
+        assert_eq!(signature_at(&message, &key, 1000), Err(SignError::LocalFun));
+    }
+
     #[test]
     fn signing_again_replaces_time_and_signature() {
         let ring = KeyRing::new(b"secret");

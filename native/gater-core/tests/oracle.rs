@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use gater_core::sign::{self, KeyRing};
+use gater_core::sign::{self, KeyRing, SignError};
 use gater_term::canonical::{self, Atoms};
 use gater_term::order::{self, Order, Pair};
 use gater_term::{Reader, Scanner, encode};
@@ -244,7 +244,11 @@ fn what_is_signed_verifies_and_what_is_changed_does_not() {
     let ring = KeyRing::new(b"a secret");
     for_terms(60, |oracle, term, seed| {
         let mut signed = Vec::new();
-        sign::sign(&term, ring.current(), 1_000_000, &mut signed).unwrap();
+        match sign::sign(&term, ring.current(), 1_000_000, &mut signed) {
+            // Some of the terms have one in them.
+            Err(SignError::LocalFun) => return,
+            outcome => outcome.unwrap(),
+        }
         assert_eq!(Scanner::default().scan(&signed, 0), Ok(signed.len()));
         assert_eq!(sign::verify(&signed, &ring, 1_000_000, 300), Ok(()));
         // OTP writes its own encoding of the same map, in another order.

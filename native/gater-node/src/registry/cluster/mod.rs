@@ -435,7 +435,12 @@ impl Cluster {
     }
 
     async fn remove_here(&self, name: &str) -> Result<(), String> {
-        match self.replica.remove(name).await {
+        let standing = self.standing();
+        // One that is alone may be known under the name it had before, or none.
+        let alone =
+            standing.members.len() <= 1 && standing.votes() && self.own_name.as_str() == name;
+        let removed = if alone { Err(MemberError::Last) } else { self.replica.remove(name).await };
+        match removed {
             Ok(()) => {
                 tracing::info!(gateway = name, "was removed from the cluster");
                 Ok(())
