@@ -22,7 +22,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 /// What is logged unless the configuration says otherwise. What openraft says of its inner
-/// life is worded and counted by the gateway itself (see `cluster::watch`).
+/// life is worded and counted by the gateway itself (see `registry::cluster::health`).
 const DEFAULT: &str = "info";
 /// Lines that may wait to be written: some megabytes.
 const MAX_WAITING: usize = 8192;

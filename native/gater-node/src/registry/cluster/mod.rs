@@ -3,7 +3,8 @@
 //! They talk over their own distribution connections ([`wire`], [`rpc`]). Raft runs over
 //! that ([`network`]); new gateways found a cluster together or ask to be let in
 //! ([`joining`], [`bootstrap`]); a leader whose connection breaks is followed by another at
-//! once ([`campaign`]). Whose workers are given up they decide together (`liveness`).
+//! once ([`campaign`]). Whose workers are given up they decide together (`liveness`), and how the
+//! cluster is can be asked ([`health`]).
 
 pub mod bootstrap;
 pub mod campaign;
