@@ -32,10 +32,10 @@ impl Sink for Check {
         assert_eq!(Scanner::default().scan(control, 0), Ok(control.len()));
     }
 
-    fn reply(&mut self, from: &From, reply: &'static [u8]) {
+    fn reply(&mut self, from: &From, reply: Bytes) {
         let mut answer = Vec::new();
         self.format.put_answer(&mut answer, from, None);
-        answer.extend_from_slice(reply);
+        answer.extend_from_slice(&reply);
         let payload = Scanner::default().scan(&answer, 0).expect("a control message");
         assert_eq!(Scanner::default().scan(&answer[payload..], 0), Ok(answer.len() - payload));
     }
