@@ -13,11 +13,12 @@
          the_default_handler_can_be_attached_and_detached/1,
          the_gateway_sends_nothing_while_nobody_listens/1, handlers_survive_a_lost_gateway/1,
          a_handler_attached_with_telemetry_itself_is_served/1,
-         telemetry_may_come_and_go/1, the_configured_logger_is_attached_at_the_start/1]).
+         telemetry_may_come_and_go/1, telemetry_is_started_where_it_is_there/1,
+         the_configured_logger_is_attached_at_the_start/1]).
 
 suite() -> [{timetrap, {minutes, 2}}].
 
-all() -> [{group, builtin}, {group, telemetry}].
+all() -> [{group, builtin}, {group, telemetry}, telemetry_is_started_where_it_is_there].
 
 groups() ->
     Both = [workers_registered_and_unregistered_are_told, a_look_up_is_told,
@@ -253,6 +254,23 @@ telemetry_may_come_and_go(Config) ->
     ok = on(Beam, fun() -> application:stop(telemetry) end),
     Looked(stopped),
     gater_harness:kill_node(value(world, Config), Beam).
+
+%% It is not among the applications that the application lists.
+telemetry_is_started_where_it_is_there(Config) ->
+    World = value(world, Config),
+    Dir = filename:join(gater_harness:dir(World), "telemetry/ebin"),
+    File = filename:join(Dir, "telemetry.app"),
+    ok = filelib:ensure_dir(File),
+    Application = {application, telemetry,
+                   [{vsn, "1.0.0"}, {modules, [telemetry]}, {registered, []},
+                    {applications, [kernel, stdlib]}, {mod, {telemetry, []}}]},
+    ok = file:write_file(File, io_lib:format("~tp.~n", [Application])),
+    Beam = gater_shim:node(World, [?MODULE, telemetry], #{args => ["-pa", Dir]}),
+    ok = gater_shim:start(Beam, gater_shim:named([value(gateway, Config)])),
+    ?assert(on(Beam, fun() ->
+        lists:keymember(telemetry, 1, application:which_applications())
+    end)),
+    gater_harness:kill_node(World, Beam).
 
 the_configured_logger_is_attached_at_the_start(Config) ->
     Beam = gater_shim:node(value(world, Config), [?MODULE]),
