@@ -11,10 +11,16 @@
 %%% When the gateway is lost every subscription is wanted again. A caller is answered when its
 %%% subscription is held, or `{error, no_gateway}' after five seconds.
 %%%
-%%% On a channel that replays, the relay remembers the last message of each topic it holds and
-%%% gives it to processes that subscribe later: the gateway sees only the first of them.
+%%% The gateway knows that this relay keeps its subscriptions, and tells it when somebody else ends
+%%% one of them, at once or when the relay is back. Stamps say what is newer: the gateway gives one
+%%% with each answer, each subscriber has the latest that was known when it subscribed, and an
+%%% ending counts for those with an earlier one.
 %%%
-%%% `{{Channel, Topic, Pid}}' of all subscribers is kept in a table that outlives the process,
+%%% On a channel that replays, as the gateway says with each answer, the relay remembers the last
+%%% message of each topic it holds and gives it to processes that subscribe later: the gateway sees
+%%% only the first of them.
+%%%
+%%% `{{Channel, Topic, Pid}, Stamp}' of all subscribers is kept in a table that outlives the process,
 %%% so a crash costs what arrives meanwhile and no subscription.
 %%% @end
 -module(esdb_gater_relay).
@@ -34,27 +40,32 @@
 -define(FOLLOW, 50).                    % ms until a lost link is looked for again
 -define(LOOK_AGAIN, 5000).              % ms until an unreachable subscriber is looked for again
 -define(AT_ONCE, 64).                   % messages that are handed out together
+-define(WITHDRAWN, 10000).             % endings that are remembered while there is no gateway
 -define(LOOKS, 12).                     % after so many, a minute as at the gateway, it is gone
 
 -type key() :: {Topic :: binary(), Target :: pid()}.
+-type stamp() :: non_neg_integer().     % 0: newer than any that is known
 
 -record(sub, {
     status = wanted :: wanted | asked | held,
     known = false :: boolean(),             % it was asked for: a gateway may have it
-    pids = #{} :: #{pid() => []},           % who it is for
+    pids = #{} :: #{pid() => stamp()},      % who it is for, and since when
     waiting = [] :: [{pid(), gen_server:from(), Timer :: reference()}],
     last = none :: none | {last, term()}    % only where the channel replays
 }).
 
 -record(state, {
     channel :: atom(),
-    replays :: boolean(),
+    replays = false :: boolean(),           % the gateway says so
+    stamp = 0 :: stamp(),                   % the latest that is known
     link :: reference() | undefined,        % monitor of the link
     gateway :: node() | undefined,
     requests :: gen_server:request_id_collection(),
     restoring = none :: none | #{key() => []},  % asked for since the gateway came, unanswered
     subs = #{} :: #{key() => #sub{}},
-    withdrawn = #{} :: #{key() => []},      % given up while no gateway could be told
+    %% Given up while no gateway could be told; what a caller ends there is to be ended for all.
+    withdrawn = #{} :: #{key() => leave | unsubscribe},
+    ending = #{} :: #{reference() => {key(), gen_server:from()}},   % callers that wait for it
     watched = #{} :: #{pid() => {reference(), #{key() => []}}},
     sought = #{} :: #{node() => #{pid() => reference()}}    % at nodes that are being connected to
 }).
@@ -83,7 +94,7 @@ find(Channel) ->
 %% @doc The channels that processes of this node have subscribed to.
 -spec channels() -> [atom()].
 channels() ->
-    lists:usort(ets:select(?TABLE, [{{{'$1', '_', '_'}}, [], ['$1']}])).
+    lists:usort(ets:select(?TABLE, [{{{'$1', '_', '_'}, '_'}, [], ['$1']}])).
 
 %% @doc The tables to make, as arguments of `ets:new/2'.
 -spec tables() -> [{atom(), [term()]}].
@@ -102,17 +113,11 @@ topics() ->
 -spec init(atom()) -> {ok, #state{}}.
 init(Channel) ->
     true = ets:insert(?RELAYS, {Channel, self()}),
-    Replays = case maps:merge(esdb_gater_config:default_channels(),
-                              esdb_gater_link:gateway_channels()) of
-                  #{Channel := #{replay_last := Replay}} -> Replay;
-                  #{} -> false
-              end,
-    {Exactly, Guards} = esdb_gater_match:exactly(Channel, '$3'),
-    Kept = ets:select(?TABLE, [{{{Exactly, '$1', '$2'}}, Guards, [{{'$1', '$2'}}]}]),
-    State = lists:foldl(fun({Topic, Pid}, Acc) -> added(key(Topic, Pid), Pid, Acc) end,
-                        #state{channel = Channel, replays = Replays,
-                               requests = gen_server:reqids_new()},
-                        Kept),
+    {Exactly, Guards} = esdb_gater_match:exactly(Channel, '$4'),
+    Kept = ets:select(?TABLE, [{{{Exactly, '$1', '$2'}, '$3'}, Guards, [{{'$1', '$2', '$3'}}]}]),
+    State = lists:foldl(fun({Topic, Pid, Stamp}, Acc) ->
+                            added(key(Topic, Pid), Pid, Stamp, learn(Stamp, Acc))
+                        end, #state{channel = Channel, requests = gen_server:reqids_new()}, Kept),
     %% Before a crash it may have asked for them.
     Known = maps:map(fun(_, Sub) -> Sub#sub{known = true} end, State#state.subs),
     {ok, follow(State#state{subs = Known})}.
@@ -126,9 +131,9 @@ handle_call({subscribe, Topic, Pid}, From, State) when is_pid(Pid) ->
     end;
 handle_call({subscribe, _, _}, _From, State) ->
     {reply, {error, badarg}, State};
-handle_call({unsubscribe, Topic, Pid}, _From, State) when is_pid(Pid) ->
+handle_call({unsubscribe, Topic, Pid}, From, State) when is_pid(Pid) ->
     case esdb_gater_bounds:topic(Topic) of
-        ok -> {reply, ok, unsubscribe(Topic, Pid, State)};
+        ok -> {noreply, unsubscribe(Topic, Pid, From, State)};
         {error, _} = Error -> {reply, Error, State}
     end;
 handle_call({unsubscribe, _, _}, _From, State) ->
@@ -150,11 +155,14 @@ handle_call(Request, _From, State) ->
 -spec handle_cast(term(), #state{}) -> {noreply, #state{}}.
 handle_cast({subscribe, Topic, Pid}, State) when is_pid(Pid) ->
     case esdb_gater_bounds:topic(Topic) of
-        ok -> {noreply, ask(key(Topic, Pid), added(key(Topic, Pid), Pid, State))};
+        ok -> {noreply, ask(key(Topic, Pid), added(key(Topic, Pid), Pid, 0, State))};
         {error, _} -> {noreply, State}
     end;
-handle_cast({unsubscribe, Topic, Pid}, State) ->
-    {noreply, unsubscribe(Topic, Pid, State)};
+handle_cast({unsubscribe, Topic, Pid}, State) when is_pid(Pid) ->
+    case esdb_gater_bounds:topic(Topic) of
+        ok -> {noreply, unsubscribe(Topic, Pid, none, State)};
+        {error, _} -> {noreply, State}
+    end;
 handle_cast({publish, Topic, Message} = Publish,
             #state{channel = Channel, gateway = Node} = State) when Node =/= undefined ->
     _ = sendable(Topic, Message) =:= ok andalso gen_server:cast({Channel, Node}, Publish),
@@ -165,13 +173,16 @@ handle_cast(_Message, State) ->
 -spec handle_info(term(), #state{}) -> {noreply, #state{}}.
 handle_info({channel_message, Channel, _, _} = Message, #state{channel = Channel} = State) ->
     {noreply, hand_out([Message | more(Channel, ?AT_ONCE - 1)], State)};
+handle_info({esdb_gater_ended, Topic, Pid, Stamp}, State)
+  when is_binary(Topic), is_pid(Pid), is_integer(Stamp) ->
+    {noreply, ended(key(Topic, Pid), Pid, Stamp, learn(Stamp, State))};
 handle_info({esdb_gater_link, {up, Node}}, State) ->
     Down = #state{subs = Subs} = withdraw(gone_down(State, Node)),
     Asked = ask_all(Down),
     {noreply, maybe_restored(Asked#state{restoring = maps:map(fun(_, _) -> [] end, Subs)})};
 handle_info({esdb_gater_link, {former, Node}}, #state{channel = Channel, subs = Subs} = State) ->
     lists:foreach(fun({Topic, Target}) ->
-                      gen_server:cast({Channel, Node}, {unsubscribe, Topic, Target})
+                      gen_server:cast({Channel, Node}, {forget, Topic, Target, self()})
                   end, maps:keys(Subs)),
     {noreply, State};
 handle_info({esdb_gater_link, down}, State) ->
@@ -218,15 +229,17 @@ follow(State) ->
             State#state{link = Ref}
     end.
 
-%% Whatever was asked or held is wanted again from the next gateway.
-gone_down(#state{subs = Subs} = State, Next) ->
+%% Whatever was asked or held is wanted again from the next gateway. Those who wait for the end
+%% of a subscription need not: it is remembered.
+gone_down(#state{subs = Subs, ending = Ending} = State, Next) ->
     Wanted = maps:map(fun(_, Sub) -> Sub#sub{status = wanted} end, Subs),
-    State#state{gateway = Next, requests = gen_server:reqids_new(), restoring = none,
-                subs = Wanted}.
+    Down = State#state{gateway = Next, requests = gen_server:reqids_new(), restoring = none,
+                       subs = Wanted, ending = #{}},
+    maps:fold(fun(_, {Key, From}, Acc) -> withdrawn(Key, From, Acc) end, Down, Ending).
 
 %% A gateway that was only out of reach still has what was given up meanwhile.
 withdraw(#state{subs = Subs, withdrawn = Withdrawn} = State) ->
-    maps:fold(fun(Key, [], Acc) -> request_end(Key, Acc) end,
+    maps:fold(fun(Key, How, Acc) -> request_end(How, Key, {ended, Key}, Acc) end,
               State#state{withdrawn = #{}}, maps:without(maps:keys(Subs), Withdrawn)).
 
 %% The link waits for this before it lets others use the gateway.
@@ -259,7 +272,7 @@ subscribe(Topic, Pid, From, #state{subs = Subs} = State) ->
         #{Key := #sub{status = held, last = Last, pids = Pids}} ->
             gen_server:reply(From, ok),
             ok = replay(Last, Topic, Pid, is_map_key(Pid, Pids), State),
-            {noreply, added(Key, Pid, State)};
+            {noreply, added(Key, Pid, State#state.stamp, State)};
         _ ->
             Sub = maps:get(Key, Subs, #sub{}),
             Timer = erlang:send_after(?CALL_TIMEOUT, self(), {expire, Key, From}),
@@ -267,18 +280,35 @@ subscribe(Topic, Pid, From, #state{subs = Subs} = State) ->
             {noreply, ask(Key, put_sub(Key, Sub#sub{waiting = Waiting}, State))}
     end.
 
-replay({last, Message}, Topic, Pid, false, #state{channel = Channel}) ->
+replay({last, Message}, Topic, Pid, false, #state{channel = Channel, replays = true}) ->
     _ = Pid ! {channel_message, Channel, Topic, Message},
     ok;
 replay(_, _Topic, _Pid, _Subscribed, _State) ->
     ok.
 
 %% The process is a subscriber from now on.
-added({Topic, Target} = Key, Pid, #state{channel = Channel, subs = Subs} = State) ->
+added({Topic, Target} = Key, Pid, Stamp, #state{channel = Channel, subs = Subs} = State) ->
     #sub{pids = Pids} = Sub = maps:get(Key, Subs, #sub{}),
-    true = ets:insert(?TABLE, {{Channel, Topic, Pid}}),
+    true = ets:insert(?TABLE, {{Channel, Topic, Pid}, Stamp}),
     ok = esdb_gater_lineage:topic_changed(Target, Topic, true),
-    watch(Pid, Key, put_sub(Key, Sub#sub{pids = Pids#{Pid => []}}, State)).
+    More = Pids#{Pid => Stamp},
+    Added = put_sub(Key, Sub#sub{pids = More}, State),
+    ok = weigh(Key, Sub#sub.status, map_size(Pids), map_size(More), Added),
+    watch(Pid, Key, Added).
+
+%% How many processes it hands out a topic to, for those who count the recipients of a publication.
+%% One is what the gateway takes it to be.
+weigh(_Key, _Status, Same, Same, _State) -> ok;
+weigh(_Key, _Status, 0, 1, _State) -> ok;
+weigh(_Key, _Status, _Before, 0, _State) -> ok;
+weigh({Topic, Target}, held, _Before, Now, #state{channel = Channel, gateway = Node})
+  when Target =:= self(), Node =/= undefined ->
+    gen_server:cast({Channel, Node}, {weigh, Topic, self(), Now});
+weigh(_Key, _Status, _Before, _Now, _State) ->
+    ok.
+
+learn(Stamp, #state{stamp = Latest} = State) ->
+    State#state{stamp = max(Stamp, Latest)}.
 
 put_sub(Key, #sub{pids = Pids, waiting = []} = Sub, State) when map_size(Pids) =:= 0 ->
     given_up(Key, Sub, State);
@@ -290,55 +320,77 @@ put_sub(Key, Sub, #state{subs = Subs} = State) ->
 given_up(Key, #sub{known = Known}, #state{subs = Subs} = State) ->
     Fewer = State#state{subs = maps:remove(Key, Subs)},
     case Known of
-        true -> restored(Key, request_end(Key, Fewer));
+        true -> restored(Key, request_end(leave, Key, {ended, Key}, Fewer));
         false -> Fewer
     end.
 
 %% Whoever was not told of the end goes on sending, if only to a process that has unsubscribed.
 %% What no gateway was asked for is not remembered, so without one there are at most as many
 %% `withdrawn' as it had subscriptions, whatever comes and goes meanwhile.
-request_end(Key, #state{gateway = undefined, withdrawn = Withdrawn} = State) ->
-    State#state{withdrawn = Withdrawn#{Key => []}};
-request_end({Topic, Target} = Key, State) ->
-    request({unsubscribe, Topic, Target}, {ended, Key}, State).
+request_end(How, Key, _Label, #state{gateway = undefined, withdrawn = Withdrawn} = State) ->
+    State#state{withdrawn = Withdrawn#{Key => How}};
+request_end(leave, {Topic, Target}, Label, State) ->
+    request({leave, Topic, Target, self()}, Label, State);
+request_end(unsubscribe, {Topic, Target}, Label, State) ->
+    request({unsubscribe, Topic, Target}, Label, State).
 
 ask(_Key, #state{gateway = undefined} = State) ->
     State;
 ask({Topic, Target} = Key, #state{subs = Subs} = State) ->
     case Subs of
         #{Key := #sub{status = wanted} = Sub} ->
-            request({subscribe, Topic, Target}, {subscribed, Key},
+            request({keep, Topic, Target, self(), since(Target, Sub, State)}, {subscribed, Key},
                     State#state{subs = Subs#{Key := Sub#sub{status = asked, known = true}}});
         _ ->
             State
     end.
 
+%% Who waits subscribes now; what nobody waits for was subscribed before.
+since(Target, _Sub, #state{stamp = Stamp}) when Target =:= self() -> Stamp;
+since(_Target, #sub{waiting = [_ | _]}, _State) -> 0;
+since(Target, #sub{pids = Pids}, _State) -> maps:get(Target, Pids, 0).
+
 ask_all(#state{subs = Subs} = State) ->
     lists:foldl(fun ask/2, State, maps:keys(Subs)).
 
-subscribed(Key, Answer, #state{subs = Subs} = State) ->
-    case Subs of
-        #{Key := #sub{status = asked, waiting = Waiting} = Sub} ->
-            Status = case Answer of ok -> held; _ -> wanted end,
-            Asked = State#state{subs = Subs#{Key := Sub#sub{status = Status, waiting = []}}},
-            Answered = lists:foldr(fun(Waiter, Acc) -> answer(Key, Waiter, Answer, Acc) end,
-                                   Asked, Waiting),
-            refused(Key, Status, Answered);
+subscribed({_, Target} = Key, Answer, #state{subs = Subs} = State) ->
+    case {Subs, Answer} of
+        {#{Key := #sub{status = asked} = Sub}, {ok, Stamp, Replays}} ->
+            Held = Sub#sub{status = held, waiting = []},
+            Learnt = learn(Stamp, State#state{replays = Replays, subs = Subs#{Key := Held}}),
+            ok = weigh(Key, held, 1, map_size(Sub#sub.pids), Learnt),
+            answer_all(Key, Sub#sub.waiting, ok, Stamp, dated(Key, Stamp, Learnt));
+        {#{Key := #sub{status = asked, waiting = [], pids = #{Target := Since}}}, {error, ended}}
+          when Since > 0 ->
+            dropped(Key, Target, State);
+        {#{Key := #sub{status = asked} = Sub}, {error, ended}} ->
+            %% One that was ended while it was under way; this one is newer.
+            ask(Key, State#state{subs = Subs#{Key := Sub#sub{status = wanted}}});
+        {#{Key := #sub{status = asked} = Sub}, _} ->
+            Wanted = State#state{subs = Subs#{Key := Sub#sub{status = wanted, waiting = []}}},
+            refused(Key, answer_all(Key, Sub#sub.waiting, Answer, 0, Wanted));
         _ ->
             State
     end.
 
-answer(Key, {Pid, From, Timer}, Answer, State) ->
+answer_all(Key, Waiting, Answer, Stamp, State) ->
+    lists:foldr(fun(Waiter, Acc) -> answer(Key, Waiter, Answer, Stamp, Acc) end, State, Waiting).
+
+answer(Key, {Pid, From, Timer}, Answer, Stamp, State) ->
     _ = erlang:cancel_timer(Timer),
     gen_server:reply(From, Answer),
     case Answer of
-        ok -> added(Key, Pid, State);
+        ok -> added(Key, Pid, Stamp, State);
         _ -> State
     end.
 
-refused(_Key, held, State) ->
-    State;
-refused(Key, wanted, #state{subs = Subs} = State) ->
+%% Those that were subscribed without waiting for the answer.
+dated(Key, Stamp, #state{subs = Subs} = State) ->
+    #{Key := #sub{pids = Pids}} = Subs,
+    lists:foldl(fun(Pid, Acc) -> added(Key, Pid, Stamp, Acc) end, State,
+                [Pid || {Pid, 0} <- maps:to_list(Pids)]).
+
+refused(Key, #state{subs = Subs} = State) ->
     case Subs of
         #{Key := #sub{pids = Pids}} when map_size(Pids) =:= 0 ->
             State#state{subs = maps:remove(Key, Subs)};
@@ -359,18 +411,69 @@ expire(Key, From, #state{subs = Subs} = State) ->
 
 %%% Unsubscribing
 
-unsubscribe(Topic, Pid, State) when is_binary(Topic), is_pid(Pid) ->
+%% Somebody else may have subscribed the process, too, so the gateway is told in any case: who is
+%% told `ok' finds it ended.
+unsubscribe(Topic, Pid, From, State) when node(Pid) =:= node() ->
     Key = key(Topic, Pid),
-    unwatch(Pid, Key, removed(Key, Pid, State));
-unsubscribe(_Topic, _Pid, State) ->
-    State.
+    end_at_gateway(leave, {Topic, Pid}, From, unwatch(Pid, Key, removed(Key, Pid, State)));
+unsubscribe(Topic, Pid, From, State) ->
+    Key = key(Topic, Pid),
+    end_at_gateway(unsubscribe, Key, From, dropped(Key, Pid, State)).
+
+end_at_gateway(_How, Key, From, #state{gateway = undefined} = State) ->
+    withdrawn(Key, From, State);
+end_at_gateway(How, Key, none, State) ->
+    request_end(How, Key, {ended, Key}, State);
+end_at_gateway(How, Key, From, #state{ending = Ending} = State) ->
+    Ref = make_ref(),
+    request_end(How, Key, {ended, Key, Ref}, State#state{ending = Ending#{Ref => {Key, From}}}).
+
+%% There is no gateway. Nobody but this relay makes the subscription of a process of its node again;
+%% of one elsewhere another relay may, so its end is for the next gateway to know.
+withdrawn({_, Target}, From, State) when node(Target) =:= node() ->
+    reply(From, ok),
+    State;
+withdrawn(_Key, From, #state{withdrawn = Withdrawn} = State)
+  when map_size(Withdrawn) >= ?WITHDRAWN ->
+    reply(From, {error, no_gateway}),
+    State;
+withdrawn(Key, From, #state{withdrawn = Withdrawn} = State) ->
+    reply(From, ok),
+    State#state{withdrawn = Withdrawn#{Key => unsubscribe}}.
+
+reply(none, _Answer) -> ok;
+reply(From, Answer) -> gen_server:reply(From, Answer).
+
+%% Somebody has ended the subscription of the process at the gateway.
+ended({_, Target} = Key, Pid, Stamp, #state{subs = Subs} = State) ->
+    case Subs of
+        #{Key := #sub{pids = #{Pid := Since}}} when Since < Stamp, Target =:= self() ->
+            unwatch(Pid, Key, removed(Key, Pid, State));
+        #{Key := #sub{pids = #{Pid := Since}}} when Since < Stamp ->
+            dropped(Key, Pid, State);
+        _ ->
+            State
+    end.
+
+%% The subscription of a process elsewhere, which the gateway need not be told of.
+dropped({Topic, Target} = Key, Pid, #state{channel = Channel, subs = Subs} = State) ->
+    true = ets:delete(?TABLE, {Channel, Topic, Pid}),
+    _ = is_map_key(Key, Subs) andalso esdb_gater_lineage:topic_changed(Target, Topic, false),
+    Left = case Subs of
+               #{Key := #sub{waiting = []}} -> maps:remove(Key, Subs);
+               #{Key := Sub} -> Subs#{Key := Sub#sub{pids = #{}}};
+               _ -> Subs
+           end,
+    unwatch(Pid, Key, restored(Key, State#state{subs = Left})).
 
 removed({Topic, Target} = Key, Pid, #state{channel = Channel, subs = Subs} = State) ->
     true = ets:delete(?TABLE, {Channel, Topic, Pid}),
     case Subs of
         #{Key := #sub{pids = Pids} = Sub} when is_map_key(Pid, Pids) ->
             _ = map_size(Pids) =:= 1 andalso esdb_gater_lineage:topic_changed(Target, Topic, false),
-            put_sub(Key, Sub#sub{pids = maps:remove(Pid, Pids)}, State);
+            Left = maps:remove(Pid, Pids),
+            ok = weigh(Key, Sub#sub.status, map_size(Pids), map_size(Left), State),
+            put_sub(Key, Sub#sub{pids = Left}, State);
         _ ->
             State
     end.
@@ -521,8 +624,15 @@ response({subscribed, Key}, Answer, State) ->
 response({pass, From}, Answer, State) ->
     gen_server:reply(From, Answer),
     State;
-response({ended, _Key}, _Answer, State) ->
-    State.
+response({ended, _Key}, Answer, State) ->
+    learn_from(Answer, State);
+response({ended, _Key, Ref}, Answer, #state{ending = Ending} = State) ->
+    {{_, From}, Rest} = maps:take(Ref, Ending),
+    gen_server:reply(From, case Answer of {ok, _, _} -> ok; _ -> Answer end),
+    learn_from(Answer, State#state{ending = Rest}).
+
+learn_from({ok, Stamp, _Replays}, State) -> learn(Stamp, State);
+learn_from(_Answer, State) -> State.
 
 lost({subscribed, Key}, #state{subs = Subs} = State) ->
     case Subs of
@@ -535,4 +645,7 @@ lost({pass, From}, State) ->
     gen_server:reply(From, {error, no_gateway}),
     State;
 lost({ended, Key}, #state{withdrawn = Withdrawn} = State) ->
-    State#state{withdrawn = Withdrawn#{Key => []}}.
+    State#state{withdrawn = Withdrawn#{Key => leave}};
+lost({ended, Key, Ref}, #state{ending = Ending} = State) ->
+    {{_, From}, Rest} = maps:take(Ref, Ending),
+    withdrawn(Key, From, State#state{ending = Rest}).

@@ -463,7 +463,7 @@ registry(Registry, #state{settled = Settled, attempt = Attempt} = State) ->
     _ = map_size(Unconfirmed) > 0 andalso erlang:send_after(?SETTLE, self(), {settle, Attempt}),
     Sent = lists:foldl(
              fun({Store, Pid}, Acc) ->
-                     request(?REGISTRY, {register, Store, Pid}, {restored, Attempt, Store, Pid}, Acc)
+                     request(?REGISTRY, {reassert, Store, Pid}, {restored, Attempt, Store, Pid}, Acc)
              end, monitor_wanted(State), Missing),
     restoring(Sent#state{restoring = length(Missing), unconfirmed = Unconfirmed,
                          settled = map_size(Unconfirmed) =:= 0}).
@@ -622,7 +622,7 @@ reassert(#state{phase = attached} = State) ->
       fun({Store, Pid}, Acc) ->
               case esdb_gater_workers:member(Store, Pid) of
                   true -> Acc;
-                  false -> request(?REGISTRY, {register, Store, Pid},
+                  false -> request(?REGISTRY, {reassert, Store, Pid},
                                    {restored, none, Store, Pid}, Acc)
               end
       end, monitor_wanted(send_withdrawals(State)), esdb_gater_wanted:active());
@@ -669,8 +669,10 @@ response({restored, Attempt, Store, Pid}, Answer, State) ->
             %% Until the registry has come, what is offered is not heard.
             _ = State#state.rev =/= undefined andalso esdb_gater_copy:repeated(Store, Pid),
             restored(Attempt, State);
-        {error, Gone} when Gone =:= noproc; Gone =:= badarg ->
+        {error, Gone} when Gone =:= noproc; Gone =:= badarg; Gone =:= unregistered ->
+            %% It has ended, or somebody has unregistered it while this node was away.
             ok = esdb_gater_wanted:remove(Store, Pid),
+            _ = esdb_gater_workers:remove(Store, Pid),
             restored(Attempt, State);
         _ ->
             restored(Attempt, reassert_in(?REASSERT_SOON + rand:uniform(?REASSERT_SOON), State))

@@ -12,7 +12,7 @@
 -export([gateway/1, gateway/2, launch/2, restart/2, signal/2, await_exit/2, alive/1, log/1,
          resident_bytes/1]).
 -export([node/1, node/2, on/2, on/3, agent/1, in/2, messages/1, kill_node/2, on_release/2]).
--export([until/1, until/2, call/3, call/4, cast/3, unique/1, program/0]).
+-export([until/1, until/2, stopwatch/0, within/2, call/3, call/4, cast/3, unique/1, program/0]).
 -export_type([world/0, gateway/0, beam/0]).
 
 -type world() :: pid().
@@ -190,6 +190,40 @@ until_deadline(Condition, Deadline) ->
         {false, false} -> timer:sleep(?LOOK_MS), until_deadline(Condition, Deadline);
         {false, true} -> error({never_happened, Condition})
     end.
+
+%% @doc Begins to measure how long something takes; see `within/2'.
+-spec stopwatch() -> integer().
+stopwatch() -> erlang:monotonic_time(millisecond).
+
+%% @doc Asserts that no more than so many milliseconds have gone since a stopwatch was begun, on a
+%% machine that has nothing else to do. One that is busy gives each process a share of its time, which
+%% is measured: by that the limit grows. Gives the milliseconds it took.
+-spec within(integer(), pos_integer()) -> Took :: integer().
+within(Begun, LimitMs) ->
+    Took = erlang:monotonic_time(millisecond) - Begun,
+    case Took =< LimitMs orelse Took =< LimitMs * share() of
+        true -> Took;
+        false -> error({took_ms, Took, limit_ms, LimitMs})
+    end.
+
+%% How much longer than the time of a processor something takes now.
+share() ->
+    {ok, Before} = processor_ms(),
+    Begun = erlang:monotonic_time(millisecond),
+    spin(Before + 200),
+    {ok, After} = processor_ms(),
+    max(1, (erlang:monotonic_time(millisecond) - Begun) / max(1, After - Before)).
+
+spin(Until) ->
+    _ = lists:sum(lists:seq(1, 20000)),
+    case processor_ms() of
+        {ok, Now} when Now < Until -> spin(Until);
+        {ok, _} -> ok
+    end.
+
+processor_ms() ->
+    {Total, _} = statistics(runtime),
+    {ok, Total}.
 
 %% @doc A call from a node to a registered name of a gateway.
 -spec call(beam(), {atom(), gateway()}, term()) -> term().

@@ -7,6 +7,7 @@
 -export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
 -export([a_channel_named_like_a_process_is_none/1, a_channel_named_like_a_remote_process_is_none/1,
          a_channel_whose_name_is_taken_says_so/1,
+         the_ten_channels_are_the_same_to_program_shim_and_reader/1,
          what_no_gateway_takes_is_refused_before_it_is_sent/1,
          workers_are_found_right_after_the_start/1,
          the_start_of_an_embedded_gateway_ends_with_its_registry/1,
@@ -21,7 +22,8 @@ suite() -> [{timetrap, {minutes, 5}}].
 
 all() ->
     [a_channel_named_like_a_process_is_none, a_channel_named_like_a_remote_process_is_none,
-     a_channel_whose_name_is_taken_says_so, what_no_gateway_takes_is_refused_before_it_is_sent,
+     a_channel_whose_name_is_taken_says_so,
+     the_ten_channels_are_the_same_to_program_shim_and_reader, what_no_gateway_takes_is_refused_before_it_is_sent,
      workers_are_found_right_after_the_start,
      the_start_of_an_embedded_gateway_ends_with_its_registry,
      a_start_without_a_gateway_ends_when_none_is_reached,
@@ -80,6 +82,30 @@ a_channel_whose_name_is_taken_says_so(Config) ->
     until(fun() -> on(value(beam, Config), fun() ->
         ok =:= esdb_channel_server:subscribe(taken, ?TOPIC, self())
     end) end).
+
+the_ten_channels_are_the_same_to_program_shim_and_reader(Config) ->
+    Program = on(value(beam, Config), fun esdb_gater_link:gateway_channels/0),
+    Shim = on(value(beam, Config), fun esdb_gater_config:default_channels/0),
+    ?assertEqual(10, map_size(Shim)),
+    ?assertEqual(Shim, maps:without([own, taken], Program)),
+    ?assertEqual(Shim, in_the_readme()).
+
+%% The rows `| channels | priority | rate | signature |' that name channels.
+in_the_readme() ->
+    {ok, Text} = file:read_file(filename:join(os:getenv("GATER_ROOT"), "README.md")),
+    Rows = [string:split(Line, "|", all) || <<"| `esdb_channel_", _/binary>> = Line <- string:split(Text, "\n", all)],
+    maps:from_list(
+        [{binary_to_atom(Name), #{priority => binary_to_atom(string:trim(Priority)),
+                                  max_rate => rate(string:trim(Rate)),
+                                  hmac => binary_to_atom(string:trim(Hmac)),
+                                  replay_last => nomatch =/= string:find(Channels, "replays")}}
+         || [_, Channels, Priority, Rate, Hmac, _] <- Rows,
+            {match, Names} <- [re:run(Channels, "`(esdb_channel_[a-z]+)`",
+                                      [global, {capture, all_but_first, binary}])],
+            [Name] <- Names]).
+
+rate(<<"unlimited">>) -> infinity;
+rate(PerSecond) -> binary_to_integer(re:replace(PerSecond, ",|/s", "", [global, {return, binary}])).
 
 spawn_agent(Name) ->
     Pid = gater_agent:start(),

@@ -29,7 +29,9 @@ impl Oracle {
         let mut child = match spawned {
             Ok(child) => child,
             Err(error) => {
-                eprintln!("SKIPPED: no Erlang to compare with ({program}: {error})");
+                // Past the capture of test output: `tests/run` counts these lines as skipped tests.
+                let said = "SKIPPED: no Erlang to compare with";
+                writeln!(std::io::stderr(), "{said} ({program}: {error})").unwrap();
                 return None;
             }
         };

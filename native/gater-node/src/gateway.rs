@@ -19,6 +19,7 @@ use crate::registry::cluster::network::Network;
 use crate::registry::cluster::rpc::Rpc;
 use crate::registry::directory::Directory;
 use crate::registry::replica::{self, Replica};
+use crate::services::census::Census;
 use crate::services::channel::Channels;
 use crate::services::channel::local::Channel;
 use crate::services::channel::remote::Relays;
@@ -122,7 +123,15 @@ impl Gateway {
                 Ok(Arc::new(Channel::new(&tag, atom(name)?, *policy, drops.clone())))
             })
             .collect::<Result<_, StartError>>()?;
-        let relays = Arc::new(Relays::new(&node, peers.clone(), secret.clone(), &channels));
+        let census = Arc::new(Census::default());
+        let relays = Arc::new(Relays::new(
+            &node,
+            peers.clone(),
+            secret.clone(),
+            telemetry.clone(),
+            census.clone(),
+            &channels,
+        ));
         let sessions = Sessions::new(
             own_name.clone(),
             directory.clone(),
@@ -139,14 +148,8 @@ impl Gateway {
         let rex = Arc::new(Rex::new(&node));
         let mesh = Arc::new(Mesh::new(own_name.clone(), seeds, config.max_nodes, rex.clone()));
         let tuning = Arc::new(Tuning::new(own_name, rex.clone(), config.tune_peers));
-        let services = Channels::new(
-            peers.clone(),
-            relays.clone(),
-            secret.clone(),
-            telemetry.clone(),
-            refusals,
-            channels,
-        );
+        let services =
+            Channels::new(peers.clone(), relays.clone(), secret.clone(), refusals, channels);
         let router = Arc::new(Router {
             peers: peers.clone(),
             cluster_service: ClusterService::new(cluster.clone(), directory.clone()),
@@ -159,6 +162,7 @@ impl Gateway {
             registry,
             sessions,
             telemetry,
+            census,
             drops,
             channels: services,
             unreached: Unreached::default(),
@@ -176,6 +180,11 @@ impl Gateway {
 
         let told = router.clone();
         supervise("shims are told of gateways", &stop, move || tell_gateways(told.clone()));
+        let counting = router.relays.clone();
+        supervise("the recipients of publications are counted", &stop, move || {
+            let relays = counting.clone();
+            async move { relays.count_broadcasts().await }
+        });
         let lost_grace = config.lost_grace;
         supervise("nodes that stay away are given up", &stop, move || {
             sweep(router.clone(), lost_grace)

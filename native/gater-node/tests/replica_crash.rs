@@ -9,8 +9,10 @@ use gater_core::registry::Command;
 use gater_node::registry::replica::{Alone, Replica, Settings};
 use gater_term::{Atom, Pid};
 
-/// Where the child works. This test binary, started with it, is the child.
+/// Where the child works. This test, started with it in a process of its own, is the child.
 const DIRECTORY: &str = "REPLICA_CRASH_DIRECTORY";
+/// The name of this test.
+const NAME: &str = "all_1000_acknowledged_registrations_survive_being_killed_again_and_again";
 const WORKERS: u32 = 1_000;
 
 fn register(id: u32) -> Command {
@@ -25,11 +27,10 @@ async fn open(path: &Path) -> Replica {
     Replica::open_with(path, settings, Alone, Box::new(|_| {})).await.unwrap()
 }
 
-/// Registers what is not registered yet, and prints each worker once it is acknowledged.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn child_registers_until_it_is_killed() {
-    let Some(directory) = std::env::var_os(DIRECTORY) else { return };
-    let replica = open(Path::new(&directory)).await;
+/// The child: registers what is not registered yet, and prints each worker once it is acknowledged,
+/// until it is killed.
+async fn register_all(directory: &Path) -> ! {
+    let replica = open(directory).await;
     let known: BTreeSet<u32> =
         replica.read(|state| state.workers("orders").map(|(_, pid)| pid.id).collect());
     let missing: Vec<u32> = (0..WORKERS).filter(|id| !known.contains(id)).collect();
@@ -47,8 +48,8 @@ async fn child_registers_until_it_is_killed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_1000_acknowledged_registrations_survive_being_killed_again_and_again() {
-    if std::env::var_os(DIRECTORY).is_some() {
-        return;
+    if let Some(directory) = std::env::var_os(DIRECTORY) {
+        register_all(Path::new(&directory)).await;
     }
     let directory = tempfile::tempdir().unwrap();
     let mut acknowledged = BTreeSet::new();
@@ -57,7 +58,7 @@ async fn all_1000_acknowledged_registrations_survive_being_killed_again_and_agai
         rounds += 1;
         assert!(rounds < 100, "no progress");
         let mut child = Process::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child_registers_until_it_is_killed", "--nocapture"])
+            .args(["--exact", NAME, "--nocapture"])
             .env(DIRECTORY, directory.path())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

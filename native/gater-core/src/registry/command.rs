@@ -39,6 +39,14 @@ pub enum Command {
         /// Its incarnation.
         creation: u32,
     },
+    /// As [`Command::Register`], by somebody who has registered it before and has not heard of it
+    /// since: refused if it was unregistered meanwhile.
+    Reassert {
+        /// What the worker serves.
+        store: Atom,
+        /// The worker.
+        pid: Pid,
+    },
 }
 
 /// One registration that came or went.
@@ -79,6 +87,9 @@ pub enum Refusal {
     /// There are [`MAX_REGISTRATIONS`](super::MAX_REGISTRATIONS) already.
     #[error("the registry is full")]
     Full,
+    /// It was unregistered since whoever asks has registered it.
+    #[error("the worker was unregistered meanwhile")]
+    Unregistered,
 }
 
 impl Refusal {
@@ -86,6 +97,7 @@ impl Refusal {
     pub fn as_atom(&self) -> &'static str {
         match self {
             Self::Full => "overloaded",
+            Self::Unregistered => "unregistered",
         }
     }
 }

@@ -8,6 +8,7 @@ mod proposers;
 mod snapshot;
 mod state;
 mod stores;
+mod unregistered;
 
 pub use command::{Change, Command, Outcome, Refusal};
 pub use proposers::{Origin, Proposers};

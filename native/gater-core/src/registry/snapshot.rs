@@ -3,6 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::state::{MAX_REGISTRATIONS, State};
+use super::unregistered::MAX_UNREGISTERED;
 use gater_term::{Atom, Pid};
 
 /// The registry at one point of the log. Equal states make equal snapshots.
@@ -14,11 +15,13 @@ pub struct Snapshot {
     pub last_epoch: u64,
     /// Epoch, store and worker of every registration, by epoch.
     pub registrations: Vec<(u64, Atom, Pid)>,
+    /// Epoch, store and worker of what was unregistered last, by epoch.
+    pub unregistered: Vec<(u64, Atom, Pid)>,
 }
 
 impl Snapshot {
     /// The version that is written, and the only one that is read.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 }
 
 /// Why a snapshot cannot be restored.
@@ -44,7 +47,11 @@ impl State {
         let mut registrations: Vec<_> =
             self.iter().map(|(store, epoch, pid)| (epoch, store.clone(), pid.clone())).collect();
         registrations.sort_unstable_by_key(|(epoch, _, _)| *epoch);
-        Snapshot { version: Snapshot::VERSION, last_epoch: self.last_epoch(), registrations }
+        let unregistered = self.unregistered.iter();
+        let unregistered =
+            unregistered.map(|(epoch, store, pid)| (epoch, store.clone(), pid.clone())).collect();
+        let (version, last_epoch) = (Snapshot::VERSION, self.last_epoch());
+        Snapshot { version, last_epoch, registrations, unregistered }
     }
 
     /// The state a snapshot was taken of.
@@ -52,7 +59,9 @@ impl State {
         if snapshot.version != Snapshot::VERSION {
             return Err(SnapshotError::Version { found: snapshot.version });
         }
-        if snapshot.registrations.len() > MAX_REGISTRATIONS {
+        if snapshot.registrations.len() > MAX_REGISTRATIONS
+            || snapshot.unregistered.len() > MAX_UNREGISTERED
+        {
             return Err(SnapshotError::TooLarge);
         }
         let mut state = Self::default();
@@ -66,6 +75,16 @@ impl State {
             return Err(SnapshotError::Inconsistent);
         }
         state.set_last_epoch(snapshot.last_epoch);
+        for (epoch, store, pid) in &snapshot.unregistered {
+            let last = state.unregistered.iter().next_back();
+            if last.is_some_and(|(last, ..)| last >= *epoch)
+                || state.unregistered.contains(store, pid)
+                || state.epoch(store.as_str(), pid).is_some()
+            {
+                return Err(SnapshotError::Inconsistent);
+            }
+            state.unregistered.add(*epoch, store, pid);
+        }
         Ok(state)
     }
 }

@@ -5,6 +5,7 @@ use std::collections::btree_map::Entry;
 
 use super::command::{Change, Command, Outcome, Refusal};
 use super::stores::Stores;
+use super::unregistered::Unregistered;
 use gater_term::{Atom, Pid};
 
 /// The most registrations there can be. All gateways must agree on it: it
@@ -24,6 +25,7 @@ pub struct State {
     incarnations: BTreeMap<(Atom, u32), usize>,
     len: usize,
     last_epoch: u64,
+    pub(super) unregistered: Unregistered,
 }
 
 impl State {
@@ -43,7 +45,10 @@ impl State {
     fn apply_one(&mut self, epoch: u64, command: &Command) -> Outcome {
         let mut outcome = Outcome::default();
         match command {
-            Command::Register { store, pid } => {
+            Command::Reassert { store, pid } if self.unregistered.contains(store, pid) => {
+                outcome.refused = Some(Refusal::Unregistered);
+            }
+            Command::Register { store, pid } | Command::Reassert { store, pid } => {
                 let known = self.epoch(store.as_str(), pid).is_some();
                 if !known && self.len >= MAX_REGISTRATIONS {
                     outcome.refused = Some(Refusal::Full);
@@ -52,10 +57,19 @@ impl State {
                     outcome.changes.push(self.insert(store, pid, epoch));
                 }
             }
-            Command::Unregister { store, pid, epoch } => {
-                outcome.changes.extend(self.remove(store, pid, *epoch));
+            Command::Unregister { store, pid, epoch: up_to } => {
+                outcome.changes.extend(self.remove(store, pid, *up_to));
+                // Whoever is away and has registered it must not do so again.
+                if self.epoch(store.as_str(), pid).is_none() {
+                    self.unregistered.add(epoch, store, pid);
+                }
             }
-            Command::Exited { pid, epoch } => self.remove_pid(pid, *epoch, &mut outcome.changes),
+            Command::Exited { pid, epoch } => {
+                self.remove_pid(pid, *epoch, &mut outcome.changes);
+                if epoch.is_none() {
+                    self.unregistered.remove_pid(pid);
+                }
+            }
             Command::Purge { node, creation } => {
                 let gone: Vec<_> =
                     self.pids_of(node).filter(|pid| pid.creation == *creation).cloned().collect();
@@ -145,6 +159,7 @@ impl State {
         *self.incarnations.entry((pid.node.clone(), pid.creation)).or_default() += 1;
         self.len += 1;
         self.last_epoch = epoch;
+        self.unregistered.remove(&store, &pid);
         Change::Registered { store, pid, epoch }
     }
 

@@ -101,17 +101,21 @@ impl Telemetry {
         self.wanted.store(wanted, Ordering::Relaxed);
     }
 
-    /// A node is connected or gone, and so many are connected now.
-    pub fn node(&self, event: Event, node: &Atom, connected: usize) {
+    /// A node is connected or gone; `counts` gives the nodes that are connected to any gateway of
+    /// the cluster, and its gateways.
+    pub fn node(&self, event: Event, node: &Atom, counts: impl FnOnce() -> (usize, usize)) {
         self.emit(event, |out| {
             encode::map(out, 1);
             encode::atom(out, "system_time");
             encode::uint(out, clock::unix_millis());
-            encode::map(out, 2);
+            let (nodes, gateways) = counts();
+            encode::map(out, 3);
             encode::atom(out, "node");
             encode::atom(out, node.as_str());
             encode::atom(out, "member_count");
-            encode::uint(out, connected as u64);
+            encode::uint(out, nodes as u64);
+            encode::atom(out, "gateway_count");
+            encode::uint(out, gateways as u64);
         });
     }
 

@@ -4,6 +4,7 @@
 //! arrived on, and never waits: what takes time (a write to the registry) goes
 //! on by itself and answers when it is done.
 
+pub mod census;
 pub mod channel;
 pub mod cluster;
 pub mod registry;

@@ -64,15 +64,12 @@ impl Registry {
     /// Answers a `gen_server:call`.
     pub fn call(&self, caller: &Arc<Connection>, from: From, request: &[u8]) {
         match Operation::parse(request) {
-            Ok(Operation::Register(store, pid)) => match self.judge(caller, &pid) {
-                Err(reason) => caller.reply(&from, error(reason)),
-                Ok(peer) => {
-                    // Who is told `ok` finds the worker among those that are offered.
-                    let reached = self.peers.reach(&peer).map(tokio::spawn);
-                    let caller = Caller { connection: caller.clone(), from, reached };
-                    self.write(Command::Register { store, pid }, Some(caller));
-                }
-            },
+            Ok(Operation::Register(store, pid)) => {
+                self.register(caller, from, &pid.clone(), Command::Register { store, pid });
+            }
+            Ok(Operation::Reassert(store, pid)) => {
+                self.register(caller, from, &pid.clone(), Command::Reassert { store, pid });
+            }
             Ok(Operation::Unregister(store, pid)) => {
                 let caller = Caller { connection: caller.clone(), from, reached: None };
                 self.write(Command::Unregister { store, pid, epoch: None }, Some(caller));
@@ -87,6 +84,18 @@ impl Registry {
             Ok(Operation::Stores) => caller.reply(&from, self.directory.stores()),
             Err(BadRequest::BadArgument) => caller.reply(&from, error("badarg")),
             Err(BadRequest::Unknown) => caller.reply(&from, unknown_request(request)),
+        }
+    }
+
+    fn register(&self, caller: &Arc<Connection>, from: From, pid: &Pid, command: Command) {
+        match self.judge(caller, pid) {
+            Err(reason) => caller.reply(&from, error(reason)),
+            Ok(peer) => {
+                // Who is told `ok` finds the worker among those that are offered.
+                let reached = self.peers.reach(&peer).map(tokio::spawn);
+                let caller = Caller { connection: caller.clone(), from, reached };
+                self.write(command, Some(caller));
+            }
         }
     }
 
@@ -161,6 +170,8 @@ impl Registry {
 #[derive(Debug, PartialEq, Eq)]
 enum Operation {
     Register(Atom, Pid),
+    /// By a shim that has registered it before.
+    Reassert(Atom, Pid),
     Unregister(Atom, Pid),
     Workers(Atom),
     LocalWorkers(Atom),
@@ -185,6 +196,7 @@ impl Operation {
         let bad = |_| BadRequest::BadArgument;
         match (&*name, arity) {
             ("register", 3) => Ok(Self::Register(store(&mut reader)?, reader.pid().map_err(bad)?)),
+            ("reassert", 3) => Ok(Self::Reassert(store(&mut reader)?, reader.pid().map_err(bad)?)),
             ("unregister", 3) => {
                 Ok(Self::Unregister(store(&mut reader)?, reader.pid().map_err(bad)?))
             }

@@ -104,6 +104,7 @@ impl Sessions {
                 match peer.filter(|peer| self.is_attached(peer, local)) {
                     Some(peer) => {
                         self.telemetry.listen(&peer, local, &events);
+                        self.relays.listeners_changed();
                         caller.reply(&from, OK);
                     }
                     None => caller.reply(&from, error("not_attached")),
@@ -193,6 +194,7 @@ impl Sessions {
     pub fn ended(&self, peer: &PeerRef, local: LocalPid) -> bool {
         self.directory.detach(peer, local);
         self.telemetry.listen(peer, local, &[]);
+        self.relays.listeners_changed();
         self.attached.lock().remove(&(peer.clone(), local))
     }
 
@@ -200,6 +202,7 @@ impl Sessions {
     pub fn peer_gone(&self, peer: &PeerRef) {
         self.directory.detach_peer(peer);
         self.telemetry.forget_peer(peer);
+        self.relays.listeners_changed();
         self.attached.lock().retain(|(of, _)| of != peer);
     }
 

@@ -16,6 +16,7 @@ use crate::observe::drops::Drops;
 use crate::observe::telemetry::{Event, Telemetry};
 use crate::registry::cluster::{Cluster, wire};
 use crate::registry::directory::Directory;
+use crate::services::census::Census;
 use crate::services::channel::remote::Relays;
 use crate::services::channel::{Channels, message};
 use crate::services::cluster::{self, ClusterService};
@@ -37,6 +38,7 @@ pub struct Router {
     pub(crate) tuning: Arc<Tuning>,
     pub(crate) sessions: Sessions,
     pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) census: Arc<Census>,
     pub(crate) drops: Arc<Drops>,
     pub(crate) channels: Channels,
     pub(crate) unreached: Unreached,
@@ -62,6 +64,11 @@ impl Router {
         }
     }
 
+    /// The nodes that are connected to any gateway, and the gateways.
+    fn counts(&self) -> (usize, usize) {
+        (self.census.count(), self.cluster.gateways().len())
+    }
+
     fn request(&self, caller: &Arc<Connection>, name: &str, request: Request) {
         match (name, request) {
             (_, Request::System { from, request }) => {
@@ -84,7 +91,7 @@ impl Router {
                     self.channels.call(channel, caller, from, &request);
                 }
                 (Some(channel), Request::Cast(request)) => {
-                    self.channels.cast(channel, caller, &request)
+                    self.channels.cast(channel, caller, &request);
                 }
                 (None, Request::Call { from, request }) => {
                     caller.reply(&from, unknown_request(&request));
@@ -116,7 +123,10 @@ impl Events for Router {
             self.relays.greet(connection);
         }
         joined.peer.announce();
-        self.telemetry.node(Event::NodeUp, joined.peer.node(), self.peers.online_count());
+        if !self.cluster.is_other(connection.peer().name.as_str()) {
+            self.relays.node_up(joined.peer.node());
+        }
+        self.telemetry.node(Event::NodeUp, joined.peer.node(), || self.counts());
     }
 
     fn down(&self, connection: &Arc<Connection>, _reason: &DownReason) {
@@ -125,7 +135,8 @@ impl Events for Router {
         self.relays.lost(connection);
         if let Some(peer) = self.peers.left(connection) {
             self.directory.down(&peer);
-            self.telemetry.node(Event::NodeDown, peer.node(), self.peers.online_count());
+            self.relays.node_down(peer.node());
+            self.telemetry.node(Event::NodeDown, peer.node(), || self.counts());
         }
     }
 

@@ -109,6 +109,46 @@ fn a_full_registry_refuses_and_still_removes() {
     assert_eq!(state.apply(5, &[register("s", &b)])[0].refused, None);
 }
 
+fn reassert(store: &str, pid: &Pid) -> Command {
+    Command::Reassert { store: atom(store), pid: pid.clone() }
+}
+
+#[test]
+fn what_was_unregistered_is_not_registered_again_by_those_who_were_away() {
+    let mut state = State::default();
+    let (a, b) = (pid("a@h", 1, 1), pid("a@h", 2, 1));
+    // Nothing is known of it: the registry is new, or its node was out of reach for too long.
+    assert_eq!(state.apply(1, &[reassert("s", &a)])[0].changes.len(), 1);
+    state.apply(2, &[Command::Purge { node: atom("a@h"), creation: 1 }]);
+    assert_eq!(state.apply(3, &[reassert("s", &a)])[0].changes.len(), 1);
+    // It was registered here, or elsewhere.
+    state.apply(4, &[unregister("s", &a, None), unregister("s", &b, None)]);
+    for worker in [&a, &b] {
+        let outcome = &state.apply(5, &[reassert("s", worker)])[0];
+        assert_eq!((&outcome.changes[..], outcome.refused), (&[][..], Some(Refusal::Unregistered)));
+    }
+    assert_eq!(state.apply(6, &[reassert("t", &a)])[0].refused, None);
+    // Whoever registers it means it.
+    state.apply(7, &[register("s", &a)]);
+    assert_eq!(state.apply(8, &[reassert("s", &a)])[0].refused, None);
+    assert_eq!(workers(&state, "s"), [a]);
+}
+
+#[test]
+fn only_so_many_are_remembered_and_none_of_the_dead() {
+    let mut state = State::default();
+    let most = super::super::unregistered::MAX_UNREGISTERED as u32;
+    let batch: Vec<_> = (0..2 * most).map(|id| unregister("s", &pid("a@h", id, 1), None)).collect();
+    state.apply(1, &batch);
+    assert_eq!(state.unregistered.iter().count(), most as usize);
+    assert_eq!(state.apply(2, &[reassert("s", &pid("a@h", 0, 1))])[0].refused, None);
+    let last = pid("a@h", 2 * most - 1, 1);
+    assert!(state.unregistered.contains(&atom("s"), &last));
+    state.apply(3, &[Command::Exited { pid: last.clone(), epoch: None }]);
+    assert!(!state.unregistered.contains(&atom("s"), &last));
+    assert_eq!(State::restore(&state.snapshot()), Ok(state));
+}
+
 #[test]
 fn the_last_epoch_survives_a_snapshot_of_nothing() {
     let mut state = State::default();
@@ -123,10 +163,19 @@ fn the_last_epoch_survives_a_snapshot_of_nothing() {
 fn a_snapshot_that_is_not_one_is_refused() {
     let a = pid("a@h", 1, 1);
     let entry = |epoch| (epoch, atom("s"), a.clone());
-    let snapshot =
-        |registrations| Snapshot { version: Snapshot::VERSION, last_epoch: 5, registrations };
-    let other = Snapshot { version: 2, ..snapshot(vec![]) };
-    assert_eq!(State::restore(&other), Err(SnapshotError::Version { found: 2 }));
+    let snapshot = |registrations| Snapshot {
+        version: Snapshot::VERSION,
+        last_epoch: 5,
+        registrations,
+        unregistered: vec![],
+    };
+    let other = Snapshot { version: 1, ..snapshot(vec![]) };
+    assert_eq!(State::restore(&other), Err(SnapshotError::Version { found: 1 }));
+    for unregistered in [vec![entry(5)], vec![(2, atom("t"), a.clone()), (2, atom("u"), a.clone())]]
+    {
+        let wrong = Snapshot { unregistered, ..snapshot(vec![entry(5)]) };
+        assert_eq!(State::restore(&wrong), Err(SnapshotError::Inconsistent));
+    }
     for wrong in
         [vec![entry(1), entry(2)], vec![entry(6)], vec![entry(2), (1, atom("t"), a.clone())]]
     {
@@ -149,6 +198,7 @@ fn command() -> impl Strategy<Value = Command> {
         4 => (store(), pids(), epoch())
             .prop_map(|(store, pid, epoch)| Command::Unregister { store, pid, epoch }),
         2 => (pids(), epoch()).prop_map(|(pid, epoch)| Command::Exited { pid, epoch }),
+        2 => (store(), pids()).prop_map(|(store, pid)| Command::Reassert { store, pid }),
         1 => pids().prop_map(|Pid { node, creation, .. }| Command::Purge { node, creation }),
     ]
 }
@@ -157,13 +207,18 @@ type Registration = (Atom, Pid, u64);
 
 /// The registry as one list in the order of registration.
 #[derive(Default)]
-struct Model(Vec<Registration>);
+struct Model(Vec<Registration>, BTreeSet<(Atom, Pid)>);
 
 impl Model {
     fn apply(&mut self, epoch: u64, command: &Command) -> Vec<Change> {
+        let pair = |store: &Atom, pid: &Pid| (store.clone(), pid.clone());
         let up_to = |limit: &Option<u64>, epoch| limit.is_none_or(|limit| epoch <= limit);
         let gone: Box<dyn Fn(&Registration) -> bool> = match command {
-            Command::Register { store, pid } => {
+            Command::Reassert { store, pid } if self.1.contains(&pair(store, pid)) => {
+                return vec![];
+            }
+            Command::Register { store, pid } | Command::Reassert { store, pid } => {
+                self.1.remove(&pair(store, pid));
                 if self.0.iter().any(|(s, p, _)| s == store && p == pid) {
                     return vec![];
                 }
@@ -172,9 +227,17 @@ impl Model {
                 return vec![Change::Registered { store, pid, epoch }];
             }
             Command::Unregister { store, pid, epoch } => {
+                let stays =
+                    self.0.iter().any(|(s, p, e)| (s, p) == (store, pid) && !up_to(epoch, *e));
+                if !stays {
+                    self.1.insert(pair(store, pid));
+                }
                 Box::new(move |(s, p, e)| s == store && p == pid && up_to(epoch, *e))
             }
             Command::Exited { pid, epoch } => {
+                if epoch.is_none() {
+                    self.1.retain(|(_, p)| p != pid);
+                }
                 Box::new(move |(_, p, e)| p == pid && up_to(epoch, *e))
             }
             Command::Purge { node, creation } => {

@@ -239,6 +239,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             version: self.registry.version,
             last_epoch: 0,
             registrations: Vec::new(),
+            unregistered: Vec::new(),
         };
         let registry = std::mem::replace(&mut self.registry, empty);
         let proposers = std::mem::take(&mut self.proposers);

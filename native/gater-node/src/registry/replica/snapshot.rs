@@ -20,7 +20,7 @@ use super::form;
 use super::types::{NodeId, SnapshotMeta};
 
 /// The first bytes of a snapshot file, with the version of its layout.
-const MAGIC: &[u8; 8] = b"esdbgsn\x02";
+const MAGIC: &[u8; 8] = b"esdbgsn\x03";
 const DIGEST_BYTES: usize = 32;
 
 /// What a snapshot is of.

@@ -1,6 +1,7 @@
 //! Another gateway, as channels see it: who takes its messages, and what it was told.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gater_dist::{Connection, Lane, Payload};
@@ -9,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use super::local::Ending;
 use super::message::{self, RelayMessage};
 use crate::transport::peers::PeerRef;
 
@@ -25,13 +27,15 @@ pub struct Gateway {
     taker: LocalPid,
     told: Mutex<u64>,
     known: watch::Sender<u64>,
+    /// Handlers of nodes there want to hear of publications.
+    listens: AtomicBool,
 }
 
 impl Gateway {
     /// The gateway at the other end of `connection`, whose process `taker` takes messages.
     pub fn new(connection: Arc<Connection>, peer: PeerRef, taker: LocalPid) -> Self {
         let (told, known) = (Mutex::new(0), watch::Sender::new(0));
-        Self { connection, peer, taker, told, known }
+        Self { connection, peer, taker, told, known, listens: AtomicBool::new(false) }
     }
 
     /// The node of the gateway.
@@ -42,6 +46,21 @@ impl Gateway {
     /// Its process that takes messages.
     pub fn taker(&self) -> LocalPid {
         self.taker
+    }
+
+    /// The connection to it.
+    pub fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    /// Whether handlers of nodes there want to hear of publications.
+    pub fn listens(&self) -> bool {
+        self.listens.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of whether they do.
+    pub fn set_listens(&self, listens: bool) {
+        self.listens.store(listens, Ordering::Relaxed);
     }
 
     /// Sends it a message of the relay protocol.
@@ -63,6 +82,22 @@ impl Gateway {
         let (number, channel) = (*told, channel.to_owned());
         self.say(&RelayMessage::Wants { number, channel, topics, alone });
         number
+    }
+
+    /// Tells that the subscription of a process was ended; the number to wait for. Under the
+    /// channel's lock, as [`Gateway::wants`].
+    pub fn ended(&self, channel: &str, ending: &Ending<'_>) -> u64 {
+        let mut told = self.told.lock();
+        *told += 1;
+        self.say(&RelayMessage::Ended {
+            number: *told,
+            channel: channel.to_owned(),
+            topic: ending.topic.as_bytes().to_vec(),
+            pid: ending.pid.clone(),
+            stamp: ending.stamp,
+            remember: ending.remember,
+        });
+        *told
     }
 
     /// Tells that a topic is not wanted any more; under the channel's lock.

@@ -13,6 +13,7 @@ use gater_term::{Atom, LocalPid, Pid, encode};
 use parking_lot::{Mutex, RwLock};
 
 use super::gateway::{Gateway, TOPICS_AT_A_TIME, Told};
+use super::keepers::{Keeper, Keepers};
 use super::last::LastValues;
 use crate::clock;
 use crate::observe::drops::{Drops, Reason};
@@ -47,6 +48,8 @@ struct Table {
     /// Processes that are about to be subscribed, by topic.
     expected: HashMap<Topic, Vec<Expected>>,
     last_ticket: u64,
+    /// Who makes which subscriptions again, and which of them have ended.
+    keepers: Keepers,
 }
 
 /// What another gateway is still to be told of a channel.
@@ -88,9 +91,24 @@ impl Table {
     }
 }
 
-/// The channel has as many subscriptions as it may.
+/// Why a process was not subscribed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TooManySubscriptions;
+pub enum NotSubscribed {
+    /// The channel has as many subscriptions as it may.
+    TooMany,
+    /// The subscription is one that was ended since it was made, or while it waited.
+    Ended,
+}
+
+impl NotSubscribed {
+    /// The reason as callers see it in `{error, Reason}`.
+    pub fn as_atom(self) -> &'static str {
+        match self {
+            Self::TooMany => "overloaded",
+            Self::Ended => "ended",
+        }
+    }
+}
 
 /// Why a message was not published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,26 +202,53 @@ impl Channel {
     ///
     /// No message is published on the channel meanwhile: what is sent is older than all
     /// that follows, and is not sent twice. One with a `ticket` that was unsubscribed since stays so.
+    ///
+    /// A subscription with a `keeper` is acknowledged with a stamp, and refused if it was ended
+    /// after the stamp that the keeper knows. A relay that subscribes itself is told which
+    /// subscriptions of processes of its node have been ended meanwhile.
     pub fn subscribe(
         &self,
         peers: &Peers,
         topic: &Topic,
         (peer, local): (&PeerRef, LocalPid),
         ticket: Option<u64>,
-        acknowledge: impl FnOnce(),
-    ) -> Result<(), TooManySubscriptions> {
+        keeper: Option<&Keeper>,
+        acknowledge: impl FnOnce(u64),
+    ) -> Result<(), NotSubscribed> {
         // Table and watch change under one lock: a subscribe and an unsubscribe of
         // the same process must not cross between the two.
         let mut table = self.table.write();
         if let Some(ticket) = ticket
             && !table.no_more(topic.as_bytes(), |process| process.ticket == ticket)
         {
-            acknowledge();
+            if keeper.is_some() {
+                return Err(NotSubscribed::Ended);
+            }
+            acknowledge(0);
             return Ok(());
         }
         if table.subscribers.len() >= MAX_SUBSCRIPTIONS {
-            return Err(TooManySubscriptions);
+            return Err(NotSubscribed::TooMany);
         }
+        let stamp = match keeper {
+            None => 0,
+            Some(keeper) => {
+                let now = clock::unix_micros();
+                table.keepers.announce(keeper, now);
+                if keeper.peer != *peer {
+                    let pid = peer.pid(local);
+                    if keeper.stamp > 0 && table.keepers.ended_after(topic, &pid, keeper.stamp) {
+                        return Err(NotSubscribed::Ended);
+                    }
+                    table.keepers.keep(topic, (peer.clone(), local), &keeper.peer);
+                } else if keeper.relay == local {
+                    for (pid, ended) in table.keepers.ended_on(topic, peer) {
+                        tell_ended(keeper, topic, &pid, ended);
+                    }
+                }
+                table.keepers.stamp(now)
+            }
+        };
         let untold = ticket.is_none() && self.last.is_none() && !table.gateways.is_empty();
         if untold && !table.wants(topic.as_bytes()) {
             for gateway in &table.gateways {
@@ -214,7 +259,7 @@ impl Channel {
         if new {
             peers.watch(peer, local, Interest::Subscriber);
         }
-        acknowledge();
+        acknowledge(stamp);
         if new
             && let Some(last) = &self.last
             && let Some(payload) = last.lock().get(topic.as_bytes())
@@ -225,15 +270,69 @@ impl Channel {
         Ok(())
     }
 
-    /// Ends a subscription; whether there was one.
-    pub fn unsubscribe(
+    /// Ends the subscription of a process, whoever makes it and wherever: the relays that keep it
+    /// are told, and so are the other gateways. Gives the stamp of the ending, and what the others
+    /// were told.
+    ///
+    /// `by` is the relay that asks, if one does: it has ended what it keeps itself.
+    pub fn end(&self, peers: &Peers, topic: &Topic, pid: &Pid, by: Option<&Keeper>) -> (u64, Told) {
+        let mut table = self.table.write();
+        let now = clock::unix_micros();
+        if let Some(by) = by {
+            table.keepers.announce(by, now);
+        }
+        if let Some(peer) = peers.find(pid)
+            && table.keepers.is_relay(&peer, pid.into())
+        {
+            self.take_out(&mut table, peers, topic.as_bytes(), (&peer, pid.into()));
+            table.keepers.weigh(topic, &peer, 1);
+            return (table.keepers.stamp(now), Told::new());
+        }
+        let stamp = table.keepers.stamp(now);
+        let end = Ending { topic, pid, stamp, remember: by.is_none() };
+        self.end_here(&mut table, peers, &end, by);
+        let gateways = table.gateways.iter();
+        let told = gateways.map(|g| (g.clone(), g.ended(self.name(), &end))).collect();
+        (stamp, told)
+    }
+
+    /// Ends the subscription of a process at this gateway and nowhere else: its relay has gone over to
+    /// another gateway.
+    pub fn forget(&self, peers: &Peers, topic: &Topic, pid: &Pid) {
+        let Some(peer) = peers.find(pid) else { return };
+        self.take_out(&mut self.table.write(), peers, topic.as_bytes(), (&peer, pid.into()));
+    }
+
+    /// Another gateway has ended the subscription of a process.
+    pub fn ended_elsewhere(&self, peers: &Peers, end: &Ending<'_>) {
+        let mut table = self.table.write();
+        table.keepers.observe(end.stamp, clock::unix_micros());
+        self.end_here(&mut table, peers, end, None);
+    }
+
+    fn end_here(&self, table: &mut Table, peers: &Peers, end: &Ending<'_>, by: Option<&Keeper>) {
+        let Ending { topic, pid, stamp, remember } = *end;
+        if remember {
+            table.keepers.end(topic, pid, stamp);
+        }
+        let Some(peer) = peers.find(pid) else { return };
+        self.take_out(table, peers, topic.as_bytes(), (&peer, pid.into()));
+        for keeper in table.keepers.tell(topic, &peer, pid.into()) {
+            let asks = by.is_some_and(|by| by.peer == keeper.peer);
+            // What a relay ends for a process of its own node is ended there already.
+            if !asks && (remember || keeper.peer != peer) {
+                tell_ended(&keeper, topic, pid, stamp);
+            }
+        }
+    }
+
+    fn take_out(
         &self,
+        table: &mut Table,
         peers: &Peers,
         topic: &[u8],
-        peer: &PeerRef,
-        local: LocalPid,
-    ) -> bool {
-        let mut table = self.table.write();
+        (peer, local): (&PeerRef, LocalPid),
+    ) {
         let expected =
             table.no_more(topic, |process| process.peer == *peer && process.local == local);
         let known = table.subscribers.unsubscribe(topic, peer, local);
@@ -245,7 +344,6 @@ impl Channel {
                 gateway.gone(self.name(), topic);
             }
         }
-        known || expected
     }
 
     /// Another gateway is connected. It is told what is wanted here, as far as that goes in one
@@ -371,17 +469,42 @@ impl Channel {
 
     /// A process is gone.
     pub fn remove_process(&self, peer: &PeerRef, local: LocalPid) {
-        self.table.write().subscribers.remove_process(peer, local);
+        let mut table = self.table.write();
+        table.subscribers.remove_process(peer, local);
+        table.keepers.remove_process(peer, local);
     }
 
     /// All processes of a node's incarnation are gone.
     pub fn remove_peer(&self, peer: &PeerRef) {
-        self.table.write().subscribers.remove_peer(peer);
+        let mut table = self.table.write();
+        table.subscribers.remove_peer(peer);
+        table.keepers.remove_peer(peer);
     }
 
-    /// Publishes a message, `term` of the wire, to the subscribers of `topic`;
-    /// to how many of this gateway's own, if it may be published. `topic_and_term` are
-    /// the two, encoded.
+    /// A relay hands out a topic to so many processes of its node.
+    pub fn weigh(&self, topic: &Topic, keeper: &Keeper, processes: u32) {
+        let mut table = self.table.write();
+        table.keepers.announce(keeper, clock::unix_micros());
+        table.keepers.weigh(topic, &keeper.peer, processes);
+    }
+
+    /// How many processes get what is published to a topic by way of this gateway: those that are
+    /// subscribed here, and those that relays hand out to.
+    pub fn recipients(&self, topic: &[u8]) -> usize {
+        let table = self.table.read();
+        let all = table.subscribers.get(topic);
+        let own = all.filter(|(peer, _)| !peer.is_gateway() && peer.online());
+        own.map(|(peer, locals)| match table.keepers.weight(topic, peer) {
+            Some((relay, processes)) if locals.contains(&relay) => {
+                locals.len() - 1 + processes as usize
+            }
+            _ => locals.len(),
+        })
+        .sum()
+    }
+
+    /// Publishes a message, `term` of the wire, to the subscribers of `topic`, if it may be
+    /// published. `topic_and_term` are the two, encoded.
     ///
     /// What subscribers get is `{channel_message, Channel, ` and these bytes as they are.
     pub fn publish(
@@ -390,7 +513,7 @@ impl Channel {
         topic: &[u8],
         term: &[u8],
         topic_and_term: &Bytes,
-    ) -> Result<usize, Refusal> {
+    ) -> Result<(), Refusal> {
         let signed = self.policy.hmac == Hmac::Required;
         if signed && !sign::has_signature(term) {
             return Err(Refusal::SignatureRequired);
@@ -404,7 +527,6 @@ impl Channel {
             secret.verify(term).map_err(Refusal::Signature)?;
         }
         let draft = Draft::new(&self.opening, topic_and_term);
-        let mut recipients = 0;
         {
             let table = self.table.read();
             for (peer, locals) in table.subscribers.get(topic) {
@@ -413,9 +535,6 @@ impl Channel {
                     continue;
                 };
                 link.send_draft(self.lane(), locals, &draft);
-                if !peer.is_gateway() {
-                    recipients += locals.len();
-                }
             }
             if let Some(last) = &self.last {
                 let payload = draft.payload();
@@ -425,7 +544,7 @@ impl Channel {
                 last.lock().put(topic, clock::unix_millis(), payload.clone());
             }
         }
-        Ok(recipients)
+        Ok(())
     }
 
     /// The node of these subscribers cannot be reached now.
@@ -450,4 +569,30 @@ impl Channel {
         encode::binary(&mut head, topic);
         Payload::new(&self.opening, head, term.clone())
     }
+}
+
+/// The end of the subscription of a process.
+#[derive(Debug, Clone, Copy)]
+pub struct Ending<'a> {
+    /// The topic it was to.
+    pub topic: &'a Topic,
+    /// The process.
+    pub pid: &'a Pid,
+    /// When, greater than the stamps of what it ends.
+    pub stamp: u64,
+    /// Whether it is to be remembered for relays that are away.
+    pub remember: bool,
+}
+
+/// `{esdb_gater_ended, Topic, Pid, Stamp}` to the relay of a node, before all that is
+/// published from now on.
+fn tell_ended(keeper: &Keeper, topic: &Topic, pid: &Pid, stamp: u64) {
+    let Some(link) = &*keeper.peer.link() else { return };
+    let mut out = Vec::with_capacity(128 + topic.as_bytes().len());
+    encode::tuple(&mut out, 4);
+    encode::atom(&mut out, "esdb_gater_ended");
+    encode::binary(&mut out, topic.as_bytes());
+    encode::pid(&mut out, pid);
+    encode::uint(&mut out, stamp);
+    link.send(Lane::Control, keeper.relay, &Payload::from(out));
 }

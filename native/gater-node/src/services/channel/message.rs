@@ -2,9 +2,10 @@
 //! the lane above all messages.
 
 use gater_dist::{Connection, Lane, Payload};
-use gater_term::{Pid, Reader, encode};
+use gater_term::{Atom, Pid, Reader, encode};
 use serde::{Deserialize, Serialize};
 
+use super::broadcasts::Broadcast;
 use crate::registry::replica::codec::{self, WIRE};
 
 /// The registered name that gateways send what they want to.
@@ -31,6 +32,18 @@ pub enum RelayMessage {
     List { number: u64, channel: String, topic: Vec<u8> },
     /// These are.
     Listed { number: u64, pids: Vec<Pid> },
+    /// Somebody has ended the subscription of this process; see [`Ending`](super::local::Ending).
+    Ended { number: u64, channel: String, topic: Vec<u8>, pid: Pid, stamp: u64, remember: bool },
+    /// Whether handlers of nodes at mine want to hear of publications.
+    Listening(bool),
+    /// How many processes at yours get what is published to these channels and topics?
+    Count { number: u64, of: Vec<(String, Vec<u8>)> },
+    /// So many, in that order.
+    Counted { number: u64, counts: Vec<u64> },
+    /// These were published, for the listeners at yours.
+    Broadcasts(Vec<Broadcast>),
+    /// Nodes that are connected to mine, or the only ones, and nodes that are not any more.
+    Nodes { up: Vec<Atom>, down: Vec<Atom>, alone: bool },
 }
 
 impl RelayMessage {
@@ -54,8 +67,6 @@ pub fn send(connection: &Connection, message: &RelayMessage) {
 
 #[cfg(test)]
 mod tests {
-    use gater_term::Atom;
-
     use super::*;
 
     #[test]
@@ -69,6 +80,20 @@ mod tests {
             RelayMessage::Wants { number: 300, channel: channel(), topics, alone }
         };
         let listed = RelayMessage::Listed { number: 9, pids: vec![pid.clone()] };
+        let ended = RelayMessage::Ended {
+            number: 9,
+            channel: channel(),
+            topic: topic(),
+            pid: pid.clone(),
+            stamp: 1_700_000_000_000_000,
+            remember: true,
+        };
+        let broadcast = Broadcast { channel: channel(), topic: topic(), recipients: 300 };
+        let nodes = RelayMessage::Nodes {
+            up: vec![Atom::new("a@h").unwrap()],
+            down: vec![Atom::new("b@h").unwrap()],
+            alone: false,
+        };
         let vectors: Vec<_> = [
             ("hello", RelayMessage::Hello(pid)),
             ("wants", wants(false)),
@@ -79,6 +104,12 @@ mod tests {
             ("secret", RelayMessage::Secret(b"a secret".to_vec())),
             ("list", RelayMessage::List { number: 9, channel: channel(), topic: topic() }),
             ("listed", listed),
+            ("ended", ended),
+            ("listening", RelayMessage::Listening(true)),
+            ("count", RelayMessage::Count { number: 9, of: vec![(channel(), topic())] }),
+            ("counted", RelayMessage::Counted { number: 9, counts: vec![0, 300] }),
+            ("broadcasts", RelayMessage::Broadcasts(vec![broadcast])),
+            ("nodes", nodes),
         ]
         .into_iter()
         .map(|(name, message)| {

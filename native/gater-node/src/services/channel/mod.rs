@@ -1,7 +1,9 @@
 //! Channels: the requests to them, the subscribers on connected nodes ([`local`]), and those
 //! behind other gateways ([`remote`]).
 
+pub mod broadcasts;
 mod gateway;
+mod keepers;
 mod last;
 pub mod local;
 pub mod message;
@@ -16,12 +18,13 @@ use gater_dist::Connection;
 use gater_dist::gen_server::From;
 use gater_term::{LocalPid, Pid, Reader, encode};
 
-use self::local::{Channel, TooManySubscriptions};
+use self::broadcasts::Broadcast;
+use self::keepers::Keeper;
+use self::local::Channel;
 use self::remote::Relays;
 use super::secret::Secret;
 use super::{OK, error, error_with, unknown_request};
 use crate::observe::refusals::Refusals;
-use crate::observe::telemetry::{Event, Telemetry};
 use crate::transport::peers::{PeerRef, Peers};
 
 /// The service behind the names of all channels.
@@ -29,7 +32,6 @@ pub struct Channels {
     peers: Arc<Peers>,
     relays: Arc<Relays>,
     secret: Arc<Secret>,
-    telemetry: Arc<Telemetry>,
     refusals: Arc<Refusals>,
     by_name: HashMap<String, Arc<Channel>>,
 }
@@ -40,12 +42,11 @@ impl Channels {
         peers: Arc<Peers>,
         relays: Arc<Relays>,
         secret: Arc<Secret>,
-        telemetry: Arc<Telemetry>,
         refusals: Arc<Refusals>,
         channels: Vec<Arc<Channel>>,
     ) -> Self {
         let by_name = channels.into_iter().map(|c| (c.name().to_owned(), c)).collect();
-        Self { peers, relays, secret, telemetry, refusals, by_name }
+        Self { peers, relays, secret, refusals, by_name }
     }
 
     /// The channel of that name.
@@ -61,8 +62,11 @@ impl Channels {
     /// Carries out a `gen_server:cast` to a channel.
     pub fn cast(&self, channel: &Arc<Channel>, caller: &Connection, request: &Bytes) {
         // A cast has nobody to tell the outcome to.
-        if let Ok(Done::Subscribe(subscription)) = self.operate(channel, caller, request) {
-            self.subscribe(channel, subscription, None);
+        match self.operate(channel, caller, request) {
+            Ok(Done::Subscribe(subscription)) => self.subscribe(channel, subscription, None),
+            Ok(Done::End(end)) => self.end(channel, &end, None),
+            Ok(Done::Weigh(topic, keeper, processes)) => channel.weigh(&topic, &keeper, processes),
+            _ => {}
         }
     }
 
@@ -79,6 +83,11 @@ impl Channels {
             Ok(Done::Subscribe(subscription)) => {
                 self.subscribe(channel, subscription, Some((caller.clone(), from)));
             }
+            Ok(Done::End(end)) => self.end(channel, &end, Some((caller.clone(), from))),
+            Ok(Done::Weigh(topic, keeper, processes)) => {
+                channel.weigh(&topic, &keeper, processes);
+                caller.reply(&from, OK);
+            }
             Ok(Done::List(topic)) => self.subscribers(channel, &topic, caller, from),
             Err(answer) => caller.reply(&from, answer),
         }
@@ -93,7 +102,7 @@ impl Channels {
         subscription: Subscription,
         from: Option<(Arc<Connection>, From)>,
     ) {
-        let Subscription { topic, peer, local } = subscription;
+        let Subscription { topic, peer, local, keeper } = subscription;
         let reached = from.as_ref().and_then(|_| self.peers.reach(&peer));
         let process = (&peer, local);
         let expected =
@@ -107,9 +116,15 @@ impl Channels {
                 }
             };
             let process = (&peer, local);
-            let outcome = channel.subscribe(&peers, &topic, process, ticket, || reply(OK.into()));
-            if let Err(TooManySubscriptions) = outcome {
-                reply(error("overloaded").into());
+            let replays = channel.policy().replay_last;
+            let acknowledge = |stamp| match &keeper {
+                None => reply(OK.into()),
+                Some(_) => reply(kept(stamp, replays).into()),
+            };
+            let outcome =
+                channel.subscribe(&peers, &topic, process, ticket, keeper.as_ref(), acknowledge);
+            if let Err(refused) = outcome {
+                reply(error(refused.as_atom()).into());
             }
         };
         let Some(told) = told else { return subscribe() };
@@ -119,6 +134,23 @@ impl Channels {
                 reached.await;
             }
             subscribe();
+        });
+    }
+
+    /// Ends a subscription, and answers `from` when the other gateways know.
+    fn end(&self, channel: &Channel, end: &End, from: Option<(Arc<Connection>, From)>) {
+        let (stamp, told) = channel.end(&self.peers, &end.topic, &end.pid, end.by.as_ref());
+        let Some((caller, from)) = from else { return };
+        let answer: Bytes = match end.by {
+            None => OK.into(),
+            Some(_) => kept(stamp, channel.policy().replay_last).into(),
+        };
+        if told.is_empty() {
+            return caller.reply(&from, answer);
+        }
+        tokio::spawn(async move {
+            gateway::known(told).await;
+            caller.reply(&from, answer);
         });
     }
 
@@ -159,7 +191,10 @@ impl Channels {
         let name = reader.atom().map_err(|_| unknown())?;
         let known = matches!(
             (&*name, arity),
-            ("publish" | "subscribe" | "unsubscribe", 3) | ("get_subscribers", 2)
+            ("publish" | "subscribe" | "unsubscribe", 3)
+                | ("get_subscribers", 2)
+                | ("keep", 5)
+                | ("leave" | "forget" | "weigh", 4)
         );
         if !known {
             return Err(unknown());
@@ -174,20 +209,52 @@ impl Channels {
                 Ok(Done::Nothing)
             }
             "get_subscribers" => Ok(Done::List(topic.to_vec())),
+            "weigh" => {
+                let topic = Topic::new(topic).map_err(|error| bad(error.as_atom()))?;
+                let keeper = self.keeper(caller, arity, &mut reader)?;
+                let processes = reader.integer().ok().and_then(|n| u32::try_from(n).ok());
+                Ok(Done::Weigh(topic, keeper, processes.ok_or_else(|| error("badarg"))?))
+            }
             subscription => {
+                let topic = Topic::new(topic).map_err(|error| bad(error.as_atom()))?;
                 let pid = reader.pid().map_err(|_| error("badarg"))?;
-                let local = LocalPid::from(&pid);
-                if subscription == "unsubscribe" {
-                    if let Some(peer) = self.peers.find(&pid) {
-                        channel.unsubscribe(&self.peers, topic, &peer, local);
-                    }
+                let by = match arity {
+                    3 => None,
+                    _ => Some(self.keeper(caller, arity, &mut reader)?),
+                };
+                if subscription == "forget" {
+                    channel.forget(&self.peers, &topic, &pid);
                     return Ok(Done::Nothing);
                 }
-                let topic = Topic::new(topic).map_err(|error| bad(error.as_atom()))?;
+                if matches!(subscription, "unsubscribe" | "leave") {
+                    return Ok(Done::End(End { topic, pid, by }));
+                }
                 let peer = self.peers.of(&pid).map_err(|_| error("overloaded"))?;
-                Ok(Done::Subscribe(Subscription { topic, peer, local }))
+                let local = LocalPid::from(&pid);
+                Ok(Done::Subscribe(Subscription { topic, peer, local, keeper: by }))
             }
         }
+    }
+
+    /// Reads the relay that keeps a subscription, and in `{keep, …}` the stamp it knows. It has to
+    /// be on the node that asks.
+    fn keeper(
+        &self,
+        caller: &Connection,
+        arity: u32,
+        reader: &mut Reader<'_>,
+    ) -> Result<Keeper, Vec<u8>> {
+        let relay = reader.pid().map_err(|_| error("badarg"))?;
+        let from = caller.peer();
+        if (&relay.node, relay.creation) != (&from.name, from.creation) {
+            return Err(error("badarg"));
+        }
+        let stamp = match arity {
+            5 => reader.integer().map_err(|_| error("badarg"))?.unsigned_abs(),
+            _ => 0,
+        };
+        let peer = self.peers.of(&relay).map_err(|_| error("overloaded"))?;
+        Ok(Keeper { peer, relay: LocalPid::from(&relay), stamp })
     }
 
     fn publish(
@@ -198,23 +265,27 @@ impl Channels {
         message: &[u8],
         body: &Bytes,
     ) -> Result<(), Vec<u8>> {
-        let recipients =
-            channel.publish(&self.secret, topic, message, body).map_err(|refusal| {
-                self.refusals.count(channel.atom(), &caller.peer().name, refusal);
-                error(refusal.as_atom())
-            })?;
-        self.telemetry.emit(Event::Broadcast, |out| {
-            encode::map(out, 1);
-            encode::atom(out, "recipient_count");
-            encode::uint(out, recipients as u64);
-            encode::map(out, 2);
-            encode::atom(out, "channel");
-            encode::atom(out, channel.name());
-            encode::atom(out, "topic");
-            encode::binary(out, topic);
-        });
+        channel.publish(&self.secret, topic, message, body).map_err(|refusal| {
+            self.refusals.count(channel.atom(), &caller.peer().name, refusal);
+            error(refusal.as_atom())
+        })?;
+        if self.relays.broadcast_wanted() {
+            let recipients = channel.recipients(topic) as u64;
+            let (channel, topic) = (channel.name().to_owned(), topic.to_vec());
+            self.relays.published(Broadcast { channel, topic, recipients });
+        }
         Ok(())
     }
+}
+
+/// `{ok, Stamp, Replays}`, encoded: the answer to the relay of a shim.
+fn kept(stamp: u64, replays: bool) -> Vec<u8> {
+    let mut out = Vec::with_capacity(32);
+    encode::tuple(&mut out, 3);
+    encode::atom(&mut out, "ok");
+    encode::uint(&mut out, stamp);
+    encode::atom(&mut out, if replays { "true" } else { "false" });
+    out
 }
 
 /// A process and the topic it wants.
@@ -222,6 +293,14 @@ struct Subscription {
     topic: Topic,
     peer: PeerRef,
     local: LocalPid,
+    keeper: Option<Keeper>,
+}
+
+/// A process and the topic it does not want any more.
+struct End {
+    topic: Topic,
+    pid: Pid,
+    by: Option<Keeper>,
 }
 
 /// What a request to a channel came to.
@@ -230,6 +309,10 @@ enum Done {
     Nothing,
     /// This is to be made.
     Subscribe(Subscription),
+    /// This is to be ended.
+    End(End),
+    /// The relay hands out the topic to so many processes.
+    Weigh(Topic, Keeper, u32),
     /// The answer is the subscribers of this topic.
     List(Vec<u8>),
 }

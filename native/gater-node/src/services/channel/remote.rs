@@ -17,14 +17,17 @@ use bytes::Bytes;
 use foldhash::HashMap;
 use gater_core::channel::Topic;
 use gater_dist::{Connection, Node};
-use gater_term::{Limits, LocalPid, Pid, Reader, Scanner};
+use gater_term::{Atom, Limits, LocalPid, Pid, Reader, Scanner};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
+use super::broadcasts::{Broadcast, Broadcasts};
 use super::gateway::{Gateway, TOPICS_AT_A_TIME};
-use super::local::{Channel, Introduction};
+use super::local::{Channel, Ending, Introduction};
 use super::message::{self, RelayMessage};
+use crate::observe::telemetry::Telemetry;
+use crate::services::census::Census;
 use crate::services::secret::Secret;
 use crate::transport::peers::Peers;
 
@@ -34,6 +37,8 @@ const LAST_AT_A_TIME: usize = 4 << 20;
 const LAST_AT_MOST: usize = 32 << 20;
 /// Subscribers of one topic that a gateway tells another of.
 const LISTED_AT_MOST: usize = 100_000;
+/// Topics whose recipients are counted for another gateway in one answer.
+const COUNTED_AT_MOST: usize = 4096;
 /// Topics that are asked for at a time.
 const ASK_AT_A_TIME: usize = 8;
 /// How long the other gateways may take to tell their subscribers.
@@ -51,6 +56,11 @@ pub struct Relays {
     last_asked: AtomicU64,
     /// Those who ask for subscribers at a time.
     asking: Semaphore,
+    broadcasts: Broadcasts,
+    census: Arc<Census>,
+    /// What the other gateways were told last of listeners here. Locked while they are told of
+    /// listeners and nodes, so that they hear it in order.
+    listening: Mutex<bool>,
 }
 
 impl Relays {
@@ -59,6 +69,8 @@ impl Relays {
         node: &Node,
         peers: Arc<Peers>,
         secret: Arc<Secret>,
+        telemetry: Arc<Telemetry>,
+        census: Arc<Census>,
         channels: &[Arc<Channel>],
     ) -> Self {
         Self {
@@ -70,6 +82,9 @@ impl Relays {
             asked: Mutex::default(),
             last_asked: AtomicU64::new(0),
             asking: Semaphore::new(ASK_AT_A_TIME),
+            broadcasts: Broadcasts::new(telemetry),
+            census,
+            listening: Mutex::new(false),
         }
     }
 
@@ -85,6 +100,7 @@ impl Relays {
         gateways.retain(|gateway| !gateway.is_at(connection));
         if gateways.len() < before {
             drop(gateways);
+            self.census.lost(connection);
             for channel in self.channels.values() {
                 channel.detach(connection);
             }
@@ -142,6 +158,7 @@ impl Relays {
         self.gateways.write().push(gateway.clone());
         // It may not be known as a gateway here yet. Who knows it already hears it twice.
         self.greet(connection);
+        self.introduce_listeners(&gateway);
         // From now on it is told of changes.
         let all: Vec<_> = self
             .channels
@@ -153,6 +170,13 @@ impl Relays {
                 introduce(&gateway, &channel, all).await;
             }
         });
+    }
+
+    fn introduce_listeners(&self, gateway: &Gateway) {
+        let listening = self.listening.lock();
+        gateway.say(&RelayMessage::Listening(*listening));
+        let up = self.census.own();
+        gateway.say(&RelayMessage::Nodes { up, down: Vec::new(), alone: true });
     }
 
     fn told(&self, gateway: &Arc<Gateway>, message: RelayMessage) {
@@ -182,6 +206,35 @@ impl Relays {
                     channel.last_was(topic, at, &message);
                 }
             }
+            RelayMessage::Ended { number, channel, topic, pid, stamp, remember } => {
+                if let (Some(channel), Ok(topic)) =
+                    (self.channels.get(&channel), Topic::new(&topic))
+                {
+                    let ending = Ending { topic: &topic, pid: &pid, stamp, remember };
+                    channel.ended_elsewhere(&self.peers, &ending);
+                }
+                gateway.say(&RelayMessage::Known(number));
+            }
+            RelayMessage::Listening(listens) => gateway.set_listens(listens),
+            RelayMessage::Count { number, of } => {
+                let counts = of.iter().take(COUNTED_AT_MOST).map(|(channel, topic)| {
+                    let channel = self.channels.get(channel);
+                    channel.map_or(0, |channel| channel.recipients(topic) as u64)
+                });
+                gateway.say(&RelayMessage::Counted { number, counts: counts.collect() });
+            }
+            RelayMessage::Counted { number, counts } => self.broadcasts.counted(number, counts),
+            RelayMessage::Broadcasts(broadcasts) => {
+                for broadcast in &broadcasts {
+                    // Only names of channels become atoms on the nodes that listen.
+                    if self.channels.contains_key(&broadcast.channel) {
+                        self.broadcasts.emit(broadcast);
+                    }
+                }
+            }
+            RelayMessage::Nodes { up, down, alone } => {
+                self.census.told(gateway.connection(), up, &down, alone);
+            }
             RelayMessage::Secret(secret) => {
                 self.secret.rotate(&secret);
                 tracing::info!(by = %gateway.peer().node(), "the secret was changed");
@@ -198,6 +251,55 @@ impl Relays {
                     let _ = asked.send(pids);
                 }
             }
+        }
+    }
+
+    /// Whether anybody in the cluster wants to hear of publications.
+    pub fn broadcast_wanted(&self) -> bool {
+        self.broadcasts.wanted(&self.gateways.read())
+    }
+
+    /// A message was published here.
+    pub fn published(&self, broadcast: Broadcast) {
+        self.broadcasts.published(broadcast, &self.gateways.read());
+    }
+
+    /// Has the recipients of what is published here counted everywhere, for as long as it is polled.
+    pub async fn count_broadcasts(&self) {
+        self.broadcasts.run(|| self.gateways.read().clone()).await;
+    }
+
+    /// Handlers of telemetry events have come or gone: the other gateways are told if that matters
+    /// to them.
+    pub fn listeners_changed(&self) {
+        let mut told = self.listening.lock();
+        let listens = self.broadcasts.is_heard_here();
+        if std::mem::replace(&mut *told, listens) != listens {
+            for gateway in self.gateways.read().iter() {
+                gateway.say(&RelayMessage::Listening(listens));
+            }
+        }
+    }
+
+    /// A node that is no gateway is connected to this one.
+    pub fn node_up(&self, node: &Atom) {
+        let _in_order = self.listening.lock();
+        self.census.up(node);
+        for gateway in self.gateways.read().iter() {
+            let up = vec![node.clone()];
+            gateway.say(&RelayMessage::Nodes { up, down: Vec::new(), alone: false });
+        }
+    }
+
+    /// A node is not connected to this gateway any more.
+    pub fn node_down(&self, node: &Atom) {
+        let _in_order = self.listening.lock();
+        if !self.census.down(node) {
+            return;
+        }
+        for gateway in self.gateways.read().iter() {
+            let down = vec![node.clone()];
+            gateway.say(&RelayMessage::Nodes { up: Vec::new(), down, alone: false });
         }
     }
 
