@@ -1,9 +1,9 @@
 %% @doc Nodes of other OTP releases, which run in the small systems that `scripts/otp' makes.
 %%
 %% A release may refuse modules that another has compiled. What such a node needs is compiled by the
-%% node itself, from the source that the module carries in its debug information. The same function then has another
-%% identity there, so functions are translated before they are sent: see `portable/2'. The application
-%% itself is compiled from its sources: see `shim/1'.
+%% node itself, from the source that the module carries in its debug information. The same function
+%% then has another identity there, so functions are translated before they are sent: see
+%% `portable/2'. The application itself is compiled from its sources: see `shim/1'.
 -module(gater_release).
 
 -export([root/1, command/1, load/3, portable/2, shim/1]).
