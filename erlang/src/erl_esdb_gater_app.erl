@@ -17,7 +17,8 @@ start(_Type, _Arguments) ->
             ok = esdb_gater_telemetry:start_application(),
             ok = esdb_gater_telemetry:refresh(),
             ok = esdb_gater_telemetry:use_configured(maps:get(telemetry_handlers, Config, [])),
-            started(erl_esdb_gater_sup:start_link(Config));
+            ok = esdb_gater_config:use(Config),
+            started(erl_esdb_gater_sup:start_link());
         {error, Problem} ->
             ?LOG_ERROR("~ts", [esdb_gater_config:describe(Problem)],
                        #{application => erl_esdb_gater}),
@@ -33,5 +34,4 @@ started(Error) ->
 
 -spec stop(term()) -> ok.
 stop(_State) ->
-    ok = esdb_gater_retry:forget(),
-    esdb_gater_distribution:stop().
+    esdb_gater_retry:forget().

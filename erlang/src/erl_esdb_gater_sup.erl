@@ -5,24 +5,24 @@
 
 -behaviour(supervisor).
 
--export([start_link/1]).
+-export([start_link/0]).
 -export([init/1]).
 
--spec start_link(Config :: map()) -> supervisor:startlink_ret().
-start_link(Config) ->
-    supervisor:start_link({local, ?MODULE}, ?MODULE, Config).
+-spec start_link() -> supervisor:startlink_ret().
+start_link() ->
+    supervisor:start_link({local, ?MODULE}, ?MODULE, []).
 
--spec init(map()) -> {ok, {supervisor:sup_flags(), [supervisor:child_spec()]}}.
-init(Config) ->
-    Supervisor = fun(Module, Argument) ->
-                     #{id => Module, start => {Module, start_link, [Argument]}, type => supervisor,
+%% The configuration is in no child specification: reports show those.
+-spec init([]) -> {ok, {supervisor:sup_flags(), [supervisor:child_spec()]}}.
+init([]) ->
+    Supervisor = fun(Module) ->
+                     #{id => Module, start => {Module, start_link, []}, type => supervisor,
                        shutdown => infinity}
                  end,
     Keepers = [#{id => Name, start => {esdb_gater_tables, start_link, [Name, Other]}}
                || {Name, Other} <- esdb_gater_tables:keepers()],
-    Children = Keepers ++ [Supervisor(esdb_gater_cluster_sup, Config),
-                           Supervisor(esdb_channel_sup, esdb_gater_config:channels(Config))
-                           | bridge(maps:get(lineage_scopes, Config, false))],
+    Children = Keepers ++ [Supervisor(esdb_gater_cluster_sup), Supervisor(esdb_channel_sup)
+                           | bridge(maps:get(lineage_scopes, esdb_gater_config:current(), false))],
     %% Each may be killed a few times in a row; more is a storm, and ends the application.
     {ok, {#{strategy => one_for_one, intensity => 30, period => 10}, Children}}.
 

@@ -107,7 +107,8 @@ publish_at_gateway(Channel, Topic, Message) ->
 send(Channel, Topic, Message) ->
     case esdb_gater_link:await_gateway(?TIMEOUT) of
         {ok, Gateway} ->
-            try gen_server:call({Channel, Gateway}, {publish, Topic, Message}, ?TIMEOUT)
+            try gen_server:call(esdb_gater_transport:address(Channel, Gateway),
+                                {publish, Topic, Message}, ?TIMEOUT)
             catch
                 exit:{noproc, _} -> {error, unknown_channel};
                 exit:_ -> {error, no_gateway}
@@ -146,7 +147,8 @@ of_gateway(Channel, Topic) ->
 at_gateway(Channel, Topic) ->
     case esdb_gater_link:gateway() of
         {ok, Gateway} ->
-            try gen_server:call({Channel, Gateway}, {get_subscribers, Topic}, ?TIMEOUT) of
+            try gen_server:call(esdb_gater_transport:address(Channel, Gateway),
+                                {get_subscribers, Topic}, ?TIMEOUT) of
                 Pids when is_list(Pids) -> Pids;
                 _ -> []
             catch

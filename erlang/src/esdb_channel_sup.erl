@@ -7,16 +7,16 @@
 
 -behaviour(supervisor).
 
--export([start_link/1, start_channel/1, relay/1, child/1]).
+-export([start_link/0, start_channel/1, relay/1, child/1]).
 -export([init/1]).
 
 %% Until a relay that is just being started again has written itself down.
 -define(LOOKS, 50).
 -define(LOOK_MS, 10).
 
--spec start_link(#{atom() => esdb_gater_config:channel()}) -> supervisor:startlink_ret().
-start_link(Channels) ->
-    supervisor:start_link({local, ?MODULE}, ?MODULE, Channels).
+-spec start_link() -> supervisor:startlink_ret().
+start_link() ->
+    supervisor:start_link({local, ?MODULE}, ?MODULE, []).
 
 %% @doc The relay of a channel of this node, if it runs.
 -spec relay(Channel :: atom()) -> {ok, pid()} | none.
@@ -49,9 +49,9 @@ child(Channel) ->
 
 %% Also those that were started later, by what they had subscribed: after a crash of this process
 %% nobody asks for them again.
--spec init(#{atom() => esdb_gater_config:channel()}) ->
-          {ok, {supervisor:sup_flags(), [supervisor:child_spec()]}}.
-init(Channels) ->
+-spec init([]) -> {ok, {supervisor:sup_flags(), [supervisor:child_spec()]}}.
+init([]) ->
+    Channels = esdb_gater_config:channels(esdb_gater_config:current()),
     Names = lists:usort(maps:keys(Channels) ++ esdb_gater_relay:channels()),
     ok = esdb_gater_names:await_free(Names),
     %% Ten a second: one relay after the other may be lost, a loop of crashes goes on upwards.

@@ -5,26 +5,31 @@
 
 -behaviour(supervisor).
 
--export([start_link/1]).
+-export([start_link/0]).
 -export([init/1]).
 
--spec start_link(Config :: map()) -> supervisor:startlink_ret().
-start_link(Config) ->
-    supervisor:start_link({local, ?MODULE}, ?MODULE, Config).
+-spec start_link() -> supervisor:startlink_ret().
+start_link() ->
+    supervisor:start_link({local, ?MODULE}, ?MODULE, []).
 
--spec init(map()) -> {ok, {supervisor:sup_flags(), [supervisor:child_spec()]}}.
-init(Config) ->
+-spec init([]) -> {ok, {supervisor:sup_flags(), [supervisor:child_spec()]}}.
+init([]) ->
+    Config = esdb_gater_config:current(),
     Children =
         case maps:get(gateways, Config, []) of
-            [] -> [events(), program(Config), embedded(), session(#{mode => embedded}, Config)];
+            [] -> [events(), pipe(), program(), embedded(), session(#{mode => embedded}, Config)];
             Gateways -> [events(), session(#{mode => named, gateways => Gateways}, Config)]
         end,
     ok = esdb_gater_names:await_free([Name || #{id := Name} <- Children]),
     {ok, {#{strategy => one_for_one, intensity => 30, period => 10}, Children}}.
 
+%% Ends after the program, which may still have something to say.
+pipe() ->
+    #{id => esdb_gater_pipe, start => {esdb_gater_pipe, start_link, []}}.
+
 %% The program gets time to write down what it has and to end.
-program(Config) ->
-    #{id => esdb_gater_port, start => {esdb_gater_port, start_link, [Config]}, shutdown => 15000}.
+program() ->
+    #{id => esdb_gater_port, start => {esdb_gater_port, start_link, []}, shutdown => 15000}.
 
 %% Ends before the program does, so that other nodes have left it by then.
 embedded() ->

@@ -10,7 +10,8 @@
 
 -include_lib("kernel/include/logger.hrl").
 
--export([check/1, check_retry/1, load/0, environment/0, warn/1, describe/1, default_channels/0,
+-export([check/1, check_retry/1, load/0, environment/0, use/1, current/0, warn/1, describe/1,
+         default_channels/0,
          channels/1, to_toml/1]).
 
 -export_type([problem/0, warning/0, channel/0]).
@@ -26,6 +27,7 @@
 
 %% A secret must not reach a log or a crash report.
 -define(REDACTED, '...').
+-define(CURRENT, {?MODULE, current}).
 
 %% The longest time in milliseconds that a timer of the BEAM takes.
 -define(MAX_MS, 16#ffffffff).
@@ -67,6 +69,21 @@ load() ->
         {_, {error, _} = Error} ->
             Error
     end.
+
+%% @doc Keeps a checked configuration for {@link current/0}, without the secret.
+-spec use(map()) -> ok.
+use(Config) ->
+    Public = case Config of
+                 #{security := Security} -> Config#{security := maps:remove(hmac_secret, Security)};
+                 _ -> Config
+             end,
+    persistent_term:put(?CURRENT, Public).
+
+%% @doc The configuration that the application was started with. It is in no process's state and in
+%% no child specification, where reports would show it.
+-spec current() -> map().
+current() ->
+    persistent_term:get(?CURRENT, #{}).
 
 %% @doc Logs a warning.
 -spec warn(warning()) -> ok.
@@ -358,7 +375,7 @@ channels(Config) ->
               end, default_channels(), Own).
 
 %% @doc A checked configuration as the file of the gateway program. The secret is not in it:
-%% it goes by the environment.
+%% it is told apart from this.
 -spec to_toml(map()) -> iodata().
 to_toml(Config) ->
     [pairs_toml(maps:with([tune_peers], Config)),

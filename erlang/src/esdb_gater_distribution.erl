@@ -1,125 +1,80 @@
 %%% @private
-%%% @doc Makes this node a distributed one, for a gateway that runs on the same machine.
-%%%
-%%% A node that has a name keeps it. One that has none gets a generated one on 127.0.0.1,
-%%% listens there only, and loses the name when the application stops.
-%%% @end
+%%% @doc What this node's distribution is like, and so where a gateway that it runs has to listen.
 -module(esdb_gater_distribution).
 
--include_lib("kernel/include/logger.hrl").
+-export([gateway_address/1, is_loopback/1]).
 
--export([start/0, stop/0, gateway_address/1]).
+-export_type([family/0]).
 
--define(STARTED_HERE, {?MODULE, started_here}).
--define(EPMD_TIMEOUT, 1000).            % ms to connect, on the same machine
--define(EPMD_TRIES, 50).
--define(EPMD_PAUSE, 20).                % ms
+-type family() :: inet | inet6.
 
-%% @doc Starts distribution unless it runs.
--spec start() -> ok | {error, term()}.
-start() ->
-    case is_alive() of
-        true -> ok;
-        false -> start_own()
-    end.
-
-%% @doc Ends what {@link start/0} has started, and nothing else.
--spec stop() -> ok.
-stop() ->
-    case persistent_term:get(?STARTED_HERE, false) of
-        false ->
-            ok;
-        true ->
-            _ = persistent_term:erase(?STARTED_HERE),
-            _ = net_kernel:stop(),
-            ok
-    end.
+%% A host of a name with short names has no dot. This is 127.0.0.1 in one number, which needs no
+%% name service.
+-define(LOOPBACK_NUMBER, "2130706433").
 
 %% @doc The host of the embedded gateway's name, and the address it listens on. `loopback', for
-%% nodes of this machine: 127.0.0.1, which with short names, that may have no dot, is called
-%% localhost. `open', for nodes of others: the host in this node's name, and wherever this node's
-%% own distribution listens.
--spec gateway_address(esdb_gater_election:scope()) -> {Host :: string(), Address :: string()}.
-gateway_address(loopback) ->
-    case net_kernel:longnames() of
-        false -> {"localhost", "127.0.0.1"};
-        _ -> {"127.0.0.1", "127.0.0.1"}
-    end;
-gateway_address(open) ->
-    Host = lists:last(string:split(atom_to_list(node()), "@")),
-    case application:get_env(kernel, inet_dist_use_interface) of
-        {ok, Address} when tuple_size(Address) =:= 4 -> {Host, inet:ntoa(Address)};
-        {ok, Address} when tuple_size(Address) =:= 8 -> {Host, "[" ++ inet:ntoa(Address) ++ "]"};
-        _ -> {Host, "0.0.0.0"}
+%% nodes of this machine: `127.0.0.1' or `::1', by the kind of this node's own distribution; with
+%% short names the former is called `localhost', or by its number where that name does not
+%% resolve. `open', for nodes of others, and where there is no loopback address: the host in this
+%% node's name, and wherever this node's own distribution listens.
+%%
+%% `unsupported': this node's distribution is one that the gateway does not speak, by the name
+%% that `-proto_dist' has.
+-spec gateway_address(esdb_gater_election:scope()) ->
+          {ok, Host :: string(), Address :: string()} | {unsupported, Protocol :: string()}.
+gateway_address(Scope) ->
+    case family() of
+        {ok, Family} ->
+            {Host, Address} = address(Scope, Family, has_loopback(Family)),
+            {ok, Host, Address};
+        {unsupported, _} = Unsupported ->
+            Unsupported
     end.
 
-start_own() ->
-    case ensure_epmd() of
-        ok ->
-            Interface = application:get_env(kernel, inet_dist_use_interface),
-            ok = application:set_env(kernel, inet_dist_use_interface, {127, 0, 0, 1}),
-            Name = list_to_atom(lists:concat([beam_, os:getpid(), "_", random(), "@127.0.0.1"])),
-            Started = net_kernel:start([Name, longnames]),
-            %% Read when the listener was made; the setting is not ours.
-            ok = restore_interface(Interface),
-            started(Name, Started);
-        {error, _} = Error ->
-            Error
+%% @doc Whether the host of a node's name is this machine, whichever it is.
+-spec is_loopback(Host :: string()) -> boolean().
+is_loopback(Host) ->
+    lists:member(Host, ["127.0.0.1", "localhost", "::1", ?LOOPBACK_NUMBER]).
+
+%% Of several protocols the gateway needs one.
+family() ->
+    Protocols = case init:get_argument(proto_dist) of
+                    {ok, Given} -> lists:append(Given);
+                    error -> ["inet_tcp"]
+                end,
+    case lists:filtermap(fun family/1, Protocols) of
+        [Family | _] -> {ok, Family};
+        [] -> {unsupported, lists:flatten(lists:join(" ", Protocols))}
     end.
 
-started(Name, {ok, _}) ->
-    persistent_term:put(?STARTED_HERE, true),
-    ?LOG_NOTICE("erl_esdb_gater: this node had no name; it is now ~ts and listens on 127.0.0.1",
-                [Name], #{application => erl_esdb_gater});
-started(_Name, {error, _} = Error) ->
-    Error.
+family("inet_tcp") -> {true, inet};
+family("inet6_tcp") -> {true, inet6};
+family(_) -> false.
 
-restore_interface(undefined) -> application:unset_env(kernel, inet_dist_use_interface);
-restore_interface({ok, Interface}) ->
-    application:set_env(kernel, inet_dist_use_interface, Interface).
-
-random() ->
-    string:lowercase(integer_to_list(rand:uniform(1 bsl 40), 36)).
-
-%% The name server of the machine. As `erl -name' does it: started if absent, and left running
-%% for others.
-ensure_epmd() ->
-    case epmd_answers() of
-        true ->
-            ok;
-        false ->
-            case epmd_program() of
-                false ->
-                    {error, no_epmd};
-                Program ->
-                    _ = open_port({spawn_executable, Program}, [{args, ["-daemon"]}, hide]),
-                    await_epmd(?EPMD_TRIES)
-            end
-    end.
-
-await_epmd(0) ->
-    {error, no_epmd};
-await_epmd(Tries) ->
-    case epmd_answers() of
-        true -> ok;
-        false -> timer:sleep(?EPMD_PAUSE), await_epmd(Tries - 1)
-    end.
-
-epmd_answers() ->
-    case gen_tcp:connect({127, 0, 0, 1}, epmd_port(), [], ?EPMD_TIMEOUT) of
+has_loopback(Family) ->
+    case gen_tcp:listen(0, [Family, {ip, loopback}]) of
         {ok, Socket} -> ok = gen_tcp:close(Socket), true;
         {error, _} -> false
     end.
 
-epmd_port() ->
-    try list_to_integer(os:getenv("ERL_EPMD_PORT", "4369"))
-    catch error:badarg -> 4369
+address(loopback, inet6, true) ->
+    {"::1", "[::1]"};
+address(loopback, inet, true) ->
+    case net_kernel:longnames() of
+        false -> {short_loopback(), "127.0.0.1"};
+        _ -> {"127.0.0.1", "127.0.0.1"}
+    end;
+address(_, Family, _) ->
+    Host = lists:last(string:split(atom_to_list(node()), "@")),
+    case {application:get_env(kernel, inet_dist_use_interface), Family} of
+        {{ok, Address}, _} when tuple_size(Address) =:= 4 -> {Host, inet:ntoa(Address)};
+        {{ok, Address}, _} when tuple_size(Address) =:= 8 -> {Host, "[" ++ inet:ntoa(Address) ++ "]"};
+        {_, inet} -> {Host, "0.0.0.0"};
+        {_, inet6} -> {Host, "[::]"}
     end.
 
-%% Of this system first: there may be others on the path.
-epmd_program() ->
-    Own = filename:join([code:root_dir(), "erts-" ++ erlang:system_info(version), "bin", "epmd"]),
-    case filelib:is_regular(Own) of
-        true -> Own;
-        false -> os:find_executable("epmd")
+short_loopback() ->
+    case inet:getaddr("localhost", inet) of
+        {ok, {127, 0, 0, 1}} -> "localhost";
+        _ -> ?LOOPBACK_NUMBER
     end.

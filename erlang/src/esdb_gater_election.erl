@@ -48,7 +48,7 @@ choose(Me, Members, Passed) ->
             end
     end.
 
-%% @doc Where the gateway of the node `Me' has to listen: on 127.0.0.1 as long as all members are
+%% @doc Where the gateway of the node `Me' has to listen: on a loopback address as long as all members are
 %% on this machine, by the host parts of their names.
 -spec scope(Me :: node(), members()) -> scope().
 scope(Me, Members) ->
@@ -67,7 +67,7 @@ is_status(_) ->
 is_role({hosting, Since, Gateway}) -> is_integer(Since) andalso is_atom(Gateway);
 is_role(Role) -> Role =:= seeking orelse Role =:= guest.
 
-%% A gateway on 127.0.0.1 is of no use to other machines.
+%% A gateway on a loopback address is of no use to other machines.
 is_usable(none, _Host, _Me) ->
     false;
 is_usable(Gateway, Host, Me) ->
@@ -80,7 +80,7 @@ is_near(Node, Me) ->
     Host =:= Mine orelse is_loopback(Host) orelse is_loopback(Mine).
 
 is_loopback(Host) ->
-    Host =:= "127.0.0.1" orelse Host =:= "localhost".
+    esdb_gater_distribution:is_loopback(Host).
 
 host(Node) ->
     lists:last(string:split(atom_to_list(Node), "@")).

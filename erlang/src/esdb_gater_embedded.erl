@@ -26,7 +26,7 @@
 
 -include_lib("kernel/include/logger.hrl").
 
--export([start_link/0, port_started/0, program_up/1, program_down/0, program_fails/0,
+-export([start_link/0, port_started/0, program_up/1, program_down/0, program_fails/0, renamed/0,
          gateway_lost/1, status/0]).
 -export([init/1, handle_continue/2, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
@@ -82,6 +82,11 @@ program_fails() ->
     ok = esdb_gater_link:out_of_reach(),
     gen_server:cast(?MODULE, program_fails).
 
+%% @doc This node has another name: it is a newcomer under that.
+-spec renamed() -> ok.
+renamed() ->
+    gen_server:cast(?MODULE, renamed).
+
 %% @doc The link has lost this gateway, or does not reach it.
 -spec gateway_lost(node()) -> ok.
 gateway_lost(Gateway) ->
@@ -121,7 +126,8 @@ handle_call(status, _From, #state{using = Using, passed = Passed} = State) ->
 handle_call(Request, _From, State) ->
     {reply, {error, {unknown_request, Request}}, State}.
 
--spec handle_cast(term(), #state{}) -> {noreply, #state{}}.
+-spec handle_cast(term(), #state{}) ->
+          {noreply, #state{}} | {noreply, #state{}, {continue, start}}.
 handle_cast({program_up, Gateway}, #state{role = {hosting, _}} = State) ->
     {noreply, decide(State#state{program = Gateway, able = true})};
 handle_cast({program_up, Gateway}, State) ->
@@ -141,6 +147,11 @@ handle_cast({gateway_lost, Gateway}, #state{using = {Host, Gateway}, probe = und
     Patience = case Host =:= node() of true -> ?PROBE_OWN; false -> ?PROBE end,
     {noreply, State#state{probe = {Host, erlang:start_timer(Patience, self(), probe)},
                           answers = false}};
+handle_cast(renamed, #state{peers = Peers}) ->
+    maps:foreach(fun(_, {Ref, _}) -> erlang:demonitor(Ref, [flush]) end, Peers),
+    [esdb_gater_facts:unset(Fact) || Fact <- [embedded, hosting, born]],
+    ok = esdb_gater_link:embedded_down(),
+    {noreply, #state{born = kept(born, fun now_us/0)}, {continue, start}};
 handle_cast({adopted, Using}, #state{using = Using} = State) ->
     {noreply, use(Using, State)};
 handle_cast(_Message, State) ->

@@ -14,7 +14,8 @@
 %%%   {@link esdb_gater_events}, which sets it.</dd>
 %%% <dt>`program'</dt><dd>the gateway that runs on this node and can serve. Set by
 %%%   {@link esdb_gater_port}, as is the next.</dd>
-%%% <dt>`push_to_program'</dt><dd>`true' when that is to be given this node's secret.</dd>
+%%% <dt>`refused'</dt><dd>`true' when the program cannot be used as it is configured, and is not
+%%%   started again.</dd>
 %%% <dt>`embedded'</dt><dd>the embedded gateway to use, of this node or another; absent while there
 %%%   is none. Set by {@link esdb_gater_embedded}, as are the next.</dd>
 %%% <dt>`born'</dt><dd>when this node began to take part, in µs of system time.</dd>
@@ -30,7 +31,7 @@
 -export_type([name/0]).
 
 -type name() :: gateway | copy | events | channels | gateways | push_secret | program
-              | push_to_program | embedded | born | hosting | {lost_requests, atom()}.
+              | refused | embedded | born | hosting | {lost_requests, atom()}.
 
 -define(TABLE, esdb_gater_facts).
 

@@ -43,7 +43,8 @@ member(Node, Former) -> is_map_key(Node, Former).
 -spec leave(node(), Session :: pid()) -> ok.
 leave(Node, Session) ->
     _ = spawn(fun() ->
-                  _ = try gen_server:call({esdb_gater_session, Node}, {detach, Session}, ?TIMEOUT)
+                  _ = try gen_server:call(esdb_gater_transport:address(esdb_gater_session, Node),
+                                           {detach, Session}, ?TIMEOUT)
                       catch exit:_ -> ok
                       end,
                   Session ! {left, Node}

@@ -6,7 +6,7 @@
 -module(esdb_gater_link).
 
 -export([register_worker/2, unregister_worker/2, await_copy/0, await_start/0, out_of_reach/0,
-         gateway/0, await_gateway/1,
+         gateway/0, await_gateway/1, is_hopeless/0,
          gateway_channels/0, follow/1, handlers_changed/0, push_secret/0,
          embedded_up/1, embedded_down/0, connector/1, status/0]).
 
@@ -15,7 +15,7 @@
 
 -spec register_worker(term(), term()) -> ok | {error, term()}.
 register_worker(StoreId, Pid) ->
-    call({register, StoreId, Pid}).
+    wait({register, StoreId, Pid}).
 
 -spec unregister_worker(term(), term()) -> ok | {error, term()}.
 unregister_worker(StoreId, Pid) ->
@@ -26,7 +26,7 @@ unregister_worker(StoreId, Pid) ->
 await_copy() ->
     case esdb_gater_facts:get(copy) of
         {ok, ready} -> ok;
-        none -> call({await, copy, ?TIMEOUT})
+        none -> wait({await, copy, ?TIMEOUT})
     end.
 
 %% @doc Returns when the first copy of the registry is there, or when no gateway is within reach:
@@ -53,7 +53,7 @@ await_gateway(Timeout) ->
         none ->
             case in_logger() of
                 true -> {error, no_gateway};
-                false -> call({await, gateway, Timeout})
+                false -> wait({await, gateway, Timeout})
             end
     end.
 
@@ -61,6 +61,12 @@ await_gateway(Timeout) ->
 in_logger() ->
     {backtrace, Frames} = process_info(self(), backtrace),
     binary:match(Frames, <<"logger_backend:call_handlers">>) =/= nomatch.
+
+%% @doc Whether no gateway is to be expected however long one waits: this node's program cannot be
+%% used as it is configured, and there is none of another node.
+-spec is_hopeless() -> boolean().
+is_hopeless() ->
+    esdb_gater_facts:get(refused) =/= none andalso esdb_gater_facts:get(embedded) =:= none.
 
 %% @doc The channels of the gateway, as it has told them.
 -spec gateway_channels() -> #{atom() => map()}.
@@ -107,15 +113,20 @@ embedded_down() ->
     gen_server:cast(?SERVER, embedded_down).
 
 %% @doc A process that connects to a node and gives `{connected, Answer}' by its exit.
--dialyzer({nowarn_function, connector/1}).
 -spec connector(node()) -> {pid(), reference()}.
 connector(Node) ->
-    spawn_monitor(fun() -> exit({connected, net_kernel:connect_node(Node)}) end).
+    spawn_monitor(fun() -> exit({connected, esdb_gater_transport:connect(Node)}) end).
 
 %% @doc For tests and people: the phase, the gateway and what is registered from here.
 -spec status() -> map() | {error, no_gateway}.
 status() ->
     call(status).
+
+wait(Request) ->
+    case is_hopeless() of
+        true -> {error, no_gateway};
+        false -> call(Request)
+    end.
 
 call(Request) ->
     try gen_server:call(?SERVER, Request, 2 * ?TIMEOUT)

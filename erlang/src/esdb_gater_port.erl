@@ -1,16 +1,15 @@
 %%% @private
-%%% @doc The gateway program `esdb-gater', run by this node when {@link esdb_gater_embedded} says
-%%% so.
+%%% @doc Runs the gateway program ({@link esdb_gater_program}) on this node when
+%%% {@link esdb_gater_embedded} says so, and runs it again when it ends.
 %%%
-%%% The program is looked for under the configuration key `program', in the application's
-%%% `priv' and on the path. It listens on 127.0.0.1; where nodes of other hosts are to use it,
-%%% under the host part of this node's name, where this node's own distribution listens. It gets
-%%% this node's cookie and the signing
-%%% secret by its environment and the rest of the configuration by a file that only this user
-%%% may read. Its name stays the same when it is started again, and so does its data.
+%%% The program follows this node. It is a node of the same cookie and of the same kind of
+%%% distribution, and is told of a cookie that changes; while this node has no name it is reached
+%%% over its pipes ({@link esdb_gater_pipe}), and started again when that changes. Its name stays
+%%% the same when it is started again.
 %%%
 %%% It ends when told so on its standard input or when that input ends: whatever becomes of
-%%% this process or of the whole node, the program does not stay behind.
+%%% this process or of the whole node, the program does not stay behind. One that refuses what it
+%%% is told (exit code 64) would do so again: it is not started again, and callers need not wait.
 %%% @end
 -module(esdb_gater_port).
 
@@ -18,7 +17,7 @@
 
 -include_lib("kernel/include/logger.hrl").
 
--export([start_link/1, run/1, stop/0, kill/0, os_pid/0]).
+-export([start_link/0, run/1, stop/0, kill/0, os_pid/0, pipe_started/0]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -define(READY_TIMEOUT, 30000).          % ms from start to the ready line
@@ -27,15 +26,20 @@
 -define(BACKOFF_MAX, 5000).
 -define(TELL_AFTER, 3).                 % failures in a row, then another node may try
 -define(STEADY, 10000).                 % ms after which a start counts as a success
+-define(LOOK, 500).                     % ms between looks at this node's name and cookie
+-define(REFUSED, 64).                   % exit code: its configuration cannot be used
 
 -record(state, {
-    config :: map(),
     scope = none :: none | esdb_gater_election:scope(),     % none: it is not to run
+    node :: node(),                         % this one, as it was called at the last look
     alive :: string() | undefined,          % its name before the @
-    folder :: file:filename() | undefined,
+    reach :: esdb_gater_transport:kind() | undefined,       % of the program that runs
     port :: port() | undefined,
     os_pid :: non_neg_integer() | undefined,
     ready = false :: boolean(),
+    said :: binary() | undefined,           % why it ends, in its own words
+    refused = false :: boolean(),           % it is not started again
+    cookie = 0 :: non_neg_integer(),        % a hash of the one it was told
     timer :: reference() | undefined,       % to be ready, or to start again
     failures = 0 :: non_neg_integer(),
     since = 0 :: integer(),                 % monotonic ms of the start
@@ -43,9 +47,9 @@
 }).
 
 %% @doc Runs nothing yet.
--spec start_link(Config :: map()) -> {ok, pid()} | {error, term()}.
-start_link(Config) ->
-    gen_server:start_link({local, ?MODULE}, ?MODULE, Config, []).
+-spec start_link() -> {ok, pid()} | {error, term()}.
+start_link() ->
+    gen_server:start_link({local, ?MODULE}, ?MODULE, [], []).
 
 %% @doc The program is to run, and to listen where `Scope' says; one that listens on 127.0.0.1 only
 %% is started again for `open'.
@@ -70,14 +74,20 @@ os_pid() ->
     catch exit:_ -> none
     end.
 
--spec init(map()) -> {ok, #state{}}.
-init(Config) ->
+%% @doc The process of the pipes is new: what a program knew of the one before is lost.
+-spec pipe_started() -> ok.
+pipe_started() ->
+    gen_server:cast(?MODULE, pipe_started).
+
+-spec init([]) -> {ok, #state{}}.
+init([]) ->
     process_flag(trap_exit, true),
     ok = esdb_gater_facts:unset(program),
-    %% Before the application has started: its user may look at node() next.
-    _ = distributed(),
+    ok = esdb_gater_facts:unset(refused),
+    ok = esdb_gater_pipe:shut(),
     ok = esdb_gater_embedded:port_started(),
-    {ok, #state{config = Config}}.
+    _ = erlang:send_after(?LOOK, self(), look),
+    {ok, #state{node = node()}}.
 
 -spec handle_call(term(), gen_server:from(), #state{}) -> {reply, term(), #state{}}.
 handle_call(os_pid, _From, #state{os_pid = undefined} = State) ->
@@ -88,6 +98,8 @@ handle_call(Request, _From, State) ->
     {reply, {error, {unknown_request, Request}}, State}.
 
 -spec handle_cast(term(), #state{}) -> {noreply, #state{}}.
+handle_cast({run, Scope}, #state{refused = true} = State) ->
+    {noreply, State#state{scope = Scope}};
 handle_cast({run, _}, #state{scope = open} = State) ->
     {noreply, State};
 handle_cast({run, Scope}, #state{scope = Scope} = State) ->
@@ -102,6 +114,9 @@ handle_cast({run, open}, State) ->
     {noreply, start(Stopped#state{scope = open})};
 handle_cast(stop, State) ->
     {noreply, (end_program(State))#state{scope = none}};
+handle_cast(pipe_started, #state{reach = piped, os_pid = OsPid} = State) ->
+    ok = kill(OsPid),
+    {noreply, State};
 handle_cast(kill, #state{os_pid = OsPid} = State) ->
     ok = kill(OsPid),
     {noreply, State};
@@ -109,10 +124,15 @@ handle_cast(_Message, State) ->
     {noreply, State}.
 
 -spec handle_info(term(), #state{}) -> {noreply, #state{}}.
-handle_info({Port, {data, {eol, <<"ready node=", Rest/binary>>}}},
+handle_info({Port, {data, <<"Rready node=", Rest/binary>>}},
             #state{port = Port, ready = false} = State) ->
     [Node | _] = binary:split(Rest, <<" ">>),
     {noreply, serves(binary_to_atom(Node), State)};
+handle_info({Port, {data, <<"E", Said/binary>>}}, #state{port = Port} = State) ->
+    {noreply, State#state{said = Said}};
+handle_info({Port, {data, Frame}}, #state{port = Port, reach = piped} = State) ->
+    ok = esdb_gater_pipe:frame(Frame),
+    {noreply, State};
 handle_info({Port, {data, _}}, #state{port = Port} = State) ->
     {noreply, State};
 handle_info({Port, {exit_status, Status}}, #state{port = Port} = State) ->
@@ -124,57 +144,65 @@ handle_info({not_ready, Port}, #state{port = Port, ready = false, os_pid = OsPid
     {noreply, State};
 handle_info({timeout, Timer, start}, #state{timer = Timer} = State) ->
     {noreply, start(State#state{timer = undefined})};
+handle_info(look, State) ->
+    _ = erlang:send_after(?LOOK, self(), look),
+    {noreply, follow_cookie(follow_name(State))};
 handle_info(_Message, State) ->
     {noreply, State}.
 
 -spec terminate(term(), #state{}) -> ok.
-terminate(_Reason, #state{folder = Folder} = State) ->
+terminate(_Reason, State) ->
     _ = end_program(State),
-    remove_folder(Folder).
+    ok.
 
 %%% Starting
 
-start(#state{config = Config, missing_told = Told} = State) ->
-    case {distributed(), program(Config)} of
-        {ok, {ok, Program}} ->
-            launch(Program, with_folder(State));
-        {ok, {error, Where}} ->
+start(#state{missing_told = Told} = State) ->
+    Config = esdb_gater_config:current(),
+    case esdb_gater_program:find(Config) of
+        {ok, Program} ->
+            reach(Program, Config, State);
+        {error, Where} ->
             _ = Told orelse
                 ?LOG_ERROR("erl_esdb_gater: there is no gateway: the program esdb-gater is not at "
                            "~tp. Build it (this takes cargo), set the key `program', or name "
                            "running gateways with the key `gateways'", [Where],
                            #{application => erl_esdb_gater}),
             ok = esdb_gater_embedded:program_fails(),
-            again(State#state{missing_told = true});
-        {{error, _}, _} ->
-            again(State)
+            again(State#state{missing_told = true})
     end.
 
-distributed() ->
-    case esdb_gater_distribution:start() of
-        ok ->
-            ok;
-        {error, Reason} = Error ->
-            ?LOG_ERROR("erl_esdb_gater: this node has no name and cannot get one (~tp); without, "
-                       "it cannot connect to a gateway", [Reason], #{application => erl_esdb_gater}),
-            Error
+reach(Program, Config, #state{scope = Scope} = State) ->
+    case esdb_gater_transport:kind() of
+        piped ->
+            launch(Program, piped, Config, State#state{reach = piped});
+        distribution ->
+            case esdb_gater_distribution:gateway_address(Scope) of
+                {ok, Host, Address} ->
+                    Alive = alive(State),
+                    launch(Program, {Alive ++ "@" ++ Host, Address}, Config,
+                           State#state{reach = distribution, alive = Alive});
+                {unsupported, Protocol} ->
+                    ?LOG_ERROR("erl_esdb_gater: there is no gateway: this node's distribution is "
+                               "~ts (-proto_dist), and the embedded gateway speaks inet_tcp and "
+                               "inet6_tcp only. Start the node with one of them, or without a "
+                               "name", [Protocol], #{application => erl_esdb_gater}),
+                    give_up(State)
+            end
     end.
 
-launch(Program, #state{config = Config} = State) ->
-    Alive = alive(State),
-    Options = [{args, arguments(Alive, State)}, {env, environment(Config)},
-               {line, 4096}, binary, exit_status, use_stdio, hide],
-    try open_port({spawn_executable, Program}, Options) of
-        Port ->
+launch(Program, Reach, Config, State) ->
+    Cookie = cookie_hash(),
+    case esdb_gater_program:open(Program, Reach, Config) of
+        {ok, Port} ->
             OsPid = case erlang:port_info(Port, os_pid) of
                         {os_pid, Id} -> Id;
                         undefined -> undefined        % it has ended already
                     end,
             Timer = erlang:send_after(?READY_TIMEOUT, self(), {not_ready, Port}),
-            State#state{alive = Alive, port = Port, os_pid = OsPid, ready = false, timer = Timer,
-                        since = now_ms()}
-    catch
-        error:Reason ->
+            State#state{port = Port, os_pid = OsPid, ready = false, said = undefined,
+                        cookie = Cookie, timer = Timer, since = now_ms()};
+        {error, Reason} ->
             ?LOG_ERROR("erl_esdb_gater: ~ts does not start: ~tp", [Program, Reason],
                        #{application => erl_esdb_gater}),
             again(State)
@@ -185,78 +213,75 @@ alive(#state{alive = undefined}) ->
 alive(#state{alive = Alive}) ->
     Alive.
 
-arguments(Alive, #state{scope = Scope, folder = Folder, config = Config}) ->
-    DataDir = maps:get(data_dir, Config, filename:join(Folder, "data")),
-    {Host, Address} = esdb_gater_distribution:gateway_address(Scope),
-    ["start", "--embedded", "--name", Alive ++ "@" ++ Host, "--listen", Address ++ ":0",
-     "--data-dir", DataDir, "--config", filename:join(Folder, "gater.toml"),
-     "--scratch-dir", Folder].
+%%% Following this node
 
-%% Arguments can be seen by every user of the machine, the environment cannot.
-environment(Config) ->
-    Secret = esdb_pubsub_security:get_secret(),
-    Given = case lists:all(fun(Byte) -> Byte > 0 andalso Byte < 128 end, binary_to_list(Secret)) of
-                true ->
-                    [{"ESDB_GATER_SECRET", binary_to_list(Secret)}];
-                false ->
-                    %% An environment cannot hold every byte: the link tells it then. Until
-                    %% it does, a secret that nobody knows.
-                    ok = esdb_gater_facts:set(push_to_program, true),
-                    [{"ESDB_GATER_SECRET", random_text()}]
-            end,
-    Level = case os:getenv("ESDB_GATER_LOG") of
-                false -> [{"ESDB_GATER_LOG", "warn,openraft=error"}];
-                _ -> []
-            end,
-    Join = case maps:get(data_dir, Config, none) of
-               none -> [{"ESDB_GATER_JOIN", false}];
-               _ -> []
-           end,
-    [{"ESDB_GATER_COOKIE", atom_to_list(erlang:get_cookie())} | Given ++ Level ++ Join].
+%% It has got a name, or lost it: all that is known of gateways was under another one.
+follow_name(#state{node = Node} = State) when Node =:= node() ->
+    State;
+follow_name(State) ->
+    ?LOG_NOTICE("erl_esdb_gater: this node is called ~ts now; the embedded gateway is started "
+                "again", [node()], #{application => erl_esdb_gater}),
+    Stopped = end_program(State),
+    ok = esdb_gater_facts:unset(refused),
+    ok = esdb_gater_embedded:renamed(),
+    Stopped#state{node = node(), scope = none, refused = false, failures = 0}.
 
-%% Where the program is, or where it was looked for.
-program(#{program := Program}) ->
-    case filelib:is_regular(Program) of
-        true -> {ok, Program};
-        false -> {error, Program}
+follow_cookie(#state{reach = distribution, ready = true, port = Port, cookie = Told} = State) ->
+    case cookie_hash() of
+        Told ->
+            State;
+        Other ->
+            ok = esdb_gater_program:tell_cookie(Port),
+            State#state{cookie = Other}
     end;
-program(_Config) ->
-    Own = case code:priv_dir(erl_esdb_gater) of
-              {error, bad_name} -> "priv/esdb-gater";
-              Priv -> filename:join(Priv, "esdb-gater")
-          end,
-    case filelib:is_regular(Own) of
-        true ->
-            {ok, Own};
-        false ->
-            case os:find_executable("esdb-gater") of
-                false -> {error, Own};
-                Found -> {ok, Found}
-            end
-    end.
+follow_cookie(State) ->
+    State.
+
+%% The cookie itself would be seen in this process's state.
+cookie_hash() ->
+    erlang:phash2(erlang:get_cookie()).
 
 %%% Its life
 
-serves(Node, #state{timer = Timer} = State) ->
+serves(Node, #state{timer = Timer, reach = Reach, port = Port} = State) ->
     cancel(Timer),
     ?LOG_INFO("erl_esdb_gater: the embedded gateway ~ts serves", [Node],
               #{application => erl_esdb_gater}),
+    _ = Reach =:= piped andalso esdb_gater_pipe:open(Port),
     ok = esdb_gater_facts:set(program, Node),
     ok = esdb_gater_embedded:program_up(Node),
     State#state{ready = true, timer = undefined}.
 
-ended(Reason, #state{port = Port, timer = Timer, since = Since, failures = Failures} = State) ->
-    ?LOG_WARNING("erl_esdb_gater: the embedded gateway has ended (~tp) and is started again",
-                 [Reason], #{application => erl_esdb_gater}),
-    ok = esdb_gater_facts:unset(program),
-    ok = esdb_gater_embedded:program_down(),
-    ok = close(Port),
-    cancel(Timer),
+ended({exit_status, ?REFUSED}, #state{said = Said} = State) ->
+    ?LOG_ERROR("erl_esdb_gater: there is no gateway: esdb-gater refuses what it is told (exit "
+               "code 64) and is not started again: ~ts", [said(Said)],
+               #{application => erl_esdb_gater}),
+    give_up(gone(State));
+ended(Reason, #state{said = Said, since = Since, failures = Failures} = State) ->
+    ?LOG_WARNING("erl_esdb_gater: the embedded gateway has ended (~tp) and is started again: ~ts",
+                 [Reason, said(Said)], #{application => erl_esdb_gater}),
     Counted = case now_ms() - Since > ?STEADY of
                   true -> 0;
                   false -> Failures
               end,
-    again(State#state{port = undefined, os_pid = undefined, ready = false, failures = Counted}).
+    again((gone(State))#state{failures = Counted}).
+
+said(undefined) -> "it has not said why";
+said(Said) -> Said.
+
+gone(#state{port = Port, timer = Timer} = State) ->
+    ok = esdb_gater_facts:unset(program),
+    ok = esdb_gater_pipe:shut(),
+    ok = esdb_gater_embedded:program_down(),
+    ok = esdb_gater_program:close(Port),
+    cancel(Timer),
+    State#state{port = undefined, os_pid = undefined, ready = false, timer = undefined}.
+
+%% To try again would be in vain.
+give_up(State) ->
+    ok = esdb_gater_facts:set(refused, true),
+    ok = esdb_gater_embedded:program_fails(),
+    State#state{refused = true}.
 
 again(#state{failures = Failures} = State) ->
     Pause = min(?BACKOFF_MAX, ?BACKOFF_MIN bsl min(Failures, 16)),
@@ -267,33 +292,32 @@ end_program(#state{port = Port, os_pid = OsPid, timer = Timer} = State) ->
     ok = esdb_gater_facts:unset(program),
     cancel(Timer),
     ok = stop_program(Port, OsPid),
+    ok = esdb_gater_pipe:shut(),
     State#state{port = undefined, os_pid = undefined, ready = false, timer = undefined}.
 
 stop_program(undefined, _OsPid) ->
     ok;
 stop_program(Port, OsPid) ->
-    try
-        true = port_command(Port, <<"stop\n">>),
-        ok
-    catch
-        error:badarg -> ok                        % it has ended on its own
+    ok = esdb_gater_program:stop(Port),
+    Deadline = now_ms() + ?STOP_TIMEOUT,
+    case await_end(Port, Deadline) of
+        ok ->
+            ok;
+        timeout ->
+            ?LOG_WARNING("erl_esdb_gater: the embedded gateway does not end and is killed", [],
+                         #{application => erl_esdb_gater}),
+            kill(OsPid)
     end,
+    esdb_gater_program:close(Port).
+
+%% What it still has to say is handed out before it ends.
+await_end(Port, Deadline) ->
     receive
         {Port, {exit_status, _}} -> ok;
-        {'EXIT', Port, _} -> ok
-    after ?STOP_TIMEOUT ->
-        ?LOG_WARNING("erl_esdb_gater: the embedded gateway does not end and is killed", [],
-                     #{application => erl_esdb_gater}),
-        kill(OsPid)
-    end,
-    close(Port).
-
-close(Port) ->
-    try
-        true = port_close(Port),
-        ok
-    catch
-        error:badarg -> ok
+        {'EXIT', Port, _} -> ok;
+        {Port, {data, Frame}} -> ok = esdb_gater_pipe:frame(Frame), await_end(Port, Deadline)
+    after max(0, Deadline - now_ms()) ->
+        timeout
     end.
 
 kill(undefined) ->
@@ -310,43 +334,6 @@ cancel(Timer) ->
 
 now_ms() ->
     erlang:monotonic_time(millisecond).
-
-%%% The folder of its files. The program removes it when this node has ended without a word, and
-%%% this process when the application stops.
-
-with_folder(#state{folder = undefined} = State) ->
-    Name = lists:concat(["esdb_gater_", os:getpid(), "_", random()]),
-    with_folder(State#state{folder = filename:join(temporary(), Name)});
-with_folder(#state{folder = Folder, config = Config} = State) ->
-    case filelib:is_dir(Folder) of
-        true ->
-            State;
-        false ->
-            ok = file:make_dir(Folder),
-            ok = file:change_mode(Folder, 8#700),
-            ok = file:write_file(filename:join(Folder, "gater.toml"),
-                                 esdb_gater_config:to_toml(Config)),
-            State
-    end.
-
-remove_folder(undefined) ->
-    ok;
-remove_folder(Folder) ->
-    case file:del_dir_r(Folder) of
-        ok -> ok;
-        {error, Reason} ->
-            ?LOG_WARNING("erl_esdb_gater: ~ts cannot be removed: ~tp", [Folder, Reason],
-                         #{application => erl_esdb_gater})
-    end.
-
-temporary() ->
-    case os:getenv("TMPDIR") of
-        Folder when is_list(Folder), Folder =/= "" -> Folder;
-        _ -> "/tmp"
-    end.
-
-random_text() ->
-    binary_to_list(base64:encode(crypto:strong_rand_bytes(32))).
 
 random() ->
     string:lowercase(integer_to_list(rand:uniform(1 bsl 40), 36)).

@@ -36,11 +36,11 @@ stop(Pid) ->
 pulse(Gateway, Silence, Missed) when Missed >= ?PINGS - 1 ->
     ?LOG_WARNING("erl_esdb_gater: gateway ~ts does not answer; its connection is cut after ~b ms",
                  [Gateway, Silence], #{application => erl_esdb_gater}),
-    _ = erlang:disconnect_node(Gateway),
-    ok;
+    esdb_gater_transport:disconnect(Gateway);
 pulse(Gateway, Silence, Missed) ->
     Ping = {'$gen_call', {self(), make_ref()}, info},
-    case erlang:send({esdb_gater_session, Gateway}, Ping, [noconnect, nosuspend]) of
+    case erlang:send(esdb_gater_transport:address(esdb_gater_session, Gateway), Ping,
+                     [noconnect, nosuspend]) of
         noconnect ->
             ok;                             % the link has noticed, too
         _ ->

@@ -165,7 +165,8 @@ handle_cast({unsubscribe, Topic, Pid}, State) when is_pid(Pid) ->
     end;
 handle_cast({publish, Topic, Message} = Publish,
             #state{channel = Channel, gateway = Node} = State) when Node =/= undefined ->
-    _ = sendable(Topic, Message) =:= ok andalso gen_server:cast({Channel, Node}, Publish),
+    _ = sendable(Topic, Message) =:= ok
+        andalso gen_server:cast(esdb_gater_transport:address(Channel, Node), Publish),
     {noreply, State};
 handle_cast(_Message, State) ->
     {noreply, State}.
@@ -182,7 +183,8 @@ handle_info({esdb_gater_link, {up, Node}}, State) ->
     {noreply, maybe_restored(Asked#state{restoring = maps:map(fun(_, _) -> [] end, Subs)})};
 handle_info({esdb_gater_link, {former, Node}}, #state{channel = Channel, subs = Subs} = State) ->
     lists:foreach(fun({Topic, Target}) ->
-                      gen_server:cast({Channel, Node}, {forget, Topic, Target, self()})
+                      gen_server:cast(esdb_gater_transport:address(Channel, Node),
+                                      {forget, Topic, Target, self()})
                   end, maps:keys(Subs)),
     {noreply, State};
 handle_info({esdb_gater_link, down}, State) ->
@@ -274,11 +276,16 @@ subscribe(Topic, Pid, From, #state{subs = Subs} = State) ->
             ok = replay(Last, Topic, Pid, is_map_key(Pid, Pids), State),
             {noreply, added(Key, Pid, State#state.stamp, State)};
         _ ->
-            Sub = maps:get(Key, Subs, #sub{}),
-            Timer = erlang:send_after(?CALL_TIMEOUT, self(), {expire, Key, From}),
-            Waiting = [{Pid, From, Timer} | Sub#sub.waiting],
-            {noreply, ask(Key, put_sub(Key, Sub#sub{waiting = Waiting}, State))}
+            subscribe_waiting(esdb_gater_link:is_hopeless(), Key, Pid, From, State)
     end.
+
+subscribe_waiting(true, _Key, _Pid, _From, State) ->
+    {reply, {error, no_gateway}, State};
+subscribe_waiting(false, Key, Pid, From, #state{subs = Subs} = State) ->
+    Sub = maps:get(Key, Subs, #sub{}),
+    Timer = erlang:send_after(?CALL_TIMEOUT, self(), {expire, Key, From}),
+    Waiting = [{Pid, From, Timer} | Sub#sub.waiting],
+    {noreply, ask(Key, put_sub(Key, Sub#sub{waiting = Waiting}, State))}.
 
 replay({last, Message}, Topic, Pid, false, #state{channel = Channel, replays = true}) ->
     _ = Pid ! {channel_message, Channel, Topic, Message},
@@ -303,7 +310,8 @@ weigh(_Key, _Status, 0, 1, _State) -> ok;
 weigh(_Key, _Status, _Before, 0, _State) -> ok;
 weigh({Topic, Target}, held, _Before, Now, #state{channel = Channel, gateway = Node})
   when Target =:= self(), Node =/= undefined ->
-    gen_server:cast({Channel, Node}, {weigh, Topic, self(), Now});
+    gen_server:cast(esdb_gater_transport:address(Channel, Node),
+                    {weigh, Topic, self(), Now});
 weigh(_Key, _Status, _Before, _Now, _State) ->
     ok.
 
@@ -604,7 +612,8 @@ request(_Request, {pass, From}, #state{gateway = undefined} = State) ->
 request(_Request, _Label, #state{gateway = undefined} = State) ->
     State;
 request(Request, Label, #state{channel = Channel, gateway = Node, requests = Requests} = State) ->
-    State#state{requests = gen_server:send_request({Channel, Node}, Request, Label, Requests)}.
+    To = esdb_gater_transport:address(Channel, Node),
+    State#state{requests = gen_server:send_request(To, Request, Label, Requests)}.
 
 maybe_response(Message, #state{requests = Requests} = State) ->
     case gen_server:check_response(Message, Requests, true) of

@@ -331,7 +331,7 @@ phase(Phase, Timeout, #state{phase_timer = Timer, node = Node} = State) ->
     State#state{phase = Phase, phase_timer = Next}.
 
 connected({connected, true}, #state{phase = connecting, node = Node} = State) ->
-    Session = erlang:monitor(process, {?SESSION, Node}),
+    Session = erlang:monitor(process, esdb_gater_transport:address(?SESSION, Node)),
     Pulse = esdb_gater_pulse:start_link(Node, State#state.silence),
     Former = esdb_gater_former:remove(Node, State#state.former),
     ok = tell_followers({up, Node}, State),
@@ -401,7 +401,7 @@ lost(Reason, #state{phase = Phase, node = Node, session = Session} = State) ->
     %% A gateway that does not answer, or that a newer one has replaced, must not be heard
     %% again either: its messages would mix with those of the next.
     _ = lists:member(Reason, [no_answer, superseded, embedded_down])
-        andalso erlang:disconnect_node(Node),
+        andalso esdb_gater_transport:disconnect(Node),
     _ = Phase =/= connecting andalso tell_followers(down, State),
     State#state{former = esdb_gater_former:add(Node, State#state.former),
                 pending = esdb_gater_pending:gateway_lost(withdraw_pending(State#state.pending)),
@@ -649,7 +649,8 @@ monitor_pid(Pid, #state{monitors = Monitors} = State) ->
 %%% Requests to the gateway
 
 request(Name, Request, Label, #state{node = Node, requests = Requests} = State) ->
-    State#state{requests = gen_server:send_request({Name, Node}, Request, Label, Requests)}.
+    To = esdb_gater_transport:address(Name, Node),
+    State#state{requests = gen_server:send_request(To, Request, Label, Requests)}.
 
 maybe_response(Message, #state{requests = Requests} = State) ->
     case gen_server:check_response(Message, Requests, true) of
@@ -712,10 +713,8 @@ tell_events(From, #state{phase = Phase, events = Known} = State) ->
             State
     end.
 
-send_secret(From, #state{phase = Phase, node = Node} = State) ->
-    Pushed = esdb_gater_facts:get(push_secret) =:= {ok, true}
-        orelse esdb_gater_facts:get(push_to_program) =:= {ok, true}
-        andalso esdb_gater_facts:get(program) =:= {ok, Node},
+send_secret(From, #state{phase = Phase} = State) ->
+    Pushed = esdb_gater_facts:get(push_secret) =:= {ok, true},
     case Pushed andalso Phase =:= attached of
         true ->
             request(?SESSION, {set_secret, esdb_pubsub_security:get_secret()}, {told, From}, State);

@@ -41,7 +41,7 @@ make() ->
     lists:foreach(fun end_user/1, [esdb_gater_cluster_sup, esdb_channel_sup]),
     Tables = esdb_gater_workers:tables() ++ esdb_gater_facts:tables()
         ++ esdb_gater_wanted:tables() ++ esdb_gater_withdrawals:tables()
-        ++ esdb_gater_relay:tables(),
+        ++ esdb_gater_relay:tables() ++ esdb_gater_pipe:tables(),
     [ets:new(Name, Options) || {Name, Options} <- Tables].
 
 end_user(Name) ->

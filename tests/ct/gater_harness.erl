@@ -127,8 +127,8 @@ resident_bytes(#{os_pid := OsPid}) ->
 -spec node(world()) -> beam().
 node(World) -> node(World, #{}).
 
-%% @doc As `node/1' with `name' (the part before the @), `host', `args', `modules' (to load), `otp'
-%% (25, 27 or 29; 25 stands for the release that runs the tests) and `via': a command that runs it.
+%% @doc As `node/1' with `name' (the part before the @, `none' for a node without a name), `host',
+%% `longnames', `args', `modules' (to load), `otp' (25, 27 or 29; 25 stands for the release that runs the tests) and `via': a command that runs it.
 -spec node(world(), map()) -> beam().
 node(World, Options) -> ask(World, {node, Options}).
 
@@ -363,10 +363,7 @@ end_gateway(OsPid, Port) ->
     end.
 
 start_node(Options, #{cookie := Cookie}) ->
-    Base = #{
-        name => maps:get(name, Options, unique("beam")),
-        host => maps:get(host, Options, "127.0.0.1"),
-        longnames => true,
+    Base = (named(Options))#{
         connection => standard_io,
         wait_boot => ?START_MS,
         args => ["-setcookie", Cookie, "-connect_all", "false",
@@ -384,12 +381,22 @@ start_node(Options, #{cookie := Cookie}) ->
         _ ->
             Base#{exec => gater_release:command(Release)}
     end,
-    {ok, Peer, Node} = peer:start(Start),
+    {Peer, Node} = case peer:start(Start) of
+        {ok, Pid, Name} -> {Pid, Name};
+        {ok, Pid} -> {Pid, nonode@nohost}
+    end,
     %% Other releases and other roots have no path to what was compiled here.
     Lambdas = gater_release:load(Peer, Release, [gater_agent, gater_harness, gater_release
                                                  | maps:get(modules, Options, [])]),
     OsPid = list_to_integer(peer:call(Peer, os, getpid, [])),
     #{peer => Peer, node => Node, os_pid => OsPid, otp => Release, lambdas => Lambdas}.
+
+named(#{name := none}) ->
+    #{};
+named(Options) ->
+    #{name => maps:get(name, Options, unique("beam")),
+      host => maps:get(host, Options, "127.0.0.1"),
+      longnames => maps:get(longnames, Options, true)}.
 
 %% @doc The gateway's program.
 -spec program() -> file:filename().

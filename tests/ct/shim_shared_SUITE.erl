@@ -322,11 +322,11 @@ connect(Beams) ->
 
 start(Config, Beam) -> start(Config, Beam, []).
 
-%% Files and so programs of this world are known by their folder.
+%% Programs of this world are known by where they are.
 start(Config, Beam, Env) ->
-    Dir = gater_harness:dir(value(world, Config)),
-    on(Beam, fun() -> true = os:putenv("TMPDIR", Dir), ok end),
-    gater_shim:start(Beam, Env ++ [E || {Key, _} = E <- gater_shim:embedded(),
+    Program = filename:absname(filename:join(gater_harness:dir(value(world, Config)), "esdb-gater")),
+    _ = filelib:is_regular(Program) orelse file:make_symlink(gater_shim:program(), Program),
+    gater_shim:start(Beam, Env ++ [E || {Key, _} = E <- [{program, Program}],
                                         not lists:keymember(Key, 1, Env)]).
 
 %% How many gateways run in this world.

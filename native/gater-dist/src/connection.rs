@@ -40,6 +40,13 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// A hidden node that is connected without a handshake. Frames to and from it have no
+    /// distribution header: no atom cache and no fragments.
+    pub fn without_handshake(name: Atom, creation: u32) -> Self {
+        let flags = flags::OFFERED & !(flags::DIST_HDR_ATOM_CACHE | flags::FRAGMENTS);
+        Self { name, creation, flags, hidden: true }
+    }
+
     /// Whether the peer runs functions of Erlang when it is asked to, as only BEAMs do.
     pub fn is_beam(&self) -> bool {
         self.flags & flags::SPAWN != 0

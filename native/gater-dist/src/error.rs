@@ -100,6 +100,9 @@ pub enum DialError {
     /// There are as many connections as the settings allow.
     #[error("too many connections")]
     TooManyConnections,
+    /// This node was started by [`Node::unlisted`](crate::Node::unlisted).
+    #[error("this node has no distribution of its own and dials nobody")]
+    Unlisted,
     /// The node is shutting down.
     #[error("shutting down")]
     Stopped,

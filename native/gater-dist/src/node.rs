@@ -1,17 +1,19 @@
 //! The hidden node.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use gater_term::{Atom, Pid};
-use tokio::net::TcpListener;
+use secrecy::SecretSlice;
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::driver::shared::Shared;
 use crate::driver::{self};
 use crate::protocol::handshake::Local;
 use crate::protocol::name;
-use crate::{Connection, DialError, DownReason, Events, Settings, StartError};
+use crate::{Connection, DialError, DownReason, Events, Peer, Settings, StartError};
 
 /// How long connections may take to notice that they are cut.
 const CUT_WITHIN: Duration = Duration::from_secs(1);
@@ -31,6 +33,11 @@ pub struct Node {
 #[must_use = "a prepared node serves nobody until it runs"]
 pub struct PreparedNode {
     node: Node,
+    /// What other nodes find it by; `None` if they cannot.
+    listed: Option<Listed>,
+}
+
+struct Listed {
     short: String,
     listener: TcpListener,
     registration: driver::Registration,
@@ -44,12 +51,14 @@ impl PreparedNode {
 
     /// Accepts and dials connections from now on, and reports to `events`.
     pub fn run(self, events: Arc<dyn Events>) -> Node {
-        let Self { node, short, listener, registration } = self;
+        let Self { node, listed } = self;
         let shared = &node.shared;
         // It is set here only, and this takes the one prepared node there is.
         let _ = shared.events.set(events);
-        shared.tasks.spawn(driver::stay(shared.clone(), short, registration));
-        shared.tasks.spawn(driver::accept(shared.clone(), listener));
+        if let Some(Listed { short, listener, registration }) = listed {
+            shared.tasks.spawn(driver::stay(shared.clone(), short, registration));
+            shared.tasks.spawn(driver::accept(shared.clone(), listener));
+        }
         node
     }
 }
@@ -73,7 +82,33 @@ impl Node {
         let cookie = settings.cookie.clone();
         let local = Local { name, creation: registration.creation, cookie };
         let node = Self { shared: Arc::new(Shared::new(settings, local, port)) };
-        Ok(PreparedNode { node, short, listener, registration })
+        Ok(PreparedNode { node, listed: Some(Listed { short, listener, registration }) })
+    }
+
+    /// Prepares a node that does not listen, that EPMD does not know and that dials nobody. Its
+    /// peers are those that [`Node::adopt`] is given once it runs.
+    pub fn unlisted(settings: Settings, creation: u32) -> Result<PreparedNode, StartError> {
+        let bad_name = || StartError::BadName(settings.name.clone());
+        name::split(&settings.name).ok_or_else(bad_name)?;
+        let name = Atom::new(&settings.name).map_err(|_| bad_name())?;
+        let local = Local { name, creation, cookie: settings.cookie.clone() };
+        let node = Self { shared: Arc::new(Shared::new(settings, local, 0)) };
+        Ok(PreparedNode { node, listed: None })
+    }
+
+    /// Takes `socket` for an established connection with `peer`: what would have been agreed on
+    /// in a handshake is in [`Peer`]. A peer of the same name that is connected is replaced.
+    pub fn adopt(&self, socket: UnixStream, peer: Peer) -> std::io::Result<Arc<Connection>> {
+        // A connection reads, writes and shuts down. All stream sockets do so by the same
+        // system calls; the options of TCP alone are refused, which is not an error.
+        let socket = std::net::TcpStream::from(OwnedFd::from(socket.into_std()?));
+        let connection = driver::established(&self.shared, TcpStream::from_std(socket)?, peer);
+        connection.ok_or_else(|| std::io::Error::other("the node does not run"))
+    }
+
+    /// Uses `cookie` for handshakes that begin from now on. Connections stay as they are.
+    pub fn set_cookie(&self, cookie: SecretSlice<u8>) {
+        self.shared.set_cookie(cookie);
     }
 
     /// The full name, `name@host`.
@@ -86,7 +121,7 @@ impl Node {
         self.shared.local.creation
     }
 
-    /// The TCP port connections are accepted on.
+    /// The TCP port connections are accepted on; 0 if the node is unlisted.
     pub fn port(&self) -> u16 {
         self.shared.port
     }
@@ -99,7 +134,9 @@ impl Node {
     /// Keeps a connection to `node`: dials it, and dials it again with growing,
     /// jittered pauses whenever the connection is lost, until [`Node::release`].
     pub fn keep(&self, node: &Atom) {
-        if let Some(until) = self.shared.start_keeping(node) {
+        if self.shared.listed
+            && let Some(until) = self.shared.start_keeping(node)
+        {
             let task = driver::keep(self.shared.clone(), node.clone(), until);
             self.shared.tasks.spawn_on(task, &self.shared.runtime);
         }

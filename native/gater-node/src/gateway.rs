@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gater_core::registry::Change;
-use gater_dist::{Node, Settings};
+use gater_dist::{Connection, Node, Peer, Settings};
 use gater_term::{Atom, Pid};
+use secrecy::SecretSlice;
+use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +42,12 @@ const REJOIN_WITHIN: Duration = Duration::from_secs(2);
 /// How often nodes that stay away are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
+/// The creation of a node that only the BEAM knows that runs it.
+const PIPED_CREATION: u32 = 1;
+
+/// What a BEAM without a name writes as its own into pids and references.
+const NAMELESS: &str = "nonode@nohost";
+
 /// A gateway that serves.
 pub struct Gateway {
     node: Node,
@@ -57,6 +65,9 @@ pub enum StartError {
     /// The distribution node could not be started.
     #[error("cannot start the node")]
     Node(#[from] gater_dist::StartError),
+    /// The connection over standard input and output could not be made.
+    #[error("cannot use standard input and output")]
+    Pipe(#[source] std::io::Error),
     /// A name in the configuration is no atom.
     #[error("{0:?} is not a node name")]
     Name(String),
@@ -68,7 +79,11 @@ impl Gateway {
     /// serves.
     pub async fn start(config: &Config, listen: SocketAddr) -> Result<Self, StartError> {
         let own_name = atom(&config.name)?;
-        let prepared = Node::prepare(settings(config, listen)).await?;
+        let prepared = if config.piped {
+            Node::unlisted(node_settings(config, listen), PIPED_CREATION)?
+        } else {
+            Node::prepare(node_settings(config, listen)).await?
+        };
         let node = prepared.handle();
         let peers = Arc::new(Peers::new(node.clone(), config.max_nodes));
         let directory = Arc::new(Directory::default());
@@ -84,20 +99,21 @@ impl Gateway {
         });
         let follow = follower.clone();
         let rpc = Arc::new(Rpc::new(node.clone()));
-        let replica = Replica::open_with(
-            &config.data_dir,
-            replica::Settings {
-                found_alone: config.cluster.is_empty(),
-                ..replica::Settings::default()
-            },
-            Network::new(rpc.clone()),
-            Box::new(move |changes: &[Change]| {
-                for change in changes {
-                    follow.changed(change);
-                }
-            }),
-        )
-        .await?;
+        let settings = replica::Settings {
+            found_alone: config.cluster.is_empty(),
+            ..replica::Settings::default()
+        };
+        let network = Network::new(rpc.clone());
+        let on_change = Box::new(move |changes: &[Change]| {
+            for change in changes {
+                follow.changed(change);
+            }
+        });
+        let replica = if config.in_memory {
+            Replica::open_in_memory(settings, network, on_change).await?
+        } else {
+            Replica::open_with(&config.data_dir, settings, network, on_change).await?
+        };
         // What was on disk is not told as changes.
         replica.follow(|state| {
             for (store, epoch, pid) in state.iter() {
@@ -207,13 +223,26 @@ impl Gateway {
         self.secret.rotate(secret);
     }
 
+    /// Takes `socket` for a connection with the BEAM that runs this program and has no name. Its
+    /// pids are those of `nonode@nohost`.
+    pub fn adopt_nameless(&self, socket: UnixStream) -> Result<Arc<Connection>, StartError> {
+        let peer = Peer::without_handshake(atom(NAMELESS)?, 0);
+        self.node.adopt(socket, peer).map_err(StartError::Pipe)
+    }
+
+    /// Uses `cookie` for connections that are made from now on.
+    pub fn set_cookie(&self, cookie: SecretSlice<u8>) {
+        self.node.set_cookie(cookie);
+        tracing::info!("the cookie was changed");
+    }
+
     /// Resolves when the registry can be written no more, with the reason.
     pub fn failed(&self) -> impl Future<Output = String> + Send + use<> {
         self.replica.failed()
     }
 
     /// Takes no new work, writes out what is queued for at most `deadline`, and stops.
-    pub async fn drain(self, deadline: Duration) {
+    pub async fn drain(&self, deadline: Duration) {
         self.stop.cancel();
         self.node.shutdown(deadline).await;
         self.replica.shutdown().await;
@@ -255,7 +284,7 @@ fn atom(name: &str) -> Result<Atom, StartError> {
     Atom::new(name).map_err(|_| StartError::Name(name.to_owned()))
 }
 
-fn settings(config: &Config, listen: SocketAddr) -> Settings {
+fn node_settings(config: &Config, listen: SocketAddr) -> Settings {
     let mut settings = Settings::new(config.name.clone(), config.cookie.clone());
     settings.listen = listen;
     settings.tick_time = config.net_ticktime;

@@ -4,6 +4,7 @@ pub mod cli;
 mod clock;
 pub mod config;
 mod gateway;
+pub mod hosted;
 mod listen;
 pub mod observe;
 pub mod registry;

@@ -24,6 +24,13 @@ pub struct Listen {
 /// it, which is at the host of its name. A host that is not this machine, as far as it can
 /// tell, leaves the loopback address.
 pub async fn choose(config: &Config) -> Listen {
+    if config.piped {
+        // It listens nowhere.
+        return Listen {
+            address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            warning: None,
+        };
+    }
     if let Some(address) = config.listen {
         let warning = (!address.ip().is_loopback()).then(|| open(address, "listen is"));
         return Listen { address, warning };

@@ -1,20 +1,27 @@
 //! esdb-gater: the gateway program.
 
 use std::error::Error;
-use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::io::Write;
 use std::process::ExitCode;
 
 use gater_dist::Chain;
 use gater_node::cli::admin::{self, Order};
 use gater_node::cli::{self, Action, EXIT_USAGE};
 use gater_node::config::Flags;
+use gater_node::hosted::{self, HostedError};
 use gater_node::observe::logs::{self, Log};
 use gater_node::{config, run};
 
 fn main() -> ExitCode {
     let outcome = match cli::parse(std::env::args_os()) {
-        Action::Start { flags, embedded, scratch_dir } => start(flags, embedded, scratch_dir),
+        Action::Start { flags, embedded } => start(flags, embedded),
+        Action::Hosted { flags, in_memory, piped } => {
+            let outcome = host(flags, in_memory, piped);
+            if let Err(Failure { text, .. }) = &outcome {
+                hosted::tell_failure(text);
+            }
+            outcome
+        }
         Action::Cluster { flags, order } => match cluster(flags, &order) {
             Ok(code) => return code,
             Err(failure) => Err(failure),
@@ -54,15 +61,19 @@ impl Failure {
 }
 
 /// `esdb-gater start`.
-fn start(flags: Flags, embedded: bool, scratch_dir: Option<PathBuf>) -> Result<(), Failure> {
+fn start(flags: Flags, embedded: bool) -> Result<(), Failure> {
     let read = || config::load(flags.clone(), config::environment());
     let loaded = read().map_err(|error| Failure::usage(&error))?;
     let log = Log::start(&loaded.config.log).map_err(|error| Failure::other(&error))?;
-    run::run(&loaded, embedded, &log, read).map_err(|error| Failure::other(&error))?;
-    if let Some(folder) = scratch_dir {
-        remove(&folder);
-    }
-    Ok(())
+    run::run(&loaded, embedded, &log, read).map_err(|error| Failure::other(&error))
+}
+
+/// `esdb-gater start --hosted`.
+fn host(flags: Flags, in_memory: bool, piped: bool) -> Result<(), Failure> {
+    hosted::run(flags, in_memory, piped).map_err(|error| match error {
+        HostedError::Config(error) => Failure::usage(&error),
+        error => Failure::other(&error),
+    })
 }
 
 /// `esdb-gater cluster`. Nothing is logged: the answer is all there is to say.
@@ -82,14 +93,4 @@ fn cluster(flags: Flags, order: &Order) -> Result<ExitCode, Failure> {
 fn answer(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-}
-
-/// Removes a folder, unless somebody else has done so.
-fn remove(folder: &Path) {
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            tracing::warn!(folder = %folder.display(), %error, "not removed");
-        }
-        _ => {}
-    }
 }

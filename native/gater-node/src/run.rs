@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -53,50 +54,72 @@ pub fn run(
     log: &Log,
     read: impl Fn() -> Result<Loaded, ConfigError>,
 ) -> Result<(), RunError> {
+    block_on(|error| matches!(error, RunError::Impatient), async {
+        // From here on a signal drains, also one that comes while the gateway starts.
+        let signals = Signals::new()?;
+        let parent_gone = embedded.then(end_of_input).transpose()?;
+        let gateway = start(loaded).await?;
+        announce(&gateway);
+        let config = loaded.config.clone();
+        let mut reloader = Reloader { gateway: &gateway, log, config, read };
+        let told = async {
+            ended(parent_gone).await;
+            "the end of standard input"
+        };
+        serve(&gateway, signals, told, || reloader.reload()).await
+    })
+}
+
+/// Runs `serving` on a runtime for a gateway. What is still being written at the end is waited for,
+/// unless the error `is_impatient`.
+pub(crate) fn block_on<E: From<std::io::Error>>(
+    is_impatient: impl Fn(&E) -> bool,
+    serving: impl Future<Output = Result<(), E>>,
+) -> Result<(), E> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if std::env::var_os(THREADS).is_none() {
         runtime.worker_threads(default_threads());
     }
-    let runtime = runtime.enable_all().build()?;
-    let outcome = runtime.block_on(serve(loaded, embedded, log, read));
-    if let Err(RunError::Impatient) = &outcome {
-        // What is being written is not waited for.
+    let runtime: Runtime = runtime.enable_all().build()?;
+    let outcome = runtime.block_on(serving);
+    if outcome.as_ref().is_err_and(is_impatient) {
         runtime.shutdown_background();
     }
     outcome
 }
 
-async fn serve(
-    loaded: &Loaded,
-    embedded: bool,
-    log: &Log,
-    read: impl Fn() -> Result<Loaded, ConfigError>,
-) -> Result<(), RunError> {
-    // From here on a signal drains, also one that comes while the gateway starts.
-    let mut signals = Signals::new()?;
-    let parent_gone = embedded.then(end_of_input).transpose()?;
-
+/// Starts a gateway, and logs what it was told.
+pub(crate) async fn start(loaded: &Loaded) -> Result<Gateway, StartError> {
     let config = &loaded.config;
     let listen = listen::choose(config).await;
+    let data_dir =
+        if config.in_memory { "(memory)".into() } else { config.data_dir.display().to_string() };
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         commit = COMMIT,
         node = config.name,
-        data_dir = %config.data_dir.display(),
+        data_dir,
         listen = %listen.address,
         "starting"
     );
     for warning in loaded.warnings.iter().chain(&listen.warning) {
         tracing::warn!("{warning}");
     }
+    Gateway::start(config, listen.address).await
+}
 
-    let gateway = Gateway::start(config, listen.address).await?;
-    announce(&gateway);
-    let mut reloader = Reloader { gateway: &gateway, log, config: config.clone(), read };
+/// Serves until a signal comes, `told` says why to end, or the registry fails; calls `reload` for
+/// each SIGHUP. Then drains, unless a second signal comes.
+pub(crate) async fn serve(
+    gateway: &Gateway,
+    mut signals: Signals,
+    told: impl Future<Output = &'static str>,
+    reload: impl FnMut(),
+) -> Result<(), RunError> {
     let failed = gateway.failed();
     let outcome = tokio::select! {
-        signal = signals.stop(|| reloader.reload()) => Ok(signal),
-        () = ended(parent_gone) => Ok("the end of standard input"),
+        signal = signals.stop(reload) => Ok(signal),
+        reason = told => Ok(reason),
         reason = failed => Err(RunError::Registry(reason)),
     };
     match &outcome {
@@ -117,7 +140,7 @@ async fn serve(
 }
 
 /// The signals that would end the program if nobody listened for them.
-struct Signals {
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
@@ -126,7 +149,8 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> Result<Self, std::io::Error> {
+    /// From here on they do not end the process any more.
+    pub(crate) fn new() -> Result<Self, std::io::Error> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,

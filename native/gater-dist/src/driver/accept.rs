@@ -137,7 +137,7 @@ async fn shake(
     name: &mut Option<Atom>,
 ) -> Result<Peer, HandshakeError> {
     let challenge = getrandom::u32().map_err(std::io::Error::from)?;
-    let mut acceptor = Acceptor::new(shared.local.clone(), challenge);
+    let mut acceptor = Acceptor::new(shared.identity(), challenge);
     loop {
         let message = match acceptor.is_new() {
             true => exchange::read_first(socket).await?,

@@ -200,7 +200,7 @@ async fn shake(
     node: &Atom,
 ) -> Result<Peer, HandshakeError> {
     let challenge = getrandom::u32().map_err(std::io::Error::from)?;
-    let (mut dialer, first) = Dialer::new(shared.local.clone(), node.clone(), challenge);
+    let (mut dialer, first) = Dialer::new(shared.identity(), node.clone(), challenge);
     exchange::write(socket, &[first]).await?;
     loop {
         let Some(message) = exchange::read(socket).await? else {

@@ -25,3 +25,4 @@ mod writer;
 pub use accept::accept;
 pub use dial::{connect, keep};
 pub use epmd::{Registration, register, stay};
+pub use link::start as established;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use foldhash::HashMap;
 use gater_term::{Atom, Pid};
 use parking_lot::Mutex;
+use secrecy::SecretSlice;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, SetOnce};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,10 @@ const ID_BITS: u32 = 28;
 pub struct Shared {
     pub settings: Settings,
     pub local: Local,
+    /// Replaces the cookie in `local` and in `settings` for the handshakes to come.
+    new_cookie: Mutex<Option<SecretSlice<u8>>>,
+    /// Whether other nodes can find this one and it dials them.
+    pub listed: bool,
     pub port: u16,
     /// Set when the node begins to run; nothing is accepted or dialled before.
     pub events: SetOnce<Arc<dyn Events>>,
@@ -72,11 +77,13 @@ pub enum Wanted {
 }
 
 impl Shared {
-    /// The state of a node that is about to start.
+    /// The state of a node that is about to start. It is `listed` if it has a `port`.
     pub fn new(settings: Settings, local: Local, port: u16) -> Self {
         Self {
             settings,
             local,
+            new_cookie: Mutex::default(),
+            listed: port != 0,
             port,
             events: SetOnce::new(),
             stop: CancellationToken::new(),
@@ -88,6 +95,20 @@ impl Shared {
             last_pid: AtomicU64::new(0),
             table: Mutex::default(),
         }
+    }
+
+    /// What this node says of itself in a handshake that begins now.
+    pub fn identity(&self) -> Local {
+        let mut local = self.local.clone();
+        if let Some(cookie) = &*self.new_cookie.lock() {
+            local.cookie = cookie.clone();
+        }
+        local
+    }
+
+    /// Changes the cookie for handshakes that begin from now on.
+    pub fn set_cookie(&self, cookie: SecretSlice<u8>) {
+        *self.new_cookie.lock() = Some(cookie);
     }
 
     /// A pid that was never handed out.
@@ -177,6 +198,12 @@ impl Shared {
         }
         if entry.dialing.is_some() {
             return Ok(Wanted::UnderWay);
+        }
+        if !self.listed {
+            if entry.is_idle() {
+                table.remove(node);
+            }
+            return Err(DialError::Unlisted);
         }
         if links >= self.settings.max_connections {
             if entry.is_idle() {

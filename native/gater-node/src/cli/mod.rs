@@ -24,8 +24,15 @@ pub enum Action {
         flags: Flags,
         /// Whether to stop when standard input ends.
         embedded: bool,
-        /// A folder to remove at the end.
-        scratch_dir: Option<PathBuf>,
+    },
+    /// Serve as the port program of a BEAM.
+    Hosted {
+        /// Settings from the command line.
+        flags: Flags,
+        /// Whether the registry is kept in memory.
+        in_memory: bool,
+        /// Whether the BEAM has no name.
+        piped: bool,
     },
     /// Ask a running gateway about its cluster, or have that changed.
     Cluster {
@@ -153,28 +160,44 @@ struct Start {
     /// Stop when standard input ends: for a program that starts its own gateway
     #[arg(long)]
     embedded: bool,
-    /// A folder to remove after having stopped when told to: who started this may be gone
-    #[arg(long, value_name = "DIR", requires = "embedded")]
-    scratch_dir: Option<PathBuf>,
+    /// Run as the port program of a BEAM: the configuration, the secret and the cookie come in
+    /// frames on standard input, and its end is the end of the gateway
+    #[arg(long, conflicts_with_all = ["embedded", "config", "cookie", "cookie_file"])]
+    hosted: bool,
+    /// Keep the registry in memory and write no file
+    #[arg(long, requires = "hosted", conflicts_with_all = ["data_dir", "cluster"])]
+    in_memory: bool,
+    /// The BEAM has no name: be reached by frames on standard input and output alone
+    #[arg(long, requires = "hosted")]
+    piped: bool,
+}
+
+impl Start {
+    fn action(self) -> Action {
+        let Self { embedded, hosted, in_memory, piped, .. } = self;
+        let flags = Flags {
+            name: self.name,
+            cookie: self.cookie,
+            cookie_file: self.cookie_file,
+            config: self.config,
+            data_dir: self.data_dir,
+            join: self.join,
+            cluster: self.cluster,
+            listen: self.listen,
+            hosted: None,
+        };
+        if hosted {
+            Action::Hosted { flags, in_memory, piped }
+        } else {
+            Action::Start { flags, embedded }
+        }
+    }
 }
 
 /// Understands a command line, the name of the program first.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Action {
     match CommandLine::try_parse_from(arguments) {
-        Ok(CommandLine { command: Command::Start(start) }) => Action::Start {
-            embedded: start.embedded,
-            scratch_dir: start.scratch_dir,
-            flags: Flags {
-                name: start.name,
-                cookie: start.cookie,
-                cookie_file: start.cookie_file,
-                config: start.config,
-                data_dir: start.data_dir,
-                join: start.join,
-                cluster: start.cluster,
-                listen: start.listen,
-            },
-        },
+        Ok(CommandLine { command: Command::Start(start) }) => start.action(),
         Ok(CommandLine { command: Command::Cluster(Cluster { gateway, order }) }) => {
             Action::Cluster {
                 flags: Flags {

@@ -55,7 +55,7 @@ use secrecy::{ExposeSecret, SecretSlice};
 
 pub use self::error::ConfigError;
 use self::sources::Sources;
-pub use self::sources::{Environment, Flags};
+pub use self::sources::{Environment, Flags, Hosted};
 pub(crate) use self::value::is_node_name;
 
 /// All that a gateway is told.
@@ -68,8 +68,13 @@ pub struct Config {
     /// Where connections are accepted; port 0 takes any free port. `None` stands for any free
     /// port where the host of the name can be reached.
     pub listen: Option<SocketAddr>,
-    /// Where the registry is kept.
+    /// Where the registry is kept, unless it is in memory.
     pub data_dir: PathBuf,
+    /// Whether the registry is kept in memory and nothing is written.
+    pub in_memory: bool,
+    /// Whether the gateway has no distribution of its own and its only peer is the BEAM that
+    /// runs it, over standard input and output.
+    pub piped: bool,
     /// Nodes to connect to at the start and to stay connected with.
     pub join: Vec<String>,
     /// The gateways that keep one registry together, this one among them; none if it is alone.
@@ -111,6 +116,8 @@ pub struct Loaded {
 
 /// Puts the configuration together. Reads the configuration file and the cookie file.
 pub fn load(flags: Flags, environment: Environment) -> Result<Loaded, ConfigError> {
+    let (in_memory, piped) =
+        flags.hosted.as_ref().map_or((false, false), |hosted| (hosted.in_memory, hosted.piped));
     let mut sources = Sources::new(flags, environment)?;
     let name = match sources.take("name", value::node_name)? {
         Some(name) => name,
@@ -125,6 +132,8 @@ pub fn load(flags: Flags, environment: Environment) -> Result<Loaded, ConfigErro
             Some(path) => path,
             None => default_data_dir(sources.environment(), &name),
         },
+        in_memory,
+        piped,
         join: sources.take("join", value::node_names)?.unwrap_or_default(),
         cluster: sources.take("cluster.members", value::node_names)?.unwrap_or_default(),
         lost_grace: sources

@@ -39,6 +39,21 @@ pub struct Flags {
     pub cluster: Vec<String>,
     /// `--listen`.
     pub listen: Option<String>,
+    /// What a BEAM says that runs the gateway as its port (`--hosted`).
+    pub hosted: Option<Hosted>,
+}
+
+/// What a gateway is told that a BEAM runs as its port.
+#[derive(Debug, Clone, Default)]
+pub struct Hosted {
+    /// The configuration, TOML. It takes the place of a configuration file.
+    pub configuration: String,
+    /// The cookie of the BEAM, in Latin-1.
+    pub cookie: Option<Vec<u8>>,
+    /// Whether the registry is kept in memory and nothing is written.
+    pub in_memory: bool,
+    /// Whether the BEAM has no name: it is the only peer, over standard input and output.
+    pub piped: bool,
 }
 
 /// The variables of a process.
@@ -49,6 +64,13 @@ impl Environment {
     /// The variables in `variables`.
     pub fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         Self(variables.into_iter().collect())
+    }
+
+    /// The same with one variable set to `value`.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: Vec<u8>) -> Self {
+        self.0.insert(name.into(), OsString::from_vec(value));
+        self
     }
 
     /// The value of a variable.
@@ -76,6 +98,8 @@ pub enum Cookie {
 /// All sources of values.
 pub struct Sources {
     flags: BTreeMap<&'static str, Value>,
+    /// The cookie of the BEAM that runs this program as its port, in Latin-1.
+    hosted_cookie: Option<Vec<u8>>,
     /// The one flag that need not be text in UTF-8.
     cookie_flag: Option<OsString>,
     environment: Environment,
@@ -94,18 +118,28 @@ impl Sources {
             (None, Some(path)) => (Some(PathBuf::from(path)), CONFIG_VARIABLE),
             (None, None) => (None, ""),
         };
-        let (file, file_mode) = match &path {
-            Some(path) => {
-                read_file(path).map_err(|problem| ConfigError::new("config", origin, problem))?
+        let hosted = flags.hosted.clone();
+        let (file, file_name, file_mode) = match (&hosted, &path) {
+            (Some(hosted), _) => {
+                let name = "standard input";
+                let table = parse(&hosted.configuration, name)
+                    .map_err(|problem| ConfigError::new("config", name, problem))?;
+                (table, name.to_owned(), 0)
             }
-            None => (Table::new(), 0),
+            (None, Some(path)) => {
+                let (table, mode) = read_file(path)
+                    .map_err(|problem| ConfigError::new("config", origin, problem))?;
+                (table, path.display().to_string(), mode)
+            }
+            (None, None) => (Table::new(), String::new(), 0),
         };
         let mut sources = Self {
+            hosted_cookie: hosted.and_then(|hosted| hosted.cookie),
             cookie_flag: flags.cookie.clone(),
             flags: flag_values(flags)?,
             environment,
             file,
-            file_name: path.map_or_else(String::new, |path| path.display().to_string()),
+            file_name,
             file_mode,
             warnings: Vec::new(),
         };
@@ -147,6 +181,9 @@ impl Sources {
 
     /// The cookie from the first source that has it, not checked. Errors do not show it.
     pub fn cookie(&self) -> Result<Option<Cookie>, ConfigError> {
+        if let Some(cookie) = &self.hosted_cookie {
+            return Ok(Some(Cookie::Bytes(cookie.clone())));
+        }
         let variable = keys::variable("cookie").and_then(|name| self.environment.get(name));
         if let Some(text) = self.cookie_flag.as_deref().or(variable) {
             return Ok(Some(match text.to_str() {
@@ -178,7 +215,8 @@ impl Sources {
 
     /// How early the winning value of `path` comes: flags are 0; `None` if there is none.
     pub fn rank(&self, path: &str) -> Option<u8> {
-        if self.flags.contains_key(path) || (path == "cookie" && self.cookie_flag.is_some()) {
+        let cookie = self.cookie_flag.is_some() || self.hosted_cookie.is_some();
+        if self.flags.contains_key(path) || (path == "cookie" && cookie) {
             Some(0)
         } else if keys::variable(path).is_some_and(|name| self.environment.get(name).is_some()) {
             Some(1)
@@ -351,13 +389,17 @@ fn read_file(path: &Path) -> Result<(Table, u32), Problem> {
     }
     let mut text = String::new();
     file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(cannot)?;
-    let table = text.parse().map_err(|error: toml::de::Error| {
+    let table = parse(&text, &path.display().to_string())?;
+    Ok((table, metadata.permissions().mode() & 0o7777))
+}
+
+fn parse(text: &str, name: &str) -> Result<Table, Problem> {
+    text.parse().map_err(|error: toml::de::Error| {
         // The error shows the line, in which a secret may stand: its place is enough.
         let line = error
             .span()
             .and_then(|span| text.get(..span.start))
             .map_or(1, |before| before.matches('\n').count() + 1);
-        format!("{} is not TOML, line {line}: {}", path.display(), error.message())
-    })?;
-    Ok((table, metadata.permissions().mode() & 0o7777))
+        format!("{name} is not TOML, line {line}: {}", error.message())
+    })
 }

@@ -9,6 +9,9 @@
 //! - `registry-NUMBER.log`: log and vote, and the random id of this node; some files of 4 MiB.
 //! - `registry.snapshot`: the registry at a place of the log. What the log has before is removed.
 //!
+//! A gateway that an application runs for itself has no such directory: the same log and
+//! snapshot are then in memory ([`Replica::open_in_memory`]).
+//!
 //! A damaged file is an error at the start. A disk that fails later stops the
 //! registry for good (see [`Replica::failed`]): it answers look-ups but takes no commands.
 
@@ -39,7 +42,7 @@ use tokio::time::{Instant, timeout};
 pub use self::coalescer::{Coalescer, Way};
 pub use self::error::{OpenError, ProposeError};
 pub use self::forward::{Forward, ForwardError, Forwarded, Written};
-pub use self::log::{Disk, DiskFile, Folder, LogStore};
+pub use self::log::{Disk, DiskFile, Folder, LogStore, Memory};
 pub use self::machine::Machine;
 pub use self::members::{MemberError, Role, Standing};
 pub use self::network::Alone;
@@ -120,6 +123,17 @@ impl Replica {
         let opened = tokio::task::spawn_blocking(move || open_files(&directory, on_change)).await;
         let (log, machine) = opened
             .map_err(|error| OpenError::Io { path: path.to_owned(), error: error.into() })??;
+        Self::open_stores(log, machine, settings, network).await
+    }
+
+    /// As [`Replica::open_with`], with everything in memory: what is registered ends with the
+    /// process. No file is read or written.
+    pub async fn open_in_memory(
+        settings: Settings,
+        network: impl RaftNetworkFactory<TypeConfig> + Forward + Clone,
+        on_change: OnChange,
+    ) -> Result<Self, OpenError> {
+        let (log, machine) = open_memory(on_change)?;
         Self::open_stores(log, machine, settings, network).await
     }
 
@@ -235,6 +249,16 @@ impl Replica {
         }
         close(self.log.clone()).await;
     }
+}
+
+/// Keeps log and snapshot in memory: nothing is written, and nothing is there at the next start.
+fn open_memory(on_change: OnChange) -> Result<(LogStore, Machine), OpenError> {
+    let log = LogStore::open_disk(Memory::default())?;
+    let file = SnapshotFile::in_memory(log.node_id());
+    let path = file.path().to_owned();
+    let machine = Machine::new(file, None, on_change)
+        .map_err(|error| OpenError::Corrupt { path, reason: error.to_string() })?;
+    Ok((log, machine))
 }
 
 fn open_files(directory: &Path, on_change: OnChange) -> Result<(LogStore, Machine), OpenError> {

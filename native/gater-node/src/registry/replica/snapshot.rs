@@ -38,6 +38,8 @@ pub struct SnapshotFile {
     node_id: NodeId,
     /// What the file holds. Locked while it is replaced.
     current: Mutex<Option<SnapshotMeta>>,
+    /// The body, if there is no file and it is kept in memory.
+    memory: Option<Mutex<Vec<u8>>>,
 }
 
 /// A snapshot as it was read from its file.
@@ -80,7 +82,8 @@ impl SnapshotFile {
         path: &Path,
         node_id: NodeId,
     ) -> Result<(Self, Result<Option<Stored>, SnapshotError>), OpenError> {
-        let file = Self { path: path.to_owned(), node_id, current: Mutex::new(None) };
+        let path = path.to_owned();
+        let file = Self { path, node_id, current: Mutex::new(None), memory: None };
         let unfinished = file.unfinished();
         match fs::remove_file(&unfinished) {
             Ok(()) => tracing::info!(path = %unfinished.display(), "unfinished snapshot removed"),
@@ -92,6 +95,13 @@ impl SnapshotFile {
             *file.current.lock() = Some(stored.meta.clone());
         }
         Ok((file, stored))
+    }
+
+    /// A place in memory for the snapshot of the node `node_id`. It holds nothing yet, and ends
+    /// with the process.
+    pub fn in_memory(node_id: NodeId) -> Self {
+        let path = PathBuf::from("(memory)");
+        Self { path, node_id, current: Mutex::new(None), memory: Some(Mutex::default()) }
     }
 
     /// Where it is.
@@ -109,6 +119,11 @@ impl SnapshotFile {
     pub fn save(&self, meta: &SnapshotMeta, body: &[u8]) -> Result<(), SnapshotError> {
         let mut current = self.current.lock();
         if current.as_ref().is_some_and(|current| current.last_log_id > meta.last_log_id) {
+            return Ok(());
+        }
+        if let Some(memory) = &self.memory {
+            body.clone_into(&mut memory.lock());
+            *current = Some(meta.clone());
             return Ok(());
         }
         let head = codec::encode(DISK, &Head { node_id: self.node_id, meta: meta.clone() })?;
@@ -134,6 +149,12 @@ impl SnapshotFile {
 
     /// Reads the snapshot, if there is one. Blocks.
     pub fn read(&self) -> Result<Option<Stored>, SnapshotError> {
+        if let Some(memory) = &self.memory {
+            let current = self.current.lock();
+            let stored =
+                |meta: &SnapshotMeta| Stored { meta: meta.clone(), body: memory.lock().clone() };
+            return Ok(current.as_ref().map(stored));
+        }
         let mut bytes = Vec::new();
         match File::open(&self.path) {
             Ok(mut file) => file.read_to_end(&mut bytes)?,
@@ -199,6 +220,16 @@ mod tests {
         file.save(&meta(5), b"five").unwrap();
         file.save(&meta(4), b"four is older").unwrap();
         let stored = open(&path).1.unwrap().unwrap();
+        assert_eq!((stored.meta, stored.body), (meta(5), b"five".to_vec()));
+    }
+
+    #[test]
+    fn a_snapshot_in_memory_is_replaced_by_later_ones_only() {
+        let memory = SnapshotFile::in_memory(7);
+        assert!(memory.read().unwrap().is_none());
+        memory.save(&meta(5), b"five").unwrap();
+        memory.save(&meta(4), b"four is older").unwrap();
+        let stored = memory.read().unwrap().unwrap();
         assert_eq!((stored.meta, stored.body), (meta(5), b"five".to_vec()));
     }
 

@@ -7,6 +7,7 @@
 mod contents;
 mod disk;
 mod frame;
+mod memory;
 mod record;
 mod recovery;
 mod segment;
@@ -35,6 +36,7 @@ use tokio::sync::oneshot;
 
 use self::contents::Contents;
 pub use self::disk::{Disk, DiskFile, Folder};
+pub use self::memory::Memory;
 use self::record::{Change, Facts};
 use self::tail::Tail;
 use self::wal::{SEGMENT_BYTES, Wal};
@@ -86,7 +88,7 @@ impl LogStore {
         Self::open_disk(Folder::open(path)?)
     }
 
-    /// Opens the log on a `disk`, for tests of failing ones. Blocks.
+    /// Opens the log on a `disk`, such as one in [`Memory`]. Blocks.
     pub fn open_disk(disk: impl Disk) -> Result<Self, OpenError> {
         let wal = Wal::open(Box::new(disk), SEGMENT_BYTES)?;
         let path = wal.path();
