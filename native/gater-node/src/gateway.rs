@@ -29,7 +29,7 @@ use crate::services::cluster::ClusterService;
 use crate::services::registry::Registry;
 use crate::services::rpc::Rex;
 use crate::services::secret::Secret;
-use crate::services::session::Sessions;
+use crate::services::session::{Observed, Sessions};
 use crate::supervise::supervise;
 use crate::transport::mesh::Mesh;
 use crate::transport::peers::{Interest, Peers};
@@ -152,9 +152,11 @@ impl Gateway {
             own_name.clone(),
             directory.clone(),
             peers.clone(),
-            telemetry.clone(),
-            drops.clone(),
-            refusals.clone(),
+            Observed {
+                telemetry: telemetry.clone(),
+                drops: drops.clone(),
+                refusals: refusals.clone(),
+            },
             relays.clone(),
             channels.clone(),
         );

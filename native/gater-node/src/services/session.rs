@@ -34,15 +34,23 @@ const MAX_LINKS: usize = 16;
 /// Event names that one listener may ask for in a request.
 const MAX_EVENT_NAMES: u32 = 64;
 
+/// What the gateway observes of itself and tells the nodes that ask.
+pub struct Observed {
+    /// Events for the nodes that listen.
+    pub telemetry: Arc<Telemetry>,
+    /// Messages that were dropped.
+    pub drops: Arc<Drops>,
+    /// Requests that were refused.
+    pub refusals: Arc<Refusals>,
+}
+
 /// The session service.
 pub struct Sessions {
     own_name: Atom,
     started: Instant,
     directory: Arc<Directory>,
     peers: Arc<Peers>,
-    telemetry: Arc<Telemetry>,
-    drops: Arc<Drops>,
-    refusals: Arc<Refusals>,
+    observed: Observed,
     relays: Arc<Relays>,
     channels: Vec<Arc<Channel>>,
     attached: Mutex<HashSet<(PeerRef, LocalPid)>>,
@@ -56,9 +64,7 @@ impl Sessions {
         own_name: Atom,
         directory: Arc<Directory>,
         peers: Arc<Peers>,
-        telemetry: Arc<Telemetry>,
-        drops: Arc<Drops>,
-        refusals: Arc<Refusals>,
+        observed: Observed,
         relays: Arc<Relays>,
         channels: Vec<Arc<Channel>>,
     ) -> Self {
@@ -68,9 +74,7 @@ impl Sessions {
             started: Instant::now(),
             directory,
             peers,
-            telemetry,
-            drops,
-            refusals,
+            observed,
             relays,
             channels,
             attached: Mutex::default(),
@@ -103,7 +107,7 @@ impl Sessions {
                 let peer = self.peers.find(&pid);
                 match peer.filter(|peer| self.is_attached(peer, local)) {
                     Some(peer) => {
-                        self.telemetry.listen(&peer, local, &events);
+                        self.observed.telemetry.listen(&peer, local, &events);
                         self.relays.listeners_changed();
                         caller.reply(&from, OK);
                     }
@@ -193,7 +197,7 @@ impl Sessions {
     /// A link is gone or has detached; whether it was attached.
     pub fn ended(&self, peer: &PeerRef, local: LocalPid) -> bool {
         self.directory.detach(peer, local);
-        self.telemetry.listen(peer, local, &[]);
+        self.observed.telemetry.listen(peer, local, &[]);
         self.relays.listeners_changed();
         self.attached.lock().remove(&(peer.clone(), local))
     }
@@ -201,7 +205,7 @@ impl Sessions {
     /// An incarnation of a node is gone with its link.
     pub fn peer_gone(&self, peer: &PeerRef) {
         self.directory.detach_peer(peer);
-        self.telemetry.forget_peer(peer);
+        self.observed.telemetry.forget_peer(peer);
         self.relays.listeners_changed();
         self.attached.lock().retain(|(of, _)| of != peer);
     }
@@ -262,9 +266,9 @@ impl Sessions {
             encode::uint(&mut out, number);
         }
         encode::atom(&mut out, "dropped");
-        self.drops.encode(&mut out);
+        self.observed.drops.encode(&mut out);
         encode::atom(&mut out, "refused");
-        self.refusals.encode(&mut out);
+        self.observed.refusals.encode(&mut out);
         out
     }
 }
