@@ -8,7 +8,7 @@
 -export([start/1, stop/1, world/1, gateways/1, beams/1, handle/2, log/2, keep_logs/2]).
 -export([kill/2, terminate/2, up/2, pause/2, resume/2, wipe/2, state/2]).
 -export([isolate/2, split/3, cut/3, sever/3, mend/1, retire/2]).
--export([add_gateway/2, on/2, on/3, call/4, call/5, status/2, leader/1, settled/1, settle/1,
+-export([add_gateway/2, outsider/1, on/2, on/3, call/4, call/5, status/2, leader/1, settled/1, settle/1,
          command/3]).
 -export_type([cluster/0]).
 
@@ -152,6 +152,10 @@ retire(Cluster, Node) -> ask(Cluster, {retire, Node}).
 -spec add_gateway(cluster(), map()) -> node().
 add_gateway(Cluster, Options) -> ask(Cluster, {add_gateway, Options}).
 
+%% @doc Starts a node that is none of those that `beams/1' tells of.
+-spec outsider(cluster()) -> node().
+outsider(Cluster) -> ask(Cluster, add_outsider).
+
 %% @doc Runs a function on a node.
 -spec on(cluster(), node(), fun(() -> Result)) -> Result.
 on(Cluster, Beam, Fun) -> gater_harness:on(handle(Cluster, Beam), Fun).
@@ -271,6 +275,10 @@ serve(add_beam, State0) ->
     {Node, State} = named(beam, #{}, State0),
     {ok, Next} = serve({up, Node}, State),
     {Node, Next};
+serve(add_outsider, State0) ->
+    {Node, State} = named(outsider, #{}, State0),
+    {ok, Next} = serve({up, Node}, State),
+    {Node, Next};
 serve({up, Node}, State) ->
     Member = #{state := down} = member(Node, State),
     {ok, put_member(Node, Member#{handle => launch(Node, Member, State), state := up}, State)};
@@ -348,8 +356,8 @@ launch(Node, Member = #{kind := gateway, address := Address, options := Own},
         env => maps:get(env, Common, []) ++ maps:get(env, Own, []),
         config => maps:get(config, Common, ""),
         via => via(Member, State)});
-launch(_Node, Member = #{kind := beam, base := Base, address := Address},
-       State = #{world := World, options := Common}) ->
+launch(_Node, Member = #{kind := Kind, base := Base, address := Address},
+       State = #{world := World, options := Common}) when Kind =:= beam; Kind =:= outsider ->
     gater_harness:node(World, #{
         name => Base, host => Address, modules => [?MODULE | maps:get(modules, Common, [])],
         %% The longest that a call to a host out of reach blocks, in seconds.

@@ -51,7 +51,7 @@ plan(Seed, Rounds) ->
 
 %% @doc What the nodes must have loaded.
 -spec modules() -> [module()].
-modules() -> [?MODULE, gater_nemesis_client].
+modules() -> [?MODULE, gater_nemesis_client | gater_nemesis_attacker:modules()].
 
 %% @doc Starts the load on all nodes.
 -spec start_load(gater_cluster:cluster(), term()) -> ok.

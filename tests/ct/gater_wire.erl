@@ -5,7 +5,7 @@
 %% "Protocol between Connected Nodes". Handshake version 6.
 -module(gater_wire).
 
--export([connect/3, connect/4, open/1, send/2, send/3, frame/2, fragment/4, terms/2, await_close/1,
+-export([connect/3, connect/4, open/1, open/2, send/2, send/3, frame/2, fragment/4, terms/2, await_close/1,
          receive_frame/2, flags/0, fragment_flags/0]).
 -export([pid/3, call/4, cast/4, name_message/4, read/1]).
 -export([listen_as/1]).
@@ -14,6 +14,8 @@
 -type options() :: #{
     flags => non_neg_integer(),
     creation => pos_integer(),
+    %% Where the other side is; the loopback address where nothing is said.
+    address => inet:ip_address(),
     %% The answer to `alive'.
     alive => true | false
 }.
@@ -36,8 +38,12 @@ fragment_flags() -> ?BASE bor ?FRAGMENTS.
 
 %% @doc A connected socket, nothing said yet.
 -spec open(inet:port_number()) -> gen_tcp:socket().
-open(Port) ->
-    {ok, Socket} = gen_tcp:connect({127, 0, 0, 1}, Port,
+open(Port) -> open({127, 0, 0, 1}, Port).
+
+%% @doc As `open/1', to another address.
+-spec open(inet:ip_address(), inet:port_number()) -> gen_tcp:socket().
+open(Address, Port) ->
+    {ok, Socket} = gen_tcp:connect(Address, Port,
         [binary, {active, false}, {packet, raw}, {nodelay, true}], ?TIMEOUT_MS),
     Socket.
 
@@ -50,7 +56,7 @@ connect(Port, Name, Cookie) -> connect(Port, Name, Cookie, #{}).
 -spec connect(inet:port_number(), string(), string(), options()) ->
     {ok, gen_tcp:socket()} | {error, term()}.
 connect(Port, Name, Cookie, Options) ->
-    Socket = open(Port),
+    Socket = open(maps:get(address, Options, {127, 0, 0, 1}), Port),
     Flags = maps:get(flags, Options, ?BASE),
     name_message(Socket, Name, Flags, maps:get(creation, Options, 4 + rand:uniform(1 bsl 31))),
     case status(Socket, Options) of

@@ -60,7 +60,9 @@ end_per_group(_, _) -> ok.
 init_per_testcase(everything_acknowledged_survives_the_nemesis, Config) ->
     Minutes = max(5, rounds() * ?ROUND_MINUTES),
     ct:timetrap({minutes, Minutes}),
-    case gater_cluster:start(#{network => namespaces, modules => gater_nemesis:modules(),
+    %% With a key an attacker that takes the name of a gateway that is down is none.
+    case gater_cluster:start(#{network => namespaces, modules => gater_nemesis:modules(), spare => 2,
+                               env => [{"ESDB_GATER_CLUSTER_KEY", gater_harness:unique("the key of the nemesis")}],
                                gateways => list_to_integer(os:getenv("GATER_GATEWAYS", "3"))}) of
         {ok, Cluster} -> [{cluster, Cluster} | Config];
         {skip, _} = Skip -> Skip
@@ -235,6 +237,9 @@ loaded(Cluster, Times) ->
 
 everything_acknowledged_survives_the_nemesis(Config) ->
     Cluster = value(cluster, Config),
+    Attacker = gater_cluster:outsider(Cluster),
+    Gateways = gater_cluster:gateways(Cluster),
+    ok = gater_cluster:on(Cluster, Attacker, fun() -> gater_nemesis_attacker:start(Gateways) end),
     Seed = os:getenv("GATER_SEED", gater_harness:unique("seed")),
     Rounds = rounds(),
     io:format(user, "nemesis: ~b rounds; again: make soak SEED=~s ROUNDS=~b~n", [Rounds, Seed, Rounds]),
@@ -248,6 +253,11 @@ everything_acknowledged_survives_the_nemesis(Config) ->
                            #{well_ms => ?WELL_MS, across => true}, Tell) of
         {ok, Counts} ->
             io:format(user, "nemesis: ~tp~n", [lists:sort(maps:to_list(Counts))]),
+            Sent = gater_cluster:on(Cluster, Attacker, fun gater_nemesis_attacker:sent/0),
+            Refused = [Count || Gateway <- Gateways, #{refused := Count} <- [gater_cluster:status(Cluster, Gateway)]],
+            io:format(user, "nemesis: ~b forged messages, ~w refused since the gateways started~n", [Sent, Refused]),
+            ?assert(Sent > 0),
+            ?assert(lists:sum(Refused) > 0),
             ?assert(maps:get({execute, ok}, Counts, 0) > 0),
             ?assert(maps:get(delivered, Counts, 0) > 0);
         {failed, Number, Faults, Verdict} ->

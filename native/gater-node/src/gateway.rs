@@ -16,9 +16,10 @@ use crate::config::Config;
 use crate::observe::drops::Drops;
 use crate::observe::refusals::Refusals;
 use crate::observe::telemetry::{Event, Telemetry};
-use crate::registry::cluster::Cluster;
+use crate::registry::cluster::key::ClusterKey;
 use crate::registry::cluster::network::Network;
 use crate::registry::cluster::rpc::Rpc;
+use crate::registry::cluster::{self, Cluster};
 use crate::registry::directory::Directory;
 use crate::registry::replica::{self, Replica};
 use crate::services::census::Census;
@@ -127,7 +128,8 @@ impl Gateway {
             replica.clone(),
             peers.clone(),
             rpc,
-            config.lost_grace,
+            config.cluster_key.as_ref().map(ClusterKey::new),
+            &cluster::Settings { data_dir: config.data_dir.clone(), lost_grace: config.lost_grace },
         )?;
         cluster.note_name().await?;
 
@@ -143,6 +145,7 @@ impl Gateway {
         let relays = Arc::new(Relays::new(
             &node,
             peers.clone(),
+            cluster.trust().clone(),
             secret.clone(),
             telemetry.clone(),
             census.clone(),
@@ -306,14 +309,28 @@ async fn sweep(router: Arc<Router>, lost_grace: Duration) {
     }
 }
 
-/// Tells the shims which gateways there are, whenever that changes.
+/// Tells the shims which gateways there are, whenever that changes, and greets the members.
 async fn tell_gateways(router: Arc<Router>) {
     let replica = router.cluster.replica();
     let mut changes = replica.changes();
+    let mut bell = router.cluster.listen();
+    let mut told = None;
     loop {
         let names = router.cluster.gateways();
-        // Names of members were names of nodes when they became members.
-        router.sessions.set_gateways(names.iter().filter_map(|name| atom(name).ok()).collect());
-        replica.changed(&mut changes).await;
+        if told.as_ref() != Some(&names) {
+            // Names of members were names of nodes when they became members.
+            router.sessions.set_gateways(names.iter().filter_map(|name| atom(name).ok()).collect());
+            told = Some(names);
+        }
+        for connection in router.cluster.connected_members() {
+            router.relays.greet(&connection);
+        }
+        tokio::select! {
+            () = replica.changed(&mut changes) => {}
+            // The cluster holds the other end.
+            _ = bell.changed() => {}
+            // A member may have been greeted before it knew this gateway for one.
+            () = tokio::time::sleep(SWEEP_EVERY) => {}
+        }
     }
 }

@@ -153,6 +153,10 @@ struct Start {
     /// New ones found it together once a majority is there (commas, or repeated)
     #[arg(long, value_name = "NODES")]
     cluster: Vec<String>,
+    /// A file with the key that gateways prove to each other that they know: the same on each,
+    /// 16 bytes or more, readable by its owner only
+    #[arg(long, value_name = "FILE")]
+    cluster_key_file: Option<PathBuf>,
     /// Where connections are accepted [default: any free port where the host of the name can
     /// be reached, such as 127.0.0.1:0]
     #[arg(long, value_name = "ADDR:PORT")]
@@ -183,6 +187,7 @@ impl Start {
             data_dir: self.data_dir,
             join: self.join,
             cluster: self.cluster,
+            cluster_key_file: self.cluster_key_file,
             listen: self.listen,
             hosted: None,
         };

@@ -13,7 +13,7 @@ const fn key(path: &'static str, variable: Option<&'static str>) -> Key {
 }
 
 /// All keys, but for those of channels.
-pub const KEYS: [Key; 31] = [
+pub const KEYS: [Key; 33] = [
     key("name", Some("ESDB_GATER_NAME")),
     key("cookie", Some("ESDB_GATER_COOKIE")),
     key("cookie_file", Some("ESDB_GATER_COOKIE_FILE")),
@@ -21,6 +21,8 @@ pub const KEYS: [Key; 31] = [
     key("data_dir", Some("ESDB_GATER_DATA_DIR")),
     key("join", Some("ESDB_GATER_JOIN")),
     key("cluster.members", Some("ESDB_GATER_CLUSTER")),
+    key("cluster.key", Some("ESDB_GATER_CLUSTER_KEY")),
+    key("cluster.key_file", Some("ESDB_GATER_CLUSTER_KEY_FILE")),
     key("cluster.ra_cluster_name", None),
     key("cluster.lost_grace_seconds", Some("ESDB_GATER_LOST_GRACE_SECONDS")),
     key("cluster.max_nodes", Some("ESDB_GATER_MAX_NODES")),
@@ -72,6 +74,14 @@ pub const SECTIONS: [&str; 4] = ["channels", "cluster", "retry", "security"];
 const MOST_CHANGES: usize = 3;
 /// The shortest beginning that stands for a name.
 const LEAST_PREFIX: usize = 3;
+
+/// The flag of the key at `path`.
+pub fn flag(path: &str) -> String {
+    match path {
+        "cluster.members" => "--cluster".into(),
+        path => format!("--{}", path.replace(['.', '_'], "-")),
+    }
+}
 
 /// The candidate that takes the fewest changes to become, with their number.
 pub fn nearest<'a>(

@@ -13,6 +13,8 @@
 //! | `data_dir` | `--data-dir`, `ESDB_GATER_DATA_DIR` | path | `~/.local/state/esdb-gater/NAME` |
 //! | `join` | `--join` (repeated), `ESDB_GATER_JOIN` (commas) | list of node names | none |
 //! | `cluster.members` | `--cluster` (commas, or repeated), `ESDB_GATER_CLUSTER` (commas) | list of node names | none: alone |
+//! | `cluster.key` | `ESDB_GATER_CLUSTER_KEY` | text of 16 bytes or more, in a file for its owner alone | none |
+//! | `cluster.key_file` | `--cluster-key-file`, `ESDB_GATER_CLUSTER_KEY_FILE` | path of a file for its owner alone | |
 //! | `cluster.ra_cluster_name` | | text | `esdb_gater_registry` |
 //! | `cluster.lost_grace_seconds` | `ESDB_GATER_LOST_GRACE_SECONDS` | from 1 | 60 |
 //! | `cluster.max_nodes` | `ESDB_GATER_MAX_NODES` | from 1 | 4096 |
@@ -39,6 +41,7 @@
 //! `ESDB_GATER_CONFIG`. It must be its owner's alone if it holds the cookie or the secret.
 
 mod channels;
+mod cluster_key;
 mod cookie;
 mod error;
 mod keys;
@@ -79,6 +82,8 @@ pub struct Config {
     pub join: Vec<String>,
     /// The gateways that keep one registry together, this one among them; none if it is alone.
     pub cluster: Vec<String>,
+    /// The key that the gateways of the cluster prove to each other that they know.
+    pub cluster_key: Option<SecretSlice<u8>>,
     /// How long a node may be away before its workers are given up.
     pub lost_grace: Duration,
     /// Nodes with workers or subscribers, at most.
@@ -136,6 +141,7 @@ pub fn load(flags: Flags, environment: Environment) -> Result<Loaded, ConfigErro
         piped,
         join: sources.take("join", value::node_names)?.unwrap_or_default(),
         cluster: sources.take("cluster.members", value::node_names)?.unwrap_or_default(),
+        cluster_key: cluster_key::find(&mut sources)?,
         lost_grace: sources
             .take("cluster.lost_grace_seconds", value::seconds)?
             .unwrap_or(Duration::from_secs(60)),

@@ -37,6 +37,8 @@ pub struct Flags {
     pub join: Vec<String>,
     /// `--cluster`, as often as it stands there, each with commas or without.
     pub cluster: Vec<String>,
+    /// `--cluster-key-file`.
+    pub cluster_key_file: Option<PathBuf>,
     /// `--listen`.
     pub listen: Option<String>,
     /// What a BEAM says that runs the gateway as its port (`--hosted`).
@@ -259,9 +261,7 @@ impl Sources {
     /// Where the winning value comes from, the value, and whether it is text for want of types.
     fn find(&self, path: &str) -> Result<Option<(String, Value, bool)>, ConfigError> {
         if let Some((flag, value)) = self.flags.get_key_value(path) {
-            // The flag of `cluster.members` is `--cluster`.
-            let flag = flag.split('.').next().unwrap_or_default().replace('_', "-");
-            return Ok(Some((format!("--{flag}"), value.clone(), true)));
+            return Ok(Some((keys::flag(flag), value.clone(), true)));
         }
         if let Some(name) = keys::variable(path)
             && let Some(text) = self.environment.get(name)
@@ -360,11 +360,15 @@ fn flag_values(flags: Flags) -> Result<BTreeMap<&'static str, Value>, ConfigErro
     for (key, text) in texts {
         values.extend(text.map(|text| (key, Value::String(text))));
     }
-    for (key, path) in [("cookie_file", flags.cookie_file), ("data_dir", flags.data_dir)] {
+    let paths = [
+        ("cookie_file", flags.cookie_file),
+        ("data_dir", flags.data_dir),
+        ("cluster.key_file", flags.cluster_key_file),
+    ];
+    for (key, path) in paths {
         if let Some(path) = path {
-            let text = String::from_utf8(path.into_os_string().into_vec()).map_err(|_| {
-                ConfigError::new(key, &format!("--{}", key.replace('_', "-")), "must be UTF-8")
-            })?;
+            let text = String::from_utf8(path.into_os_string().into_vec())
+                .map_err(|_| ConfigError::new(key, &keys::flag(key), "must be UTF-8"))?;
             values.insert(key, Value::String(text));
         }
     }

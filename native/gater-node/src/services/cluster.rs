@@ -49,7 +49,8 @@ impl ClusterService {
         }
     }
 
-    /// `{ok, #{node, id, role, health, term, leader, applied, registrations, members, unseen}}`.
+    /// `{ok, #{node, id, role, health, term, leader, applied, registrations, refused, members,
+    /// unseen}}`.
     fn status(&self) -> Vec<u8> {
         let standing = self.cluster.standing();
         let own = self.cluster.name();
@@ -62,7 +63,7 @@ impl ClusterService {
         let mut out = Vec::with_capacity(512);
         encode::tuple(&mut out, 2);
         encode::atom(&mut out, "ok");
-        encode::map(&mut out, 10);
+        encode::map(&mut out, 11);
         for (key, text) in [
             ("node", own),
             ("role", if self.cluster.is_removed() { "removed" } else { standing.role.name() }),
@@ -77,6 +78,7 @@ impl ClusterService {
             ("term", standing.term),
             ("applied", standing.applied),
             ("registrations", self.directory.registrations() as u64),
+            ("refused", self.cluster.trust().refused()),
         ] {
             encode::atom(&mut out, key);
             encode::uint(&mut out, number);

@@ -119,11 +119,8 @@ impl Events for Router {
         self.cluster.up(connection);
         self.mesh.changed(connection);
         self.tuning.up(connection);
-        if self.cluster.is_other(connection.peer().name.as_str()) {
-            self.relays.greet(connection);
-        }
         joined.peer.announce();
-        if !self.cluster.is_other(connection.peer().name.as_str()) {
+        if !self.cluster.trust().knows(connection.peer().name.as_str()) {
             self.relays.node_up(joined.peer.node());
         }
         self.telemetry.node(Event::NodeUp, joined.peer.node(), || self.counts());

@@ -9,7 +9,7 @@
 //! Whatever is accepted by a majority is the only thing that ever can be, so everybody
 //! may begin consensus with it, as often as it takes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use openraft::AnyError;
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,11 @@ pub type ClusterId = u64;
 
 /// The order of attempts: a number, and who attempts.
 pub type Ballot = (u64, NodeId);
+
+/// The greatest number of a ballot, and how far one may be ahead of those before it: a gateway
+/// begins five in a second at the most.
+const MAX_BALLOT: u64 = 1 << 48;
+const MAX_BALLOT_STEP: u64 = 1 << 24;
 
 /// The name under which the data directory remembers the [`Seed`].
 const NOTE: &str = "founding";
@@ -44,7 +49,27 @@ pub struct Seed {
     accepted: Option<Founding>,
 }
 
+impl Founding {
+    /// Whether this is what a gateway proposes that is to found a cluster of `listed` with
+    /// others: every one under its own name, and those that are known here under the right id.
+    pub fn is_sound(&self, listed: &BTreeSet<String>, known: &[(NodeId, &str)]) -> bool {
+        let names: BTreeSet<_> = self.members.values().map(String::as_str).collect();
+        names.len() == self.members.len()
+            && names.len() >= majority(listed.len())
+            && names.iter().all(|name| listed.contains(*name))
+            && known.iter().all(|(id, name)| {
+                self.members.iter().all(|(other, named)| (other == id) == (named == name))
+            })
+    }
+}
+
 impl Seed {
+    /// Whether a ballot of that number may come next.
+    fn is_near(&self, ballot: Ballot) -> bool {
+        let promised = self.promised.map_or(0, |(number, _)| number);
+        ballot.0 <= promised.saturating_add(MAX_BALLOT_STEP) && ballot.0 <= MAX_BALLOT
+    }
+
     /// Promises to take part in no ballot before `ballot`, and tells what was accepted so
     /// far; `None` if a later one is on.
     fn prepare(&mut self, ballot: Ballot) -> Option<Option<Founding>> {
@@ -75,7 +100,15 @@ pub struct Founder {
 impl Founder {
     /// As the data directory remembers it. Blocks for a moment.
     pub fn open(log: LogStore) -> Result<Self, AnyError> {
-        let seed = log.noted(NOTE)?.unwrap_or_default();
+        let seed: Seed = log.noted(NOTE)?.unwrap_or_default();
+        if let Some((number, _)) = seed.promised
+            && number > MAX_BALLOT
+            && !log.has_entries()
+        {
+            return Err(AnyError::error(format!(
+                "ballot {number} of the bootstrap was promised, which no bootstrap comes to"
+            )));
+        }
         Ok(Self { log, seed: Mutex::new(seed) })
     }
 
@@ -96,6 +129,17 @@ impl Founder {
         let accepted = next.accept(founding);
         self.keep(&mut seed, next).await?;
         Ok(accepted)
+    }
+
+    /// Whether a ballot of another gateway may come next.
+    pub async fn is_near(&self, ballot: Ballot) -> bool {
+        self.seed.lock().await.is_near(ballot)
+    }
+
+    /// The latest ballot that was promised, and the cluster that was accepted, if one was.
+    pub async fn state(&self) -> (Option<Ballot>, Option<ClusterId>) {
+        let seed = self.seed.lock().await;
+        (seed.promised, seed.accepted.as_ref().map(|founding| founding.cluster))
     }
 
     /// A ballot later than all that this gateway knows of.
@@ -144,7 +188,7 @@ mod tests {
         ) {
             let mut seeds = vec![Seed::default(); 3];
             let mut rounds = BTreeMap::<Ballot, (Vec<Option<Founding>>, Option<Founding>, usize)>::new();
-            let mut chosen = std::collections::BTreeSet::new();
+            let mut chosen = BTreeSet::new();
             // (who is asked, by which proposer, in which way)
             for (asked, proposer, way) in steps {
                 let last = rounds.keys().filter(|(_, by)| *by == proposer).max().copied();

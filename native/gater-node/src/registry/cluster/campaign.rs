@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::Cluster;
+use super::rpc::Told;
 use super::wire::{Answer, Question};
 use crate::registry::replica::Standing;
 
@@ -70,7 +71,7 @@ async fn others_agree(cluster: &Arc<Cluster>) -> bool {
         let rpc = cluster.rpc.clone();
         asked.spawn(async move {
             let answer = rpc.ask(&name, Question::Leaderless, ANSWER_WITHIN).await;
-            matches!(answer, Ok(Answer::Flag(true)))
+            matches!(answer, Ok(Told { answer: Answer::Flag(true), .. }))
         });
     }
     let count = async {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::bootstrap::{Founding, majority, proposal};
+use super::rpc::Told;
 use super::wire::{Answer, Hello, Question};
 use super::{ADD_WITHIN, Cluster, links::ANSWER_WITHIN};
 use crate::registry::replica::{Member, Role};
@@ -18,6 +19,9 @@ const TRY_EVERY: Duration = Duration::from_millis(200);
 const WAIT_FOR_ALL: Duration = Duration::from_secs(2);
 /// How much longer each waits for those before it, by name, to propose.
 const YIELD_TO_EARLIER: Duration = Duration::from_millis(700);
+/// How long a bootstrap may take before the log says what it waits for, and how often it does.
+const SAY_AFTER: Duration = Duration::from_secs(10);
+const SAY_EVERY: Duration = Duration::from_secs(60);
 /// How long a member may be without a leader before it asks whether it still is one.
 const DOUBT_AFTER: Duration = Duration::from_secs(3);
 
@@ -26,10 +30,14 @@ const DOUBT_AFTER: Duration = Duration::from_secs(3);
 pub async fn join(cluster: Arc<Cluster>) {
     let mut since = Instant::now();
     let mut said = String::new();
+    let mut slow = SlowBootstrap::default();
     while cluster.standing().role == Role::Waiting {
         match attempt(&cluster, since).await {
-            Ok(Attempt::TooFew) => since = Instant::now(),
-            Ok(Attempt::Open) => {}
+            Ok(Attempt::TooFew(missing)) => {
+                since = Instant::now();
+                slow.waits_for(&missing);
+            }
+            Ok(Attempt::Open) => slow.is_open(&cluster).await,
             Err(reason) => {
                 // Once, not five times a second.
                 if reason != said {
@@ -47,10 +55,59 @@ pub async fn join(cluster: Arc<Cluster>) {
     stay(&cluster).await;
 }
 
+/// Says in the log what a bootstrap waits for that takes long.
+struct SlowBootstrap {
+    since: Instant,
+    said: Option<Instant>,
+}
+
+impl Default for SlowBootstrap {
+    fn default() -> Self {
+        Self { since: Instant::now(), said: None }
+    }
+}
+
+impl SlowBootstrap {
+    /// Whether it is time to say something.
+    fn is_due(&mut self) -> bool {
+        let is_due = self.since.elapsed() >= SAY_AFTER
+            && self.said.is_none_or(|said| said.elapsed() >= SAY_EVERY);
+        if is_due {
+            self.said = Some(Instant::now());
+        }
+        is_due
+    }
+
+    fn waits_for(&mut self, missing: &[String]) {
+        if self.is_due() {
+            tracing::warn!(
+                ?missing,
+                "not a member of a cluster yet: fewer than half of the gateways of --cluster are \
+                 here. Start the missing ones; with cluster.key, the same everywhere"
+            );
+        }
+    }
+
+    async fn is_open(&mut self, cluster: &Cluster) {
+        if self.is_due() {
+            let (promised, accepted) = cluster.founder.state().await;
+            let seconds = self.since.elapsed().as_secs();
+            tracing::warn!(
+                seconds,
+                ballot = ?promised,
+                cluster = ?accepted,
+                "the bootstrap of the cluster takes long. The ballot names the id of the gateway \
+                 that began it: if that is none of yours, somebody else uses its name; set \
+                 cluster.key on all gateways"
+            );
+        }
+    }
+}
+
 /// What became of an attempt to join that did not fail.
 enum Attempt {
-    /// Fewer than a majority are there.
-    TooFew,
+    /// Fewer than a majority are there: these listed ones are missing.
+    TooFew(Vec<String>),
     /// It is under way.
     Open,
 }
@@ -61,8 +118,10 @@ async fn attempt(cluster: &Arc<Cluster>, since: Instant) -> Result<Attempt, Stri
     if let Some((name, _)) = hellos.iter().find(|(_, hello)| hello.founded) {
         let question = Question::Admit { id: cluster.replica.node_id(), name: own_name.to_owned() };
         return match cluster.rpc.ask(name, question, ADD_WITHIN).await {
-            Ok(Answer::Done(done)) => done.map(|()| Attempt::Open),
-            Ok(_) => Err(format!("{name} belongs to another cluster")),
+            Ok(Told { answer: Answer::Done(done), .. }) => done.map(|()| Attempt::Open),
+            Ok(_) => {
+                Err(format!("{name} belongs to another cluster, or does not know this gateway"))
+            }
             Err(error) => Err(format!("{name}: {error}")),
         };
     }
@@ -71,7 +130,11 @@ async fn attempt(cluster: &Arc<Cluster>, since: Instant) -> Result<Attempt, Stri
     }
     let present = hellos.len() + 1;
     if present < majority(cluster.listed.len()) {
-        return Ok(Attempt::TooFew);
+        let missing = cluster
+            .listed
+            .iter()
+            .filter(|name| name.as_str() != own_name && !hellos.contains_key(name.as_str()));
+        return Ok(Attempt::TooFew(missing.cloned().collect()));
     }
     let earlier = hellos.keys().filter(|name| name.as_str() < own_name).count();
     let mut wait = YIELD_TO_EARLIER * u32::try_from(earlier).unwrap_or(u32::MAX);
@@ -96,8 +159,13 @@ async fn hellos(cluster: &Arc<Cluster>) -> BTreeMap<String, Hello> {
     }
     let mut hellos = BTreeMap::new();
     while let Some(answered) = asked.join_next().await {
-        if let Ok((name, Ok(Answer::Hello(hello)))) = answered {
-            hellos.insert(name, hello);
+        if let Ok((name, Ok(told))) = answered {
+            cluster.hear(&name, &told);
+            if let Answer::Hello(hello) = told.answer
+                && hello.id == told.from
+            {
+                hellos.insert(name, hello);
+            }
         }
     }
     hellos
@@ -114,8 +182,13 @@ async fn found(
     let mut promises: Vec<_> = cluster.founder.prepare(ballot).await?.into_iter().collect();
     for name in hellos.keys() {
         let answer = cluster.rpc.ask(name, Question::Prepare(ballot), ANSWER_WITHIN).await;
-        if let Ok(Answer::Prepared(Some(accepted))) = answer {
-            promises.push(accepted);
+        let Ok(Told { answer: Answer::Prepared(Some(accepted)), .. }) = answer else { continue };
+        // What no gateway can have accepted is no promise.
+        match &accepted {
+            Some(founding) if !founding.is_sound(&cluster.listed, &[]) => {
+                tracing::warn!(gateway = name, "its answer about the bootstrap is not taken");
+            }
+            _ => promises.push(accepted),
         }
     }
     if promises.len() < needed {
@@ -133,7 +206,7 @@ async fn found(
     for name in hellos.keys() {
         let question = Question::Accept(founding.clone());
         let answer = cluster.rpc.ask(name, question, ANSWER_WITHIN).await;
-        accepted += usize::from(matches!(answer, Ok(Answer::Flag(true))));
+        accepted += usize::from(matches!(answer, Ok(Told { answer: Answer::Flag(true), .. })));
     }
     if accepted < needed || !founding.members.contains_key(&own_id) {
         return Ok(());
@@ -181,7 +254,7 @@ async fn stay(cluster: &Arc<Cluster>) {
 async fn hellos_of_members(cluster: &Arc<Cluster>) -> Vec<Hello> {
     let mut hellos = Vec::new();
     for name in cluster.gateways() {
-        if let Ok(Answer::Hello(hello)) =
+        if let Ok(Told { answer: Answer::Hello(hello), .. }) =
             cluster.rpc.ask(&name, Question::Hello, ANSWER_WITHIN).await
         {
             hellos.push(hello);

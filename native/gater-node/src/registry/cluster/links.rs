@@ -12,6 +12,8 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Cluster;
+use super::refusals::Reason;
+use super::rpc::AskError;
 use super::wire::Question;
 
 /// How often every connection is looked after.
@@ -21,6 +23,8 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// A connection over which nothing is answered for this long is cut and made anew: what is
 /// in a broken network is not worth waiting for.
 const SILENT_FOR: Duration = Duration::from_secs(6);
+/// How long a gateway may take to prove the key of the cluster, if there is one.
+const PROVED_WITHIN: Duration = Duration::from_secs(5);
 /// How long a dial may take.
 const DIAL_WITHIN: Duration = Duration::from_secs(2);
 
@@ -110,7 +114,11 @@ async fn tend(cluster: Arc<Cluster>, name: String) {
     let Ok(node) = Atom::new(&name) else { return };
     let mut heard = Instant::now();
     loop {
-        match cluster.rpc.connection(&name) {
+        if let Some(connection) = cluster.rpc.any_connection(&name) {
+            cluster.challenge(&connection);
+        }
+        // `heard` is when the connection was in order last.
+        match cluster.rpc.any_connection(&name) {
             None => {
                 // A refusal shows in the log of whoever refuses; it is tried again.
                 let _ = timeout(DIAL_WITHIN, cluster.rpc.node().connect(&node)).await;
@@ -118,7 +126,18 @@ async fn tend(cluster: Arc<Cluster>, name: String) {
             }
             Some(connection) => {
                 match cluster.rpc.ask(&name, Question::Hello, ANSWER_WITHIN).await {
-                    Ok(_) => heard = Instant::now(),
+                    Ok(told) => {
+                        heard = Instant::now();
+                        cluster.hear(&name, &told);
+                    }
+                    Err(AskError::NotConnected)
+                        if !connection.is_closed() && heard.elapsed() > PROVED_WITHIN =>
+                    {
+                        cluster.trust.refuse(Reason::NotProved, &connection, &"no proof came");
+                        connection.close("it has not proved cluster.key");
+                        heard = Instant::now();
+                    }
+                    Err(AskError::NotConnected) => {}
                     Err(_) if heard.elapsed() > SILENT_FOR => {
                         tracing::warn!(gateway = name, "does not answer: its connection is cut");
                         connection.close("it does not answer");

@@ -13,6 +13,7 @@ use gater_term::Atom;
 
 use super::Cluster;
 use super::links::ANSWER_WITHIN;
+use super::rpc::Told;
 use super::wire::{Answer, Question};
 use crate::transport::peers::PeerRef;
 
@@ -34,7 +35,9 @@ impl Cluster {
             for name in self.gateways().into_iter().filter(|name| name != self.name()) {
                 let question = Question::Reached(question.clone());
                 match self.rpc.ask(&name, question, ANSWER_WITHIN).await {
-                    Ok(Answer::Flags(flags)) if flags.len() == reached.len() => {
+                    Ok(Told { answer: Answer::Flags(flags), .. })
+                        if flags.len() == reached.len() =>
+                    {
                         for (reached, flag) in reached.iter_mut().zip(flags) {
                             *reached |= flag;
                         }

@@ -3,21 +3,25 @@
 //! They talk over their own distribution connections ([`wire`], [`rpc`]). Raft runs over
 //! that ([`network`]); new gateways found a cluster together or ask to be let in
 //! ([`joining`], [`bootstrap`]); a leader whose connection breaks is followed by another at
-//! once ([`campaign`]). Whose workers are given up they decide together (`liveness`), and how the
-//! cluster is can be asked ([`health`]).
+//! once ([`campaign`]). Who may speak as a gateway [`trust`] decides. Whose workers are given up
+//! they decide together (`liveness`), and how the cluster is can be asked ([`health`]).
 
 pub mod bootstrap;
 pub mod campaign;
 mod consensus;
 pub mod health;
 pub mod joining;
+pub mod key;
 pub mod links;
 mod liveness;
 pub mod network;
+pub mod refusals;
 pub mod rpc;
+pub mod trust;
 pub mod wire;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -25,14 +29,21 @@ use std::time::Duration;
 use gater_dist::{Chain, Connection, Lane};
 use gater_term::Atom;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::bootstrap::{ClusterId, Founder};
 use self::health::Departed;
+use self::key::{ClusterKey, KeyMessage};
 use self::links::Links;
-use self::rpc::Rpc;
+use self::refusals::Reason;
+use self::rpc::{Rpc, Told};
+use self::trust::{Rank, Trust};
 use self::wire::{Answer, Content, Envelope, Hello, NAME, Question};
-use crate::registry::replica::{Member, MemberError, OpenError, Replica, Role, Standing};
+use crate::registry::replica::guard::Refusal;
+use crate::registry::replica::{
+    IntakeError, Member, MemberError, NodeId, OpenError, Replica, Role, Standing,
+};
 use crate::supervise::supervise;
 use crate::transport::peers::Peers;
 
@@ -49,6 +60,27 @@ const WRITE_WITHIN: Duration = Duration::from_secs(4);
 /// How long it may take to bring a new member up to date.
 pub const ADD_WITHIN: Duration = Duration::from_secs(120);
 
+/// How long a gateway that is to be let in may take to say who it is, and between two questions.
+const INVITE_WITHIN: Duration = Duration::from_secs(5);
+const INVITE_AGAIN: Duration = Duration::from_millis(100);
+
+/// What a cluster is told when it is opened.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where the registry is kept.
+    pub data_dir: PathBuf,
+    /// See `cluster.lost_grace_seconds`.
+    pub lost_grace: Duration,
+}
+
+/// Who asks.
+struct Asker {
+    connection: Arc<Connection>,
+    id: NodeId,
+    /// The cluster it belongs to.
+    cluster: Option<ClusterId>,
+}
+
 /// This gateway's part in a cluster; that of a gateway alone as well.
 pub struct Cluster {
     own_name: Atom,
@@ -62,6 +94,8 @@ pub struct Cluster {
     departed: Departed,
     /// The other members have told that this gateway is none any more.
     removed: AtomicBool,
+
+    trust: Arc<Trust>,
     lost_grace: Duration,
     questions: Arc<Semaphore>,
     changes: Semaphore,
@@ -76,9 +110,13 @@ impl Cluster {
         replica: Arc<Replica>,
         peers: Arc<Peers>,
         rpc: Arc<Rpc>,
-        lost_grace: Duration,
+        key: Option<ClusterKey>,
+        settings: &Settings,
     ) -> Result<Arc<Self>, OpenError> {
-        let unreadable = |error: openraft::AnyError| OpenError::Raft(error.to_string());
+        let unreadable = |error: openraft::AnyError| OpenError::Unusable {
+            path: settings.data_dir.clone(),
+            reason: error.to_string(),
+        };
         let departed = Departed::open(replica.log()).map_err(unreadable)?;
         let founder = Founder::open(replica.log().clone()).map_err(unreadable)?;
         let noted: Option<ClusterId> = replica.log().noted(CLUSTER_NOTE).map_err(unreadable)?;
@@ -108,9 +146,15 @@ impl Cluster {
         if let Some(cluster) = noted.or(founded.then(|| replica.node_id())) {
             rpc.belong(cluster);
         }
+        let listed: BTreeSet<_> = listed.iter().cloned().collect();
+        let own = (own_name.as_str(), rpc.node().creation());
+        let trust = Trust::new(own, listed.clone(), key, replica.clone());
+        let trust = Arc::new(trust);
+        rpc.trust(trust.clone());
         let others = listed.iter().filter(|name| *name != own_name.as_str()).cloned().collect();
         Ok(Arc::new(Self {
-            listed: listed.iter().cloned().collect(),
+            listed,
+            trust,
             own_name,
             replica,
             peers,
@@ -119,7 +163,7 @@ impl Cluster {
             links: Links::new(others),
             departed,
             removed: AtomicBool::new(false),
-            lost_grace,
+            lost_grace: settings.lost_grace,
             questions: Arc::new(Semaphore::new(MAX_QUESTIONS)),
             changes: Semaphore::new(MAX_CHANGES),
         }))
@@ -185,26 +229,56 @@ impl Cluster {
         self.removed.load(Ordering::Relaxed)
     }
 
+    /// The connections to the other members, over which the key is proved if there is one.
+    pub fn connected_members(&self) -> Vec<Arc<Connection>> {
+        let is_other = |name: &String| name != self.own_name.as_str();
+        let names = self.gateways().into_iter().filter(is_other);
+        names.filter_map(|name| self.rpc.connection(&name)).collect()
+    }
+
+    /// Hears when a connection to a gateway comes, goes or is proved.
+    pub fn listen(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.links.listen()
+    }
+
     /// Whether the gateway `name` is connected; it is to itself.
     pub fn is_connected(&self, name: &str) -> bool {
         name == self.own_name.as_str() || self.rpc.connection(name).is_some()
     }
 
-    /// Whether the node `name` is one of the other gateways.
-    pub fn is_other(&self, name: &str) -> bool {
-        self.links.is_one(name)
+    /// Who may speak as a gateway.
+    pub fn trust(&self) -> &Arc<Trust> {
+        &self.trust
     }
 
     /// A connection has come up.
-    pub fn up(&self, connection: &Connection) {
-        if self.links.is_one(connection.peer().name.as_str()) {
+    pub fn up(&self, connection: &Arc<Connection>) {
+        if self.trust.knows(connection.peer().name.as_str()) {
+            self.challenge(connection);
             self.links.changed();
+        }
+    }
+
+    /// Asks a gateway for a proof of the key, unless it was asked before.
+    fn challenge(&self, connection: &Arc<Connection>) {
+        if let Some(challenge) = self.trust.challenge(connection) {
+            self.rpc.send_key(connection, challenge);
+        }
+    }
+
+    /// A gateway has told who it is and who the members are.
+    fn hear(&self, name: &str, told: &Told) {
+        let Answer::Hello(hello) = &told.answer else { return };
+        if hello.id == told.from {
+            self.trust.vouch(name, told.from, &hello.members);
+            self.trust.hear(name, told.cluster.filter(|_| hello.founded));
         }
     }
 
     /// A connection is gone.
     pub fn down(&self, connection: &Arc<Connection>) {
         self.rpc.broken(connection);
+        self.trust.leave(connection);
         let name = connection.peer().name.as_str();
         if self.links.is_one(name) {
             self.links.lost(name);
@@ -212,52 +286,118 @@ impl Cluster {
         }
     }
 
-    /// A message of another gateway has come.
+    /// A message of another gateway has come, or of a node that wants to be taken for one.
     pub fn message(self: &Arc<Self>, from: &Arc<Connection>, term: &[u8]) {
-        let Some(envelope) = Envelope::decode(term) else {
-            tracing::warn!(peer = %from.peer().name, "a message of no gateway's language is ignored");
-            return;
+        let name = from.peer().name.as_str();
+        // Nothing is read that a stranger sends.
+        if !self.trust.knows(name) {
+            return self.trust.refuse(Reason::NotGateway, from, &"its name is none of a gateway");
+        }
+        let Some(Envelope { cluster: theirs, from: id, number, content }) = Envelope::decode(term)
+        else {
+            return self.trust.refuse(Reason::Form, from, &"it cannot be read");
         };
-        match envelope.content {
-            Content::Tell(answer) => self.rpc.answered(from, envelope.number, answer),
+        if let Content::Key(message) = content {
+            return self.key_message(from, message);
+        }
+        if !self.trust.has_proved(from) {
+            return self.trust.refuse(Reason::NotProved, from, &"no proof has come before it");
+        }
+        if id == self.replica.node_id() {
+            self.trust.refuse(
+                Reason::OwnId,
+                from,
+                &format_args!("its id is {id}, as is this one's"),
+            );
+            // The other is to know as well: an answer goes out under the same id.
+            if matches!(content, Content::Ask(_)) {
+                self.tell(from, number, Answer::Stranger);
+            }
+            return;
+        }
+        if !self.trust.speaks_for(from, id) {
+            return self.trust.refuse(Reason::NotMember, from, &"it changes its id");
+        }
+        match content {
+            Content::Key(_) => {}
+            Content::Tell(answer) => {
+                self.rpc.answered(from, number, Told { from: id, cluster: theirs, answer });
+            }
             Content::Ask(question) => {
-                // Who asks without end gets no answers, which is what a busy gateway gives.
-                let Ok(permit) = self.questions.clone().try_acquire_owned() else { return };
-                let (cluster, from) = (self.clone(), from.clone());
-                tokio::spawn(async move {
-                    let answer = cluster.answer(&from, envelope.cluster, question).await;
-                    let envelope = Envelope {
-                        cluster: cluster.rpc.cluster(),
-                        number: envelope.number,
-                        content: Content::Tell(answer),
-                    };
-                    match envelope.encode() {
-                        Ok(payload) => from.send_name(Lane::Control, NAME, &payload),
-                        Err(error) => tracing::error!(%error, "an answer was not encoded"),
-                    }
-                    drop(permit);
-                });
+                let asker = Asker { connection: from.clone(), id, cluster: theirs };
+                if self.may_ask(&asker, &question) {
+                    self.asked(asker, number, question);
+                } else {
+                    self.tell(from, number, Answer::Stranger);
+                }
             }
         }
     }
 
-    async fn answer(
-        self: &Arc<Self>,
-        from: &Connection,
-        theirs: Option<ClusterId>,
-        question: Question,
-    ) -> Answer {
-        let raft = self.replica.raft();
+    fn key_message(&self, from: &Arc<Connection>, message: KeyMessage) {
+        let (answers, has_proved) = self.trust.key_message(from, message);
+        for answer in answers {
+            self.rpc.send_key(from, answer);
+        }
+        if has_proved {
+            tracing::debug!(gateway = %from.peer().name, "the gateway knows the key of the cluster");
+            self.links.changed();
+        }
+    }
+
+    /// Whether a question may be asked by who asks it. What is refused is counted.
+    fn may_ask(&self, asker: &Asker, question: &Question) -> bool {
+        let (connection, id) = (&asker.connection, asker.id);
+        let name = connection.peer().name.as_str();
+        let rank = self.trust.rank(name, id);
+        if !question.is_of_consensus() && !self.trust.has_budget(connection) {
+            self.trust.refuse(Reason::TooMany, connection, &"it asks too often");
+            return false;
+        }
+        let allowed = match question {
+            Question::Hello => rank != Rank::Stranger,
+            Question::Admit { id: whom, name: named } => {
+                rank == Rank::Member
+                    || (rank == Rank::Applicant && (*whom, named.as_str()) == (id, name))
+            }
+            Question::Prepare(_) | Question::Accept(_) => {
+                rank != Rank::Stranger && self.trust.lists(name)
+            }
+            Question::Add(_) | Question::Remove(_) => rank == Rank::Member,
+            _ => matches!(rank, Rank::Member | Rank::Founder),
+        };
+        if !allowed {
+            self.trust.refuse(Reason::NotMember, connection, &format_args!("its id is {id}"));
+        }
+        allowed
+    }
+
+    fn asked(self: &Arc<Self>, asker: Asker, number: u64, question: Question) {
+        // Who asks without end gets no answers, which is what a busy gateway gives.
+        let Ok(permit) = self.questions.clone().try_acquire_owned() else { return };
+        let cluster = self.clone();
+        tokio::spawn(async move {
+            let answer = cluster.answer(&asker, question).await;
+            cluster.tell(&asker.connection, number, answer);
+            drop(permit);
+        });
+    }
+
+    fn tell(&self, to: &Connection, number: u64, answer: Answer) {
+        let (cluster, from) = (self.rpc.cluster(), self.replica.node_id());
+        let envelope = Envelope { cluster, from, number, content: Content::Tell(answer) };
+        match envelope.encode() {
+            Ok(payload) => to.send_name(Lane::Control, NAME, &payload),
+            Err(error) => tracing::error!(%error, "an answer was not encoded"),
+        }
+    }
+
+    async fn answer(self: &Arc<Self>, asker: &Asker, question: Question) -> Answer {
+        let id = asker.id;
         match question {
             Question::Hello => Answer::Hello(self.hello()),
-            Question::Prepare(ballot) => match self.founder.prepare(ballot).await {
-                Ok(promise) => Answer::Prepared(promise),
-                Err(error) => self.no_disk(&error, Answer::Prepared(None)),
-            },
-            Question::Accept(founding) => match self.founder.accept(founding).await {
-                Ok(accepted) => Answer::Flag(accepted),
-                Err(error) => self.no_disk(&error, Answer::Flag(false)),
-            },
+            Question::Prepare(ballot) => self.prepare(asker, ballot).await,
+            Question::Accept(founding) => self.accept(asker, founding).await,
             Question::Admit { id, name } => Answer::Done(self.in_turn(self.admit(id, name)).await),
             Question::Add(name) => Answer::Done(self.in_turn(self.add_here(&name)).await),
             Question::Remove(name) => Answer::Done(self.in_turn(self.remove_here(&name)).await),
@@ -270,33 +410,113 @@ impl Cluster {
             _ if question.addressee().is_some_and(|id| id != self.replica.node_id()) => {
                 Answer::Stranger
             }
-            _ if !self.belongs_with(from, theirs).await => Answer::Stranger,
-            Question::Vote(_, request) => Answer::Vote(raft.vote(request).await),
-            Question::Append(_, request) => Answer::Append(raft.append_entries(request).await),
+            _ if !self.belongs_with(asker).await => Answer::Stranger,
+            Question::Vote(_, request) => {
+                let taken = self.replica.take_vote(id, request).await;
+                self.taken(asker, taken, |answer| Answer::Vote(Ok(answer)))
+            }
+            Question::Append(_, request) => {
+                let taken = self.replica.take_entries(id, request).await;
+                self.taken(asker, taken, |answer| Answer::Append(Ok(answer)))
+            }
             Question::Snapshot(_, request) => {
-                Answer::Snapshot(raft.install_snapshot(request).await)
+                let taken = self.replica.take_snapshot(id, request).await;
+                let answer = |answer: Result<_, _>| {
+                    Answer::Snapshot(answer.map_err(openraft::error::RaftError::APIError))
+                };
+                self.taken(asker, taken, answer)
             }
-            Question::Forward(batch) => {
-                Answer::Forward(self.replica.write_as_leader(batch, WRITE_WITHIN).await)
-            }
+            Question::Forward(batch) => match self.replica.check_forwarded(&batch) {
+                Ok(()) => Answer::Forward(self.replica.write_as_leader(batch, WRITE_WITHIN).await),
+                Err(refusal) => {
+                    self.trust.refuse(Reason::Content, &asker.connection, &refusal);
+                    Answer::Stranger
+                }
+            },
             Question::Leaderless => Answer::Flag(campaign::is_leaderless(self)),
         }
     }
 
-    /// Whether `from` may take part in this gateway's log. One that belongs nowhere yet
-    /// belongs where it is first asked to take part.
-    async fn belongs_with(&self, from: &Connection, theirs: Option<ClusterId>) -> bool {
-        match (self.rpc.cluster(), theirs) {
+    /// The answer to what consensus was asked.
+    fn taken<T>(
+        &self,
+        asker: &Asker,
+        taken: Result<T, IntakeError>,
+        answer: impl FnOnce(T) -> Answer,
+    ) -> Answer {
+        match taken {
+            Ok(taken) => return answer(taken),
+            Err(IntakeError::Refused(refusal)) => {
+                let reason = match refusal {
+                    Refusal::Rewrites { .. } => Reason::RolledBack,
+                    _ => Reason::Content,
+                };
+                self.trust.refuse(reason, &asker.connection, &refusal);
+            }
+            // The program ends with that reason.
+            Err(error @ (IntakeError::Stopped(_) | IntakeError::Log(_))) => {
+                tracing::debug!(%error, "a question of another gateway is not answered");
+            }
+        }
+        Answer::Stranger
+    }
+
+    /// Promises to take part in a ballot of the bootstrap, unless it is over here.
+    async fn prepare(&self, asker: &Asker, ballot: bootstrap::Ballot) -> Answer {
+        if self.standing().role != Role::Waiting {
+            return Answer::Prepared(None);
+        }
+        if ballot.1 != asker.id || !self.founder.is_near(ballot).await {
+            let detail = format!("ballot {} of {} is out of bounds", ballot.0, ballot.1);
+            self.trust.refuse(Reason::Bootstrap, &asker.connection, &detail);
+            return Answer::Stranger;
+        }
+        match self.founder.prepare(ballot).await {
+            Ok(promise) => Answer::Prepared(promise),
+            Err(error) => self.no_disk(&error, Answer::Prepared(None)),
+        }
+    }
+
+    /// Accepts what another gateway proposes as the cluster, unless there is one here.
+    async fn accept(&self, asker: &Asker, founding: bootstrap::Founding) -> Answer {
+        if self.standing().role != Role::Waiting {
+            return Answer::Flag(false);
+        }
+        let own = (self.replica.node_id(), self.own_name.as_str());
+        let known = [own, (asker.id, asker.connection.peer().name.as_str())];
+        if founding.ballot.1 != asker.id
+            || !founding.is_sound(&self.listed, &known)
+            || !self.founder.is_near(founding.ballot).await
+        {
+            let detail = format!("what ballot {} proposes is out of bounds", founding.ballot.0);
+            self.trust.refuse(Reason::Bootstrap, &asker.connection, &detail);
+            return Answer::Stranger;
+        }
+        match self.founder.accept(founding).await {
+            Ok(accepted) => Answer::Flag(accepted),
+            Err(error) => self.no_disk(&error, Answer::Flag(false)),
+        }
+    }
+
+    /// Whether the asker may take part in this gateway's log. One that belongs nowhere yet
+    /// belongs where the listed gateways do, or where it was founded.
+    async fn belongs_with(&self, asker: &Asker) -> bool {
+        match (self.rpc.cluster(), asker.cluster) {
             (Some(ours), Some(theirs)) if ours == theirs => true,
-            (None, Some(theirs)) => match self.belong(theirs).await {
-                Ok(()) => true,
-                Err(error) => self.no_disk(&error, false),
-            },
-            _ => {
-                tracing::warn!(
-                    gateway = %from.peer().name,
-                    "it belongs to another cluster: check both data directories and --cluster"
-                );
+            (None, Some(theirs)) => {
+                let (_, accepted) = self.founder.state().await;
+                if !self.trust.expects(theirs) && accepted != Some(theirs) {
+                    // It asks again, when the listed gateways have said where they belong.
+                    return false;
+                }
+                match self.belong(theirs).await {
+                    Ok(()) => true,
+                    Err(error) => self.no_disk(&error, false),
+                }
+            }
+            (ours, theirs) => {
+                let detail = format!("{theirs:?} instead of {ours:?}");
+                self.trust.refuse(Reason::OtherCluster, &asker.connection, &detail);
                 false
             }
         }
@@ -361,18 +581,16 @@ impl Cluster {
         }
         let name = standing.name_of(leader).unwrap_or_default();
         match self.rpc.ask(name, question, ADD_WITHIN).await {
-            Ok(Answer::Done(done)) => done,
-            Ok(_) => Err(format!("{name} belongs to another cluster")),
+            Ok(Told { answer: Answer::Done(done), .. }) => done,
+            Ok(_) => {
+                Err(format!("{name} belongs to another cluster, or does not know this gateway"))
+            }
             Err(error) => Err(format!("{name} leads: {error}")),
         }
     }
 
     /// Lets a new gateway in that was listed from the start.
-    async fn admit(
-        self: &Arc<Self>,
-        id: crate::registry::replica::NodeId,
-        name: String,
-    ) -> Result<(), String> {
+    async fn admit(self: &Arc<Self>, id: NodeId, name: String) -> Result<(), String> {
         let standing = self.standing();
         if standing.is_voter(id) {
             return Ok(());
@@ -403,9 +621,11 @@ impl Cluster {
         }
         let dialled = self.rpc.node().connect(&node).await;
         dialled.map_err(|error| format!("{name} cannot be reached: {}", Chain(&error)))?;
-        let hello = match self.rpc.ask(name, Question::Hello, links::ANSWER_WITHIN).await {
-            Ok(Answer::Hello(hello)) => hello,
-            _ => return Err(format!("{name} does not answer as a gateway does")),
+        let Some(hello) = self.invite(name).await else {
+            return Err(format!(
+                "{name} does not answer as a gateway does: it has to run with --cluster naming \
+                 the members, and with the same cluster.key if they have one"
+            ));
         };
         if self.standing().is_voter(hello.id) {
             return Ok(());
@@ -419,11 +639,27 @@ impl Cluster {
         self.enter(hello.id, name.to_owned()).await
     }
 
-    async fn enter(
-        &self,
-        id: crate::registry::replica::NodeId,
-        name: String,
-    ) -> Result<(), String> {
+    /// Asks a gateway that is to be let in who it is. It may not know this one yet, and the key
+    /// may still have to be proved.
+    async fn invite(&self, name: &str) -> Option<Hello> {
+        self.trust.invite(name);
+        let until = Instant::now() + INVITE_WITHIN;
+        while Instant::now() < until {
+            if let Some(connection) = self.rpc.any_connection(name) {
+                self.challenge(&connection);
+            }
+            if let Ok(Told { from, answer: Answer::Hello(hello), .. }) =
+                self.rpc.ask(name, Question::Hello, links::ANSWER_WITHIN).await
+                && hello.id == from
+            {
+                return Some(hello);
+            }
+            tokio::time::sleep(INVITE_AGAIN).await;
+        }
+        None
+    }
+
+    async fn enter(&self, id: NodeId, name: String) -> Result<(), String> {
         let entered = async {
             self.replica.take_name(self.own_name.as_str()).await?;
             self.links.also(&name);

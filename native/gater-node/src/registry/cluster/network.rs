@@ -14,8 +14,9 @@ use openraft::raft::{
 };
 use openraft::{RaftNetwork, RaftNetworkFactory};
 
-use super::rpc::{AskError, Rpc};
+use super::rpc::{AskError, Rpc, Told};
 use super::wire::{Answer, Question};
+use crate::registry::replica::guard::{self, Refusal};
 use crate::registry::replica::{
     Batch, Forward, ForwardError, Forwarded, Member, NodeId, TypeConfig,
 };
@@ -55,7 +56,8 @@ impl Way {
         within: Duration,
     ) -> Result<Answer, RPCError<NodeId, Member, E>> {
         match self.rpc.ask(&self.name, question, within).await {
-            Ok(answer) => Ok(answer),
+            Ok(told) if told.from == self.target => Ok(told.answer),
+            Ok(_) => Ok(Answer::Stranger),
             Err(error @ (AskError::NotConnected | AskError::Broken)) => {
                 Err(Unreachable::new(&error).into())
             }
@@ -71,12 +73,26 @@ impl Way {
         match result {
             Some(Ok(value)) => Ok(value),
             Some(Err(error)) => Err(RemoteError::new(self.target, error).into()),
+            // What is wrong is in the log of the other gateway, which has refused it.
             None => {
                 let text = format!("{} has another data directory or cluster", self.name);
                 Err(Unreachable::new(&io::Error::other(text)).into())
             }
         }
     }
+}
+
+/// The answer, unless no sound gateway gives it: then it is as good as none.
+#[expect(clippy::result_large_err, reason = "the error of openraft's trait")]
+fn sound<T, E: std::error::Error>(
+    name: &str,
+    checked: Result<(), Refusal>,
+    answer: T,
+) -> Result<T, RPCError<NodeId, Member, E>> {
+    checked.map(|()| answer).map_err(|refusal| {
+        tracing::warn!(gateway = name, %refusal, "the answer of a gateway is not taken");
+        Unreachable::new(&refusal).into()
+    })
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -93,8 +109,11 @@ impl RaftNetwork<TypeConfig> for Way {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<NodeId>, RpcError> {
-        let answer = self.ask(Question::Append(self.target, request), option.hard_ttl()).await?;
-        self.result(if let Answer::Append(result) = answer { Some(result) } else { None })
+        let question = Question::Append(self.target, request.clone());
+        let answer = self.ask(question, option.hard_ttl()).await?;
+        let answer =
+            self.result(if let Answer::Append(result) = answer { Some(result) } else { None })?;
+        sound(&self.name, guard::append_response(&request, &answer), answer)
     }
 
     async fn install_snapshot(
@@ -102,8 +121,11 @@ impl RaftNetwork<TypeConfig> for Way {
         request: InstallSnapshotRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<InstallSnapshotResponse<NodeId>, RpcError<InstallSnapshotError>> {
+        let vote = request.vote;
         let answer = self.ask(Question::Snapshot(self.target, request), option.hard_ttl()).await?;
-        self.result(if let Answer::Snapshot(result) = answer { Some(result) } else { None })
+        let answer =
+            self.result(if let Answer::Snapshot(result) = answer { Some(result) } else { None })?;
+        sound(&self.name, guard::snapshot_response(&vote, &answer.vote), answer)
     }
 
     async fn vote(
@@ -111,8 +133,11 @@ impl RaftNetwork<TypeConfig> for Way {
         request: VoteRequest<NodeId>,
         option: RPCOption,
     ) -> Result<VoteResponse<NodeId>, RpcError> {
-        let answer = self.ask(Question::Vote(self.target, request), option.hard_ttl()).await?;
-        self.result(if let Answer::Vote(result) = answer { Some(result) } else { None })
+        let question = Question::Vote(self.target, request.clone());
+        let answer = self.ask(question, option.hard_ttl()).await?;
+        let answer =
+            self.result(if let Answer::Vote(result) = answer { Some(result) } else { None })?;
+        sound(&self.name, guard::vote_response(&request, &answer), answer)
     }
 
     fn backoff(&self) -> Backoff {
@@ -123,9 +148,14 @@ impl RaftNetwork<TypeConfig> for Way {
 impl Forward for Network {
     fn forward(&self, leader: &Member, batch: &Batch) -> Forwarded {
         let (rpc, name, batch) = (self.rpc.clone(), leader.name.clone(), batch.clone());
+        let batch_len = batch.commands.len();
         Box::pin(async move {
             match rpc.ask(&name, Question::Forward(batch), WRITE_WITHIN).await {
-                Ok(Answer::Forward(result)) => result,
+                Ok(Told { answer: Answer::Forward(result), .. }) => match result {
+                    // One outcome for each command, or it is no answer.
+                    Ok(written) if written.applied.0.len() != batch_len => Err(ForwardError::Lost),
+                    result => result,
+                },
                 Ok(_) | Err(AskError::NotConnected) => Err(ForwardError::NotLeader),
                 Err(_) => Err(ForwardError::Lost),
             }

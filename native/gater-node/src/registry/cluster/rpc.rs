@@ -1,7 +1,7 @@
 //! Questions to other gateways, and the way of their answers back.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -12,7 +12,10 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::bootstrap::ClusterId;
+use super::key::KeyMessage;
+use super::trust::Trust;
 use super::wire::{Answer, Content, Envelope, NAME, Question};
+use crate::registry::replica::NodeId;
 
 /// Why a question has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -31,16 +34,28 @@ pub enum AskError {
     Language,
 }
 
+/// An answer, and who gives it.
+#[derive(Debug)]
+pub struct Told {
+    /// The id of the gateway that answers.
+    pub from: NodeId,
+    /// The cluster it belongs to.
+    pub cluster: Option<ClusterId>,
+    /// What it says.
+    pub answer: Answer,
+}
+
 /// An answer that is waited for.
 struct Waiting {
     /// The connection the question went over.
     over: Arc<Connection>,
-    answer: oneshot::Sender<Answer>,
+    answer: oneshot::Sender<Told>,
 }
 
 /// Asks other gateways.
 pub struct Rpc {
     node: Node,
+    trust: OnceLock<Arc<Trust>>,
     cluster: ArcSwapOption<ClusterId>,
     last: AtomicU64,
     waiting: Mutex<HashMap<u64, Waiting>>,
@@ -63,10 +78,17 @@ impl Rpc {
     pub fn new(node: Node) -> Self {
         Self {
             node,
+            trust: OnceLock::new(),
             cluster: ArcSwapOption::empty(),
             last: AtomicU64::new(0),
             waiting: Mutex::default(),
         }
+    }
+
+    /// Hands over who decides which gateways may be spoken to; nobody is before.
+    pub fn trust(&self, trust: Arc<Trust>) {
+        // The cluster is opened once; the first stays.
+        let _ = self.trust.set(trust);
     }
 
     /// The node over whose connections this asks.
@@ -84,9 +106,27 @@ impl Rpc {
         self.cluster.store(Some(Arc::new(cluster)));
     }
 
-    /// The connection to the gateway `name`, if it stands.
+    /// The connection to the gateway `name`, if it stands and the gateway has proved the key of
+    /// the cluster.
     pub fn connection(&self, name: &str) -> Option<Arc<Connection>> {
+        let trust = self.trust.get()?;
+        self.any_connection(name).filter(|connection| trust.has_proved(connection))
+    }
+
+    /// The connection to the node `name`, if it stands.
+    pub fn any_connection(&self, name: &str) -> Option<Arc<Connection>> {
         self.node.connection(name).filter(|connection| !connection.is_closed())
+    }
+
+    /// Sends a message about the key of the cluster.
+    pub fn send_key(&self, connection: &Connection, message: KeyMessage) {
+        let Some(trust) = self.trust.get() else { return };
+        let (from, content) = (trust.own_id(), Content::Key(message));
+        let envelope = Envelope { cluster: None, from, number: 0, content };
+        match envelope.encode() {
+            Ok(payload) => connection.send_name(Lane::Control, NAME, &payload),
+            Err(error) => tracing::error!(%error, "a message about the key was not encoded"),
+        }
     }
 
     /// Asks the gateway `name`, in the lane above all messages.
@@ -95,11 +135,12 @@ impl Rpc {
         name: &str,
         question: Question,
         within: Duration,
-    ) -> Result<Answer, AskError> {
+    ) -> Result<Told, AskError> {
         let over = self.connection(name).ok_or(AskError::NotConnected)?;
+        let from = self.trust.get().ok_or(AskError::NotConnected)?.own_id();
         let number = self.last.fetch_add(1, Ordering::Relaxed);
         let envelope =
-            Envelope { cluster: self.cluster(), number, content: Content::Ask(question) };
+            Envelope { cluster: self.cluster(), from, number, content: Content::Ask(question) };
         let payload = envelope.encode().map_err(|_| AskError::Language)?;
         let (sender, answer) = oneshot::channel();
         let asked = Asked { rpc: self, number };
@@ -119,7 +160,7 @@ impl Rpc {
     }
 
     /// An answer has come over `connection`.
-    pub fn answered(&self, connection: &Arc<Connection>, number: u64, answer: Answer) {
+    pub fn answered(&self, connection: &Arc<Connection>, number: u64, answer: Told) {
         let mut waiting = self.waiting.lock();
         // Only who was asked may answer.
         if waiting.get(&number).is_some_and(|asked| Arc::ptr_eq(&asked.over, connection))

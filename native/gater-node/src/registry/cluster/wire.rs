@@ -15,6 +15,7 @@ use openraft::raft::{
 use serde::{Deserialize, Serialize};
 
 use super::bootstrap::{Ballot, ClusterId, Founding};
+use super::key::KeyMessage;
 use crate::registry::replica::codec::{self, CodecError, WIRE};
 use crate::registry::replica::form;
 use crate::registry::replica::{Batch, ForwardError, NodeId, TypeConfig, Written};
@@ -27,6 +28,8 @@ pub const NAME: &str = "esdb_gater_gateway";
 pub struct Envelope {
     /// The cluster of the sender, if it belongs to one.
     pub cluster: Option<ClusterId>,
+    /// The id of the sender.
+    pub from: NodeId,
     /// Which question it is, or which one it answers: counted by who asks.
     pub number: u64,
     /// The question or the answer.
@@ -40,6 +43,8 @@ pub enum Content {
     Ask(Question),
     /// Its answer.
     Tell(Answer),
+    /// Of the key of the cluster; comes before all else.
+    Key(KeyMessage),
 }
 
 /// What one gateway asks of another.
@@ -119,6 +124,11 @@ pub struct Hello {
 }
 
 impl Question {
+    /// Whether it is part of the work of consensus, of which there may be any number.
+    pub fn is_of_consensus(&self) -> bool {
+        matches!(self, Self::Vote(..) | Self::Append(..) | Self::Snapshot(..) | Self::Forward(_))
+    }
+
     /// The member it is for, whoever bears its name.
     pub fn addressee(&self) -> Option<NodeId> {
         match self {
@@ -255,10 +265,15 @@ mod tests {
     fn messages_are_sent_as_they_always_were() {
         let questions = questions().into_iter().map(|(name, it)| (name, Content::Ask(it)));
         let answers = answers().into_iter().map(|(name, it)| (name, Content::Tell(it)));
+        let key = [
+            ("challenge", Content::Key(KeyMessage::Challenge([7; 32]))),
+            ("proof", Content::Key(KeyMessage::Proof([8; 32]))),
+        ];
         let vectors: Vec<_> = questions
             .chain(answers)
+            .chain(key)
             .map(|(name, content)| {
-                let envelope = Envelope { cluster: Some(42), number: 300, content };
+                let envelope = Envelope { cluster: Some(42), from: 9, number: 300, content };
                 let bytes = codec::encode(WIRE, &envelope).unwrap();
                 let read: Envelope = codec::decode(WIRE, &bytes).unwrap();
                 assert_eq!(format!("{read:?}"), format!("{envelope:?}"), "{name}");

@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 pub const DISK: u8 = 1;
 
 /// The version of messages between gateways. Version 1 had the consensus library's own errors
-/// in its answers.
-pub const WIRE: u8 = 2;
+/// in its answers, version 2 did not name the sender.
+pub const WIRE: u8 = 3;
 
 /// Why bytes make no value.
 #[derive(Debug, thiserror::Error)]

@@ -54,6 +54,20 @@ pub enum OpenError {
         /// This gateway.
         own: String,
     },
+    /// The files are whole, but no registry comes of what is in them.
+    #[error(
+        "the data directory {} cannot be used: {reason}. Nothing in it was changed. Keep a copy \
+         of it. A member of a cluster gets a new one: move the directory away, start the gateway \
+         and let it in with `esdb-gater cluster add`. A gateway alone starts with a backup, or \
+         with a new directory, in which case its workers have to register again",
+        path.display()
+    )]
+    Unusable {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Consensus did not start.
     #[error("the replicated log does not start: {0}")]
     Raft(String),

@@ -142,6 +142,13 @@ impl Replica {
         self.raft.metrics().borrow().millis_since_quorum_ack.map(Duration::from_millis)
     }
 
+    /// Whether any member, or one on its way in or out, is as `is_it` says of its id and name.
+    pub(crate) fn has_member(&self, is_it: impl Fn(NodeId, &str) -> bool) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.membership_config.membership().nodes().any(|(id, member)| is_it(*id, &member.name))
+    }
+
     /// Returns when something of the [`Standing`] but `applied` may have changed since `seen`,
     /// which is taken from [`Replica::changes`].
     pub async fn changed(&self, seen: &mut Changes) {

@@ -20,6 +20,8 @@ pub(crate) mod codec;
 mod error;
 pub(crate) mod form;
 mod forward;
+pub(crate) mod guard;
+mod intake;
 mod log;
 mod machine;
 mod members;
@@ -42,6 +44,8 @@ use tokio::time::{Instant, timeout};
 pub use self::coalescer::{Coalescer, Way};
 pub use self::error::{OpenError, ProposeError};
 pub use self::forward::{Forward, ForwardError, Forwarded, Written};
+use self::intake::Intake;
+pub(crate) use self::intake::IntakeError;
 pub use self::log::{Disk, DiskFile, Folder, LogStore, Memory};
 pub use self::machine::Machine;
 pub use self::members::{MemberError, Role, Standing};
@@ -91,6 +95,7 @@ pub struct Replica {
     machine: Machine,
     log: LogStore,
     coalescer: Coalescer,
+    intake: Intake,
 }
 
 impl Replica {
@@ -123,7 +128,12 @@ impl Replica {
         let opened = tokio::task::spawn_blocking(move || open_files(&directory, on_change)).await;
         let (log, machine) = opened
             .map_err(|error| OpenError::Io { path: path.to_owned(), error: error.into() })??;
-        Self::open_stores(log, machine, settings, network).await
+        Self::open_stores(log, machine, settings, network).await.map_err(|error| match error {
+            OpenError::Raft(_) => {
+                OpenError::Unusable { path: path.to_owned(), reason: error.to_string() }
+            }
+            error => error,
+        })
     }
 
     /// As [`Replica::open_with`], with everything in memory: what is registered ends with the
@@ -150,7 +160,7 @@ impl Replica {
                 let way = Way { raft: raft.clone(), machine: machine.clone(), leader };
                 let within = settings.propose_within;
                 let coalescer = Coalescer::start(way, settings.max_waiting, within);
-                Ok(Self { raft, machine, log, coalescer })
+                Ok(Self { raft, machine, log, coalescer, intake: Intake::default() })
             }
             Err(error) => {
                 close(log).await;
@@ -207,11 +217,6 @@ impl Replica {
             }
             Err(_) => Err(ForwardError::Lost),
         }
-    }
-
-    /// Consensus itself, for what other gateways ask of it.
-    pub(crate) fn raft(&self) -> &Raft<TypeConfig> {
-        &self.raft
     }
 
     /// The log, which keeps a few facts beside its entries.

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::local::Ending;
 use super::message::{self, RelayMessage};
+use crate::registry::replica::NodeId;
 use crate::transport::peers::PeerRef;
 
 /// Topics that are told in one message.
@@ -22,6 +23,8 @@ const KNOWN_WITHIN: Duration = Duration::from_secs(1);
 /// Another gateway, as channels see it.
 pub struct Gateway {
     connection: Arc<Connection>,
+    /// The member it is.
+    id: NodeId,
     peer: PeerRef,
     /// Its process that takes messages.
     taker: LocalPid,
@@ -33,9 +36,14 @@ pub struct Gateway {
 
 impl Gateway {
     /// The gateway at the other end of `connection`, whose process `taker` takes messages.
-    pub fn new(connection: Arc<Connection>, peer: PeerRef, taker: LocalPid) -> Self {
+    pub fn new(connection: Arc<Connection>, id: NodeId, peer: PeerRef, taker: LocalPid) -> Self {
         let (told, known) = (Mutex::new(0), watch::Sender::new(0));
-        Self { connection, peer, taker, told, known, listens: AtomicBool::new(false) }
+        Self { connection, id, peer, taker, told, known, listens: AtomicBool::new(false) }
+    }
+
+    /// The member it is.
+    pub fn id(&self) -> NodeId {
+        self.id
     }
 
     /// The node of the gateway.

@@ -6,6 +6,7 @@ use gater_term::{Atom, Pid, Reader, encode};
 use serde::{Deserialize, Serialize};
 
 use super::broadcasts::Broadcast;
+use crate::registry::replica::NodeId;
 use crate::registry::replica::codec::{self, WIRE};
 
 /// The registered name that gateways send what they want to.
@@ -14,8 +15,9 @@ pub const NAME: &str = "esdb_gater_relay";
 /// What gateways tell each other about channels.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RelayMessage {
-    /// This process of mine takes what my subscribers want.
-    Hello(Pid),
+    /// This process of mine takes what my subscribers want; I am the member with this id; and
+    /// whether I have had your greeting.
+    Hello(Pid, NodeId, bool),
     /// My subscribers want these topics, too; or these alone.
     Wants { number: u64, channel: String, topics: Vec<Vec<u8>>, alone: bool },
     /// What was told up to this number is known.
@@ -95,7 +97,7 @@ mod tests {
             alone: false,
         };
         let vectors: Vec<_> = [
-            ("hello", RelayMessage::Hello(pid)),
+            ("hello", RelayMessage::Hello(pid, 9, false)),
             ("wants", wants(false)),
             ("wants_alone", wants(true)),
             ("known", RelayMessage::Known(300)),

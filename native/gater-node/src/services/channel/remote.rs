@@ -27,6 +27,9 @@ use super::gateway::{Gateway, TOPICS_AT_A_TIME};
 use super::local::{Channel, Ending, Introduction};
 use super::message::{self, RelayMessage};
 use crate::observe::telemetry::Telemetry;
+use crate::registry::cluster::refusals::Reason;
+use crate::registry::cluster::trust::{Rank, Trust};
+use crate::registry::replica::NodeId;
 use crate::services::census::Census;
 use crate::services::secret::Secret;
 use crate::transport::peers::Peers;
@@ -47,6 +50,7 @@ const LISTED_WITHIN: Duration = Duration::from_secs(1);
 /// The channels' side of a cluster.
 pub struct Relays {
     peers: Arc<Peers>,
+    trust: Arc<Trust>,
     secret: Arc<Secret>,
     channels: HashMap<String, Arc<Channel>>,
     /// The process of this gateway that takes what others relay.
@@ -68,6 +72,7 @@ impl Relays {
     pub fn new(
         node: &Node,
         peers: Arc<Peers>,
+        trust: Arc<Trust>,
         secret: Arc<Secret>,
         telemetry: Arc<Telemetry>,
         census: Arc<Census>,
@@ -75,6 +80,7 @@ impl Relays {
     ) -> Self {
         Self {
             peers,
+            trust,
             secret,
             channels: channels.iter().map(|c| (c.name().to_owned(), c.clone())).collect(),
             taker: node.new_pid(),
@@ -88,9 +94,16 @@ impl Relays {
         }
     }
 
-    /// Another gateway has connected.
-    pub fn greet(&self, connection: &Connection) {
-        message::send(connection, &RelayMessage::Hello(self.taker.clone()));
+    /// Greets a member whose greeting has not come over `connection` yet.
+    pub fn greet(&self, connection: &Arc<Connection>) {
+        if self.at(connection).is_none() {
+            self.hail(connection, false);
+        }
+    }
+
+    fn hail(&self, connection: &Connection, heard: bool) {
+        let greeting = RelayMessage::Hello(self.taker.clone(), self.trust.own_id(), heard);
+        message::send(connection, &greeting);
     }
 
     /// A connection is gone.
@@ -136,28 +149,58 @@ impl Relays {
         Some((channel, topic, payload.slice_ref(reader.rest())))
     }
 
-    /// Something that another gateway tells.
+    /// Something that another gateway tells, or a node that wants to be taken for one.
     pub fn message(&self, connection: &Arc<Connection>, term: &[u8]) {
+        let refuse = |reason, detail: &str| self.trust.refuse(reason, connection, &detail);
+        // Nothing is read that a stranger sends.
+        if !self.trust.knows(connection.peer().name.as_str()) {
+            return refuse(Reason::NotGateway, "its name is none of a gateway");
+        }
+        if !self.trust.has_proved(connection) {
+            return refuse(Reason::NotProved, "no proof has come before it");
+        }
         match (RelayMessage::decode(term), self.at(connection)) {
-            (Some(RelayMessage::Hello(taker)), None) => self.hello(connection, &taker),
-            (Some(message), Some(gateway)) => self.told(&gateway, message),
-            _ => {
-                tracing::debug!(peer = %connection.peer().name, "a message of no gateway's language is ignored")
+            (None, _) => refuse(Reason::Form, "it cannot be read"),
+            (Some(RelayMessage::Hello(taker, id, heard)), known) => {
+                match self.trust.rank(connection.peer().name.as_str(), id) {
+                    Rank::Member if !self.trust.speaks_for(connection, id) => {
+                        refuse(Reason::NotMember, "it changes its id");
+                    }
+                    Rank::Member if known.is_none() => self.hello(connection, &taker, id, heard),
+                    // It was greeted before it knew this gateway for a member.
+                    Rank::Member if !heard => self.hail(connection, true),
+                    Rank::Member => {}
+                    // It is greeted when this gateway has become a member.
+                    Rank::Founder => {}
+                    Rank::Applicant | Rank::Stranger => {
+                        refuse(Reason::NotMember, "its id is that of no member");
+                    }
+                }
             }
+            (Some(message), Some(gateway)) if self.trust.is_member(connection, gateway.id()) => {
+                self.told(&gateway, message);
+            }
+            (Some(_), Some(_)) => {
+                refuse(Reason::NotMember, "it is a member no more");
+                self.lost(connection);
+            }
+            (Some(_), None) => refuse(Reason::NotMember, "it has not greeted this gateway"),
         }
     }
 
-    fn hello(&self, connection: &Arc<Connection>, taker: &Pid) {
+    fn hello(&self, connection: &Arc<Connection>, taker: &Pid, id: NodeId, heard: bool) {
         let peer = connection.peer();
         if (&taker.node, taker.creation) != (&peer.name, peer.creation) {
-            return;
+            let detail = "its process is on another node";
+            return self.trust.refuse(Reason::Content, connection, &detail);
         }
         let Some(peer) = self.peers.find(taker) else { return };
         peer.set_gateway();
-        let gateway = Arc::new(Gateway::new(connection.clone(), peer, LocalPid::from(taker)));
+        let gateway = Arc::new(Gateway::new(connection.clone(), id, peer, LocalPid::from(taker)));
         self.gateways.write().push(gateway.clone());
-        // It may not be known as a gateway here yet. Who knows it already hears it twice.
-        self.greet(connection);
+        if !heard {
+            self.hail(connection, true);
+        }
         self.introduce_listeners(&gateway);
         // From now on it is told of changes.
         let all: Vec<_> = self
@@ -181,8 +224,8 @@ impl Relays {
 
     fn told(&self, gateway: &Arc<Gateway>, message: RelayMessage) {
         match message {
-            // Said twice.
-            RelayMessage::Hello(_) => {}
+            // Dealt with before.
+            RelayMessage::Hello(..) => {}
             RelayMessage::Wants { number, channel, topics, alone } => {
                 if let Some(channel) = self.channels.get(&channel) {
                     let topics = topics.iter().filter_map(|topic| Topic::new(topic).ok());

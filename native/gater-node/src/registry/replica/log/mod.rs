@@ -20,6 +20,7 @@ mod writer;
 #[path = "../../../../tests/log_crash/mod.rs"]
 mod crash;
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::{Bound, Range, RangeBounds};
 use std::path::Path;
@@ -43,6 +44,7 @@ use self::wal::{SEGMENT_BYTES, Wal};
 use self::writer::{Done, Job};
 use super::codec::{self, DISK};
 use super::error::OpenError;
+use super::guard::Local;
 use super::types::{Entry, LogId, NodeId, StorageError, StorageIoError, TypeConfig, Vote};
 
 /// The log. Clones are handles of the same log.
@@ -120,6 +122,36 @@ impl LogStore {
     /// Whether there are entries, be it in a snapshot.
     pub fn has_entries(&self) -> bool {
         self.shared.known.lock().last.is_some()
+    }
+
+    /// What is known of the log without reading it. `applied` is the last entry that the
+    /// registry holds.
+    pub(crate) fn local(&self, applied: Option<LogId>) -> Local {
+        let known = self.shared.known.lock();
+        Local {
+            vote: known.facts.vote.unwrap_or_default(),
+            last: known.last,
+            settled: known.facts.committed.max(applied),
+            purged: known.facts.purged,
+        }
+    }
+
+    /// The ids of the entries at `indices`, as far as they are there.
+    pub(crate) async fn ids_at(
+        &self,
+        mut indices: Vec<u64>,
+    ) -> Result<BTreeMap<u64, LogId>, AnyError> {
+        indices.sort_unstable();
+        indices.dedup();
+        let mut ids = BTreeMap::new();
+        if let Some(purged) = self.purged() {
+            ids.insert(purged.index, purged);
+        }
+        for index in indices {
+            let read = self.shared.read(index..index.saturating_add(1)).await?;
+            ids.extend(read.first().map(|entry| (index, entry.log_id)));
+        }
+        Ok(ids)
     }
 
     /// Remembers `value` under a `name`; on the disk when it returns.
@@ -287,6 +319,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
         let from = log_id.index;
         let purged = self.purged();
+        // Whoever asks for it, what is committed stays.
+        let committed = self.shared.known.lock().facts.committed;
+        if committed.is_some_and(|committed| from <= committed.index) {
+            let text = format!("entries from {from} on are to go, and {committed:?} is committed");
+            return Err(StorageIoError::write_logs(AnyError::error(text)).into());
+        }
         let before = match from.checked_sub(1) {
             None => None,
             Some(index) if purged.is_some_and(|purged| purged.index == index) => purged,

@@ -10,6 +10,7 @@ use super::frame;
 use super::record::{self, Facts, Head, Record};
 use super::segment::{self, Beginning, FORMAT, START, Segment, UNFINISHED};
 use crate::registry::replica::error::OpenError;
+use crate::registry::replica::guard;
 
 /// A log as it was found or made.
 pub struct Recovered {
@@ -60,6 +61,13 @@ pub fn open(disk: &dyn Disk, segment_bytes: u64) -> Result<Recovered, OpenError>
     let corrupt = |reason| OpenError::Corrupt { path: path.clone(), reason };
     let contents = replay.contents.ok_or_else(|| corrupt("it holds nothing".into()))?;
     check(&contents, numbers.first() == Some(&0)).map_err(corrupt)?;
+    check_places(&contents).map_err(|error| match error {
+        PlaceError::Io(error) => OpenError::Io { path: path.clone(), error },
+        PlaceError::Unusable(reason) => OpenError::Unusable {
+            path: disk.path(""),
+            reason: format!("the log ({}) cannot be gone on with: {reason}", path.display()),
+        },
+    })?;
     let length = (ending.length as u64).next_multiple_of(segment_bytes);
     if let Some(last) = segments.back() {
         let mended = mend(last, &ending, length);
@@ -205,6 +213,24 @@ impl Replay {
     fn damage(&self, at: usize) -> String {
         format!("frame {} at {at} is cut off or damaged", self.sequence)
     }
+}
+
+/// Why a log that is whole cannot be used.
+enum PlaceError {
+    Io(io::Error),
+    Unusable(String),
+}
+
+/// Whether terms and indices are such that consensus can go on from them. Changes nothing.
+fn check_places(contents: &Contents) -> Result<(), PlaceError> {
+    let facts = contents.facts();
+    let last = contents.last().map(|(index, place)| place.read(index)).transpose();
+    let last = last.map_err(PlaceError::Io)?.map(|entry| entry.log_id);
+    for last in [last, facts.purged] {
+        guard::at_start(&facts.vote.unwrap_or_default(), last.as_ref())
+            .map_err(PlaceError::Unusable)?;
+    }
+    Ok(())
 }
 
 /// Whether all is there that should be; `is_whole` if no segment was ever removed.

@@ -1,0 +1,121 @@
+//! How gateways prove to each other that they know the key of their cluster.
+//!
+//! Each of the two sends a random [`Nonce`], and answers that of the other with a MAC over both
+//! nonces and over who sends it to whom: names and incarnations of both nodes. So a proof is of
+//! use on no other connection, to nobody else and never again, and cannot be sent back to the
+//! gateway it came from. Nobody learns the key. Nothing protects what is said afterwards from
+//! whoever can change what the network carries: that takes TLS.
+
+use gater_core::sign::Key;
+use secrecy::{ExposeSecret, SecretSlice};
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+
+/// Begins what is authenticated, so that no other use of the key gives the same bytes.
+const PURPOSE: &[u8] = b"esdb-gater: proof of a gateway, 1";
+
+/// A number that is drawn at random for one connection.
+pub type Nonce = [u8; 32];
+
+/// A proof of the key.
+pub type Proof = [u8; 32];
+
+/// What one gateway says to another about the key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeyMessage {
+    /// Prove that you know the key, with this.
+    Challenge(Nonce),
+    /// This proves it.
+    Proof(Proof),
+}
+
+/// One end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct End<'a> {
+    /// The name of the node.
+    pub name: &'a str,
+    /// Its incarnation.
+    pub creation: u32,
+    /// What it has drawn.
+    pub nonce: &'a Nonce,
+}
+
+/// The key of a cluster.
+#[derive(Clone)]
+pub struct ClusterKey(Key);
+
+impl ClusterKey {
+    /// The key made of these bytes.
+    pub fn new(bytes: &SecretSlice<u8>) -> Self {
+        Self(Key::new(bytes.expose_secret()))
+    }
+
+    /// Returns the proof that `prover` sends to `verifier`.
+    pub fn prove(&self, prover: End<'_>, verifier: End<'_>) -> Proof {
+        self.mac(prover, verifier)
+    }
+
+    /// Whether `proof` is what `prover` sends to `verifier`. Takes the same time whatever it is.
+    pub fn verify(&self, prover: End<'_>, verifier: End<'_>, proof: &Proof) -> bool {
+        self.mac(prover, verifier).ct_eq(proof).into()
+    }
+
+    fn mac(&self, prover: End<'_>, verifier: End<'_>) -> Proof {
+        let mut text = PURPOSE.to_vec();
+        for end in [prover, verifier] {
+            // With its length no name runs into what follows.
+            text.extend((end.name.len() as u64).to_be_bytes());
+            text.extend(end.name.as_bytes());
+            text.extend(end.creation.to_be_bytes());
+            text.extend(end.nonce);
+        }
+        self.0.mac(&text)
+    }
+}
+
+impl std::fmt::Debug for ClusterKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ClusterKey(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(text: &str) -> ClusterKey {
+        ClusterKey::new(&text.as_bytes().to_vec().into())
+    }
+
+    fn end<'a>(name: &'a str, creation: u32, nonce: &'a Nonce) -> End<'a> {
+        End { name, creation, nonce }
+    }
+
+    #[test]
+    fn a_proof_holds_for_its_connection_and_direction_only() {
+        let (a, b, c) = ([1; 32], [2; 32], [3; 32]);
+        let (prover, verifier) = (end("a@h", 1, &a), end("b@h", 2, &b));
+        let proof = key("key").prove(prover, verifier);
+        assert!(key("key").verify(prover, verifier, &proof));
+        assert!(!key("another").verify(prover, verifier, &proof));
+        for (prover, verifier) in [
+            (verifier, prover),
+            (end("c@h", 1, &a), verifier),
+            (end("a@h", 3, &a), verifier),
+            (end("a@h", 1, &c), verifier),
+            (prover, end("c@h", 2, &b)),
+            (prover, end("b@h", 3, &b)),
+            (prover, end("b@h", 2, &c)),
+        ] {
+            assert!(!key("key").verify(prover, verifier, &proof));
+        }
+        let mut changed = proof;
+        changed[31] ^= 1;
+        assert!(!key("key").verify(prover, verifier, &changed));
+    }
+
+    #[test]
+    fn the_key_is_not_in_what_is_printed() {
+        assert!(!format!("{:?}", key("swordfish")).contains("swordfish"));
+    }
+}
