@@ -3,7 +3,7 @@
 %% its own and of the gateways.
 -module(gater_nemesis_attacker).
 
--export([modules/0, start/1, sent/0]).
+-export([modules/0, join/1, start/1, sent/0]).
 
 %% Between two messages.
 -define(PAUSE_MS, 5).
@@ -15,6 +15,14 @@
 %% @doc What its node must have loaded.
 -spec modules() -> [module()].
 modules() -> [?MODULE, gater_forge, gater_wire].
+
+%% @doc Starts it on a further node of a cluster's network; that node.
+-spec join(gater_cluster:cluster()) -> node().
+join(Cluster) ->
+    Attacker = gater_cluster:outsider(Cluster),
+    Gateways = gater_cluster:gateways(Cluster),
+    ok = gater_cluster:on(Cluster, Attacker, fun() -> start(Gateways) end),
+    Attacker.
 
 %% @doc Starts it on this node, against these gateways.
 -spec start([node()]) -> ok.

@@ -237,9 +237,8 @@ loaded(Cluster, Times) ->
 
 everything_acknowledged_survives_the_nemesis(Config) ->
     Cluster = value(cluster, Config),
-    Attacker = gater_cluster:outsider(Cluster),
+    Attacker = gater_nemesis_attacker:join(Cluster),
     Gateways = gater_cluster:gateways(Cluster),
-    ok = gater_cluster:on(Cluster, Attacker, fun() -> gater_nemesis_attacker:start(Gateways) end),
     Seed = os:getenv("GATER_SEED", gater_harness:unique("seed")),
     Rounds = rounds(),
     io:format(user, "nemesis: ~b rounds; again: make soak SEED=~s ROUNDS=~b~n", [Rounds, Seed, Rounds]),
