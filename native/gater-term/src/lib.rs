@@ -2,7 +2,8 @@
 //!
 //! Terms are byte slices without the version byte 131, as the distribution
 //! protocol carries their parts. A term that came from outside goes through a
-//! [`Scanner`] first; [`Reader`] takes it apart, [`encode`] writes new ones.
+//! [`Scanner`] first; [`Reader`] takes it apart, [`encode`] writes new ones. Programs
+//! that prefer values to bytes have [`Term`] and [`term!`].
 
 pub mod canonical;
 pub mod encode;
@@ -13,9 +14,11 @@ mod read;
 mod scan;
 pub(crate) mod sort;
 pub mod tag;
+mod term;
 mod types;
 
 pub use expand::{ExpandError, expand, expand_start};
 pub use read::{ReadError, Reader};
 pub use scan::{Limits, ScanError, Scanner};
-pub use types::{Atom, AtomError, LocalPid, Pid, Reference};
+pub use term::{BigInteger, DecodeError, Float, MAX_DECODED_DEPTH, Opaque, Term};
+pub use types::{Atom, AtomError, LocalPid, Pid, Reference, StaticAtom};

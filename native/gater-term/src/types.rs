@@ -34,9 +34,32 @@ impl Atom {
         Self("alias".into())
     }
 
+    /// The atom `true` or `false`.
+    pub(crate) fn of_bool(value: bool) -> Self {
+        Self(if value { "true" } else { "false" }.into())
+    }
+
     /// The text of the atom.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// A text that was found to be an atom when the program was compiled, for [`term!`](crate::term!).
+#[derive(Debug, Clone, Copy)]
+pub struct StaticAtom(&'static str);
+
+impl StaticAtom {
+    /// Fails, which as a constant is at compile time, if `text` is longer in bytes than an atom may
+    /// be in characters.
+    pub const fn new(text: &'static str) -> Self {
+        assert!(text.len() <= Atom::MAX_CHARS, "an atom has at most 255 characters");
+        Self(text)
+    }
+
+    /// The atom.
+    pub fn to_atom(self) -> Atom {
+        Atom(self.0.into())
     }
 }
 
@@ -120,7 +143,7 @@ impl From<&Pid> for LocalPid {
 }
 
 /// A reference (`NEWER_REFERENCE_EXT`) of one to five words.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Reference {
     node: Atom,
     creation: u32,

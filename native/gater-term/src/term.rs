@@ -1,0 +1,408 @@
+//! An owned term, for programs that take terms apart and build them.
+//!
+//! A [`Term`] is valid by construction: whatever its variants are made of, [`Term::encode`]
+//! writes what every node decodes. The gateway works on encoded terms instead, which is faster.
+
+mod display;
+mod macros;
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::types::{Atom, AtomError, Pid, Reference};
+use super::{Limits, ReadError, Reader, ScanError, Scanner, encode, tag};
+
+/// Terms inside each other, in a term that is decoded. Bounds the stack that it takes to show,
+/// compare and drop one.
+pub const MAX_DECODED_DEPTH: u32 = 256;
+
+/// An Erlang term.
+///
+/// The order is total and is that of Erlang between the kinds of terms, which makes terms keys of
+/// maps; within numbers it differs from Erlang's, since 1 and 1.0 are different keys.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Term {
+    /// An integer of 64 bits.
+    Integer(i64),
+    /// An integer that does not fit in 64 bits with its sign.
+    BigInteger(BigInteger),
+    /// A finite float.
+    Float(Float),
+    /// An atom.
+    Atom(Atom),
+    /// A reference.
+    Reference(Reference),
+    /// A fun, a port or a bit string: passed on as it came.
+    Opaque(Opaque),
+    /// A pid.
+    Pid(Pid),
+    /// A tuple.
+    Tuple(Vec<Term>),
+    /// A map.
+    Map(BTreeMap<Term, Term>),
+    /// A proper list.
+    List(Vec<Term>),
+    /// Elements and a tail that is no list.
+    ImproperList(Vec<Term>, Box<Term>),
+    /// A binary.
+    Binary(Bytes),
+}
+
+/// A finite float. Erlang has no infinity and no NaN.
+#[derive(Debug, Clone, Copy)]
+pub struct Float(f64);
+
+impl Float {
+    /// `value`, unless it is infinite or not a number.
+    pub fn new(value: f64) -> Option<Self> {
+        value.is_finite().then_some(Self(value))
+    }
+
+    /// The value.
+    pub fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl PartialEq for Float {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Float {}
+
+impl PartialOrd for Float {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Float {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+/// An integer that does not fit in an `i64`, by sign and magnitude.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BigInteger {
+    negative: bool,
+    /// Little-endian, without leading zeros.
+    magnitude: Vec<u8>,
+}
+
+impl BigInteger {
+    /// Whether it is below zero.
+    pub fn is_negative(&self) -> bool {
+        self.negative
+    }
+
+    /// The bytes of its magnitude, the least significant first.
+    pub fn magnitude(&self) -> &[u8] {
+        &self.magnitude
+    }
+}
+
+/// An encoded term that was validated and is only passed on: a fun, a port or a bit string.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Opaque(Bytes);
+
+impl Opaque {
+    /// The encoded term, without the version byte.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Why bytes are no [`Term`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// No node would decode them.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// Another part of the program disagrees with the scanner on what is valid.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// Something follows the term.
+    #[error("{0} bytes follow the term")]
+    Trailing(usize),
+    /// Terms are inside each other more than [`MAX_DECODED_DEPTH`] times.
+    #[error("terms nested more than {MAX_DECODED_DEPTH} deep")]
+    TooDeep,
+}
+
+impl Term {
+    /// The atom `text`.
+    pub fn atom(text: &str) -> Result<Self, AtomError> {
+        Atom::new(text).map(Self::Atom)
+    }
+
+    /// A binary of `bytes`.
+    pub fn binary(bytes: impl AsRef<[u8]>) -> Self {
+        Self::Binary(Bytes::copy_from_slice(bytes.as_ref()))
+    }
+
+    /// The list of the Unicode code points of `text`, which is what `"text"` is in Erlang.
+    pub fn charlist(text: &str) -> Self {
+        Self::List(text.chars().map(|char| Self::Integer(i64::from(u32::from(char)))).collect())
+    }
+
+    /// Decodes one term without the version byte; nothing may follow it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let limits = Limits { max_depth: MAX_DECODED_DEPTH, ..Limits::default() };
+        let length = Scanner::new(limits).scan(bytes, 0)?;
+        if length < bytes.len() {
+            return Err(DecodeError::Trailing(bytes.len() - length));
+        }
+        read(&mut Reader::new(bytes), 0)
+    }
+
+    /// Appends the encoded term, without the version byte.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Integer(value) => encode::int(out, *value),
+            Self::BigInteger(value) => put_big(out, value),
+            Self::Float(value) => encode::float(out, value.0),
+            Self::Atom(atom) => encode::atom(out, atom.as_str()),
+            Self::Reference(reference) => encode::reference(out, reference),
+            Self::Opaque(opaque) => encode::raw(out, &opaque.0),
+            Self::Pid(pid) => encode::pid(out, pid),
+            Self::Tuple(elements) => {
+                encode::tuple(out, elements.len() as u32);
+                elements.iter().for_each(|element| element.encode(out));
+            }
+            Self::Map(pairs) => {
+                encode::map(out, pairs.len() as u32);
+                for (key, value) in pairs {
+                    key.encode(out);
+                    value.encode(out);
+                }
+            }
+            Self::List(elements) => {
+                encode::list(out, elements.len() as u32);
+                elements.iter().for_each(|element| element.encode(out));
+                encode::nil(out);
+            }
+            Self::ImproperList(elements, tail) => {
+                encode::list(out, elements.len() as u32);
+                elements.iter().for_each(|element| element.encode(out));
+                tail.encode(out);
+            }
+            Self::Binary(bytes) => encode::binary(out, bytes),
+        }
+    }
+
+    /// The encoded term, without the version byte.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.encode(&mut out);
+        out
+    }
+
+    /// The integer, if it is one of 64 bits.
+    pub fn as_integer(&self) -> Option<i64> {
+        if let Self::Integer(value) = self { Some(*value) } else { None }
+    }
+
+    /// The text of the atom, if it is one.
+    pub fn as_atom(&self) -> Option<&str> {
+        if let Self::Atom(atom) = self { Some(atom.as_str()) } else { None }
+    }
+
+    /// The bytes of the binary, if it is one.
+    pub fn as_binary(&self) -> Option<&[u8]> {
+        if let Self::Binary(bytes) = self { Some(bytes) } else { None }
+    }
+
+    /// The pid, if it is one.
+    pub fn as_pid(&self) -> Option<&Pid> {
+        if let Self::Pid(pid) = self { Some(pid) } else { None }
+    }
+
+    /// The elements of the tuple, if it is one.
+    pub fn as_tuple(&self) -> Option<&[Term]> {
+        if let Self::Tuple(elements) = self { Some(elements) } else { None }
+    }
+
+    /// The elements of the list, if it is a proper one.
+    pub fn as_list(&self) -> Option<&[Term]> {
+        if let Self::List(elements) = self { Some(elements) } else { None }
+    }
+
+    /// The value of `key`, if it is a map that has it.
+    pub fn get(&self, key: &Term) -> Option<&Term> {
+        if let Self::Map(pairs) = self { pairs.get(key) } else { None }
+    }
+}
+
+fn put_big(out: &mut Vec<u8>, value: &BigInteger) {
+    match u8::try_from(value.magnitude.len()) {
+        Ok(length) => out.extend([tag::SMALL_BIG, length]),
+        Err(_) => {
+            out.push(tag::LARGE_BIG);
+            out.extend((value.magnitude.len() as u32).to_be_bytes());
+        }
+    }
+    out.push(u8::from(value.negative));
+    out.extend_from_slice(&value.magnitude);
+}
+
+/// Reads what the scanner has accepted. What it claims to hold is there, so that nothing is
+/// reserved for more elements than there are bytes.
+fn read(reader: &mut Reader<'_>, depth: u32) -> Result<Term, DecodeError> {
+    if depth > MAX_DECODED_DEPTH {
+        return Err(DecodeError::TooDeep);
+    }
+    let several = |reader: &mut Reader<'_>, count: u32| {
+        (0..count).map(|_| read(reader, depth + 1)).collect::<Result<Vec<_>, _>>()
+    };
+    let term = match reader.peek_tag()? {
+        tag::SMALL_INTEGER | tag::INTEGER => Term::Integer(reader.integer()?),
+        tag::SMALL_BIG | tag::LARGE_BIG => match reader.integer() {
+            Ok(value) => Term::Integer(value),
+            Err(_) => Term::BigInteger(read_big(reader.skip()?)?),
+        },
+        tag::NEW_FLOAT => {
+            let bytes = reader.skip()?.get(1..).and_then(|bytes| bytes.try_into().ok());
+            let value = Float::new(f64::from_be_bytes(bytes.ok_or(ReadError::Truncated)?));
+            Term::Float(value.ok_or(ReadError::Malformed("float"))?)
+        }
+        tag::SMALL_ATOM_UTF8 | tag::ATOM_UTF8 | tag::SMALL_ATOM_LATIN1 | tag::ATOM_LATIN1 => {
+            let atom = Atom::new(&reader.atom()?).map_err(|_| ReadError::Malformed("atom"))?;
+            Term::Atom(atom)
+        }
+        tag::NEW_PID => Term::Pid(reader.pid()?),
+        tag::NEWER_REFERENCE => Term::Reference(reader.reference()?),
+        tag::SMALL_TUPLE | tag::LARGE_TUPLE => {
+            let arity = reader.tuple()?;
+            Term::Tuple(several(reader, arity)?)
+        }
+        tag::MAP => {
+            let count = reader.map()?;
+            let pair = |_| Ok((read(reader, depth + 1)?, read(reader, depth + 1)?));
+            Term::Map((0..count).map(pair).collect::<Result<_, DecodeError>>()?)
+        }
+        tag::NIL | tag::STRING => {
+            let bytes = reader.string()?;
+            Term::List(bytes.iter().map(|byte| Term::Integer(i64::from(*byte))).collect())
+        }
+        tag::LIST => {
+            let count = reader.list()?;
+            let mut elements = several(reader, count)?;
+            match if count == 0 { Term::List(Vec::new()) } else { read(reader, depth + 1)? } {
+                Term::List(rest) => {
+                    elements.extend(rest);
+                    Term::List(elements)
+                }
+                Term::ImproperList(rest, tail) => {
+                    elements.extend(rest);
+                    Term::ImproperList(elements, tail)
+                }
+                tail => Term::ImproperList(elements, Box::new(tail)),
+            }
+        }
+        tag::BINARY => Term::binary(reader.binary()?),
+        _ => Term::Opaque(Opaque(Bytes::copy_from_slice(reader.skip()?))),
+    };
+    Ok(term)
+}
+
+fn read_big(term: &[u8]) -> Result<BigInteger, ReadError> {
+    let head = if term.first() == Some(&tag::SMALL_BIG) { 2 } else { 5 };
+    let (sign, digits) =
+        term.get(head..).and_then(<[u8]>::split_first).ok_or(ReadError::Truncated)?;
+    let significant = digits.iter().rposition(|digit| *digit != 0).map_or(0, |at| at + 1);
+    let magnitude = digits.get(..significant).unwrap_or_default().to_vec();
+    Ok(BigInteger { negative: *sign != 0, magnitude })
+}
+
+macro_rules! from_integers {
+    ($($kind:ty)*) => {
+        $(impl From<$kind> for Term {
+            fn from(value: $kind) -> Self {
+                Self::Integer(i64::from(value))
+            }
+        })*
+    };
+}
+
+from_integers! { i8 i16 i32 i64 u8 u16 u32 }
+
+impl From<u64> for Term {
+    fn from(value: u64) -> Self {
+        match i64::try_from(value) {
+            Ok(value) => Self::Integer(value),
+            Err(_) => Self::BigInteger(BigInteger {
+                negative: false,
+                magnitude: value.to_le_bytes().to_vec(),
+            }),
+        }
+    }
+}
+
+impl From<bool> for Term {
+    fn from(value: bool) -> Self {
+        Self::Atom(Atom::of_bool(value))
+    }
+}
+
+/// A text becomes a binary in UTF-8, as Elixir has it; see [`Term::charlist`] for a list.
+impl From<&str> for Term {
+    fn from(text: &str) -> Self {
+        Self::binary(text)
+    }
+}
+
+impl From<String> for Term {
+    fn from(text: String) -> Self {
+        Self::Binary(text.into())
+    }
+}
+
+impl From<Bytes> for Term {
+    fn from(bytes: Bytes) -> Self {
+        Self::Binary(bytes)
+    }
+}
+
+impl From<Atom> for Term {
+    fn from(atom: Atom) -> Self {
+        Self::Atom(atom)
+    }
+}
+
+impl From<Pid> for Term {
+    fn from(pid: Pid) -> Self {
+        Self::Pid(pid)
+    }
+}
+
+impl From<&Pid> for Term {
+    fn from(pid: &Pid) -> Self {
+        Self::Pid(pid.clone())
+    }
+}
+
+impl From<Reference> for Term {
+    fn from(reference: Reference) -> Self {
+        Self::Reference(reference)
+    }
+}
+
+impl<T: Into<Term>> From<Vec<T>> for Term {
+    fn from(elements: Vec<T>) -> Self {
+        Self::List(elements.into_iter().map(Into::into).collect())
+    }
+}
+
+impl From<&Term> for Term {
+    fn from(term: &Term) -> Self {
+        term.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests;
