@@ -199,6 +199,8 @@ run(Command, Toml, Variables, Config) ->
     Dir = gater_harness:dir(value(world, Config)),
     File = filename:join(Dir, "rules.toml"),
     ok = file:write_file(File, Toml),
+    %% It may hold a secret, and is refused when others can read it then.
+    ok = file:change_mode(File, 8#600),
     Arguments = Command ++ ["--name", "rules@127.0.0.1", "--cookie", "c", "--config", File]
         ++ ["--data-dir" || hd(Command) =:= "start"]
         ++ [filename:join(Dir, "rules") || hd(Command) =:= "start"],

@@ -4,19 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Cluster;
-use crate::registry::replica::{LogStore, NodeId, Role, Standing};
+use crate::registry::replica::{NodeId, Role, Standing};
 
 /// A leader that a majority has not answered for this long has lost it: several heartbeats, and
 /// short enough to be told within 5 s.
 const QUORUM_SILENT_FOR: Duration = Duration::from_secs(2);
 /// How often it is looked for changes that are worth a line.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The name under which the data directory remembers who was removed.
-const REMOVED_NOTE: &str = "removed";
 
 /// How a cluster is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,26 +37,6 @@ impl Health {
     }
 }
 
-/// The gateways that were members once and are none any more, by choice: they are not missed.
-#[derive(Debug, Default)]
-pub struct Departed(Mutex<BTreeSet<String>>);
-
-impl Departed {
-    /// As the data directory remembers it.
-    pub fn open(log: &LogStore) -> Result<Self, openraft::AnyError> {
-        Ok(Self(Mutex::new(log.noted(REMOVED_NOTE)?.unwrap_or_default())))
-    }
-
-    /// The members were `before` and are `now`; whether anybody else is missing on purpose.
-    fn changed(&self, before: &BTreeSet<String>, now: &BTreeSet<String>) -> bool {
-        let mut names = self.0.lock();
-        let old = names.clone();
-        names.extend(before.difference(now).cloned());
-        names.retain(|name| !now.contains(name));
-        *names != old
-    }
-}
-
 impl Cluster {
     /// How the cluster is.
     pub fn health(&self, standing: &Standing) -> Health {
@@ -78,9 +55,10 @@ impl Cluster {
     /// was not started yet. The cluster does not count on them.
     pub fn unseen(&self, standing: &Standing) -> Vec<String> {
         let members = names(standing);
-        let departed = self.departed.0.lock();
         let unseen = |name: &&String| {
-            *name != self.name() && !members.contains(*name) && !departed.contains(*name)
+            *name != self.name()
+                && !members.contains(*name)
+                && !self.replica.has_departed(name.as_str())
         };
         self.listed.iter().filter(unseen).cloned().collect()
     }
@@ -112,13 +90,6 @@ impl Cluster {
             None => false,
         }
     }
-
-    async fn remember_departed(&self) {
-        let names = self.departed.0.lock().clone();
-        if let Err(error) = self.replica.log().note(REMOVED_NOTE, &names).await {
-            tracing::error!(%error, "who was removed from the cluster is not remembered");
-        }
-    }
 }
 
 fn names(standing: &Standing) -> BTreeSet<String> {
@@ -138,9 +109,6 @@ pub async fn watch(cluster: Arc<Cluster>) {
         let standing = cluster.standing();
         let now = names(&standing);
         if now != members {
-            if cluster.departed.changed(&members, &now) {
-                cluster.remember_departed().await;
-            }
             if now.len() > 1 || members.len() > 1 {
                 tracing::info!(members = ?now, "the members of the cluster have changed");
             }
@@ -185,21 +153,5 @@ pub async fn watch(cluster: Arc<Cluster>) {
             }
             quorum = has_quorum;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_was_removed_is_not_missed_until_it_is_a_member_again() {
-        let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        let departed = Departed::default();
-        assert!(!departed.changed(&set(&["a"]), &set(&["a", "b"])));
-        assert!(departed.changed(&set(&["a", "b"]), &set(&["a"])));
-        assert_eq!(*departed.0.lock(), set(&["b"]));
-        assert!(departed.changed(&set(&["a"]), &set(&["a", "b"])));
-        assert!(departed.0.lock().is_empty());
     }
 }

@@ -33,7 +33,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::bootstrap::{ClusterId, Founder};
-use self::health::Departed;
 use self::key::{ClusterKey, KeyMessage};
 use self::links::Links;
 use self::refusals::Reason;
@@ -91,7 +90,6 @@ pub struct Cluster {
     rpc: Arc<Rpc>,
     founder: Founder,
     links: Links,
-    departed: Departed,
     /// The other members have told that this gateway is none any more.
     removed: AtomicBool,
 
@@ -117,7 +115,6 @@ impl Cluster {
             path: settings.data_dir.clone(),
             reason: error.to_string(),
         };
-        let departed = Departed::open(replica.log()).map_err(unreadable)?;
         let founder = Founder::open(replica.log().clone()).map_err(unreadable)?;
         let noted: Option<ClusterId> = replica.log().noted(CLUSTER_NOTE).map_err(unreadable)?;
         let noted_name: Option<String> = replica.log().noted(NAME_NOTE).map_err(unreadable)?;
@@ -161,7 +158,6 @@ impl Cluster {
             rpc,
             founder,
             links: Links::new(others),
-            departed,
             removed: AtomicBool::new(false),
             lost_grace: settings.lost_grace,
             questions: Arc::new(Semaphore::new(MAX_QUESTIONS)),

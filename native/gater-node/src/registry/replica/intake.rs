@@ -135,7 +135,7 @@ impl Replica {
         drop(arriving);
         let last = meta.last_log_id.map_or(0, |last| last.index);
         let judged = tokio::task::spawn_blocking(move || match snapshot::restore(&bytes) {
-            Ok((state, _)) if state.last_epoch() >> 16 <= last => Some(bytes),
+            Ok(content) if content.registry.last_epoch() >> 16 <= last => Some(bytes),
             _ => None,
         });
         let bytes = judged.await.ok().flatten().ok_or(Refusal::Body)?;

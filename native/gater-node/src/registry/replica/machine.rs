@@ -1,6 +1,7 @@
 //! The registry in memory, driven by the log.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::io::Cursor;
 use std::sync::Arc;
 
@@ -11,7 +12,8 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::OnChange;
-use super::snapshot::{self, SnapshotError, SnapshotFile, Stored};
+use super::departed::Departed;
+use super::snapshot::{self, Content, SnapshotError, SnapshotFile, Stored};
 use super::types::{
     Applied, Batch, Entry, LogId, Membership, SnapshotMeta, StorageError, StorageIoError,
     TypeConfig,
@@ -35,6 +37,7 @@ struct Shared {
 struct Core {
     state: State,
     proposers: Proposers,
+    departed: Departed,
     applied: Option<LogId>,
     membership: Membership,
     /// Whether changes are told.
@@ -51,10 +54,11 @@ impl Machine {
         let core = match stored {
             None => Core::default(),
             Some(stored) => {
-                let (state, proposers) = snapshot::restore(&stored.body)?;
+                let content = snapshot::restore(&stored.body)?;
                 Core {
-                    state,
-                    proposers,
+                    state: content.registry,
+                    proposers: content.proposers,
+                    departed: content.departed,
                     applied: stored.meta.last_log_id,
                     membership: stored.meta.last_membership,
                     live: false,
@@ -85,6 +89,11 @@ impl Machine {
         look(&self.shared.core.read().state)
     }
 
+    /// Whether the gateway `name` was removed from the cluster and has not come back.
+    pub fn has_departed(&self, name: &str) -> bool {
+        self.shared.core.read().departed.contains(name)
+    }
+
     /// The last entry that was applied.
     pub fn applied(&self) -> Option<LogId> {
         self.shared.core.read().applied
@@ -104,6 +113,15 @@ impl Core {
         self.proposers.carried_out(origin, index, &outcomes);
         Applied(outcomes)
     }
+
+    fn change_members(&mut self, now: Membership) {
+        let before = std::mem::replace(&mut self.membership, now);
+        self.departed.changed(&names(&before), &names(&self.membership));
+    }
+}
+
+fn names(membership: &Membership) -> BTreeSet<&str> {
+    membership.nodes().map(|(_, member)| member.name.as_str()).collect()
 }
 
 impl Shared {
@@ -134,7 +152,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
                     EntryPayload::Blank => Applied::default(),
                     EntryPayload::Normal(batch) => core.apply(entry.log_id.index, &batch),
                     EntryPayload::Membership(members) => {
-                        core.membership = Membership::new(Some(entry.log_id), members);
+                        core.change_members(Membership::new(Some(entry.log_id), members));
                         Applied::default()
                     }
                 };
@@ -168,8 +186,11 @@ impl RaftStateMachine<TypeConfig> for Machine {
                 last_membership: core.membership.clone(),
                 snapshot_id,
             },
-            registry: core.state.snapshot(),
-            proposers: core.proposers.clone(),
+            content: Content {
+                registry: core.state.snapshot(),
+                proposers: core.proposers.clone(),
+                departed: core.departed.clone(),
+            },
         }
     }
 
@@ -184,7 +205,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     ) -> Result<(), StorageError> {
         let signature = meta.signature();
         let body = snapshot.into_inner();
-        let (state, proposers) = snapshot::restore(&body).map_err(|error| {
+        let content = snapshot::restore(&body).map_err(|error| {
             StorageIoError::read_snapshot(Some(signature.clone()), AnyError::new(&error))
         })?;
         let (shared, saved_meta) = (self.shared.clone(), meta.clone());
@@ -196,9 +217,11 @@ impl RaftStateMachine<TypeConfig> for Machine {
 
         let (live, changes) = {
             let mut core = self.shared.core.write();
-            let changes = if core.live { differences(&core.state, &state) } else { Vec::new() };
-            core.state = state;
-            core.proposers = proposers;
+            let changes =
+                if core.live { differences(&core.state, &content.registry) } else { Vec::new() };
+            core.state = content.registry;
+            core.proposers = content.proposers;
+            core.departed = content.departed;
             core.applied = meta.last_log_id;
             core.membership = meta.last_membership.clone();
             (core.live, changes)
@@ -228,24 +251,26 @@ impl RaftStateMachine<TypeConfig> for Machine {
 pub struct Builder {
     shared: Arc<Shared>,
     meta: SnapshotMeta,
-    registry: gater_core::registry::Snapshot,
-    proposers: Proposers,
+    content: Content<gater_core::registry::Snapshot>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError> {
         let (shared, meta) = (self.shared.clone(), self.meta.clone());
         let empty = gater_core::registry::Snapshot {
-            version: self.registry.version,
+            version: self.content.registry.version,
             last_epoch: 0,
             registrations: Vec::new(),
             unregistered: Vec::new(),
         };
-        let registry = std::mem::replace(&mut self.registry, empty);
-        let proposers = std::mem::take(&mut self.proposers);
+        let content = Content {
+            registry: std::mem::replace(&mut self.content.registry, empty),
+            proposers: std::mem::take(&mut self.content.proposers),
+            departed: std::mem::take(&mut self.content.departed),
+        };
         let signature = meta.signature();
         let body = tokio::task::spawn_blocking(move || {
-            let body = snapshot::body(&registry, &proposers)?;
+            let body = snapshot::body(&content)?;
             shared.file.save(&meta, &body)?;
             Ok::<_, SnapshotError>(body)
         })

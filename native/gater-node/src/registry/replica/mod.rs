@@ -17,6 +17,7 @@
 
 mod coalescer;
 pub(crate) mod codec;
+mod departed;
 mod error;
 pub(crate) mod form;
 mod forward;
@@ -198,6 +199,11 @@ impl Replica {
     /// meanwhile: be quick.
     pub fn read<R>(&self, look: impl FnOnce(&State) -> R) -> R {
         self.machine.read(look)
+    }
+
+    /// Whether the gateway `name` was removed from the cluster and has not come back.
+    pub fn has_departed(&self, name: &str) -> bool {
+        self.machine.has_departed(name)
     }
 
     /// Writes `batch` if this gateway leads, for one that does not.

@@ -2,8 +2,8 @@
 //!
 //! Written beside its place, synced and renamed into it, so that it is there
 //! whole or not at all. Layout: [`MAGIC`], SHA-256 of all that follows, length of
-//! the head (4 bytes, big endian), the head ([`Head`]), the body (the registry's
-//! [`Snapshot`](gater_core::registry::Snapshot)); head and body in the form of [`codec`].
+//! the head (4 bytes, big endian), the head ([`Head`]), the body ([`Content`]); head and body
+//! in the form of [`codec`].
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::codec::{self, DISK};
+use super::departed::Departed;
 use super::error::OpenError;
 use super::form;
 use super::types::{NodeId, SnapshotMeta};
@@ -183,14 +184,25 @@ impl SnapshotFile {
     }
 }
 
+/// What the body of a snapshot holds; `R` is the registry as [`Snapshot`] or [`State`].
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Content<R> {
+    /// The registry.
+    pub registry: R,
+    /// The batches that were carried out last.
+    pub proposers: Proposers,
+    /// The gateways that left.
+    pub departed: Departed,
+}
+
 /// What a snapshot's body holds.
-pub fn restore(body: &[u8]) -> Result<(State, Proposers), SnapshotError> {
+pub fn restore(body: &[u8]) -> Result<Content<State>, SnapshotError> {
     Ok(codec::decode(DISK, body)?)
 }
 
 /// The body of a snapshot.
-pub fn body(registry: &Snapshot, proposers: &Proposers) -> Result<Vec<u8>, SnapshotError> {
-    Ok(codec::encode(DISK, &(registry, proposers))?)
+pub fn body(content: &Content<Snapshot>) -> Result<Vec<u8>, SnapshotError> {
+    Ok(codec::encode(DISK, content)?)
 }
 
 #[cfg(test)]
@@ -284,8 +296,16 @@ mod tests {
         let refused = Outcome { changes: Vec::new(), refused: Some(Refusal::Full) };
         let origin = Origin { proposer: 77, number: 2 };
         proposers.carried_out(origin, 3, &[outcomes, vec![refused]].concat());
-        let content = body(&state.snapshot(), &proposers).unwrap();
-        assert_eq!(restore(&content).unwrap(), (state, proposers));
+        let mut departed = Departed::default();
+        departed.changed(&["gone@h"].into(), &[].into());
+        let written = Content {
+            registry: state.snapshot(),
+            proposers: proposers.clone(),
+            departed: departed.clone(),
+        };
+        let content = body(&written).unwrap();
+        let expected = Content { registry: state, proposers, departed };
+        assert_eq!(restore(&content).unwrap(), expected);
 
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("registry.snapshot");
