@@ -176,7 +176,8 @@ impl Trust {
     pub fn vouch(&self, name: &str, by: NodeId, members: &[(NodeId, String)]) {
         let is_known = self.replica.has_member(|id, member| id == by && member == name);
         let is_waiting = !self.replica.has_member(|_, _| true);
-        if !is_known && !(is_waiting && self.listed.contains(name)) {
+        let counts = is_known || is_waiting && self.listed.contains(name);
+        if !counts {
             return;
         }
         let members = members
