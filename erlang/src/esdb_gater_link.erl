@@ -113,6 +113,7 @@ embedded_down() ->
     gen_server:cast(?SERVER, embedded_down).
 
 %% @doc A process that connects to a node and gives `{connected, Answer}' by its exit.
+-dialyzer({nowarn_function, connector/1}).   % that the process ends with an exit is its answer
 -spec connector(node()) -> {pid(), reference()}.
 connector(Node) ->
     spawn_monitor(fun() -> exit({connected, esdb_gater_transport:connect(Node)}) end).

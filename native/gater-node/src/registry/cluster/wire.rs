@@ -1,7 +1,7 @@
 //! What gateways say to each other, beside what they say to BEAM nodes.
 //!
 //! A message is one binary term, sent to the registered name [`NAME`]: an
-//! [`Envelope`] behind the version of this form, [`WIRE`]. Gateways of one cluster must be of
+//! [`Envelope`] behind the version of this form, `WIRE`. Gateways of one cluster must be of
 //! programs that speak the same version.
 
 use bytes::Bytes;
