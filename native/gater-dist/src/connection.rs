@@ -329,6 +329,11 @@ impl Connection {
         self.push(Lane::Control, Item::Signal(signal));
     }
 
+    /// How to write to this peer.
+    pub(crate) fn format(&self) -> &Format {
+        &self.format
+    }
+
     pub(crate) fn outbox(&self) -> &Outbox {
         &self.outbox
     }

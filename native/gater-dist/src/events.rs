@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gater_term::{Atom, Pid, Reference};
 
+use crate::protocol::session::Processes;
 use crate::{Connection, DialError, DownReason, Lane, Loss};
 
 /// A message a peer sent to this node.
@@ -52,6 +53,13 @@ pub trait Events: Send + Sync + 'static {
     /// A process monitored by [`Connection::monitor`] has ended, or never was.
     /// `reason` is a valid term.
     fn exited(&self, peer: &Arc<Connection>, pid: &Pid, reason: Bytes);
+
+    /// The processes of the node, if it has any that end: they take the control messages of
+    /// peers. See [`process`](crate::process).
+    #[doc(hidden)]
+    fn processes(&self) -> Option<&dyn Processes> {
+        None
+    }
 
     /// A dial of a node that is to be kept connected has failed; it is tried again.
     fn unreachable(&self, _node: &Atom, _error: &DialError) {}

@@ -254,7 +254,6 @@ impl<T> Lanes<T> {
     }
 
     /// Bytes in a lane.
-    #[cfg(test)]
     pub fn bytes(&self, lane: Lane) -> usize {
         let queue = &self.queues[lane.index()];
         queue.begun_bytes.saturating_add(queue.bytes)

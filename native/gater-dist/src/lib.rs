@@ -3,6 +3,10 @@
 //! A [`Node`] registers with EPMD, accepts connections from BEAM nodes and dials
 //! them. What peers send arrives through [`Events`]; what goes to peers is pushed to
 //! a [`Connection`]. It knows nothing of channels, workers or any other service.
+//!
+//! There are two layers. Programs use [`process`]: pids with mailboxes, calls, monitors and links,
+//! with owned terms. The layer in this module is for those who pass messages on: encoded terms in,
+//! shared bytes out, nothing decoded or copied.
 
 mod connection;
 #[doc(hidden)]
@@ -13,11 +17,13 @@ pub mod gen_server;
 mod lanes;
 mod node;
 mod payload;
+pub mod process;
 #[doc(hidden)]
 pub mod protocol;
 mod settings;
 mod term;
 
+pub use bytes;
 pub use connection::{Connection, Peer};
 pub use driver::cork::{Cork, begin as cork};
 pub use driver::outbox::{Loss, LossReason};
@@ -25,9 +31,10 @@ pub use error::{
     Chain, DialError, DownReason, EpmdError, HandshakeError, ProtocolError, StartError,
 };
 pub use events::{Events, Message, Target};
-pub use gater_term::LocalPid;
+pub use gater_term::{self, LocalPid, term};
 pub use lanes::{Lane, LaneLimits};
 pub use node::{Node, PreparedNode};
 pub use payload::{Draft, Opening, Payload};
+pub use secrecy;
 pub use settings::{DEFAULT_EPMD_PORT, Settings};
 pub use term::{Atoms, SharedTerm};

@@ -362,6 +362,11 @@ impl Outbox {
         }
     }
 
+    /// The bytes that wait in a lane.
+    pub fn waiting(&self, lane: Lane) -> usize {
+        self.inner.lock().lanes.bytes(lane)
+    }
+
     /// Waits until there is something to do after [`Next::Wait`].
     pub async fn woken(&self) {
         self.wake.notified().await;

@@ -13,9 +13,10 @@ use super::cork;
 use super::polling::AdaptivePolling;
 use super::shared::Shared;
 use crate::gen_server::From;
+use crate::protocol::control::Control;
 use crate::protocol::encode::Signal;
 use crate::protocol::frame;
-use crate::protocol::session::{Session, Sink};
+use crate::protocol::session::{Processes, Session, Sink};
 use crate::{Connection, DownReason, LocalPid, Message, ProtocolError, Target};
 
 /// What is made ready for the first read, and for all of a connection that is idle.
@@ -53,7 +54,8 @@ async fn read(
     mut socket: OwnedReadHalf,
 ) -> DownReason {
     let max_frame = shared.settings.max_frame;
-    let mut sink = Incoming { shared, connection, unknown: 0 };
+    let processes = connection.events().processes();
+    let mut sink = Incoming { shared, connection, processes, unknown: 0 };
     let mut buffer = BytesMut::with_capacity(FIRST_READ_BYTES);
     let mut room = FIRST_READ_BYTES;
     let mut unbroken = 0;
@@ -122,6 +124,7 @@ fn reserve(buffer: &mut BytesMut, wanted: usize, least: usize) {
 struct Incoming<'a> {
     shared: &'a Shared,
     connection: &'a Arc<Connection>,
+    processes: Option<&'a dyn Processes>,
     unknown: u64,
 }
 
@@ -177,6 +180,10 @@ impl Sink for Incoming<'_> {
             Ok(RuntimeFlavor::MultiThread) => block_in_place(work),
             _ => work(),
         }
+    }
+
+    fn process(&mut self, control: &Control<'_>, payload: &Bytes) -> bool {
+        self.processes.is_some_and(|all| all.control(self.connection, control, payload))
     }
 
     fn unknown_operation(&mut self, op: u64) {

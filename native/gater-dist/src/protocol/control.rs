@@ -103,6 +103,22 @@ pub enum Control<'a> {
         /// The reason, if it is in the control message and not the payload.
         reason: Option<&'a [u8]>,
     },
+    /// An exit signal that was sent by hand, as of `exit/2` (ops 8, 26).
+    ExitSignal {
+        /// The process that has sent it.
+        from: RawPid<'a>,
+        /// Ours.
+        to: RawPid<'a>,
+        /// The reason, if it is in the control message and not the payload.
+        reason: Option<&'a [u8]>,
+    },
+    /// Op 20.
+    Demonitor {
+        /// The peer's process.
+        from: RawPid<'a>,
+        /// Tells the monitor.
+        reference: &'a [u8],
+    },
     /// Ops 29, 30.
     SpawnRequest {
         /// Tells the request.
@@ -132,6 +148,7 @@ impl Control<'_> {
                 | Self::SendAlias { .. }
                 | Self::Exit { reason: None, .. }
                 | Self::MonitorExit { reason: None, .. }
+                | Self::ExitSignal { reason: None, .. }
         )
     }
 
@@ -139,7 +156,7 @@ impl Control<'_> {
     pub fn sender(&self) -> Option<&RawPid<'_>> {
         match self {
             Self::Send { from, .. } | Self::SendAlias { from, .. } => from.as_ref(),
-            Self::Exit { from, .. } => Some(from),
+            Self::Exit { from, .. } | Self::ExitSignal { from, .. } => Some(from),
             _ => None,
         }
     }
@@ -165,19 +182,18 @@ pub fn parse(term: &[u8]) -> Option<Control<'_>> {
         }
         (3, 4) => Control::Exit { from: at.pid()?, to: at.pid()?, reason: Some(at.0) },
         (24, 3) => Control::Exit { from: at.pid()?, to: at.pid()?, reason: None },
-        // UNLINK, NODE_LINK, GROUP_LEADER, EXIT2, their _TT and payload forms, the _TT forms
-        // of EXIT, DEMONITOR_P, SPAWN_REPLY, UNLINK_ID_ACK.
-        (8, 4)
-        | (4, 3)
-        | (5, 1)
-        | (7, 3)
-        | (13 | 18, 5)
-        | (20, 4)
-        | (26, 3)
-        | (25 | 27, 4)
-        | (31, 5)
-        | (32, 6)
-        | (36, 4) => Control::Ignored { op },
+        (8, 4) => Control::ExitSignal { from: at.pid()?, to: at.pid()?, reason: Some(at.0) },
+        (26, 3) => Control::ExitSignal { from: at.pid()?, to: at.pid()?, reason: None },
+        (20, 4) => {
+            let from = at.pid()?;
+            at.process()?;
+            Control::Demonitor { from, reference: at.reference()? }
+        }
+        // UNLINK, NODE_LINK, GROUP_LEADER, the _TT forms of EXIT and EXIT2, SPAWN_REPLY,
+        // UNLINK_ID_ACK.
+        (4, 3) | (5, 1) | (7, 3) | (13 | 18, 5) | (25 | 27, 4) | (31, 5) | (32, 6) | (36, 4) => {
+            Control::Ignored { op }
+        }
         (19, 4) => {
             Control::Monitor { from: at.pid()?, to: at.process()?, reference: at.reference()? }
         }

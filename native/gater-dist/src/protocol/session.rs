@@ -46,6 +46,11 @@ pub trait Sink {
     fn link_broken(&mut self, pid: LocalPid, reason: Bytes);
     /// The peer has answered a probe, of this encoded reference.
     fn probe_answered(&mut self, reference: &[u8]);
+    /// A control message with its payload, before anything else is done about it; whether that
+    /// is all there is to do. A node without processes leaves everything to the session.
+    fn process(&mut self, _control: &Control<'_>, _payload: &Bytes) -> bool {
+        false
+    }
     /// The peer used an operation nobody negotiated.
     fn unknown_operation(&mut self, op: u64);
     /// Does `work`, which takes as long as a message of so many `bytes` makes it: others need
@@ -54,6 +59,17 @@ pub trait Sink {
         let _ = bytes;
         work()
     }
+}
+
+/// Takes control messages to processes, for nodes that have some.
+pub trait Processes: Send + Sync {
+    /// Handles a control message of `peer`; whether nothing is left to do. Must not block.
+    fn control(
+        &self,
+        peer: &std::sync::Arc<crate::Connection>,
+        control: &Control<'_>,
+        payload: &Bytes,
+    ) -> bool;
 }
 
 /// The incoming half of an established connection.
@@ -236,6 +252,9 @@ impl Session {
         } else {
             Bytes::new()
         };
+        if sink.process(&control, &payload) {
+            return Ok(());
+        }
         match control {
             Control::Send { to: Process::Pid(to), .. } => self.to_pid(to, payload, sink),
             Control::Send { to: Process::Name { text, .. }, .. } => {
@@ -285,7 +304,7 @@ impl Session {
             Control::MonitorExit { from: Process::Name { .. }, reference, .. } => {
                 sink.probe_answered(reference);
             }
-            Control::Ignored { .. } => {}
+            Control::Ignored { .. } | Control::ExitSignal { .. } | Control::Demonitor { .. } => {}
             Control::Unknown { op } => sink.unknown_operation(op),
         }
         Ok(())
@@ -312,7 +331,11 @@ impl Session {
             return Err(ProtocolError::Control);
         }
         if let Some(text) = gen_server::atom(&name) {
-            self.to_name(text, payload, sink);
+            let from = Some(RawPid { node: self.peer.as_str().as_bytes(), ..sender });
+            let to = Process::Name { raw: &name, text };
+            if !sink.process(&Control::Send { from, to }, &payload) {
+                self.to_name(text, payload, sink);
+            }
         }
         Ok(())
     }

@@ -1,0 +1,225 @@
+//! A process of a node.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gater_term::{Atom, Pid, Reference, Term};
+
+use super::mailbox::{Item, Mailbox};
+use super::state::Via;
+use super::{Caller, Destination, Node, RegisterError, SendError, Target, wire};
+use crate::gen_server::{self, Request};
+use crate::protocol::flags::Watch;
+use crate::protocol::session::NET_KERNEL;
+
+/// Something that a process has received.
+#[derive(Debug)]
+pub enum Received {
+    /// A message.
+    Message {
+        /// The sender, where the peer gives it.
+        from: Option<Pid>,
+        /// The message.
+        body: Term,
+    },
+    /// A call, as of `gen_server:call`.
+    Call {
+        /// Whom to answer, by [`Caller::reply`].
+        caller: Caller,
+        /// The request.
+        request: Term,
+    },
+    /// A cast, as of `gen_server:cast`.
+    Cast(Term),
+    /// A monitored process has ended, never was, or is out of reach (`noconnection`).
+    Down {
+        /// The monitor, which is over.
+        monitor: Reference,
+        /// The process as it was monitored.
+        target: Target,
+        /// Why it ended.
+        reason: Term,
+    },
+    /// A linked process has ended, or another one has sent an exit signal.
+    Exit {
+        /// The process.
+        from: Pid,
+        /// Why it ended.
+        reason: Term,
+    },
+}
+
+/// A process of a [`Node`]: a pid and a mailbox. It ends when it is dropped.
+#[derive(Debug)]
+pub struct Process {
+    node: Node,
+    pid: Pid,
+    mailbox: Arc<Mailbox>,
+}
+
+impl Process {
+    pub(super) fn new(node: Node, pid: Pid, mailbox: Arc<Mailbox>) -> Self {
+        Self { node, pid, mailbox }
+    }
+
+    /// The pid.
+    pub fn pid(&self) -> &Pid {
+        &self.pid
+    }
+
+    /// The node it is on.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Messages that were dropped: the mailbox was full, or they were nested too deep.
+    pub fn dropped(&self) -> u64 {
+        self.mailbox.dropped()
+    }
+
+    /// Waits for the next message or signal; `None` once the node was shut down. Nothing is lost
+    /// if the future is dropped.
+    pub async fn receive(&mut self) -> Option<Received> {
+        loop {
+            let item = self.mailbox.next().await?;
+            match self.decode(item) {
+                Some(received) => return Some(received),
+                None => self.mailbox.count_dropped(),
+            }
+        }
+    }
+
+    fn decode(&self, item: Item) -> Option<Received> {
+        let term = |bytes: &Bytes| Term::decode(bytes).ok();
+        // The end of a process is told even if nobody can read why.
+        let reason = |bytes: &Bytes| term(bytes).unwrap_or_else(|| crate::term!(unreadable_reason));
+        Some(match item {
+            Item::Message { from, body } => match gen_server::parse(&body) {
+                Request::Call { from, request } => {
+                    let request = term(&request)?;
+                    Received::Call { caller: Caller::new(self.node.clone(), from), request }
+                }
+                Request::Cast(message) => Received::Cast(term(&message)?),
+                Request::System { .. } | Request::Other(_) => {
+                    Received::Message { from, body: term(&body)? }
+                }
+            },
+            Item::Down { monitor, target, reason: bytes } => {
+                Received::Down { monitor, target, reason: reason(&bytes) }
+            }
+            Item::Exit { from, reason: bytes } => Received::Exit { from, reason: reason(&bytes) },
+        })
+    }
+
+    /// Registers the process under `name` on its node.
+    pub fn register(&self, name: &str) -> Result<(), RegisterError> {
+        if matches!(name, "" | "undefined" | NET_KERNEL) || Atom::new(name).is_err() {
+            return Err(RegisterError::BadName(name.to_owned()));
+        }
+        match self.node.0.state.lock().register(name, &self.pid) {
+            true => Ok(()),
+            false => Err(RegisterError::Taken(name.to_owned())),
+        }
+    }
+
+    /// Gives up a name; whether it had it.
+    pub fn unregister(&self, name: &str) -> bool {
+        self.node.0.state.lock().unregister(name, &self.pid)
+    }
+
+    /// As [`Node::send`], with this process as the sender.
+    pub async fn send(&self, to: impl Into<Destination>, message: &Term) -> Result<(), SendError> {
+        let to = self.node.0.resolve(to)?;
+        self.node.0.send(&self.pid, &to, message.to_vec()).await
+    }
+
+    /// As [`Node::cast`], with this process as the sender.
+    pub async fn cast(&self, to: impl Into<Destination>, message: &Term) -> Result<(), SendError> {
+        let to = self.node.0.resolve(to)?;
+        self.node.0.send(&self.pid, &to, wire::gen_cast(message)).await
+    }
+
+    /// Monitors a process. Its end arrives as [`Received::Down`] with the returned reference, once;
+    /// at once if there is no such process or no connection.
+    pub async fn monitor(&self, target: impl Into<Destination>) -> Result<Reference, SendError> {
+        let inner = &self.node.0;
+        let (target, reference) = (inner.resolve(target)?, inner.reference());
+        if target.node() == inner.lower.name() {
+            let mut state = inner.state.lock();
+            let watching = state.watch(&self.pid, target.clone(), reference.clone(), Via::HERE);
+            if let Err(reason) = watching {
+                let reason = if reason.ends_with(b"noproc") { "noproc" } else { "system_limit" };
+                state.down_at_once(&self.pid, reference.clone(), target, reason);
+            }
+            return Ok(reference);
+        }
+        let Ok(connection) = inner.connection(target.node()).await else {
+            let mut state = inner.state.lock();
+            state.down_at_once(&self.pid, reference.clone(), target, "noconnection");
+            return Ok(reference);
+        };
+        let mut state = inner.state.lock();
+        let via = Via::over(&connection);
+        state.monitors(&self.pid, reference.clone(), target.clone(), via);
+        if connection.format().watch == Watch::Monitor {
+            // Under the lock: signals leave in the order of the table's changes.
+            connection.signal(wire::monitor(true, &self.pid, &target, &reference));
+        }
+        if connection.is_closed() {
+            // Its end may have been handled before.
+            state.lost(&connection);
+        }
+        Ok(reference)
+    }
+
+    /// Stops monitoring; a [`Received::Down`] of the monitor that waits in the mailbox is
+    /// removed.
+    pub fn demonitor(&self, monitor: &Reference) {
+        self.node.0.state.lock().demonitor(&self.pid, monitor);
+    }
+
+    /// Links with a process: the end of either is told to the other as an exit signal; at once if
+    /// there is no such process (`noproc`) or no connection (`noconnection`).
+    pub async fn link(&self, other: &Pid) {
+        let inner = &self.node.0;
+        if other.node == *inner.lower.name() {
+            inner.state.lock().link_here(&self.pid, other);
+            return;
+        }
+        let Ok(connection) = inner.connection(&other.node).await else {
+            inner.state.lock().exit_at_once(&self.pid, other, "noconnection");
+            return;
+        };
+        let mut state = inner.state.lock();
+        match state.link(&self.pid, other, Via::over(&connection)) {
+            Ok(()) => connection.signal(wire::link(&self.pid, other)),
+            Err(reason) => state.exit_at_once(&self.pid, other, reason),
+        }
+        if connection.is_closed() {
+            state.lost(&connection);
+        }
+    }
+
+    /// Removes a link.
+    pub fn unlink(&self, other: &Pid) {
+        let inner = &self.node.0;
+        inner.state.lock().unlink_both(inner.number(), &self.pid, other);
+    }
+
+    /// Ends the process: what is linked to it or monitors it is told `reason`.
+    pub fn exit(self, reason: &Term) {
+        self.end(reason);
+    }
+
+    fn end(&self, reason: &Term) {
+        self.node.0.state.lock().end(&self.pid, &reason.to_vec().into());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Does nothing if it has ended.
+        let panics = std::thread::panicking();
+        self.end(&if panics { crate::term!(panic) } else { crate::term!(normal) });
+    }
+}

@@ -1,0 +1,119 @@
+//! A node with processes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gater_term::{Atom, Pid, Term};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::broadcast;
+
+use super::dispatch::Dispatcher;
+use super::inner::Inner;
+use super::mailbox::Mailbox;
+use super::{Destination, Limits, NodeEvents, Process, SendError, wire};
+use crate::{Lane, Settings, StartError};
+
+/// Events that a receiver may be behind.
+const EVENTS_KEPT: usize = 1024;
+
+/// A running hidden node with processes. Cloning returns another handle of the same node, which
+/// stops when the last handle is dropped.
+#[derive(Clone)]
+pub struct Node(pub(super) Arc<Inner>);
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Node").field(self.name()).finish()
+    }
+}
+
+impl Node {
+    /// Listens, registers with EPMD and accepts connections from then on. Runs on the tokio runtime
+    /// that it is called on.
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let max_message = settings.max_message;
+        let limit = settings.lanes.get(Lane::Control.index()).map_or(0, |lane| lane.bytes);
+        let prepared = crate::Node::prepare(settings).await?;
+        let lower = prepared.handle();
+        let inner = Arc::new(Inner {
+            caller: lower.new_pid(),
+            lower,
+            state: Mutex::default(),
+            events: broadcast::Sender::new(EVENTS_KEPT),
+            max_message,
+            max_waiting: limit / 2,
+            runtime: Handle::current(),
+            last_number: Default::default(),
+        });
+        prepared.run(Arc::new(Dispatcher(Arc::downgrade(&inner))));
+        Ok(Self(inner))
+    }
+
+    /// The full name, `name@host`.
+    pub fn name(&self) -> &Atom {
+        self.0.lower.name()
+    }
+
+    /// The connected nodes.
+    pub fn nodes(&self) -> Vec<Atom> {
+        let connections = self.0.lower.connections();
+        connections.iter().map(|connection| connection.peer().name.clone()).collect()
+    }
+
+    /// Makes a process with a mailbox of the usual [`Limits`].
+    pub fn spawn(&self) -> Process {
+        self.spawn_with(Limits::default())
+    }
+
+    /// Makes a process with a mailbox of these limits.
+    pub fn spawn_with(&self, limits: Limits) -> Process {
+        let (pid, mailbox) = (self.0.lower.new_pid(), Arc::new(Mailbox::new(limits)));
+        self.0.state.lock().begin(pid.clone(), mailbox.clone());
+        Process::new(self.clone(), pid, mailbox)
+    }
+
+    /// The process of this node that has registered `name`.
+    pub fn whereis(&self, name: &str) -> Option<Pid> {
+        self.0.state.lock().whereis(name).cloned()
+    }
+
+    /// Sends `message`, connecting to the node first if need be. As in Erlang it is no error if
+    /// there is no such process.
+    pub async fn send(&self, to: impl Into<Destination>, message: &Term) -> Result<(), SendError> {
+        let to = self.0.resolve(to)?;
+        self.0.send(&self.0.caller, &to, message.to_vec()).await
+    }
+
+    /// Casts `message` to a `gen_server`.
+    pub async fn cast(&self, to: impl Into<Destination>, message: &Term) -> Result<(), SendError> {
+        let to = self.0.resolve(to)?;
+        self.0.send(&self.0.caller, &to, wire::gen_cast(message)).await
+    }
+
+    /// Connects to `node`, as `net_kernel:connect_node/1` does. Nodes that are sent to are
+    /// connected to anyway.
+    pub async fn connect(&self, node: &str) -> Result<(), SendError> {
+        let node = Atom::new(node).map_err(|_| SendError::BadName(node.to_owned()))?;
+        self.0.connection(&node).await.map(drop)
+    }
+
+    /// Keeps a connection to `node`, and makes it again with growing pauses whenever it is lost.
+    pub fn keep(&self, node: &str) -> Result<(), SendError> {
+        let atom = Atom::new(node).map_err(|_| SendError::BadName(node.to_owned()))?;
+        self.0.lower.keep(&atom);
+        Ok(())
+    }
+
+    /// What happens to connections from now on.
+    pub fn events(&self) -> NodeEvents {
+        NodeEvents(self.0.events.subscribe())
+    }
+
+    /// Stops the node: leaves EPMD, writes out what is queued for at most `within`, and closes all
+    /// connections. Processes that wait for messages get `None`; calls fail.
+    pub async fn shutdown(&self, within: Duration) {
+        self.0.lower.shutdown(within).await;
+        self.0.state.lock().close();
+    }
+}
