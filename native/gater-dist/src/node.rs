@@ -103,7 +103,7 @@ impl Node {
         // system calls; the options of TCP alone are refused, which is not an error.
         let socket = std::net::TcpStream::from(OwnedFd::from(socket.into_std()?));
         let connection = driver::established(&self.shared, TcpStream::from_std(socket)?, peer);
-        connection.ok_or_else(|| std::io::Error::other("the node does not run"))
+        connection.map_err(std::io::Error::other)
     }
 
     /// Uses `cookie` for handshakes that begin from now on. Connections stay as they are.

@@ -54,6 +54,8 @@ pub struct Settings {
     pub max_connections: usize,
     /// Accepted sockets whose handshake is unfinished; the oldest gives way to a new one.
     pub max_handshakes: usize,
+    /// Dials that have a socket open at the same time; further ones wait.
+    pub max_dials: usize,
     /// Outgoing messages above this many bytes are sent in fragments of this size.
     pub fragment_bytes: usize,
     /// How long a reader that has answered a call polls for the next one before it sleeps,
@@ -90,6 +92,7 @@ impl Settings {
             max_reassembly: 128 << 20,
             max_connections: 4096,
             max_handshakes: 256,
+            max_dials: 64,
             fragment_bytes: 64 << 10,
             spin: if several_cores() { SPIN } else { Duration::ZERO },
             lanes: [

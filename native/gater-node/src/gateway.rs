@@ -32,6 +32,7 @@ use crate::services::rpc::Rex;
 use crate::services::secret::Secret;
 use crate::services::session::{Observed, Sessions};
 use crate::supervise::supervise;
+use crate::transport::descriptors;
 use crate::transport::mesh::Mesh;
 use crate::transport::peers::{Interest, Peers};
 use crate::transport::router::Router;
@@ -69,6 +70,9 @@ pub enum StartError {
     /// The connection over standard input and output could not be made.
     #[error("cannot use standard input and output")]
     Pipe(#[source] std::io::Error),
+    /// There are too few file descriptors.
+    #[error(transparent)]
+    Descriptors(#[from] descriptors::TooFew),
     /// A name in the configuration is no atom.
     #[error("{0:?} is not a node name")]
     Name(String),
@@ -80,10 +84,11 @@ impl Gateway {
     /// serves.
     pub async fn start(config: &Config, listen: SocketAddr) -> Result<Self, StartError> {
         let own_name = atom(&config.name)?;
+        let settings = node_settings(config, listen, descriptors::claim()?);
         let prepared = if config.piped {
-            Node::unlisted(node_settings(config, listen), PIPED_CREATION)?
+            Node::unlisted(settings, PIPED_CREATION)?
         } else {
-            Node::prepare(node_settings(config, listen)).await?
+            Node::prepare(settings).await?
         };
         let node = prepared.handle();
         let peers = Arc::new(Peers::new(node.clone(), config.max_nodes));
@@ -289,10 +294,13 @@ fn atom(name: &str) -> Result<Atom, StartError> {
     Atom::new(name).map_err(|_| StartError::Name(name.to_owned()))
 }
 
-fn node_settings(config: &Config, listen: SocketAddr) -> Settings {
+fn node_settings(config: &Config, listen: SocketAddr, share: descriptors::Share) -> Settings {
     let mut settings = Settings::new(config.name.clone(), config.cookie.clone());
     settings.listen = listen;
     settings.tick_time = config.net_ticktime;
+    settings.max_connections = share.connections;
+    settings.max_handshakes = share.handshakes;
+    settings.max_dials = share.dials;
     settings
 }
 

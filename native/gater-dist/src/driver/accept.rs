@@ -8,20 +8,21 @@ use std::time::{Duration, Instant};
 use gater_term::Atom;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::shared::Shared;
 use super::{exchange, link};
 use crate::protocol::handshake::{Acceptor, Step};
-use crate::{Chain, HandshakeError, Peer};
+use crate::{Chain, DialError, HandshakeError, Peer};
 
 /// Pause when the system has no more sockets to give.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts until the node stops.
 pub async fn accept(shared: Arc<Shared>, listener: TcpListener) {
-    let slots = Arc::new(Slots::default());
+    let slots = Arc::new(Slots::new(shared.settings.max_handshakes));
     loop {
         let accepted = tokio::select! {
             () = shared.stop.cancelled() => return,
@@ -29,7 +30,11 @@ pub async fn accept(shared: Arc<Shared>, listener: TcpListener) {
         };
         match accepted {
             Ok((socket, address)) => {
-                let slot = slots.take(shared.settings.max_handshakes);
+                let slot = tokio::select! {
+                    () = shared.stop.cancelled() => return,
+                    slot = slots.take() => slot,
+                };
+                let Some(slot) = slot else { return };
                 let task = receive(shared.clone(), socket, address, slot);
                 shared.tasks.spawn(task);
             }
@@ -41,36 +46,52 @@ pub async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-/// The handshakes under way, the oldest first.
-#[derive(Default)]
-struct Slots(Mutex<VecDeque<(u64, CancellationToken)>>);
+/// The handshakes under way.
+struct Slots {
+    /// The number of sockets whose handshake is unfinished never exceeds that of the places,
+    /// but for the one that waits for a place.
+    places: Arc<Semaphore>,
+    /// The oldest first.
+    under_way: Mutex<VecDeque<(u64, CancellationToken)>>,
+}
 
 /// A place among the handshakes under way; given back when dropped.
 struct Slot {
     number: u64,
     given_up: CancellationToken,
     slots: Arc<Slots>,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Slots {
-    /// A place; the oldest handshake gives way if there are `most` already.
-    fn take(self: &Arc<Self>, most: usize) -> Slot {
-        let mut slots = self.0.lock();
-        while slots.len() >= most.max(1) {
-            if let Some((_, oldest)) = slots.pop_front() {
-                oldest.cancel();
+    fn new(places: usize) -> Self {
+        let places = Arc::new(Semaphore::new(places.max(1)));
+        Self { places, under_way: Mutex::default() }
+    }
+
+    /// Returns a place. If there is none, the oldest handshake gives way, and its socket is closed
+    /// before this returns.
+    async fn take(self: &Arc<Self>) -> Option<Slot> {
+        let place = match self.places.clone().try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => {
+                if let Some((_, oldest)) = self.under_way.lock().pop_front() {
+                    oldest.cancel();
+                }
+                self.places.clone().acquire_owned().await.ok()?
             }
-        }
-        let number = slots.back().map_or(0, |(last, _)| last + 1);
+        };
+        let mut under_way = self.under_way.lock();
+        let number = under_way.back().map_or(0, |(last, _)| last + 1);
         let given_up = CancellationToken::new();
-        slots.push_back((number, given_up.clone()));
-        Slot { number, given_up, slots: self.clone() }
+        under_way.push_back((number, given_up.clone()));
+        Some(Slot { number, given_up, slots: self.clone(), _place: place })
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut slots = self.slots.0.lock();
+        let mut slots = self.slots.under_way.lock();
         if let Ok(at) = slots.binary_search_by_key(&self.number, |(number, _)| *number) {
             slots.remove(at);
         }
@@ -87,13 +108,20 @@ async fn receive(shared: Arc<Shared>, mut socket: TcpStream, address: SocketAddr
         () = slot.given_up.cancelled() => Err(HandshakeError::TooManyConnections),
         () = shared.stop.cancelled() => return,
     };
-    drop(slot);
-    match outcome {
-        Ok(peer) => {
-            link::start(&shared, socket, peer);
+    let error = match outcome {
+        // Others may have taken the last place for a connection since the peer was let in.
+        Ok(peer) => match link::start(&shared, socket, peer) {
+            Err(DialError::TooManyConnections) => HandshakeError::TooManyConnections,
+            Ok(_) | Err(_) => return,
+        },
+        Err(error) => {
+            drop(socket);
+            error
         }
-        Err(error) => refused(&shared, &error, address, name.as_ref()),
-    }
+    };
+    // By now the socket is closed.
+    drop(slot);
+    refused(&shared, &error, address, name.as_ref());
 }
 
 /// Says in the log why there is no connection; loudly if somebody should act. What is repeated is

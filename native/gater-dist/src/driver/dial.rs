@@ -136,8 +136,11 @@ async fn dial(shared: &Arc<Shared>, node: &Atom) -> Result<Arc<Connection>, Dial
     let (name, host) = name::split(node.as_str()).ok_or_else(bad_name)?;
     let settings = &shared.settings;
     let mut outcome = Err(DialError::Resolve(node.as_str().to_owned()));
+    let addresses = resolve(host, settings.connect_timeout).await;
+    // Held until the connection is counted as one, or the socket is closed.
+    let _permit = shared.dials.acquire().await.map_err(|_| DialError::Stopped)?;
     // The node may listen on one of the families alone, and so may its EPMD.
-    for ip in resolve(host, settings.connect_timeout).await {
+    for ip in addresses {
         match open(shared, node, name, ip).await {
             Ok(socket) => {
                 outcome = Ok(socket);
@@ -155,7 +158,7 @@ async fn dial(shared: &Arc<Shared>, node: &Atom) -> Result<Arc<Connection>, Dial
     let peer = timeout(limit, shake(shared, &mut socket, node))
         .await
         .unwrap_or(Err(HandshakeError::Timeout(limit)))?;
-    link::start(shared, socket, peer).ok_or(DialError::Stopped)
+    link::start(shared, socket, peer)
 }
 
 /// Asks the EPMD at `ip` for the node and connects to it there.

@@ -11,7 +11,7 @@ use super::shared::Shared;
 use super::{reader, writer};
 use crate::protocol::fragment::Limits;
 use crate::protocol::session::Session;
-use crate::{Connection, DownReason, Peer};
+use crate::{Connection, DialError, DownReason, Peer};
 
 /// Bytes the kernel may hold unsent. What waits here cannot be overtaken.
 const UNSENT_BYTES: u32 = 256 << 10;
@@ -21,9 +21,14 @@ const STALE_AFTER: Duration = Duration::from_secs(60);
 /// The atom `noconnection`.
 const NOCONNECTION: &[u8] = b"\x77\x0cnoconnection";
 
-/// Registers the connection and runs it to its end; `None` while the node does not run.
-pub fn start(shared: &Arc<Shared>, socket: TcpStream, peer: Peer) -> Option<Arc<Connection>> {
-    let events = shared.events.get()?.clone();
+/// Registers the connection and runs it to its end. Fails while the node does not run, and if there
+/// are as many connections as the settings allow; the socket is closed then.
+pub fn start(
+    shared: &Arc<Shared>,
+    socket: TcpStream,
+    peer: Peer,
+) -> Result<Arc<Connection>, DialError> {
+    let events = shared.events.get().ok_or(DialError::Stopped)?.clone();
     tune(&socket);
     let limits = Limits {
         message: shared.settings.max_message,
@@ -38,10 +43,10 @@ pub fn start(shared: &Arc<Shared>, socket: TcpStream, peer: Peer) -> Option<Arc<
         shared.settings.fragment_bytes,
         events,
     );
-    let replaced = shared.linked(&connection);
+    let replaced = shared.linked(&connection)?;
     let task = run(shared.clone(), connection.clone(), session, socket, replaced);
     shared.tasks.spawn_on(task, &shared.runtime);
-    Some(connection)
+    Ok(connection)
 }
 
 async fn run(

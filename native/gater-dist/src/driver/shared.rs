@@ -8,7 +8,7 @@ use gater_term::{Atom, Pid};
 use parking_lot::Mutex;
 use secrecy::SecretSlice;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, SetOnce};
+use tokio::sync::{Notify, Semaphore, SetOnce};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -42,6 +42,8 @@ pub struct Shared {
     pub spinning: Spinning,
     /// Decides which lines about refused peers are logged.
     pub notices: Notices,
+    /// One permit for each dial that may have a socket open.
+    pub dials: Semaphore,
     last_pid: AtomicU64,
     table: Mutex<HashMap<Atom, Entry>>,
 }
@@ -79,9 +81,11 @@ pub enum Wanted {
 impl Shared {
     /// The state of a node that is about to start. It is `listed` if it has a `port`.
     pub fn new(settings: Settings, local: Local, port: u16) -> Self {
+        let dials = Semaphore::new(settings.max_dials.max(1));
         Self {
             settings,
             local,
+            dials,
             new_cookie: Mutex::default(),
             listed: port != 0,
             port,
@@ -162,10 +166,20 @@ impl Shared {
         Status::Ok
     }
 
-    /// Puts a new connection in its place, and gives up a dial that is under way; gives the
-    /// connection it replaces.
-    pub fn linked(&self, connection: &Arc<Connection>) -> Option<Arc<Connection>> {
+    /// Puts a new connection in its place, and gives up a dial that is under way. Returns the
+    /// connection it replaces. Fails if there are as many connections as the settings allow: many
+    /// handshakes may have begun while there was room for one more.
+    pub fn linked(
+        &self,
+        connection: &Arc<Connection>,
+    ) -> Result<Option<Arc<Connection>>, DialError> {
         let mut table = self.table.lock();
+        let replaces =
+            table.get(connection.peer().name.as_str()).is_some_and(|entry| entry.link.is_some());
+        let links = table.values().filter(|entry| entry.link.is_some()).count();
+        if !replaces && links >= self.settings.max_connections {
+            return Err(DialError::TooManyConnections);
+        }
         let entry = table.entry(connection.peer().name.clone()).or_default();
         let replaced = entry.link.replace(connection.clone());
         if let Some(dialing) = &entry.dialing {
@@ -173,7 +187,7 @@ impl Shared {
         }
         drop(table);
         self.changed.notify_waiters();
-        replaced
+        Ok(replaced)
     }
 
     /// A connection has ended.
