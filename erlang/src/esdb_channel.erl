@@ -50,6 +50,7 @@
 -callback priority() -> critical | high | normal | low.
 -callback max_rate() -> pos_integer() | infinity.
 -callback requires_signature() -> boolean().
+%% Whether nobody publishes or subscribes without a token, whatever `capability_mode' is.
 -callback requires_capability() -> boolean().
 -optional_callbacks([priority/0, max_rate/0, requires_signature/0, requires_capability/0]).
 

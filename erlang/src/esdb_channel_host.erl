@@ -16,11 +16,12 @@
 
 -behaviour(gen_server).
 
+-include("../include/esdb_capability_types.hrl").
 -include("../include/esdb_gater_telemetry.hrl").
 -include_lib("kernel/include/logger.hrl").
 
 -export([start_link/2, hosts/1, is_store/1]).
--export([subscribe/3, unsubscribe/3, publish/3, get_subscribers/2]).
+-export([subscribe/3, unsubscribe/3, publish/2, get_subscribers/2]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -define(PREFIX, "esdb_channel_host:").
@@ -33,6 +34,7 @@
     module :: module(),
     max_rate :: pos_integer() | infinity,
     signed :: boolean(),
+    capability :: boolean(),                % the channel asks for tokens, whatever the node does
     user :: term(),                         % the module's state
     announcer :: pid(),
     subscribers = #{} :: #{Topic :: binary() => #{pid() => []}},
@@ -79,9 +81,9 @@ is_store(Store) ->
 %%% For esdb_channel_server
 
 %% @doc Subscribes a process at the host of its own node, or at the first.
--spec subscribe([pid(), ...], binary(), pid()) -> ok | {error, term()}.
-subscribe(Hosts, Topic, Pid) ->
-    call_one(near(Pid, Hosts), {subscribe, Topic, Pid}).
+-spec subscribe([pid(), ...], pid(), Request :: tuple()) -> ok | {error, term()}.
+subscribe(Hosts, Pid, Request) ->
+    call_one(near(Pid, Hosts), Request).
 
 %% @doc Unsubscribes a process wherever it is subscribed.
 -spec unsubscribe([pid(), ...], binary(), pid()) -> ok | {error, term()}.
@@ -93,9 +95,9 @@ unsubscribe(Hosts, Topic, Pid) ->
     end.
 
 %% @doc Publishes by the first host that lives.
--spec publish([pid(), ...], binary(), term()) -> ok | {error, term()}.
-publish(Hosts, Topic, Message) ->
-    call_one(Hosts, {publish, Topic, Message}).
+-spec publish([pid(), ...], Request :: tuple()) -> ok | {error, term()}.
+publish(Hosts, Request) ->
+    call_one(Hosts, Request).
 
 %% @doc The subscribers of all hosts that answer.
 -spec get_subscribers([pid(), ...], binary()) -> [pid()].
@@ -132,7 +134,8 @@ init({Channel, Module, Options}) ->
             Announcer = spawn_link(fun() -> announce(Store, Host) end),
             {ok, #state{channel = Channel, module = Module, user = User, announcer = Announcer,
                         max_rate = optional(Module, max_rate, infinity),
-                        signed = optional(Module, requires_signature, false)}};
+                        signed = optional(Module, requires_signature, false),
+                        capability = optional(Module, requires_capability, false)}};
         {error, Reason} ->
             {stop, Reason}
     end.
@@ -159,18 +162,13 @@ handle_call(Request, _From, State) ->
     {reply, Answer, Next}.
 
 request({publish, Topic, Message}, State) ->
-    case admitted(Topic, Message, State) of
-        ok -> publish_admitted(Topic, Message, State);
-        {error, _} = Error -> {Error, State}
-    end;
-request({subscribe, Topic, Pid}, State) when is_pid(Pid) ->
-    case {esdb_gater_bounds:topic(Topic), is_subscribed(Topic, Pid, State)} of
-        {ok, true} -> {ok, State};
-        {ok, false} -> subscribe_new(Topic, Pid, State);
-        {{error, _} = BadTopic, _} -> {BadTopic, State}
-    end;
-request({subscribe, _, _}, State) ->
-    {{error, badarg}, State};
+    publish(Topic, Message, none, State);
+request({publish, Topic, Message, Token}, State) ->
+    publish(Topic, Message, {token, Token}, State);
+request({subscribe, Topic, Pid}, State) ->
+    subscribe(Topic, Pid, none, State);
+request({subscribe, Topic, Pid, Token}, State) ->
+    subscribe(Topic, Pid, {token, Token}, State);
 request({unsubscribe, Topic, Pid}, State) ->
     case is_subscribed(Topic, Pid, State) of
         true -> unsubscribe_known(Topic, Pid, State);
@@ -180,6 +178,37 @@ request({get_subscribers, Topic}, State) ->
     {maps:keys(subscribers(Topic, State)), State};
 request(Request, State) ->
     {{error, {unknown_request, Request}}, State}.
+
+publish(Topic, Message, Token, State) ->
+    Checks = [fun() -> esdb_gater_bounds:topic(Topic) end,
+              fun() -> authorized(Topic, ?ACTION_CHANNEL_PUBLISH, Token, State) end,
+              fun() -> admitted(Topic, Message, State) end],
+    case all_of(Checks) of
+        ok -> publish_admitted(Topic, Message, State);
+        {error, _} = Error -> {Error, State}
+    end.
+
+subscribe(Topic, Pid, Token, State) when is_pid(Pid) ->
+    Checks = [fun() -> esdb_gater_bounds:topic(Topic) end,
+              fun() -> authorized(Topic, ?ACTION_CHANNEL_SUBSCRIBE, Token, State) end],
+    case {all_of(Checks), is_subscribed(Topic, Pid, State)} of
+        {ok, true} -> {ok, State};
+        {ok, false} -> subscribe_new(Topic, Pid, State);
+        {{error, _} = Error, _} -> {Error, State}
+    end;
+subscribe(_Topic, _Pid, _Token, State) ->
+    {{error, badarg}, State}.
+
+all_of([]) -> ok;
+all_of([Check | Checks]) ->
+    case Check() of
+        ok -> all_of(Checks);
+        {error, _} = Error -> Error
+    end.
+
+authorized(Topic, Action, Token, #state{channel = Channel, capability = Requires}) ->
+    Mode = esdb_gater_config:effective_capability_mode(Requires),
+    esdb_gater_verifier:admit(Mode, Token, esdb_gater_verifier:resource(Channel, Topic), Action).
 
 -spec handle_cast(term(), #state{}) -> {noreply, #state{}}.
 handle_cast({deliver, Topic, Message}, State) ->

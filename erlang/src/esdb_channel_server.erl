@@ -14,18 +14,22 @@
 %%% @end
 -module(esdb_channel_server).
 
--export([start_link/2, subscribe/3, unsubscribe/3, publish/3, get_subscribers/2]).
+-export([start_link/2, subscribe/3, subscribe/4, unsubscribe/3, publish/3, publish/4,
+         get_subscribers/2]).
 
--export_type([channel/0, topic/0, publish_error/0]).
+-export_type([channel/0, topic/0, token/0, publish_error/0]).
 
 -type channel() :: atom().
 %% Such as `esdb_channel_events'.
 -type topic() :: binary().
 %% 1 to 255 bytes.
+-type token() :: binary() | esdb_capability:capability().
+%% A signed {@link esdb_capability. capability}, in any form.
 -type publish_error() ::
         rate_limited | signature_required | invalid_signature | missing_timestamp
       | invalid_timestamp | message_expired | overloaded | no_gateway | unknown_channel
-      | {bad_topic, not_binary | empty | too_long} | too_large | too_deep | channel_down.
+      | {bad_topic, not_binary | empty | too_long} | too_large | too_deep | channel_down
+      | {unauthorized, esdb_gater_verifier:reason() | capability_required}.
 %% No gateway is `overloaded' by publications today: what it cannot deliver it counts.
 
 -define(TIMEOUT, 5000).                 % ms; how long a gateway is waited for
@@ -56,15 +60,31 @@ start_link(Module, Options) when is_atom(Module), is_map(Options) ->
 %% node has).
 -spec subscribe(channel(), topic(), pid()) -> ok | {error, term()}.
 subscribe(Channel, Topic, Pid) when is_atom(Channel), is_pid(Pid) ->
-    case esdb_gater_bounds:topic(Topic) of
-        ok -> subscribe_at(esdb_channel_host:hosts(Channel), Channel, Topic, Pid);
-        {error, _} = Error -> Error
-    end;
+    subscribe_by(Channel, Topic, Pid, {subscribe, Topic, Pid});
 subscribe(_Channel, _Topic, _Pid) ->
     {error, badarg}.
 
-subscribe_at([], Channel, Topic, Pid) -> at_relay_of(Channel, Pid, {subscribe, Topic, Pid});
-subscribe_at(Hosts, _Channel, Topic, Pid) -> esdb_channel_host:subscribe(Hosts, Topic, Pid).
+%% @doc As `subscribe/3', with a capability token that grants `channel/subscribe' with
+%% `esdb://default/channel/CHANNEL/TOPIC', for a gateway that asks for tokens. Where the token does
+%% not allow it, `{unauthorized, Reason}' says why.
+%%
+%% The token is judged when the process subscribes, and when the subscription is made again at
+%% another gateway. If it has expired by then the subscription ends, which is logged.
+-spec subscribe(channel(), topic(), pid(), token()) -> ok | {error, term()}.
+subscribe(Channel, Topic, Pid, Token) when is_atom(Channel), is_pid(Pid) ->
+    case esdb_capability:jwt(Token) of
+        {ok, Jwt} -> subscribe_by(Channel, Topic, Pid, {subscribe, Topic, Pid, Jwt});
+        {error, Reason} -> {error, {unauthorized, Reason}}
+    end;
+subscribe(_Channel, _Topic, _Pid, _Token) ->
+    {error, badarg}.
+
+subscribe_by(Channel, Topic, Pid, Request) ->
+    case {esdb_gater_bounds:topic(Topic), esdb_channel_host:hosts(Channel)} of
+        {ok, []} -> at_relay_of(Channel, Pid, Request);
+        {ok, Hosts} -> esdb_channel_host:subscribe(Hosts, Pid, Request);
+        {{error, _} = Error, _} -> Error
+    end.
 
 %% @doc `Pid' is not sent the topic's messages any more. Unsubscribing the unknown is `ok'.
 -spec unsubscribe(channel(), topic(), pid()) -> ok | {error, term()}.
@@ -89,26 +109,40 @@ unsubscribe_at(Hosts, _Channel, Topic, Pid) -> esdb_channel_host:unsubscribe(Hos
 %% terms inside each other `too_deep'.
 -spec publish(channel(), topic(), term()) -> ok | {error, publish_error() | (Refused :: term())}.
 publish(Channel, Topic, Message) when is_atom(Channel) ->
-    Answer = case esdb_channel_host:hosts(Channel) of
-                 [] -> publish_at_gateway(Channel, Topic, Message);
-                 Hosts -> esdb_channel_host:publish(Hosts, Topic, Message)
-             end,
-    esdb_gater_lineage:published(Channel, Topic, Message, Answer);
+    publish_by(Channel, Topic, Message, {publish, Topic, Message});
 publish(_Channel, _Topic, _Message) ->
     {error, unknown_channel}.
 
-publish_at_gateway(Channel, Topic, Message) ->
-    case {esdb_gater_bounds:topic(Topic), esdb_gater_bounds:message(Message)} of
-        {ok, ok} -> send(Channel, Topic, Message);
-        {{error, _} = Error, _} -> Error;
-        {ok, Error} -> Error
+%% @doc As `publish/3', with a capability token that grants `channel/publish' with
+%% `esdb://default/channel/CHANNEL/TOPIC', for a gateway that asks for tokens. It is judged before
+%% all else; where it does not allow it, `{unauthorized, Reason}' says why.
+-spec publish(channel(), topic(), term(), token()) ->
+          ok | {error, publish_error() | (Refused :: term())}.
+publish(Channel, Topic, Message, Token) when is_atom(Channel) ->
+    case esdb_capability:jwt(Token) of
+        {ok, Jwt} -> publish_by(Channel, Topic, Message, {publish, Topic, Message, Jwt});
+        {error, Reason} -> {error, {unauthorized, Reason}}
+    end;
+publish(_Channel, _Topic, _Message, _Token) ->
+    {error, unknown_channel}.
+
+publish_by(Channel, Topic, Message, Request) ->
+    Answer = case esdb_channel_host:hosts(Channel) of
+                 [] -> publish_at_gateway(Channel, Request);
+                 Hosts -> esdb_channel_host:publish(Hosts, Request)
+             end,
+    esdb_gater_lineage:published(Channel, Topic, Message, Answer).
+
+publish_at_gateway(Channel, Publish) ->
+    case esdb_gater_bounds:publish(Publish) of
+        ok -> send(Channel, Publish);
+        {error, _} = Error -> Error
     end.
 
-send(Channel, Topic, Message) ->
+send(Channel, Publish) ->
     case esdb_gater_link:await_gateway(?TIMEOUT) of
         {ok, Gateway} ->
-            try gen_server:call(esdb_gater_transport:address(Channel, Gateway),
-                                {publish, Topic, Message}, ?TIMEOUT)
+            try gen_server:call(esdb_gater_transport:address(Channel, Gateway), Publish, ?TIMEOUT)
             catch
                 exit:{noproc, _} -> {error, unknown_channel};
                 exit:_ -> {error, no_gateway}

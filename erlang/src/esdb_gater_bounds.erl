@@ -11,7 +11,7 @@
 %%% @end
 -module(esdb_gater_bounds).
 
--export([message/1, topic/1]).
+-export([message/1, publish/1, topic/1]).
 
 -export_type([too_much/0, bad_topic/0]).
 
@@ -37,6 +37,17 @@ message(Message) ->
         Size when Size =< ?MAX_BYTES -> walked(Message);
         _ -> {error, too_large}
     end.
+
+%% @doc Whether a gateway takes this request to publish.
+-spec publish(tuple()) -> ok | {error, bad_topic() | too_much()}.
+publish({publish, Topic, Message}) ->
+    both(topic(Topic), Message);
+%% The token is part of what is sent, and the message is not the last of it.
+publish({publish, Topic, Message, Token}) ->
+    both(topic(Topic), {Message, Token}).
+
+both(ok, Message) -> message(Message);
+both({error, _} = Error, _Message) -> Error.
 
 walked(Message) ->
     try

@@ -13,12 +13,16 @@
 -export([check/1, check_retry/1, load/0, environment/0, use/1, current/0, warn/1, describe/1,
          default_channels/0,
          channels/1, to_toml/1]).
+-export([capability_mode/0, set_capability_mode/1, effective_capability_mode/1]).
 
--export_type([problem/0, warning/0, channel/0]).
+-export_type([problem/0, warning/0, channel/0, capability_mode/0]).
 
 -type problem() :: {bad_config, Key :: string(), Value :: term(), Expected :: string()}.
 -type warning() :: {unknown_key, Key :: string(), Nearest :: string() | none}
-                 | {overridden, Key :: string(), By :: string()}.
+                 | {overridden, Key :: string(), By :: string()}
+                 | {without_roots, Key :: string()}.
+-type capability_mode() :: disabled | optional | required.
+%% Whether a capability token is not looked at, judged where there is one, or needed.
 -type channel() :: #{priority := critical | high | normal | low,
                      max_rate := pos_integer() | infinity,
                      hmac := required | optional,
@@ -93,6 +97,9 @@ warn({unknown_key, Key, none}) ->
 warn({unknown_key, Key, Nearest}) ->
     ?LOG_WARNING("erl_esdb_gater: unknown configuration key ~ts; did you mean ~ts?",
                  [Key, Nearest], #{application => erl_esdb_gater});
+warn({without_roots, Key}) ->
+    ?LOG_WARNING("erl_esdb_gater: configuration key ~ts has no effect on the gateway: "
+                 "capabilities.roots names nobody who may grant", [Key], #{application => erl_esdb_gater});
 warn({overridden, Key, By}) ->
     ?LOG_WARNING("erl_esdb_gater: configuration key ~ts has no effect: ~ts is set as well",
                  [Key, By], #{application => erl_esdb_gater}).
@@ -112,8 +119,9 @@ check(Env) ->
         {Config, Warnings} = section("", keys(), Env),
         ok = check_channel_names(maps:get(channels, Config, #{})),
         ok = check_together("retry.", maps:get(retry, Config, #{})),
+        ok = check_roots(maps:get(capabilities, Config, #{})),
         {Nested, More} = flat_secret(Config),
-        {ok, Nested, Warnings ++ More}
+        {ok, Nested, Warnings ++ More ++ without_roots(Nested)}
     catch
         throw:{bad_config, _, _, _} = Problem -> {error, Problem}
     end.
@@ -142,7 +150,9 @@ keys() ->
       channels => {each, channel_keys()},
       security => {section, security_keys()},
       hmac_secret => secret_key(),
-      capability_mode => one_of([disabled, optional, required]),
+      capabilities => {section, #{mode => capability_mode_key(), roots => dids_key(),
+                                  audience => dids_key()}},
+      capability_mode => capability_mode_key(),
       tune_peers => value(fun is_boolean/1, "true or false"),
       lineage_scopes => value(fun is_boolean/1, "true or false"),
       telemetry_handlers => value(fun telemetry_handlers/1, "a list that may hold logger"),
@@ -175,6 +185,10 @@ security_keys() ->
     #{hmac_secret => secret_key(),
       message_ttl_seconds => value(fun(S) -> whole(S, 1, ?MAX_SECONDS) end,
                                    "seconds, a whole number from 1 to 31622400 (a year)")}.
+
+capability_mode_key() -> one_of([disabled, optional, required]).
+
+dids_key() -> value(fun dids/1, "a list of did:key names of Ed25519 keys").
 
 secret_key() -> value(fun secret/1, "a binary or string that is not empty").
 
@@ -285,6 +299,24 @@ check_together(Prefix, Retry) ->
             ok
     end.
 
+%% Without somebody who may grant everything would be refused.
+check_roots(Capabilities) ->
+    case {maps:get(mode, Capabilities, disabled), maps:get(roots, Capabilities, [])} of
+        {Mode, []} when Mode =/= disabled ->
+            throw({bad_config, "capabilities.roots", [],
+                   lists:concat(["a list of at least one did:key, as capabilities.mode is ", Mode])});
+        _ ->
+            ok
+    end.
+
+without_roots(#{capability_mode := Mode} = Config) when Mode =/= disabled ->
+    case maps:get(capabilities, Config, #{}) of
+        #{roots := [_ | _]} -> [];
+        _ -> [{without_roots, "capability_mode"}]
+    end;
+without_roots(_Config) ->
+    [].
+
 flat_secret(#{hmac_secret := Secret} = Config) ->
     Security = maps:get(security, Config, #{}),
     Nested = maps:remove(hmac_secret, Config),
@@ -325,6 +357,9 @@ is_name_character(C) ->
 is_host_character(C) ->
     C > 32 andalso C < 127 andalso C =/= $@ andalso C =/= $'.
 
+dids(List) ->
+    is_list(List) andalso lists:all(fun esdb_identity:is_valid_did/1, List).
+
 telemetry_handlers(List) ->
     is_list(List) andalso lists:all(fun(H) -> H =:= logger end, List).
 
@@ -346,6 +381,33 @@ is_name(Name) -> is_atom(Name) andalso Name =/= ''.
 whole(N, Least, Most) -> is_integer(N) andalso N >= Least andalso N =< Most.
 
 number(N) -> whole(N, 1, ?MAX_NUMBER).
+
+%% @doc The mode of this node: `capabilities.mode', or `capability_mode' as in the original.
+-spec capability_mode() -> capability_mode().
+capability_mode() ->
+    Flat = application:get_env(erl_esdb_gater, capability_mode, disabled),
+    Capabilities = application:get_env(erl_esdb_gater, capabilities, []),
+    case maps:find(mode, to_map(Capabilities)) of
+        {ok, Mode} -> Mode;
+        error -> Flat
+    end.
+
+to_map(Options) when is_map(Options) -> Options;
+to_map(Options) -> maps:from_list(Options).
+
+%% @doc Changes the mode of this node, for the channels that it serves itself. A gateway has the mode
+%% of its own configuration.
+-spec set_capability_mode(capability_mode()) -> ok.
+set_capability_mode(Mode) when Mode =:= disabled; Mode =:= optional; Mode =:= required ->
+    Capabilities = to_map(application:get_env(erl_esdb_gater, capabilities, [])),
+    ok = application:set_env(erl_esdb_gater, capabilities, maps:remove(mode, Capabilities)),
+    application:set_env(erl_esdb_gater, capability_mode, Mode).
+
+%% @doc The mode of a channel of this node: whether it asks for tokens itself, or else that of the
+%% node.
+-spec effective_capability_mode(Requires :: boolean()) -> capability_mode().
+effective_capability_mode(true) -> required;
+effective_capability_mode(false) -> capability_mode().
 
 %% @doc The channels there are without configuration.
 -spec default_channels() -> #{atom() => channel()}.
@@ -379,10 +441,20 @@ channels(Config) ->
 -spec to_toml(map()) -> iodata().
 to_toml(Config) ->
     [pairs_toml(maps:with([tune_peers], Config)),
+     capabilities_toml(Config),
      retry_toml(maps:get(retry, Config, #{})),
      security_toml(maps:with([message_ttl_seconds], maps:get(security, Config, #{}))),
      [channel_toml(Name, Values)
       || {Name, Values} <- lists:sort(maps:to_list(maps:get(channels, Config, #{})))]].
+
+capabilities_toml(Config) ->
+    case maps:get(capabilities, Config, #{}) of
+        #{roots := [_ | _]} = Capabilities ->
+            Flat = maps:get(capability_mode, Config, disabled),
+            ["[capabilities]\n" | pairs_toml(maps:merge(#{mode => Flat}, Capabilities))];
+        _ ->
+            []
+    end.
 
 retry_toml(Retry) when map_size(Retry) =:= 0 -> [];
 retry_toml(Retry) -> ["[retry]\n" | pairs_toml(Retry)].
@@ -399,6 +471,7 @@ pairs_toml(Map) ->
 
 value_toml(N) when is_integer(N) -> integer_to_binary(N);
 value_toml(B) when is_boolean(B) -> atom_to_binary(B);
+value_toml(L) when is_list(L) -> [$[, lists:join($,, [string_toml(Text) || Text <- L]), $]];
 value_toml(A) when is_atom(A) -> string_toml(atom_to_binary(A)).
 
 string_toml(Text) ->

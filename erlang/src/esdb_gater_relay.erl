@@ -11,6 +11,9 @@
 %%% When the gateway is lost every subscription is wanted again. A caller is answered when its
 %%% subscription is held, or `{error, no_gateway}' after five seconds.
 %%%
+%%% A process that subscribes with a capability token is subscribed under its own pid as well: the
+%%% token is its own, and who has none is not to get what another one is granted.
+%%%
 %%% The gateway knows that this relay keeps its subscriptions, and tells it when somebody else ends
 %%% one of them, at once or when the relay is back. Stamps say what is newer: the gateway gives one
 %%% with each answer, each subscriber has the latest that was known when it subscribed, and an
@@ -34,6 +37,7 @@
 
 -define(LINK, esdb_gater_worker_registry).
 -define(TABLE, esdb_gater_subscribers).
+-define(TOKENS, esdb_gater_subscription_tokens).
 -define(RELAYS, esdb_gater_relays).
 -define(CALL_TIMEOUT, 5000).            % ms a caller waits for a gateway
 -define(RETRY, 1000).                   % ms until a refused subscription is asked for again
@@ -48,6 +52,8 @@
 
 -record(sub, {
     status = wanted :: wanted | asked | held,
+    token = none :: none | binary(),        % the gateway is shown it
+    former = none :: none | {held, none | binary()},    % it is held with this token still
     known = false :: boolean(),             % it was asked for: a gateway may have it
     pids = #{} :: #{pid() => stamp()},      % who it is for, and since when
     waiting = [] :: [{pid(), gen_server:from(), Timer :: reference()}],
@@ -100,6 +106,7 @@ channels() ->
 -spec tables() -> [{atom(), [term()]}].
 tables() ->
     [{?TABLE, [ordered_set, public, named_table]},
+     {?TOKENS, [set, public, named_table]},
      {?RELAYS, [set, public, named_table, {read_concurrency, true}]}].
 
 %% @doc The topics that have subscribers on this node.
@@ -116,11 +123,20 @@ init(Channel) ->
     {Exactly, Guards} = esdb_gater_match:exactly(Channel, '$4'),
     Kept = ets:select(?TABLE, [{{{Exactly, '$1', '$2'}, '$3'}, Guards, [{{'$1', '$2', '$3'}}]}]),
     State = lists:foldl(fun({Topic, Pid, Stamp}, Acc) ->
-                            added(key(Topic, Pid), Pid, Stamp, learn(Stamp, Acc))
+                            kept(Topic, Pid, Stamp, learn(Stamp, Acc))
                         end, #state{channel = Channel, requests = gen_server:reqids_new()}, Kept),
     %% Before a crash it may have asked for them.
     Known = maps:map(fun(_, Sub) -> Sub#sub{known = true} end, State#state.subs),
     {ok, follow(State#state{subs = Known})}.
+
+kept(Topic, Pid, Stamp, #state{channel = Channel, subs = Subs} = State) ->
+    case ets:lookup(?TOKENS, {Channel, Topic, Pid}) of
+        [{_, Token}] ->
+            Key = {Topic, Pid},
+            added(Key, Pid, Stamp, State#state{subs = Subs#{Key => #sub{token = Token}}});
+        [] ->
+            added(key(Topic, Pid), Pid, Stamp, State)
+    end.
 
 -spec handle_call(term(), gen_server:from(), #state{}) ->
           {reply, term(), #state{}} | {noreply, #state{}}.
@@ -129,7 +145,12 @@ handle_call({subscribe, Topic, Pid}, From, State) when is_pid(Pid) ->
         ok -> subscribe(Topic, Pid, From, State);
         {error, _} = Error -> {reply, Error, State}
     end;
-handle_call({subscribe, _, _}, _From, State) ->
+handle_call({subscribe, Topic, Pid, Token}, From, State) when is_pid(Pid), is_binary(Token) ->
+    case esdb_gater_bounds:topic(Topic) of
+        ok -> subscribe_with(Token, Topic, Pid, From, State);
+        {error, _} = Error -> {reply, Error, State}
+    end;
+handle_call(Subscribe, _From, State) when element(1, Subscribe) =:= subscribe ->
     {reply, {error, badarg}, State};
 handle_call({unsubscribe, Topic, Pid}, From, State) when is_pid(Pid) ->
     case esdb_gater_bounds:topic(Topic) of
@@ -138,10 +159,12 @@ handle_call({unsubscribe, Topic, Pid}, From, State) when is_pid(Pid) ->
     end;
 handle_call({unsubscribe, _, _}, _From, State) ->
     {reply, {error, badarg}, State};
-handle_call({publish, _, _}, _From, #state{gateway = undefined} = State) ->
+handle_call(Publish, _From, #state{gateway = undefined} = State)
+  when element(1, Publish) =:= publish ->
     {reply, {error, no_gateway}, State};
-handle_call({publish, Topic, Message} = Publish, From, State) ->
-    case sendable(Topic, Message) of
+handle_call(Publish, From, State)
+  when element(1, Publish) =:= publish, tuple_size(Publish) >= 3, tuple_size(Publish) =< 4 ->
+    case esdb_gater_bounds:publish(Publish) of
         ok -> {noreply, request(Publish, {pass, From}, State)};
         {error, _} = Error -> {reply, Error, State}
     end;
@@ -163,9 +186,10 @@ handle_cast({unsubscribe, Topic, Pid}, State) when is_pid(Pid) ->
         ok -> {noreply, unsubscribe(Topic, Pid, none, State)};
         {error, _} -> {noreply, State}
     end;
-handle_cast({publish, Topic, Message} = Publish,
-            #state{channel = Channel, gateway = Node} = State) when Node =/= undefined ->
-    _ = sendable(Topic, Message) =:= ok
+handle_cast(Publish, #state{channel = Channel, gateway = Node} = State)
+  when element(1, Publish) =:= publish, tuple_size(Publish) >= 3, tuple_size(Publish) =< 4,
+       Node =/= undefined ->
+    _ = esdb_gater_bounds:publish(Publish) =:= ok
         andalso gen_server:cast(esdb_gater_transport:address(Channel, Node), Publish),
     {noreply, State};
 handle_cast(_Message, State) ->
@@ -176,7 +200,7 @@ handle_info({channel_message, Channel, _, _} = Message, #state{channel = Channel
     {noreply, hand_out([Message | more(Channel, ?AT_ONCE - 1)], State)};
 handle_info({esdb_gater_ended, Topic, Pid, Stamp}, State)
   when is_binary(Topic), is_pid(Pid), is_integer(Stamp) ->
-    {noreply, ended(key(Topic, Pid), Pid, Stamp, learn(Stamp, State))};
+    {noreply, ended(key(Topic, Pid, State), Pid, Stamp, learn(Stamp, State))};
 handle_info({esdb_gater_link, {up, Node}}, State) ->
     Down = #state{subs = Subs} = withdraw(gone_down(State, Node)),
     Asked = ask_all(Down),
@@ -234,7 +258,7 @@ follow(State) ->
 %% Whatever was asked or held is wanted again from the next gateway. Those who wait for the end
 %% of a subscription need not: it is remembered.
 gone_down(#state{subs = Subs, ending = Ending} = State, Next) ->
-    Wanted = maps:map(fun(_, Sub) -> Sub#sub{status = wanted} end, Subs),
+    Wanted = maps:map(fun(_, Sub) -> Sub#sub{status = wanted, former = none} end, Subs),
     Down = State#state{gateway = Next, requests = gen_server:reqids_new(), restoring = none,
                        subs = Wanted, ending = #{}},
     maps:fold(fun(_, {Key, From}, Acc) -> withdrawn(Key, From, Acc) end, Down, Ending).
@@ -261,15 +285,37 @@ restored(Key, #state{restoring = Left} = State) ->
 key(Topic, Pid) when node(Pid) =:= node() -> {Topic, self()};
 key(Topic, Pid) -> {Topic, Pid}.
 
-%% What the gateway does not decode costs this node its link.
-sendable(Topic, Message) ->
-    case esdb_gater_bounds:topic(Topic) of
-        ok -> esdb_gater_bounds:message(Message);
-        {error, _} = Error -> Error
+%% The subscription of a process that has, or may have, one of its own.
+key(Topic, Pid, #state{subs = Subs}) when is_map_key({Topic, Pid}, Subs) -> {Topic, Pid};
+key(Topic, Pid, _State) -> key(Topic, Pid).
+
+subscribe(Topic, Pid, From, State) ->
+    subscribe(key(Topic, Pid, State), Topic, Pid, From, State).
+
+%% A process that needed no token stays subscribed as it is; it must not get messages twice.
+subscribe_with(Token, Topic, Pid, From, #state{subs = Subs} = State) ->
+    Shared = {Topic, self()},
+    case Subs of
+        #{Shared := #sub{status = held, pids = #{Pid := _}}} ->
+            {reply, ok, State};
+        #{Shared := #sub{pids = #{Pid := _}}} ->
+            Alone = unwatch(Pid, Shared, removed(Shared, Pid, State)),
+            subscribe_alone(Token, {Topic, Pid}, From, Alone);
+        _ ->
+            subscribe_alone(Token, {Topic, Pid}, From, State)
     end.
 
-subscribe(Topic, Pid, From, #state{subs = Subs} = State) ->
-    Key = key(Topic, Pid),
+%% One that is held is asked for again, so that the new token is judged.
+subscribe_alone(Token, {Topic, Pid} = Key, From, #state{subs = Subs} = State) ->
+    Sub = case maps:get(Key, Subs, #sub{}) of
+              #sub{status = held, token = Other} = Held ->
+                  Held#sub{status = wanted, token = Token, former = {held, Other}};
+              Asked ->
+                  Asked#sub{token = Token}
+          end,
+    subscribe(Key, Topic, Pid, From, State#state{subs = Subs#{Key => Sub}}).
+
+subscribe(Key, Topic, Pid, From, #state{subs = Subs} = State) ->
     case Subs of
         #{Key := #sub{status = held, last = Last, pids = Pids}} ->
             gen_server:reply(From, ok),
@@ -297,6 +343,8 @@ replay(_, _Topic, _Pid, _Subscribed, _State) ->
 added({Topic, Target} = Key, Pid, Stamp, #state{channel = Channel, subs = Subs} = State) ->
     #sub{pids = Pids} = Sub = maps:get(Key, Subs, #sub{}),
     true = ets:insert(?TABLE, {{Channel, Topic, Pid}, Stamp}),
+    _ = Sub#sub.token =/= none andalso
+        ets:insert(?TOKENS, {{Channel, Topic, Pid}, Sub#sub.token}),
     ok = esdb_gater_lineage:topic_changed(Target, Topic, true),
     More = Pids#{Pid => Stamp},
     Added = put_sub(Key, Sub#sub{pids = More}, State),
@@ -347,11 +395,14 @@ ask(_Key, #state{gateway = undefined} = State) ->
 ask({Topic, Target} = Key, #state{subs = Subs} = State) ->
     case Subs of
         #{Key := #sub{status = wanted} = Sub} ->
-            request({keep, Topic, Target, self(), since(Target, Sub, State)}, {subscribed, Key},
+            request(keep(Topic, Target, since(Target, Sub, State), Sub), {subscribed, Key},
                     State#state{subs = Subs#{Key := Sub#sub{status = asked, known = true}}});
         _ ->
             State
     end.
+
+keep(Topic, Target, Since, #sub{token = none}) -> {keep, Topic, Target, self(), Since};
+keep(Topic, Target, Since, #sub{token = Token}) -> {keep, Topic, Target, self(), Since, Token}.
 
 %% Who waits subscribes now; what nobody waits for was subscribed before.
 since(Target, _Sub, #state{stamp = Stamp}) when Target =:= self() -> Stamp;
@@ -364,7 +415,7 @@ ask_all(#state{subs = Subs} = State) ->
 subscribed({_, Target} = Key, Answer, #state{subs = Subs} = State) ->
     case {Subs, Answer} of
         {#{Key := #sub{status = asked} = Sub}, {ok, Stamp, Replays}} ->
-            Held = Sub#sub{status = held, waiting = []},
+            Held = Sub#sub{status = held, waiting = [], former = none},
             Learnt = learn(Stamp, State#state{replays = Replays, subs = Subs#{Key := Held}}),
             ok = weigh(Key, held, 1, map_size(Sub#sub.pids), Learnt),
             answer_all(Key, Sub#sub.waiting, ok, Stamp, dated(Key, Stamp, Learnt));
@@ -374,12 +425,28 @@ subscribed({_, Target} = Key, Answer, #state{subs = Subs} = State) ->
         {#{Key := #sub{status = asked} = Sub}, {error, ended}} ->
             %% One that was ended while it was under way; this one is newer.
             ask(Key, State#state{subs = Subs#{Key := Sub#sub{status = wanted}}});
+        {#{Key := #sub{status = asked, former = {held, Former}} = Sub},
+         {error, {unauthorized, _}}} ->
+            Held = Sub#sub{status = held, token = Former, former = none, waiting = []},
+            answer_all(Key, Sub#sub.waiting, Answer, 0, State#state{subs = Subs#{Key := Held}});
+        {#{Key := #sub{status = asked, token = Token, pids = Pids} = Sub},
+         {error, {unauthorized, Reason}}} when Token =/= none, map_size(Pids) > 0 ->
+            Ended = State#state{subs = Subs#{Key := Sub#sub{waiting = []}}},
+            not_restored(Key, Reason, answer_all(Key, Sub#sub.waiting, Answer, 0, Ended));
         {#{Key := #sub{status = asked} = Sub}, _} ->
             Wanted = State#state{subs = Subs#{Key := Sub#sub{status = wanted, waiting = []}}},
             refused(Key, answer_all(Key, Sub#sub.waiting, Answer, 0, Wanted));
         _ ->
             State
     end.
+
+%% The token was good when the process subscribed, and is not any more.
+not_restored({Topic, Pid} = Key, Reason, #state{channel = Channel} = State) ->
+    ?LOG_WARNING("erl_esdb_gater: the subscription of ~tp to ~tp on ~ts has ended: its gateway was "
+                 "lost, and the next one refuses its capability token (~ts); subscribe it again "
+                 "with a new token", [Pid, Topic, Channel, Reason],
+                 #{application => erl_esdb_gater}),
+    dropped(Key, Pid, State).
 
 answer_all(Key, Waiting, Answer, Stamp, State) ->
     lists:foldr(fun(Waiter, Acc) -> answer(Key, Waiter, Answer, Stamp, Acc) end, State, Waiting).
@@ -422,7 +489,7 @@ expire(Key, From, #state{subs = Subs} = State) ->
 %% Somebody else may have subscribed the process, too, so the gateway is told in any case: who is
 %% told `ok' finds it ended.
 unsubscribe(Topic, Pid, From, State) when node(Pid) =:= node() ->
-    Key = key(Topic, Pid),
+    Key = key(Topic, Pid, State),
     end_at_gateway(leave, {Topic, Pid}, From, unwatch(Pid, Key, removed(Key, Pid, State)));
 unsubscribe(Topic, Pid, From, State) ->
     Key = key(Topic, Pid),
@@ -465,7 +532,7 @@ ended({_, Target} = Key, Pid, Stamp, #state{subs = Subs} = State) ->
 
 %% The subscription of a process elsewhere, which the gateway need not be told of.
 dropped({Topic, Target} = Key, Pid, #state{channel = Channel, subs = Subs} = State) ->
-    true = ets:delete(?TABLE, {Channel, Topic, Pid}),
+    ok = forget(Channel, Topic, Pid),
     _ = is_map_key(Key, Subs) andalso esdb_gater_lineage:topic_changed(Target, Topic, false),
     Left = case Subs of
                #{Key := #sub{waiting = []}} -> maps:remove(Key, Subs);
@@ -475,7 +542,7 @@ dropped({Topic, Target} = Key, Pid, #state{channel = Channel, subs = Subs} = Sta
     unwatch(Pid, Key, restored(Key, State#state{subs = Left})).
 
 removed({Topic, Target} = Key, Pid, #state{channel = Channel, subs = Subs} = State) ->
-    true = ets:delete(?TABLE, {Channel, Topic, Pid}),
+    ok = forget(Channel, Topic, Pid),
     case Subs of
         #{Key := #sub{pids = Pids} = Sub} when is_map_key(Pid, Pids) ->
             _ = map_size(Pids) =:= 1 andalso esdb_gater_lineage:topic_changed(Target, Topic, false),
@@ -485,6 +552,11 @@ removed({Topic, Target} = Key, Pid, #state{channel = Channel, subs = Subs} = Sta
         _ ->
             State
     end.
+
+forget(Channel, Topic, Pid) ->
+    true = ets:delete(?TABLE, {Channel, Topic, Pid}),
+    true = ets:delete(?TOKENS, {Channel, Topic, Pid}),
+    ok.
 
 process_gone(Pid, #state{watched = Watched} = State) ->
     {{_, Keys}, Rest} = maps:take(Pid, Watched),
@@ -646,7 +718,7 @@ learn_from(_Answer, State) -> State.
 lost({subscribed, Key}, #state{subs = Subs} = State) ->
     case Subs of
         #{Key := #sub{status = asked} = Sub} ->
-            State#state{subs = Subs#{Key := Sub#sub{status = wanted}}};
+            State#state{subs = Subs#{Key := Sub#sub{status = wanted, former = none}}};
         _ ->
             State
     end;

@@ -45,6 +45,10 @@ words() ->
      {"retry.ambiguous", fun(W) -> retry(ambiguous, W) end, [retry, return]},
      {"retry.prefer", fun(W) -> retry(prefer, W) end, [any, local]},
      {"retry.deadline_ms", fun(W) -> retry(deadline_ms, W) end, [infinity]},
+     {"capabilities.mode", fun(W) -> capabilities([{mode, W}, {roots, [did()]}]) end,
+      [disabled, optional, required]},
+     {"capability_mode", fun(W) -> [{capability_mode, W}, {capabilities, [{roots, [did()]}]}] end,
+      [disabled, optional, required]},
      {"tune_peers", fun(W) -> [{tune_peers, W}] end, [true, false]},
      {"cluster.ra_cluster_name", fun(W) -> [{cluster, [{ra_cluster_name, W}]}] end, [any_name]}].
 
@@ -55,6 +59,9 @@ good() ->
         {"security.hmac_secret", [{hmac_secret, <<"s">>}]},
         {"retry.max_retries", [{retry, [{max_attempts, 3}, {max_retries, 2}]}]},
         {"telemetry_handlers", [{telemetry_handlers, [logger]}]},
+        %% The original has no roots.
+        {"capability_mode", [{capability_mode, required}]},
+        {"capabilities.audience", capabilities([{roots, [did(), did()]}, {audience, [did()]}])},
         {"data_dir", [{data_dir, <<"/tmp/somewhere">>}]}].
 
 bad() ->
@@ -71,12 +78,19 @@ bad() ->
         {"retry.max_delay_ms", [{retry, [{base_delay_ms, 5001}]}]},
         {"retry.max_retries", [{retry, [{max_attempts, 3}, {max_retries, 3}]}]},
         {"telemetry_handlers", [{telemetry_handlers, [statsd]}]},
+        {"capabilities.roots", capabilities([{mode, required}])},
+        {"capabilities.roots", capabilities([{mode, optional}, {roots, []}])},
+        {"capabilities.roots", capabilities([{roots, [did(), <<"did:key:z6Mk">>]}])},
+        {"capabilities.roots", capabilities([{roots, did()}])},
+        {"capabilities.audience", capabilities([{audience, [5]}])},
         {"data_dir", [{data_dir, <<>>}]},
         {"data_dir", [{data_dir, <<"a", 0>>}]},
         {"retry", [{retry, 5}]},
         {"channels.c", [{channels, [{c, 5}]}]}].
 
 channel(Key, Value) -> [{channels, [{c, [{Key, Value}]}]}].
+capabilities(Values) -> [{capabilities, Values}].
+did() -> <<"did:key:z6MkhaXgBZDvotDkL5257faiztiGiC2QtKLGpbnnEGta2doK">>.
 security(Key, Value) -> [{security, [{Key, Value}]}].
 retry(Key, Value) -> [{retry, [{Key, Value}]}].
 
@@ -137,7 +151,7 @@ unknown_keys_get_the_same_hints(Config) ->
     ?assertEqual(Expected, [hint_of_application(Env) || {_, _, Env} <- Unknown]),
     ?assertEqual(Expected, [{Key, hint_of_program(Key, toml(Env), Config)} || {Key, _, Env} <- Unknown]),
     %% Keys of the original are known.
-    ?assertMatch({ok, _, []}, esdb_gater_config:check([{hmac_secret, <<"s">>},
+    ?assertMatch({ok, _, [{without_roots, "capability_mode"}]}, esdb_gater_config:check([{hmac_secret, <<"s">>},
                                                        {capability_mode, optional},
                                                        {retry, [{max_retries, 3}]}])).
 

@@ -3,6 +3,7 @@
 //! Nothing here opens a socket, reads a clock or draws a random number: times
 //! and seeds are arguments.
 
+pub mod capability;
 pub mod channel;
 pub mod limit;
 pub mod registry;

@@ -23,9 +23,9 @@ use crate::registry::cluster::{self, Cluster};
 use crate::registry::directory::Directory;
 use crate::registry::replica::{self, Replica};
 use crate::services::census::Census;
-use crate::services::channel::Channels;
 use crate::services::channel::local::Channel;
 use crate::services::channel::remote::Relays;
+use crate::services::channel::{Authority, Channels};
 use crate::services::cluster::ClusterService;
 use crate::services::registry::Registry;
 use crate::services::rpc::Rex;
@@ -174,8 +174,14 @@ impl Gateway {
         let rex = Arc::new(Rex::new(&node));
         let mesh = Arc::new(Mesh::new(own_name.clone(), seeds, config.max_nodes, rex.clone()));
         let tuning = Arc::new(Tuning::new(own_name, rex.clone(), config.tune_peers));
-        let services =
-            Channels::new(peers.clone(), relays.clone(), secret.clone(), refusals, channels);
+        let services = Channels::new(
+            peers.clone(),
+            relays.clone(),
+            secret.clone(),
+            refusals,
+            Authority::new(config.capabilities.clone()),
+            channels,
+        );
         let router = Arc::new(Router {
             peers: peers.clone(),
             cluster_service: ClusterService::new(cluster.clone(), directory.clone()),

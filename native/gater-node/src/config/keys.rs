@@ -13,7 +13,7 @@ const fn key(path: &'static str, variable: Option<&'static str>) -> Key {
 }
 
 /// All keys, but for those of channels.
-pub const KEYS: [Key; 33] = [
+pub const KEYS: [Key; 36] = [
     key("name", Some("ESDB_GATER_NAME")),
     key("cookie", Some("ESDB_GATER_COOKIE")),
     key("cookie_file", Some("ESDB_GATER_COOKIE_FILE")),
@@ -38,15 +38,18 @@ pub const KEYS: [Key; 33] = [
     key("retry.prefer", None),
     key("security.hmac_secret", Some("ESDB_GATER_SECRET")),
     key("security.message_ttl_seconds", Some("ESDB_GATER_MESSAGE_TTL_SECONDS")),
-    // As the original has it.
+    key("capabilities.mode", None),
+    key("capabilities.roots", None),
+    key("capabilities.audience", None),
+    // As the original has them.
     key("hmac_secret", None),
+    key("capability_mode", None),
     key("telemetry_handlers", None),
     // Of the BEAM side: known, and none of the gateway's business.
     key("gateways", None),
     key("gateway_timeout_ms", None),
     key("program", None),
     key("registration", None),
-    key("capability_mode", None),
     key("lineage_scopes", None),
     key("channels", None),
 ];
@@ -68,7 +71,7 @@ pub fn variable(path: &str) -> Option<&'static str> {
 }
 
 /// The sections of the file.
-pub const SECTIONS: [&str; 4] = ["channels", "cluster", "retry", "security"];
+pub const SECTIONS: [&str; 5] = ["capabilities", "channels", "cluster", "retry", "security"];
 
 /// The most changes that make one name of another that was meant.
 const MOST_CHANGES: usize = 3;

@@ -23,6 +23,9 @@
 //! | `net_ticktime` | `ESDB_GATER_NET_TICKTIME` | seconds, 4 to 3600 | 60 |
 //! | `security.hmac_secret` | `ESDB_GATER_SECRET` | text (the variable: any bytes) | a random one, with a warning |
 //! | `security.message_ttl_seconds` | `ESDB_GATER_MESSAGE_TTL_SECONDS` | from 1 | 300 |
+//! | `capabilities.mode` | | `disabled`, `optional`, `required` | `disabled` |
+//! | `capabilities.roots` | | list of `did:key` names | none; needed unless the mode is `disabled` |
+//! | `capabilities.audience` | | list of `did:key` names | none: tokens may be made out to anybody |
 //! | `channels.NAME.priority` | | `critical`, `high`, `normal`, `low` | the reference's; `normal` for an own one |
 //! | `channels.NAME.max_rate` | | from 1 per second and topic, or `infinity` | the reference's; `infinity` |
 //! | `channels.NAME.hmac` | | `required`, `optional` | the reference's; `optional` |
@@ -35,11 +38,12 @@
 //! | `retry.prefer` | | `any`, `local` | `any` |
 //! | `telemetry_handlers` | | list that may hold `logger` | none |
 //!
-//! `hmac_secret` at the top level is `security.hmac_secret`, as in the original. `gateways`,
-//! `gateway_timeout_ms`, `program`, `registration`, `capability_mode` and `lineage_scopes` are keys
-//! of the BEAM side and are passed over. The file itself is given by `--config` or
-//! `ESDB_GATER_CONFIG`. It must be its owner's alone if it holds the cookie or the secret.
+//! `hmac_secret` at the top level is `security.hmac_secret`, as in the original, and
+//! `capability_mode` is `capabilities.mode` where there are roots. `gateways`,
+//! `gateway_timeout_ms`, `program`, `registration` and `lineage_scopes` are keys of the BEAM side and
+//! are passed over. The file itself is given by `--config` or `ESDB_GATER_CONFIG`. It must be its owner's alone if it holds the cookie or the secret.
 
+mod capabilities;
 mod channels;
 mod cluster_key;
 mod cookie;
@@ -56,6 +60,7 @@ use std::time::Duration;
 use gater_core::channel::Policy;
 use secrecy::{ExposeSecret, SecretSlice};
 
+pub use self::capabilities::{Capabilities, Mode};
 pub use self::error::ConfigError;
 use self::sources::Sources;
 pub use self::sources::{Environment, Flags, Hosted};
@@ -94,6 +99,8 @@ pub struct Config {
     pub message_ttl: Duration,
     /// The channels by name: the ten of the reference and those of the user's own.
     pub channels: Vec<(String, Policy)>,
+    /// Which capability tokens are asked for.
+    pub capabilities: Capabilities,
     /// What is logged: a filter of the crate `tracing-subscriber`; empty for the default.
     pub log: String,
     /// A node that shows no sign of life for this long is disconnected.
@@ -149,6 +156,7 @@ pub fn load(flags: Flags, environment: Environment) -> Result<Loaded, ConfigErro
         tune_peers: sources.take("tune_peers", value::flag)?.unwrap_or(true),
         message_ttl,
         channels: channels::load(&mut sources)?,
+        capabilities: capabilities::load(&mut sources)?,
         log: sources.take("log", value::log_filter)?.unwrap_or_default(),
         net_ticktime: sources
             .take("net_ticktime", value::ticktime)?

@@ -8,9 +8,11 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use gater_core::capability::PublicKey;
 use gater_core::channel::{Hmac, Priority};
 use toml::Value;
 
+use super::capabilities::Mode;
 use crate::observe::logs;
 
 /// What is wrong with a value.
@@ -191,6 +193,25 @@ pub fn deadline(given: Given<'_>) -> Result<Option<Duration>, Problem> {
         Ok(deadline) if !deadline.is_zero() => Ok(Some(deadline)),
         _ => Err(must_be(expected, given)),
     }
+}
+
+/// Whether tokens are needed.
+pub fn capability_mode(given: Given<'_>) -> Result<Mode, Problem> {
+    word(given, &["disabled", "optional", "required"]).map(|word| match word {
+        "optional" => Mode::Optional,
+        "required" => Mode::Required,
+        _ => Mode::Disabled,
+    })
+}
+
+/// Names of Ed25519 keys.
+pub fn dids(given: Given<'_>) -> Result<Vec<String>, Problem> {
+    let texts = given.value.as_array().map(|values| values.iter().map(Value::as_str).collect());
+    texts
+        .flatten()
+        .filter(|dids: &Vec<&str>| dids.iter().all(|did| PublicKey::from_did(did).is_ok()))
+        .map(|dids| dids.into_iter().map(Into::into).collect())
+        .ok_or_else(|| must_be("a list of did:key names of Ed25519 keys", given))
 }
 
 /// One of some words.

@@ -1,4 +1,4 @@
-//! What was to be published and was refused, counted by channel, publishing node and reason.
+//! What was to be published, or subscribed to, and was refused, counted by channel, publishing node and reason.
 //!
 //! The publisher is told with the answer; here it can be seen by whoever operates the gateway: a
 //! node with another secret, or one that publishes too much.
@@ -27,21 +27,33 @@ struct Key {
 pub struct Refusals(Mutex<BTreeMap<Key, u64>>);
 
 impl Refusals {
-    /// A message of `node` was refused on `channel`. Signatures are logged whenever their number
-    /// has doubled; a rate that is used up is the business of the publisher, who slows down.
+    /// A request of `node` was refused on `channel`. Signatures and capabilities are logged whenever
+    /// their number has doubled; a rate that is used up is the business of the publisher, who slows
+    /// down.
     pub fn count(&self, channel: &Atom, node: &Atom, refusal: Refusal) {
         let reason = refusal.as_atom();
         let count = self.add(Key { channel: channel.clone(), node: node.clone(), reason });
-        if refusal != Refusal::RateLimited && count.is_power_of_two() {
-            tracing::info!(
-                channel = channel.as_str(),
-                node = node.as_str(),
-                reason,
-                since_start = count,
+        if !count.is_power_of_two() {
+            return;
+        }
+        let advice = match refusal {
+            Refusal::RateLimited => return,
+            Refusal::SignatureRequired | Refusal::Signature(_) => {
                 "messages were refused for their signature: the node has another secret or clock, \
                  or does not sign"
-            );
-        }
+            }
+            Refusal::Unauthorized(_) => {
+                "requests were refused for their capability token: the node has none, or one that \
+                 does not allow this; capabilities.roots names who may grant"
+            }
+        };
+        tracing::info!(
+            channel = channel.as_str(),
+            node = node.as_str(),
+            reason,
+            since_start = count,
+            "{advice}"
+        );
     }
 
     fn add(&self, mut key: Key) -> u64 {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use foldhash::HashMap;
+use gater_core::capability::Unauthorized;
 use gater_core::channel::{Hmac, Policy, Priority, Subscribers, Topic};
 use gater_core::limit::RateLimiter;
 use gater_core::sign;
@@ -110,7 +111,7 @@ impl NotSubscribed {
     }
 }
 
-/// Why a message was not published.
+/// Why a message was not published, or a process not subscribed for want of a capability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// The topic's rate is used up.
@@ -119,6 +120,8 @@ pub enum Refusal {
     SignatureRequired,
     /// The signature is there but does not hold.
     Signature(sign::VerifyError),
+    /// The capability token is missing, or does not allow it.
+    Unauthorized(Unauthorized),
 }
 
 impl Refusal {
@@ -128,6 +131,7 @@ impl Refusal {
             Self::RateLimited => "rate_limited",
             Self::SignatureRequired => "signature_required",
             Self::Signature(error) => error.as_atom(),
+            Self::Unauthorized(reason) => reason.as_atom(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Channels: the requests to them, the subscribers on connected nodes ([`local`]), and those
 //! behind other gateways ([`remote`]).
 
+mod authority;
 pub mod broadcasts;
 mod gateway;
 mod keepers;
@@ -13,14 +14,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use foldhash::{HashMap, HashSet};
+use gater_core::capability::{Action, Unauthorized};
 use gater_core::channel::Topic;
 use gater_dist::Connection;
 use gater_dist::gen_server::From;
 use gater_term::{LocalPid, Pid, Reader, encode};
 
+pub use self::authority::Authority;
 use self::broadcasts::Broadcast;
 use self::keepers::Keeper;
-use self::local::Channel;
+use self::local::{Channel, Refusal};
 use self::remote::Relays;
 use super::secret::Secret;
 use super::{OK, error, error_with, unknown_request};
@@ -33,6 +36,7 @@ pub struct Channels {
     relays: Arc<Relays>,
     secret: Arc<Secret>,
     refusals: Arc<Refusals>,
+    authority: Authority,
     by_name: HashMap<String, Arc<Channel>>,
 }
 
@@ -43,10 +47,11 @@ impl Channels {
         relays: Arc<Relays>,
         secret: Arc<Secret>,
         refusals: Arc<Refusals>,
+        authority: Authority,
         channels: Vec<Arc<Channel>>,
     ) -> Self {
         let by_name = channels.into_iter().map(|c| (c.name().to_owned(), c)).collect();
-        Self { peers, relays, secret, refusals, by_name }
+        Self { peers, relays, secret, refusals, authority, by_name }
     }
 
     /// The channel of that name.
@@ -191,21 +196,30 @@ impl Channels {
         let name = reader.atom().map_err(|_| unknown())?;
         let known = matches!(
             (&*name, arity),
-            ("publish" | "subscribe" | "unsubscribe", 3)
+            ("publish" | "subscribe", 3 | 4)
+                | ("unsubscribe", 3)
                 | ("get_subscribers", 2)
-                | ("keep", 5)
+                | ("keep", 5 | 6)
                 | ("leave" | "forget" | "weigh", 4)
         );
         if !known {
             return Err(unknown());
         }
         let bad = |reason: &str| error_with("bad_topic", |out| encode::atom(out, reason));
-        let topic_and_message = reader.rest();
+        let topic_and_more = reader.rest();
         let topic = topic_of(&mut reader).map_err(bad)?;
         match &*name {
             "publish" => {
-                let body = request.slice_ref(topic_and_message);
-                self.publish(channel, caller, topic, reader.rest(), &body)?;
+                // To the end, unless a token follows: the message need not be read.
+                let message = match arity {
+                    4 => reader.skip().map_err(|_| unknown())?,
+                    _ => std::mem::replace(&mut reader, Reader::new(&[])).rest(),
+                };
+                let body = topic_and_more.len() - reader.rest().len();
+                let body = request.slice_ref(topic_and_more.get(..body).unwrap_or(topic_and_more));
+                let token = (arity == 4).then_some(reader);
+                self.authorize(channel, caller, topic, Action::Publish, token)?;
+                self.publish(channel, caller, topic, message, &body)?;
                 Ok(Done::Nothing)
             }
             "get_subscribers" => Ok(Done::List(topic.to_vec())),
@@ -218,8 +232,8 @@ impl Channels {
             subscription => {
                 let topic = Topic::new(topic).map_err(|error| bad(error.as_atom()))?;
                 let pid = reader.pid().map_err(|_| error("badarg"))?;
-                let by = match arity {
-                    3 => None,
+                let by = match subscription {
+                    "subscribe" | "unsubscribe" => None,
                     _ => Some(self.keeper(caller, arity, &mut reader)?),
                 };
                 if subscription == "forget" {
@@ -229,6 +243,8 @@ impl Channels {
                 if matches!(subscription, "unsubscribe" | "leave") {
                     return Ok(Done::End(End { topic, pid, by }));
                 }
+                let token = matches!(arity, 4 | 6).then_some(reader);
+                self.authorize(channel, caller, topic.as_bytes(), Action::Subscribe, token)?;
                 let peer = self.peers.of(&pid).map_err(|_| error("overloaded"))?;
                 let local = LocalPid::from(&pid);
                 Ok(Done::Subscribe(Subscription { topic, peer, local, keeper: by }))
@@ -250,11 +266,30 @@ impl Channels {
             return Err(error("badarg"));
         }
         let stamp = match arity {
-            5 => reader.integer().map_err(|_| error("badarg"))?.unsigned_abs(),
+            5 | 6 => reader.integer().map_err(|_| error("badarg"))?.unsigned_abs(),
             _ => 0,
         };
         let peer = self.peers.of(&relay).map_err(|_| error("overloaded"))?;
         Ok(Keeper { peer, relay: LocalPid::from(&relay), stamp })
+    }
+
+    /// Judges a request by the token that `token` is about to read, if the request has one.
+    fn authorize(
+        &self,
+        channel: &Channel,
+        caller: &Connection,
+        topic: &[u8],
+        action: Action,
+        token: Option<Reader<'_>>,
+    ) -> Result<(), Vec<u8>> {
+        // What is no binary is no token, whatever it is.
+        let token = token.map(|mut reader| reader.binary().unwrap_or_default());
+        let authorized = self.authority.authorize(channel.name(), topic, action, token);
+        authorized.map_err(|reason: Unauthorized| {
+            let refusal = Refusal::Unauthorized(reason);
+            self.refusals.count(channel.atom(), &caller.peer().name, refusal);
+            error_with("unauthorized", |out| encode::atom(out, reason.as_atom()))
+        })
     }
 
     fn publish(

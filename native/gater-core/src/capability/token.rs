@@ -1,0 +1,85 @@
+//! One token: its claims, and the bytes that are signed.
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::did::PublicKey;
+use super::grant::Grant;
+use super::{MAX_GRANTS, MAX_TOKEN_BYTES, Unauthorized};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    alg: String,
+    typ: String,
+}
+
+/// What a token says. A claim that is not known could be a condition, so there must be none.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claims {
+    pub iss: String,
+    pub aud: String,
+    pub exp: i64,
+    pub att: Vec<Grant>,
+    pub nbf: Option<i64>,
+    #[serde(rename = "iat")]
+    _iat: Option<i64>,
+    #[serde(rename = "nnc")]
+    _nnc: Option<String>,
+    #[serde(rename = "fct", default)]
+    _fct: Map<String, Value>,
+    #[serde(default)]
+    prf: Vec<String>,
+}
+
+/// A token, read and not verified.
+#[derive(Debug)]
+pub struct Token {
+    pub claims: Claims,
+    signed: Vec<u8>,
+    signature: [u8; 64],
+}
+
+impl Token {
+    /// Reads a token.
+    pub fn parse(token: &[u8]) -> Result<Self, Unauthorized> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(Unauthorized::TokenTooLarge);
+        }
+        Self::read(token).ok_or(Unauthorized::MalformedToken)
+    }
+
+    fn read(token: &[u8]) -> Option<Self> {
+        let token = std::str::from_utf8(token).ok()?;
+        let (signed, signature) = token.rsplit_once('.')?;
+        // There is no dot in base64: a third one is refused there.
+        let (header, claims) = signed.split_once('.')?;
+        let decode = |text: &str| BASE64_URL_SAFE_NO_PAD.decode(text).ok();
+        let header: Header = serde_json::from_slice(&decode(header)?).ok()?;
+        if header.alg != "EdDSA" || header.typ != "UCAN" {
+            return None;
+        }
+        let claims: Claims = serde_json::from_slice(&decode(claims)?).ok()?;
+        let is_good = claims.att.len() <= MAX_GRANTS
+            && claims.att.iter().all(Grant::is_well_formed)
+            && claims.prf.len() <= 1;
+        let signature = decode(signature)?.try_into().ok()?;
+        is_good.then(|| Self { claims, signed: signed.as_bytes().to_vec(), signature })
+    }
+
+    /// The token that this one is derived from.
+    pub fn proof(&self) -> Option<&str> {
+        self.claims.prf.first().map(String::as_str)
+    }
+
+    /// Whether the issuer has signed it.
+    pub fn verify(&self) -> Result<(), Unauthorized> {
+        match PublicKey::from_did(&self.claims.iss) {
+            Ok(key) if key.verify(&self.signed, &self.signature) => Ok(()),
+            _ => Err(Unauthorized::InvalidSignature),
+        }
+    }
+}
