@@ -41,7 +41,8 @@ end_per_suite(Config) ->
     gater_harness:stop(value(world, Config)).
 
 beam(World, Release) ->
-    Signing = [esdb_gater_nif, esdb_gater_canonical, esdb_gater_limit, esdb_pubsub_security],
+    Signing = [esdb_gater_nif, esdb_gater_bounds, esdb_gater_canonical, esdb_gater_config,
+               esdb_gater_limit, esdb_gater_nearest, esdb_pubsub_security],
     Beam = gater_harness:node(World, #{otp => Release, modules => [?MODULE | Signing]}),
     {ok, _} = gater_harness:on(Beam, fun() -> application:ensure_all_started(crypto) end),
     Beam.
