@@ -15,7 +15,7 @@ use crate::driver::batch::Batch;
 use crate::driver::caller_stats::{CallerStats, Seen};
 use crate::driver::cork;
 use crate::driver::item::Item;
-use crate::driver::outbox::{Coalesced, Loss, Outbox, Outcome};
+use crate::driver::outbox::{Coalesced, Loss, LossReason, Outbox, Outcome};
 use crate::gen_server::From;
 use crate::protocol::answer::{Answer, Reply};
 use crate::protocol::encode::{Format, Signal};
@@ -126,15 +126,25 @@ impl Connection {
         &self.peer
     }
 
-    /// Sends `payload` to a process of the peer.
-    pub fn send(&self, lane: Lane, to: LocalPid, payload: &Payload) {
-        self.push(lane, Item::One(to, payload.clone()));
+    /// Sends `payload` to the process of the peer that has the numbers `to`. Returns false if it
+    /// will not be sent: the connection has ended, or the payload is empty, which is no term.
+    ///
+    /// A [`LocalPid`] does not say which node it is of: see [`Connection::send_pid`].
+    pub fn send(&self, lane: Lane, to: LocalPid, payload: &Payload) -> bool {
+        !payload.is_empty() && self.push(lane, Item::One(to, payload.clone()))
     }
 
-    /// Sends `payload` to several processes of the peer; the payload is queued once.
-    pub fn send_many(&self, lane: Lane, to: &[LocalPid], payload: &Payload) {
+    /// As [`Connection::send`]; also false if `to` is a process of another node than the peer.
+    pub fn send_pid(&self, lane: Lane, to: &Pid, payload: &Payload) -> bool {
+        to.node == self.peer.name && self.send(lane, to.into(), payload)
+    }
+
+    /// Sends `payload` to several processes of the peer; the payload is queued once. Returns false
+    /// as [`Connection::send`] does.
+    pub fn send_many(&self, lane: Lane, to: &[LocalPid], payload: &Payload) -> bool {
         match to {
-            [] => {}
+            _ if payload.is_empty() => false,
+            [] => true,
             [one] => self.push(lane, Item::One(*one, payload.clone())),
             several => self
                 .push(lane, Item::Many { to: several.into(), from: 0, payload: payload.clone() }),
@@ -167,10 +177,14 @@ impl Connection {
         self.send_many(lane, to, draft.payload());
     }
 
-    /// Sends `payload` to a registered name on the peer.
-    pub fn send_name(&self, lane: Lane, name: &str, payload: &Payload) {
+    /// Sends `payload` to a registered name on the peer. Returns false as [`Connection::send`]
+    /// does, and for a name of more than 255 characters, which is no atom.
+    pub fn send_name(&self, lane: Lane, name: &str, payload: &Payload) -> bool {
+        if payload.is_empty() || Atom::new(name).is_err() {
+            return false;
+        }
         let control = self.format.send_name(name);
-        self.push(lane, Item::Signal(Signal { control, payload: payload.clone() }));
+        self.push(lane, Item::Signal(Signal { control, payload: payload.clone() }))
     }
 
     /// Answers a call that arrived on this connection with the encoded term `reply`,
@@ -282,7 +296,8 @@ impl Connection {
         self.ending.is_cancelled()
     }
 
-    fn push(&self, lane: Lane, item: Item) {
+    /// Queues an item; false if the connection has ended.
+    fn push(&self, lane: Lane, item: Item) -> bool {
         let corker = cork::corker();
         let mut item = Some(item);
         if let Some(number) = corker
@@ -294,16 +309,21 @@ impl Connection {
                 .outbox
                 .coalesce(number, lane, |batch| item.take().and_then(|item| batch.add(item)));
             if self.is_coalesced(coalesced) {
-                return;
+                return true;
             }
         }
-        let Some(item) = item else { return };
+        let Some(item) = item else { return true };
         match self.outbox.push(corker, lane, item) {
-            Outcome::Taken => {}
-            Outcome::Dropped(losses) => self.lost(losses.into_iter().map(|loss| (lane, loss))),
+            Outcome::Taken => true,
+            Outcome::Dropped(losses) => {
+                let open = losses.iter().all(|loss| loss.reason != LossReason::ConnectionLost);
+                self.lost(losses.into_iter().map(|loss| (lane, loss)));
+                open
+            }
             Outcome::Overflow(losses) => {
                 self.lost(losses.into_iter().map(|loss| (lane, loss)));
                 self.end(DownReason::Overflow(lane));
+                false
             }
         }
     }
@@ -325,8 +345,9 @@ impl Connection {
         coalesced != Coalesced::Refused
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
-        self.push(Lane::Control, Item::Signal(signal));
+    /// Queues a signal; false if the connection has ended.
+    pub(crate) fn signal(&self, signal: Signal) -> bool {
+        self.push(Lane::Control, Item::Signal(signal))
     }
 
     /// How to write to this peer.

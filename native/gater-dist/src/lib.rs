@@ -23,6 +23,10 @@ pub mod protocol;
 mod settings;
 mod term;
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub use bytes;
 pub use connection::{Connection, Peer};
 pub use driver::cork::{Cork, begin as cork};

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use gater_term::{Atom, encode, tag};
+use gater_term::{Atom, ScanError, Scanner, encode, tag};
 
 /// Bodies up to this many bytes are copied when a payload is made. A longer one shares the
 /// buffer it was read from and keeps it whole, which is at the most about four times as
@@ -116,6 +116,16 @@ impl Payload {
         Self { opening, head: whole.freeze(), body: Bytes::new() }
     }
 
+    /// Takes `term` if it is exactly one term that every node decodes. The conversions from bytes
+    /// check nothing: a payload that is no term makes a BEAM close the connection.
+    pub fn checked(term: Bytes) -> Result<Self, ScanError> {
+        let length = Scanner::default().scan(&term, 0)?;
+        if length < term.len() {
+            return Err(ScanError::Malformed("payload: something follows the term"));
+        }
+        Ok(term.into())
+    }
+
     /// The length in bytes, atoms written out.
     pub fn len(&self) -> usize {
         self.wire_len(false)
@@ -158,7 +168,7 @@ impl From<Vec<u8>> for Payload {
 }
 
 impl From<Bytes> for Payload {
-    /// Takes `term` as it is, without copying: meant for bytes of one's own.
+    /// Takes `term` as it is, unchecked and without copying: meant for bytes of one's own.
     fn from(term: Bytes) -> Self {
         Self { opening: None, head: Bytes::new(), body: term }
     }

@@ -204,3 +204,28 @@ async fn who_connects_is_connected_whoever_dialled() {
     a.shutdown(WITHIN).await;
     b.shutdown(WITHIN).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_sent_is_refused_and_the_connection_stays() {
+    let epmd = port_mapper().await;
+    let (a, b) = (node("a@127.0.0.1", epmd).await, node("b@127.0.0.1", epmd).await);
+    let connection = b.connect(a.name()).await.unwrap();
+    let (nil, nothing) = (Payload::from(vec![106]), Payload::from(vec![]));
+    let (theirs, ours) = (a.new_pid(), b.new_pid());
+    assert!(connection.send_pid(Lane::Normal, &theirs, &nil));
+    assert!(connection.send_name(Lane::Normal, "anybody", &nil));
+    // A process of this node, which has the numbers of one of the other.
+    assert!(!connection.send_pid(Lane::Normal, &ours, &nil));
+    assert!(!connection.send_name(Lane::Normal, &"n".repeat(300), &nil));
+    assert!(!connection.send_name(Lane::Normal, "anybody", &nothing));
+    assert!(!connection.send_pid(Lane::Normal, &theirs, &nothing));
+    // A list of three elements that has one.
+    assert!(Payload::checked(Bytes::from_static(&[108, 0, 0, 0, 3, 97, 1, 106])).is_err());
+    assert!(Payload::checked(Bytes::from_static(&[106, 106])).is_err());
+    assert_eq!(Payload::checked(Bytes::from_static(&[106])), Ok(nil.clone()));
+    assert!(!connection.is_closed());
+    connection.close("the test is over");
+    assert!(!connection.send_pid(Lane::Normal, &theirs, &nil));
+    a.shutdown(WITHIN).await;
+    b.shutdown(WITHIN).await;
+}

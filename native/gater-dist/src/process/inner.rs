@@ -108,14 +108,14 @@ impl Inner {
 
     /// Queues a signal, all in one lane: they leave in their order.
     fn transmit(&self, connection: &Arc<Connection>, signal: Signal) -> Result<(), SendError> {
-        if connection.is_closed() {
-            return Err(SendError::NoConnection(connection.reason().to_string()));
-        }
         if connection.outbox().waiting(Lane::Control) > self.max_waiting {
             return Err(SendError::Busy);
         }
-        connection.signal(signal);
-        Ok(())
+        if connection.signal(signal) {
+            Ok(())
+        } else {
+            Err(SendError::NoConnection(connection.reason().to_string()))
+        }
     }
 
     /// Puts a message into the mailbox of a process of this node; whether there is one.

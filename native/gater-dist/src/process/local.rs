@@ -191,11 +191,9 @@ impl Process {
             return;
         };
         let mut state = inner.state.lock();
-        match state.link(&self.pid, other, Via::over(&connection)) {
-            Ok(()) => connection.signal(wire::link(&self.pid, other)),
-            Err(reason) => state.exit_at_once(&self.pid, other, reason),
-        }
-        if connection.is_closed() {
+        if let Err(reason) = state.link(&self.pid, other, Via::over(&connection)) {
+            state.exit_at_once(&self.pid, other, reason);
+        } else if !connection.signal(wire::link(&self.pid, other)) || connection.is_closed() {
             state.lost(&connection);
         }
     }

@@ -383,7 +383,9 @@ impl Cluster {
         let (cluster, from) = (self.rpc.cluster(), self.replica.node_id());
         let envelope = Envelope { cluster, from, number, content: Content::Tell(answer) };
         match envelope.encode() {
-            Ok(payload) => to.send_name(Lane::Control, NAME, &payload),
+            Ok(payload) => {
+                to.send_name(Lane::Control, NAME, &payload);
+            }
             Err(error) => tracing::error!(%error, "an answer was not encoded"),
         }
     }

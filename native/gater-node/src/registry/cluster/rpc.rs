@@ -124,7 +124,9 @@ impl Rpc {
         let (from, content) = (trust.own_id(), Content::Key(message));
         let envelope = Envelope { cluster: None, from, number: 0, content };
         match envelope.encode() {
-            Ok(payload) => connection.send_name(Lane::Control, NAME, &payload),
+            Ok(payload) => {
+                connection.send_name(Lane::Control, NAME, &payload);
+            }
             Err(error) => tracing::error!(%error, "a message about the key was not encoded"),
         }
     }

@@ -424,7 +424,9 @@ impl Channel {
             for (peer, locals) in table.subscribers.get(topic).filter(|(p, _)| !p.is_gateway()) {
                 wanted = true;
                 match &*peer.link() {
-                    Some(link) => link.send_many(self.lane(), locals, &payload),
+                    Some(link) => {
+                        link.send_many(self.lane(), locals, &payload);
+                    }
                     None => self.undelivered(peer, locals),
                 }
             }
