@@ -38,7 +38,9 @@ pulse(Gateway, Silence, Missed) when Missed >= ?PINGS - 1 ->
                  [Gateway, Silence], #{application => erl_esdb_gater}),
     esdb_gater_transport:disconnect(Gateway);
 pulse(Gateway, Silence, Missed) ->
-    Ping = {'$gen_call', {self(), make_ref()}, info},
+    %% The answer is small, whatever the gateway has to tell of itself. One of an earlier version
+    %% answers that it does not know the request.
+    Ping = {'$gen_call', {self(), make_ref()}, ping},
     case erlang:send(esdb_gater_transport:address(esdb_gater_session, Gateway), Ping,
                      [noconnect, nosuspend]) of
         noconnect ->

@@ -6,7 +6,12 @@
 -export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
 -export([connections_beyond_the_open_files_are_refused_and_the_log_goes_on/1,
          a_soft_limit_of_open_files_is_raised/1,
-         a_limit_that_leaves_no_room_for_connections_is_refused_at_the_start/1]).
+         a_limit_that_leaves_no_room_for_connections_is_refused_at_the_start/1,
+         counts_of_departed_nodes_are_folded_and_info_stays_small/1,
+         an_outage_of_a_node_is_one_warning_and_its_total/1]).
+
+-define(CHANNELS, [esdb_channel_events, esdb_channel_metrics, esdb_channel_logging]).
+-define(SESSION, esdb_gater_session).
 
 -define(REGISTRY, esdb_gater_worker_registry).
 
@@ -15,7 +20,9 @@ suite() -> [{timetrap, {minutes, 4}}].
 all() ->
     [connections_beyond_the_open_files_are_refused_and_the_log_goes_on,
      a_soft_limit_of_open_files_is_raised,
-     a_limit_that_leaves_no_room_for_connections_is_refused_at_the_start].
+     a_limit_that_leaves_no_room_for_connections_is_refused_at_the_start,
+     counts_of_departed_nodes_are_folded_and_info_stays_small,
+     an_outage_of_a_node_is_one_warning_and_its_total].
 
 init_per_suite(Config) ->
     World = gater_harness:new(),
@@ -75,7 +82,92 @@ a_limit_that_leaves_no_room_for_connections_is_refused_at_the_start(Config) ->
     ?assertMatch({_, _}, binary:match(Log, <<"64 open files">>), Log),
     ?assertMatch({_, _}, binary:match(Log, <<"LimitNOFILE">>), Log).
 
+counts_of_departed_nodes_are_folded_and_info_stays_small(Config) ->
+    World = value(world, Config),
+    Gateway = gater_harness:gateway(World, #{env => [{"ESDB_GATER_LOST_GRACE_SECONDS", "5"}]}),
+    Beam = gater_harness:node(World),
+    Info = info_bytes(Beam, Gateway),
+    Nodes = 20,
+    [begin
+         Departed = gater_harness:node(World, #{name => "departed" ++ integer_to_list(N)}),
+         lose_messages(World, Beam, Gateway, Departed)
+     end || N <- lists:seq(1, 2)],
+    [lose_messages_of_raw_peer(World, Beam, Gateway, N) || N <- lists:seq(1, Nodes)],
+    gater_harness:until(fun() ->
+        #{dropped := Dropped} = gater_harness:call(Beam, {?SESSION, Gateway}, counts),
+        [others] =:= lists:usort([Node || #{node := Node} <- Dropped])
+            andalso lists:sum([Count || #{count := Count} <- Dropped]) >= Nodes + 2
+    end),
+    ?assertEqual(ok, gater_harness:call(Beam, {?SESSION, Gateway}, ping)),
+    %% Numbers have grown by a byte or two.
+    ?assert(abs(info_bytes(Beam, Gateway) - Info) < 16).
+
+an_outage_of_a_node_is_one_warning_and_its_total(Config) ->
+    World = value(world, Config),
+    Gateway = gater_harness:gateway(World),
+    Beam = gater_harness:node(World),
+    Name = gater_harness:unique("outage"),
+    Subscriber = #{node := Node} = gater_harness:node(World, #{name => Name}),
+    {_, Pid} = gater_harness:agent(Subscriber),
+    [ok = gater_harness:call(Beam, {Channel, Gateway}, {subscribe, <<"t">>, Pid}) || Channel <- ?CHANNELS],
+    ok = gater_harness:kill_node(World, Subscriber),
+    gater_harness:until(fun() -> lines_with(Gateway, [<<"disconnected\"">>, Node]) =/= [] end),
+    [ok = gater_harness:call(Beam, {Channel, Gateway}, {publish, <<"t">>, N})
+     || N <- lists:seq(1, 100), Channel <- ?CHANNELS],
+    ?assertMatch([_], lines_with(Gateway, [<<"not delivered">>, <<"WARN">>, Node])),
+    ?assertEqual([], lines_with(Gateway, [<<"were not delivered">>, Node])),
+    %% It comes back: the subscriber is gone with the node's earlier life, and nothing is lost any more.
+    Again = gater_harness:node(World, #{name => Name, modules => [?MODULE]}),
+    #{node := Gater} = Gateway,
+    pong = gater_harness:on(Again, fun() -> net_adm:ping(Gater) end),
+    gater_harness:until(fun() -> lines_with(Gateway, [<<"were not delivered">>, Node]) =/= [] end),
+    [Line] = lines_with(Gateway, [<<"were not delivered">>, Node]),
+    Lost = integer_to_binary(100 * length(?CHANNELS)),
+    ?assertMatch({_, _}, binary:match(Line, <<"\"lost\":", Lost/binary>>), Line),
+    ?assertMatch([_], lines_with(Gateway, [<<"not delivered">>, <<"WARN">>, Node])).
+
 %%% Helpers
+
+lines_with(Gateway, Texts) ->
+    [Line || Line <- binary:split(gater_harness:log(Gateway), <<"\n">>, [global]),
+             lists:all(fun(Text) -> binary:match(Line, text(Text)) =/= nomatch end, Texts)].
+
+text(Text) when is_atom(Text) -> atom_to_binary(Text);
+text(Text) -> Text.
+
+info_bytes(Beam, Gateway) ->
+    Info = #{node := _} = gater_harness:call(Beam, {?SESSION, Gateway}, info),
+    byte_size(term_to_binary(Info)).
+
+%% A subscriber on a node that goes away loses a message.
+lose_messages(World, Beam, Gateway, Departed = #{node := Node}) ->
+    {_, Pid} = gater_harness:agent(Departed),
+    ok = subscribe(Beam, Gateway, Pid),
+    ok = gater_harness:kill_node(World, Departed),
+    gater_harness:until(fun() -> publish_and_lost(Beam, Gateway, Node) end).
+
+lose_messages_of_raw_peer(World, Beam, Gateway, N) ->
+    Creation = 5,
+    Name = "raw" ++ integer_to_list(N) ++ "@127.0.0.1",
+    Cookie = gater_harness:cookie(World),
+    {ok, Socket} = gater_wire:connect(maps:get(port, Gateway), Name, Cookie, #{creation => Creation}),
+    Node = list_to_atom(Name),
+    ok = subscribe(Beam, Gateway, binary_to_term(pid_of(Name, Creation))),
+    ok = gen_tcp:close(Socket),
+    gater_harness:until(fun() -> publish_and_lost(Beam, Gateway, Node) end).
+
+%% NEW_PID_EXT, section "External Term Format" of the manual.
+pid_of(Name, Creation) ->
+    Atom = list_to_binary(Name),
+    <<131, 88, 119, (byte_size(Atom)), Atom/binary, 77:32, 0:32, Creation:32>>.
+
+subscribe(Beam, Gateway, Pid) ->
+    gater_harness:call(Beam, {esdb_channel_logging, Gateway}, {subscribe, <<"t">>, Pid}).
+
+%% Whether the node has lost a message, be it that it is counted with the others by now.
+publish_and_lost(Beam, Gateway, Node) ->
+    ok = gater_harness:call(Beam, {esdb_channel_logging, Gateway}, {publish, <<"t">>, 1}),
+    lines_with(Gateway, [<<"not delivered">>, Node]) =/= [].
 
 value(Key, Config) -> proplists:get_value(Key, Config).
 

@@ -302,7 +302,7 @@ refused_messages_are_counted_by_channel_reason_and_node(Config) ->
     {error, invalid_signature} = Publish(?SECURITY, signed(#{n => 1}, <<"wrong">>)),
     ok = Publish(slow, 1),
     {error, rate_limited} = Publish(slow, 2),
-    #{refused := Refused} = info(Config, Gateway),
+    #{refused := Refused} = gater_harness:call(Beam, {esdb_gater_session, Gateway}, counts),
     Counts = [{Channel, Reason, Count} || #{channel := Channel, node := N, reason := Reason, count := Count}
                                               <- Refused, N =:= Node],
     ?assertEqual([{?SECURITY, invalid_signature, 1}, {?SECURITY, signature_required, 5},

@@ -119,7 +119,7 @@ publish(Config, Channel, Count) ->
 
 %% How many messages the gateway says it did not deliver.
 dropped(Config, Channel, Node, Reason) ->
-    #{dropped := Dropped} = call(Config, esdb_gater_session, info),
+    #{dropped := Dropped} = call(Config, esdb_gater_session, counts),
     lists:sum([Count || #{channel := C, node := N, reason := R, count := Count} <- Dropped,
                         C =:= Channel, N =:= Node, R =:= Reason]).
 

@@ -319,6 +319,7 @@ async fn sweep(router: Arc<Router>, lost_grace: Duration) {
         for peer in &lost.forgotten {
             router.forget(peer);
         }
+        router.sessions.sweep();
         router.cluster.give_up(&lost.with_workers).await;
     }
 }

@@ -1,21 +1,26 @@
 //! What was published and not delivered, counted by channel, node, lane and reason.
 //!
-//! Nothing is lost in silence: each loss is counted here ([`Drops::encode`] shows the counts),
-//! told to telemetry handlers, and logged whenever a count has doubled.
+//! Nothing is lost in silence: each loss is counted here ([`Drops::encode`] shows the counts) and
+//! told to telemetry handlers. The log says once for each node that messages to it are being lost,
+//! and how many were lost when that is over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use gater_dist::{Lane, LossReason};
 use gater_term::{Atom, encode};
 use parking_lot::Mutex;
 
 use crate::observe::telemetry::{Event, Telemetry};
+use crate::transport::peers::Presence;
 
 /// Counts that are kept. Losses of further ones are counted as those of [`OTHERS`].
 const MAX_COUNTS: usize = 4096;
-/// In the place of the node where there are too many.
-const OTHERS: &str = "others";
+/// In the place of the node where there are too many, and for nodes that are not known any more.
+pub(super) const OTHERS: &str = "others";
+/// A node that is connected gets its messages again when it has lost none for this long.
+const OVER_AFTER: Duration = Duration::from_secs(5);
 
 /// Why a message did not reach its subscriber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,28 +63,39 @@ struct Key {
 
 /// The counts since the start.
 pub struct Drops {
-    counts: Mutex<BTreeMap<Key, u64>>,
+    inner: Mutex<Inner>,
     telemetry: Arc<Telemetry>,
+}
+
+#[derive(Default)]
+struct Inner {
+    counts: BTreeMap<Key, u64>,
+    /// By node; there are never more than counts.
+    outages: BTreeMap<Atom, Outage>,
+}
+
+/// A time in which messages to a node are lost.
+struct Outage {
+    lost: u64,
+    last: Instant,
 }
 
 impl Drops {
     /// No losses yet.
     pub fn new(telemetry: Arc<Telemetry>) -> Self {
-        Self { counts: Mutex::default(), telemetry }
+        Self { inner: Mutex::default(), telemetry }
     }
 
     /// So many messages of a channel did not reach their subscribers on `node`.
     pub fn count(&self, channel: &Atom, node: &Atom, lane: Lane, reason: Reason, messages: u64) {
         let key = Key { channel: channel.clone(), node: node.clone(), lane, reason };
-        let (before, after) = self.add(key, messages);
-        if before.leading_zeros() != after.leading_zeros() {
+        if self.add(key, messages, Instant::now()) {
             tracing::warn!(
                 channel = channel.as_str(),
                 node = node.as_str(),
                 lane = lane.name(),
                 reason = reason.as_atom(),
-                since_start = after,
-                "messages were not delivered"
+                "messages to the node are not delivered; their number is logged when that is over"
             );
         }
         self.telemetry.emit(Event::Dropped, |out| {
@@ -90,29 +106,88 @@ impl Drops {
         });
     }
 
-    /// The count before and after.
-    fn add(&self, mut key: Key, messages: u64) -> (u64, u64) {
-        let mut counts = self.counts.lock();
+    /// Adds to a count. Returns whether an outage of the node begins with it.
+    fn add(&self, mut key: Key, messages: u64, now: Instant) -> bool {
+        let mut inner = self.inner.lock();
+        let Inner { counts, outages } = &mut *inner;
         if counts.len() >= MAX_COUNTS
             && !counts.contains_key(&key)
             && let Ok(others) = Atom::new(OTHERS)
         {
             key.node = others;
         }
+        let begins = !outages.contains_key(&key.node);
+        let outage = outages.entry(key.node.clone()).or_insert(Outage { lost: 0, last: now });
+        outage.lost = outage.lost.saturating_add(messages);
+        outage.last = now;
         let count = counts.entry(key).or_default();
-        let before = *count;
-        *count = before.saturating_add(messages);
-        (before, *count)
+        *count = count.saturating_add(messages);
+        begins
+    }
+
+    /// Adds the counts of nodes that are not known any more to those of [`OTHERS`], so that they do
+    /// not grow with every node that ever was, and logs the end of outages.
+    pub fn sweep(&self, now: Instant, presence: impl Fn(&Atom) -> Presence) {
+        for (node, lost) in self.settle(now, presence) {
+            tracing::info!(
+                node = node.as_str(),
+                lost,
+                "messages to the node were not delivered; that is over, or the node is given up"
+            );
+        }
+    }
+
+    /// The outages that are over, with the messages that were lost in each.
+    fn settle(&self, now: Instant, presence: impl Fn(&Atom) -> Presence) -> Vec<(Atom, u64)> {
+        let nodes: BTreeSet<Atom> = {
+            let inner = self.inner.lock();
+            inner.counts.keys().map(|key| &key.node).chain(inner.outages.keys()).cloned().collect()
+        };
+        // Asked without the lock: who is asked has one of its own.
+        let known: BTreeMap<Atom, Presence> = nodes
+            .into_iter()
+            .filter(|node| node.as_str() != OTHERS)
+            .map(|node| (node.clone(), presence(&node)))
+            .collect();
+        let mut inner = self.inner.lock();
+        let Inner { counts, outages } = &mut *inner;
+        fold(counts, |key| {
+            let departed = known.get(&key.node) == Some(&Presence::Unknown);
+            Some(Key { node: Atom::new(OTHERS).ok()?, ..key.clone() }).filter(|_| departed)
+        });
+        let over: Vec<Atom> = outages
+            .iter()
+            .filter(|(node, outage)| match known.get(*node) {
+                Some(Presence::Unknown) => true,
+                Some(Presence::Away) => false,
+                Some(Presence::Connected) | None => now.duration_since(outage.last) >= OVER_AFTER,
+            })
+            .map(|(node, _)| node.clone())
+            .collect();
+        let ended = |node: Atom| outages.remove(&node).map(|outage| (node, outage.lost));
+        over.into_iter().filter_map(ended).collect()
     }
 
     /// `[#{channel, node, lane, reason, count}]`
     pub fn encode(&self, out: &mut Vec<u8>) {
-        let counts = self.counts.lock();
-        encode::list_of(out, counts.iter(), |out, (key, count)| {
+        let inner = self.inner.lock();
+        encode::list_of(out, inner.counts.iter(), |out, (key, count)| {
             encode_key(out, &key.channel, &key.node, key.lane, key.reason, 1);
             encode::atom(out, "count");
             encode::uint(out, *count);
         });
+    }
+}
+
+/// Adds the counts for which `into` names another key to those of that key.
+pub(super) fn fold<K: Ord + Clone>(counts: &mut BTreeMap<K, u64>, into: impl Fn(&K) -> Option<K>) {
+    let moved: Vec<(K, K)> =
+        counts.keys().filter_map(|key| Some((key.clone(), into(key)?))).collect();
+    for (from, to) in moved {
+        if let Some(count) = counts.remove(&from) {
+            let sum = counts.entry(to).or_default();
+            *sum = sum.saturating_add(count);
+        }
     }
 }
 
@@ -147,8 +222,8 @@ mod tests {
     }
 
     fn counts(drops: &Drops) -> Vec<(String, u64)> {
-        let counts = drops.counts.lock();
-        counts.iter().map(|(key, count)| (key.node.as_str().to_owned(), *count)).collect()
+        let inner = drops.inner.lock();
+        inner.counts.iter().map(|(key, count)| (key.node.as_str().to_owned(), *count)).collect()
     }
 
     #[test]
@@ -177,5 +252,48 @@ mod tests {
         let found = counts(&drops);
         assert_eq!(found.len(), MAX_COUNTS + 1);
         assert_eq!(found.iter().map(|(_, count)| count).sum::<u64>(), 2 * MAX_COUNTS as u64);
+    }
+
+    #[test]
+    fn counts_of_departed_nodes_are_folded_into_one_and_no_loss_is_left_out() {
+        let drops = Drops::new(Arc::default());
+        let channel = atom("esdb_channel_logging");
+        for n in 0..100 {
+            let node = atom(&format!("node{n}@h"));
+            drops.count(&channel, &node, Lane::Low, Reason::NotConnected, 2);
+        }
+        let stays = atom("node7@h");
+        let presence = |node: &Atom| match *node == stays {
+            true => Presence::Away,
+            false => Presence::Unknown,
+        };
+        for _ in 0..2 {
+            drops.sweep(Instant::now(), presence);
+            assert_eq!(counts(&drops), [("node7@h".into(), 2), (OTHERS.into(), 198)]);
+        }
+    }
+
+    #[test]
+    fn an_outage_begins_once_and_ends_with_its_total_when_the_node_gets_messages_again() {
+        let drops = Drops::new(Arc::default());
+        let start = Instant::now();
+        let key = |channel: &str, reason| Key {
+            channel: atom(channel),
+            node: atom("a@h"),
+            lane: Lane::Low,
+            reason,
+        };
+        assert!(drops.add(key("one", Reason::ConnectionLost), 5, start));
+        for n in 0..50 {
+            assert!(!drops.add(key("two", Reason::NotConnected), n, start));
+        }
+        let later = start + OVER_AFTER;
+        assert!(drops.settle(later, |_| Presence::Away).is_empty());
+        assert!(drops.settle(start, |_| Presence::Connected).is_empty());
+        assert_eq!(drops.settle(later, |_| Presence::Connected), [(atom("a@h"), 1230)]);
+        assert!(drops.settle(later, |_| Presence::Connected).is_empty());
+        assert!(drops.add(key("one", Reason::QueueFull), 1, later));
+        // One that is given up has had its outage.
+        assert_eq!(drops.settle(later, |_| Presence::Unknown), [(atom("a@h"), 1)]);
     }
 }

@@ -3,17 +3,17 @@
 //! The publisher is told with the answer; here it can be seen by whoever operates the gateway: a
 //! node with another secret, or one that publishes too much.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gater_term::{Atom, encode};
 use parking_lot::Mutex;
 
+use crate::observe::drops::{OTHERS, fold};
 use crate::services::channel::local::Refusal;
+use crate::transport::peers::Presence;
 
 /// Counts that are kept. Refusals of further nodes are counted as those of [`OTHERS`].
 const MAX_COUNTS: usize = 4096;
-/// In the place of the node where there are too many.
-const OTHERS: &str = "others";
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
@@ -69,6 +69,20 @@ impl Refusals {
         *count
     }
 
+    /// Adds the counts of nodes that are not known any more to those of [`OTHERS`].
+    pub fn sweep(&self, presence: impl Fn(&Atom) -> Presence) {
+        // Asked without the lock: who is asked has one of its own.
+        let nodes: BTreeSet<Atom> = self.0.lock().keys().map(|key| key.node.clone()).collect();
+        let departed: BTreeSet<Atom> = nodes
+            .into_iter()
+            .filter(|node| node.as_str() != OTHERS && presence(node) == Presence::Unknown)
+            .collect();
+        fold(&mut self.0.lock(), |key| {
+            let node = Atom::new(OTHERS).ok().filter(|_| departed.contains(&key.node))?;
+            Some(Key { node, ..key.clone() })
+        });
+    }
+
     /// `[#{channel, node, reason, count}]`
     pub fn encode(&self, out: &mut Vec<u8>) {
         let counts = self.0.lock();
@@ -105,5 +119,20 @@ mod tests {
         let counts = refusals.0.lock();
         assert_eq!(counts.len(), MAX_COUNTS + 1);
         assert_eq!(counts.values().sum::<u64>(), nodes);
+    }
+
+    #[test]
+    fn refusals_of_departed_nodes_are_folded_into_one() {
+        let refusals = Refusals::default();
+        let channel = Atom::new("esdb_channel_security").unwrap();
+        for n in 0..100 {
+            let node = Atom::new(&format!("node{n}@h")).unwrap();
+            refusals.count(&channel, &node, Refusal::SignatureRequired);
+        }
+        refusals.sweep(|_| Presence::Connected);
+        assert_eq!(refusals.0.lock().len(), 100);
+        refusals.sweep(|_| Presence::Unknown);
+        refusals.sweep(|_| Presence::Unknown);
+        assert_eq!(refusals.0.lock().values().copied().collect::<Vec<_>>(), [100]);
     }
 }

@@ -123,6 +123,8 @@ impl Sessions {
                 caller.reply(&from, OK);
             }
             Ok(Operation::Info) => caller.reply(&from, self.info()),
+            Ok(Operation::Counts) => caller.reply(&from, self.counts()),
+            Ok(Operation::Ping) => caller.reply(&from, OK),
             Err(BadRequest::BadArgument) => caller.reply(&from, error("badarg")),
             Err(BadRequest::Unknown) => caller.reply(&from, unknown_request(request)),
         }
@@ -202,6 +204,13 @@ impl Sessions {
         self.attached.lock().remove(&(peer.clone(), local))
     }
 
+    /// Counts of nodes that are not known any more are added up.
+    pub fn sweep(&self) {
+        let presence = |node: &Atom| self.peers.presence(node);
+        self.observed.drops.sweep(Instant::now(), presence);
+        self.observed.refusals.sweep(presence);
+    }
+
     /// An incarnation of a node is gone with its link.
     pub fn peer_gone(&self, peer: &PeerRef) {
         self.directory.detach_peer(peer);
@@ -244,7 +253,7 @@ impl Sessions {
         out
     }
 
-    /// A map of what the gateway holds now, and of what it did not deliver.
+    /// A map of what the gateway holds now. Its size is the same whatever has happened.
     fn info(&self) -> Vec<u8> {
         let subscriptions: usize = self.channels.iter().map(|c| c.subscriptions()).sum();
         let numbers = [
@@ -256,7 +265,7 @@ impl Sessions {
             ("log_lines_lost", logs::lost()),
         ];
         let mut out = Vec::with_capacity(256);
-        encode::map(&mut out, numbers.len() as u32 + 4);
+        encode::map(&mut out, numbers.len() as u32 + 2);
         encode::atom(&mut out, "node");
         encode::atom(&mut out, self.own_name.as_str());
         encode::atom(&mut out, "version");
@@ -265,6 +274,13 @@ impl Sessions {
             encode::atom(&mut out, name);
             encode::uint(&mut out, number);
         }
+        out
+    }
+
+    /// A map of what the gateway did not deliver and of what it refused, by node.
+    fn counts(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(256);
+        encode::map(&mut out, 2);
         encode::atom(&mut out, "dropped");
         self.observed.drops.encode(&mut out);
         encode::atom(&mut out, "refused");
@@ -288,6 +304,9 @@ enum Operation<'a> {
     Events(Pid, Vec<Event>),
     SetSecret(&'a [u8]),
     Info,
+    Counts,
+    /// The sign of life that shims ask for several times a second: its answer is small.
+    Ping,
 }
 
 enum BadRequest {
@@ -298,8 +317,12 @@ enum BadRequest {
 impl<'a> Operation<'a> {
     fn parse(request: &'a [u8]) -> Result<Self, BadRequest> {
         let mut reader = Reader::new(request);
-        if reader.is_atom("info") {
-            return Ok(Self::Info);
+        for (name, operation) in
+            [("ping", Self::Ping), ("info", Self::Info), ("counts", Self::Counts)]
+        {
+            if reader.is_atom(name) {
+                return Ok(operation);
+            }
         }
         let arity = reader.tuple().map_err(|_| BadRequest::Unknown)?;
         let name = reader.atom().map_err(|_| BadRequest::Unknown)?;

@@ -157,6 +157,17 @@ impl PeerRef {
     }
 }
 
+/// What a gateway knows of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// It is connected.
+    Connected,
+    /// It is not, and is remembered: it may come back.
+    Away,
+    /// It is not remembered.
+    Unknown,
+}
+
 /// The number of nodes that may be known at a time is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many nodes")]
@@ -434,6 +445,15 @@ impl Peers {
         table.get(node).is_some_and(|peers| {
             peers.iter().any(|peer| peer.creation() == creation && !peer.is_lost(grace))
         })
+    }
+
+    /// What is known of a node.
+    pub fn presence(&self, node: &Atom) -> Presence {
+        match self.table.lock().get(node) {
+            None => Presence::Unknown,
+            Some(peers) if peers.iter().any(PeerRef::online) => Presence::Connected,
+            Some(_) => Presence::Away,
+        }
     }
 
     /// Waits until every node that is known is connected.
