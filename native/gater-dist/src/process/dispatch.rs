@@ -91,7 +91,10 @@ impl Inner {
 
     /// Handles a control message; false if that is left to the node itself.
     fn control(&self, peer: &Arc<Connection>, control: &Control<'_>, payload: &Bytes) -> bool {
-        let is_node = |to: &Process<'_>| matches!(to, Process::Name { text, .. } if *text == NET_KERNEL.as_bytes());
+        let is_node = |to: &Process<'_>| match to {
+            Process::Name { text, .. } => *text == NET_KERNEL.as_bytes(),
+            Process::Pid(_) => false,
+        };
         match control {
             Control::Send { to, .. } | Control::Monitor { to, .. } if is_node(to) => return false,
             Control::Send { from, to } => {
@@ -132,6 +135,8 @@ impl Inner {
             Control::Monitor { from, to, reference: raw } => {
                 if let (Some(from), Some(to), Some(alias)) =
                     (pid_of(peer, from), self.target(to), reference(raw))
+                    // Else a peer could take the place of another one's monitor.
+                    && alias.node() == &from.node
                 {
                     self.monitored(peer, &from, to, alias);
                 }

@@ -39,10 +39,11 @@
 //!   panics, and its links and monitors are told. When the last handle is dropped ([`Node`],
 //!   [`Process`] or [`Caller`]), the node leaves EPMD and closes its connections; a server keeps
 //!   its node running. [`Node::shutdown`] waits for what is queued.
-//! * **Limits.** A message has at most [`Settings::max_message`](crate::Settings) bytes. A term that
-//!   is received is nested at most [`MAX_DECODED_DEPTH`](gater_term::MAX_DECODED_DEPTH) deep; others
-//!   are dropped and counted. A process has at most [`MAX_WATCHERS`] monitors and links of others.
-//! * **Foreign nodes** that have no monitors, as those of C's `ei`, report the end of a process only
+//! * **Limits.** A message has at most [`Settings::max_message`](crate::Settings) bytes. A term
+//!   that is received is nested at most [`MAX_DECODED_DEPTH`](gater_term::MAX_DECODED_DEPTH) deep;
+//!   others are dropped and counted. A process has at most [`MAX_WATCHERS`] monitors and links of
+//!   others.
+//! * **Foreign nodes** without monitors, as those of C's `ei`, report the end of a process only
 //!   by the end of the connection.
 
 mod call;
