@@ -149,18 +149,20 @@ decode(Jwt) when is_binary(Jwt) ->
 decode(_) ->
     {error, malformed_token}.
 
+%% Read from the JSON that would be signed: not every term has one.
 well_formed(#capability{sig = Sig} = Capability) ->
-    try claims_of(claims(Capability)) of
-        {ok, Same} ->
-            case Same#capability{sig = Sig} of
-                Capability when Sig =:= undefined; byte_size(Sig) =:= 64 -> {ok, Capability};
-                _ -> {error, malformed_token}
-            end;
-        error ->
-            {error, malformed_token}
+    try
+        {ok, Json} = esdb_gater_json:decode(esdb_gater_json:encode(claims(Capability))),
+        {ok, Same} = claims_of(Json),
+        Capability = Same#capability{sig = Sig},
+        true = is_signature(Sig),
+        {ok, Capability}
     catch
         error:_ -> {error, malformed_token}        % an element that is no claim
     end.
+
+is_signature(undefined) -> true;
+is_signature(Sig) -> is_binary(Sig) andalso byte_size(Sig) =:= 64.
 
 %% @private
 %% @doc A JWT as its record, and the bytes that are signed.

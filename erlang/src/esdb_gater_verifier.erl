@@ -27,6 +27,9 @@
 -define(MAX_GRANTS, 64).
 %% Seconds by which the clocks of two hosts may differ.
 -define(LEEWAY, 5).
+%% Of the curve: the field, and the ordinate of a point of order 8.
+-define(PRIME, ((1 bsl 255) - 19)).
+-define(ORDER_8, 16#7a03ac9277fdc74ec6cc392cfa53202a0f67100d760b3cba4fd84d3d706a17c7).
 
 %% @doc Whether this node admits a request to a topic of a channel that it serves, by the roots and
 %% the audience of its configuration.
@@ -72,7 +75,8 @@ authorize(Token, Resource, Action, #{roots := Roots, now := Now} = Options) ->
         Root = lists:last(Capabilities),
         require(lists:member(Root#capability.iss, Roots), untrusted_issuer),
         lists:foreach(fun check_signature/1, lists:reverse(Chain)),
-        lists:foreach(fun(Capability) -> check_time(Capability, Now) end, Capabilities),
+        lists:foreach(fun(Capability) -> check_end(Capability, Now) end, Capabilities),
+        lists:foreach(fun(Capability) -> check_beginning(Capability, Now) end, Capabilities),
         require(is_audience(Leaf, maps:get(audience, Options, [])), wrong_audience),
         require(lists:any(fun(Grant) -> esdb_capability:matches(Grant, Resource, Action) end,
                           Leaf#capability.att), not_granted),
@@ -91,6 +95,7 @@ chain(Token, Before) ->
     case esdb_capability:parts(Token) of
         {ok, Capability, Signed} ->
             require(length(Capability#capability.att) =< ?MAX_GRANTS, malformed_token),
+            require(length(Capability#capability.prf) =< 1, malformed_token),
             require(is_derived(Capability, Before), broken_chain),
             require(is_covered(Before, Capability), widened),
             proofs(Capability#capability.prf, [{Capability, Signed} | Before]);
@@ -99,8 +104,7 @@ chain(Token, Before) ->
     end.
 
 proofs([], Chain) -> lists:reverse(Chain);
-proofs([Proof], Chain) -> chain(Proof, Chain);
-proofs(_, _) -> throw({refused, malformed_token}).
+proofs([Proof], Chain) -> chain(Proof, Chain).
 
 is_derived(_Parent, []) -> true;
 is_derived(#capability{aud = Audience}, [{#capability{iss = Issuer}, _} | _]) ->
@@ -112,21 +116,26 @@ is_covered([{#capability{att = Grants}, _} | _], #capability{att = Granted}) ->
                   lists:any(fun(Wider) -> esdb_capability:covers(Wider, Grant) end, Granted)
               end, Grants).
 
-check_signature({#capability{iss = Issuer, sig = Signature}, Signed}) ->
+check_signature({#capability{iss = Issuer, sig = <<R:32/binary, _/binary>> = Signature}, Signed}) ->
     case esdb_identity:public_key_from_did(Issuer) of
         {ok, Key} ->
-            require(crypto:verify(eddsa, none, Signed, Signature, [Key, ed25519]),
+            require(not is_weak(Key) andalso not is_weak(R)
+                        andalso crypto:verify(eddsa, none, Signed, Signature, [Key, ed25519]),
                     invalid_signature);
         {error, _} ->
             throw({refused, invalid_signature})
     end.
 
-check_time(#capability{exp = Exp}, Now) when Exp =< Now ->
-    throw({refused, expired});
-check_time(#capability{nbf = Nbf}, Now) when is_integer(Nbf), Nbf > Now + ?LEEWAY ->
-    throw({refused, not_yet_valid});
-check_time(_, _) ->
-    ok.
+%% Whether a point is one of the eight of small order, in any of their encodings. Signatures of such
+%% a key need no private key, and OTP's crypto takes them.
+is_weak(<<Bytes:31/binary, Last>>) ->
+    Y = binary:decode_unsigned(<<Bytes/binary, (Last band 16#7f)>>, little) rem ?PRIME,
+    lists:member(Y, [0, 1, ?PRIME - 1, ?ORDER_8, ?PRIME - ?ORDER_8]).
+
+check_end(#capability{exp = Exp}, Now) -> require(Exp > Now, expired).
+
+check_beginning(#capability{nbf = undefined}, _Now) -> ok;
+check_beginning(#capability{nbf = Nbf}, Now) -> require(Nbf =< Now + ?LEEWAY, not_yet_valid).
 
 is_audience(_Leaf, []) -> true;
 is_audience(#capability{aud = Audience}, Audiences) -> lists:member(Audience, Audiences).

@@ -65,6 +65,43 @@ what_is_no_token_is_refused_test_() ->
     [?_assertEqual({error, malformed_token}, esdb_capability:decode(Encoded)) || Encoded <- Bad]
     ++ [?_assertEqual({error, token_too_large}, esdb_capability:decode(<<0:(8 * 32769)>>))].
 
+a_term_without_a_json_form_is_refused_and_raises_nothing_test_() ->
+    I = esdb_identity:generate(),
+    Token = esdb_capability:sign(esdb_capability:create(I, I, []), I),
+    Deep = lists:foldl(fun(_, Value) -> [Value] end, 1, lists:seq(1, 200)),
+    Bad = [Token#capability{exp = 1 bsl 64}, Token#capability{nbf = -(1 bsl 64)},
+           Token#capability{att = [a | b]}, Token#capability{prf = [<<"a">> | <<"b">>]},
+           Token#capability{sig = <<0:511>>}, Token#capability{nnc = <<1:1>>},
+           Token#capability{fct = #{a => 1}}
+           | [Token#capability{fct = #{<<"a">> => Fact}}
+              || Fact <- [1.5, self(), [1 | 2], <<255>>, Deep]]],
+    [fun() ->
+         ?assertEqual({error, malformed_token}, esdb_capability:jwt(Capability)),
+         Sent = term_to_binary(Capability),
+         ?assertEqual({error, malformed_token}, esdb_capability:decode(Sent)),
+         ?assertEqual({error, {unauthorized, malformed_token}},
+                      esdb_gater_verifier:admit(required, {token, Sent}, <<"esdb://a">>, <<"x">>))
+     end || Capability <- Bad].
+
+no_point_of_small_order_signs_test_() ->
+    %% The five ordinates, two of them written in a second way, each with either sign.
+    Prime = (1 bsl 255) - 19,
+    Order8 = 16#7a03ac9277fdc74ec6cc392cfa53202a0f67100d760b3cba4fd84d3d706a17c7,
+    Grants = [esdb_capability:grant(<<"*">>, <<"*">>)],
+    [fun() ->
+         Weak = esdb_identity:from_public_key(<<(Y + Sign bsl 255):256/little>>),
+         Token = esdb_capability:create(Weak, Weak, Grants),
+         Options = #{roots => [esdb_identity:did(Weak)], now => Token#capability.iat},
+         %% One of eight messages, about, has a signature that holds for a key of order 8.
+         [?assertEqual({error, invalid_signature},
+                       esdb_gater_verifier:authorize(
+                         esdb_capability:encode(
+                           Token#capability{nnc = integer_to_binary(N), sig = Signature}, jwt),
+                         <<"esdb://a">>, <<"x">>, Options))
+          || N <- lists:seq(1, 40),
+             Signature <- [<<1, 0:504>>, <<16#58, (binary:copy(<<16#66>>, 31))/binary, 1, 0:248>>]]
+     end || Y <- [0, 1, Prime - 1, Prime, Prime + 1, Order8, Prime - Order8], Sign <- [0, 1]].
+
 %%% Handing on
 
 the_audience_of_a_token_hands_on_a_part_of_it_test() ->

@@ -10,6 +10,7 @@
 
 mod did;
 mod grant;
+mod json;
 mod token;
 
 pub use self::did::{DidError, PublicKey};

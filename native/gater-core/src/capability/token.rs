@@ -2,11 +2,11 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde::{Deserialize, Deserializer};
 
 use super::did::PublicKey;
 use super::grant::Grant;
+use super::json::{Facts, Object, present};
 use super::{MAX_GRANTS, MAX_TOKEN_BYTES, Unauthorized};
 
 #[derive(Deserialize)]
@@ -23,16 +23,23 @@ pub struct Claims {
     pub iss: String,
     pub aud: String,
     pub exp: i64,
+    #[serde(deserialize_with = "grants")]
     pub att: Vec<Grant>,
+    #[serde(default, deserialize_with = "present")]
     pub nbf: Option<i64>,
-    #[serde(rename = "iat")]
+    #[serde(rename = "iat", default, deserialize_with = "present")]
     _iat: Option<i64>,
-    #[serde(rename = "nnc")]
-    _nnc: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    nnc: Option<String>,
     #[serde(rename = "fct", default)]
-    _fct: Map<String, Value>,
+    _fct: Facts,
     #[serde(default)]
     prf: Vec<String>,
+}
+
+fn grants<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Grant>, D::Error> {
+    let grants = Vec::<Object<Grant>>::deserialize(deserializer)?;
+    Ok(grants.into_iter().map(|Object(grant)| grant).collect())
 }
 
 /// A token, read and not verified.
@@ -58,14 +65,17 @@ impl Token {
         // There is no dot in base64: a third one is refused there.
         let (header, claims) = signed.split_once('.')?;
         let decode = |text: &str| BASE64_URL_SAFE_NO_PAD.decode(text).ok();
-        let header: Header = serde_json::from_slice(&decode(header)?).ok()?;
+        let Object::<Header>(header) = serde_json::from_slice(&decode(header)?).ok()?;
         if header.alg != "EdDSA" || header.typ != "UCAN" {
             return None;
         }
-        let claims: Claims = serde_json::from_slice(&decode(claims)?).ok()?;
+        let Object::<Claims>(claims) = serde_json::from_slice(&decode(claims)?).ok()?;
         let is_good = claims.att.len() <= MAX_GRANTS
             && claims.att.iter().all(Grant::is_well_formed)
-            && claims.prf.len() <= 1;
+            && claims.prf.len() <= 1
+            && !claims.iss.is_empty()
+            && !claims.aud.is_empty()
+            && claims.nnc.as_deref() != Some("");
         let signature = decode(signature)?.try_into().ok()?;
         is_good.then(|| Self { claims, signed: signed.as_bytes().to_vec(), signature })
     }
