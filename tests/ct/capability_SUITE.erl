@@ -232,6 +232,11 @@ a_channel_of_the_users_own_asks_for_tokens(Config) ->
     ?assertEqual({error, {unauthorized, capability_required}}, On(subscribe, [Pid])),
     ?assertEqual({error, {unauthorized, not_granted}}, On(publish, [m, Bad])),
     ok = On(subscribe, [Pid, Good]),
+    %% A peer may send any term, which does not end the channel.
+    [?assertEqual({error, {unauthorized, malformed_token}}, on(Config, fun() ->
+        gen_server:call(asks_for_tokens, {publish, <<"t">>, m, Token})
+     end)) || Token <- [none, term_to_binary(Good#capability{exp = 1 bsl 64}),
+                        term_to_binary(Good#capability{fct = #{<<"a">> => 1.5}})]],
     ok = On(publish, [m, Good]),
     gater_harness:until(fun() -> gater_harness:messages(Agent) =/= [] end).
 
