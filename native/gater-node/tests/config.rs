@@ -373,3 +373,18 @@ fn a_host_with_a_slash_does_not_lead_out_of_the_data_directory() {
     let config = load(flags, home.environment(&[])).unwrap().config;
     assert_eq!(config.data_dir, home.path(".local/state/esdb-gater/a@.._.._x"));
 }
+
+#[test]
+fn a_cookie_on_the_command_line_is_warned_of() {
+    let home = Home::new();
+    let secret = [("ESDB_GATER_SECRET", "s")];
+    let flags = Flags { cookie: Some("FLAG".into()), ..home.flags() };
+    let Loaded { config, warnings } = load(flags, home.environment(&secret)).unwrap();
+    assert_eq!(config.cookie.expose_secret(), b"FLAG");
+    assert!(
+        matches!(&warnings[..], [warning] if warning.contains("--cookie-file")),
+        "{warnings:?}"
+    );
+    let variables = [secret[0], ("ESDB_GATER_COOKIE", "VARIABLE")];
+    assert!(load(home.flags(), home.environment(&variables)).unwrap().warnings.is_empty());
+}

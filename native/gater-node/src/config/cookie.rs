@@ -31,7 +31,15 @@ pub fn find(sources: &mut Sources) -> Result<SecretSlice<u8>, ConfigError> {
             let Some(cookie) = sources.cookie()? else {
                 return Err(ConfigError::missing("cookie", "give it with --cookie-file"));
             };
-            check(cookie).map_err(|problem| sources.bad("cookie", &problem))
+            let cookie = check(cookie).map_err(|problem| sources.bad("cookie", &problem))?;
+            if sources.has_cookie_flag() {
+                sources.warn(
+                    "every user of this machine can see the cookie among the arguments of this \
+                     program: give it with --cookie-file"
+                        .into(),
+                );
+            }
+            Ok(cookie)
         }
         (_, Some(_)) => {
             let Some(path) = sources.take("cookie_file", value::path)? else {

@@ -198,6 +198,11 @@ impl Sources {
         Ok(Some(Cookie::Text(value.as_str().unwrap_or_default().into())))
     }
 
+    /// Whether the cookie that is used stands on the command line.
+    pub fn has_cookie_flag(&self) -> bool {
+        self.hosted_cookie.is_none() && self.cookie_flag.is_some()
+    }
+
     /// Refuses a secret that stands at `path` of a file that is not its owner's alone.
     fn check_private(&self, path: &str) -> Result<(), ConfigError> {
         if self.file_mode & OTHERS == 0 {

@@ -18,6 +18,7 @@ use super::codec::{self, DISK};
 use super::departed::Departed;
 use super::error::OpenError;
 use super::form;
+use super::log::disk;
 use super::types::{NodeId, SnapshotMeta};
 
 /// The first bytes of a snapshot file, with the version of its layout.
@@ -134,7 +135,7 @@ impl SnapshotFile {
             Sha256::new().chain_update(length).chain_update(&head).chain_update(body).finalize();
 
         let unfinished = self.unfinished();
-        let mut file = File::create(&unfinished)?;
+        let mut file = disk::create_private(&unfinished)?;
         for part in [MAGIC.as_slice(), digest.as_slice(), &length, &head, body] {
             file.write_all(part)?;
         }
@@ -158,7 +159,10 @@ impl SnapshotFile {
         }
         let mut bytes = Vec::new();
         match File::open(&self.path) {
-            Ok(mut file) => file.read_to_end(&mut bytes)?,
+            Ok(mut file) => {
+                disk::keep_private(&file, &self.path);
+                file.read_to_end(&mut bytes)?
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
         };

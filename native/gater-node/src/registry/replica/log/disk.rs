@@ -1,13 +1,16 @@
 //! The few operations the log needs of a disk, and a folder that has them.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::registry::replica::error::OpenError;
 
+/// The permissions of all files of a data directory: they name workers, and whoever writes them
+/// decides what the registry holds.
+const MODE: u32 = 0o600;
 /// Locked by the process that has the folder open.
 const LOCK_FILE: &str = "registry.lock";
 
@@ -54,12 +57,35 @@ impl Folder {
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let lock_path = path.join(LOCK_FILE);
         let io = |error| OpenError::Io { path: lock_path.clone(), error };
-        let lock = File::options().create(true).append(true).open(&lock_path).map_err(io)?;
+        let lock = File::options().create(true).append(true).mode(MODE).open(&lock_path);
+        let lock = lock.map_err(io)?;
+        keep_private(&lock, &lock_path);
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
             Err(TryLockError::Error(error)) => Err(io(error)),
         }
+    }
+}
+
+/// Makes the file at `path`, or empties the one that is there, for its owner alone.
+pub fn create_private(path: &Path) -> io::Result<File> {
+    let file = File::options().write(true).create(true).truncate(true).mode(MODE).open(path)?;
+    keep_private(&file, path);
+    Ok(file)
+}
+
+/// Takes the permissions of others from a file that was made with them.
+pub fn keep_private(file: &File, path: &Path) {
+    let narrow = || -> io::Result<()> {
+        if file.metadata()?.permissions().mode() & 0o7777 != MODE {
+            file.set_permissions(Permissions::from_mode(MODE))?;
+        }
+        Ok(())
+    };
+    if let Err(error) = narrow() {
+        let path = path.display();
+        tracing::warn!(%error, %path, "others may be able to get at the file: chmod 600 it");
     }
 }
 
@@ -79,11 +105,15 @@ impl Disk for Folder {
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = File::options();
-        Ok(Arc::new(options.read(true).write(true).create_new(true).open(self.path(name))?))
+        options.read(true).write(true).create_new(true).mode(MODE);
+        Ok(Arc::new(options.open(self.path(name))?))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(File::options().read(true).write(true).open(self.path(name))?))
+        let path = self.path(name);
+        let file = File::options().read(true).write(true).open(&path)?;
+        keep_private(&file, &path);
+        Ok(Arc::new(file))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -118,5 +148,30 @@ impl DiskFile for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_their_owners_alone_whatever_the_mode_of_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
+        let path = |name| folder.path().join(name);
+        for old in ["old", "snapshot", LOCK_FILE] {
+            fs::write(path(old), b"").unwrap();
+            fs::set_permissions(path(old), Permissions::from_mode(0o666)).unwrap();
+        }
+        let disk = Folder::open(folder.path()).unwrap();
+        disk.create("new").unwrap();
+        disk.open("old").unwrap();
+        create_private(&path("snapshot")).unwrap();
+        create_private(&path("first snapshot")).unwrap();
+        for name in ["new", "old", "snapshot", "first snapshot", LOCK_FILE] {
+            let mode = fs::metadata(path(name)).unwrap().permissions().mode() & 0o7777;
+            assert_eq!(mode, MODE, "{name}");
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! be read back.
 
 mod contents;
-mod disk;
+pub(super) mod disk;
 mod frame;
 mod memory;
 mod record;
