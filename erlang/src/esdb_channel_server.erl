@@ -142,13 +142,26 @@ publish_at_gateway(Channel, Publish) ->
 send(Channel, Publish) ->
     case esdb_gater_link:await_gateway(?TIMEOUT) of
         {ok, Gateway} ->
-            try gen_server:call(esdb_gater_transport:address(Channel, Gateway), Publish, ?TIMEOUT)
-            catch
-                exit:{noproc, _} -> {error, unknown_channel};
-                exit:_ -> {error, no_gateway}
+            case is_channel(Channel) of
+                true -> send_to(esdb_gater_transport:address(Channel, Gateway), Publish);
+                false -> {error, unknown_channel}
             end;
         {error, _} = Error ->
             Error
+    end.
+
+send_to(Address, Publish) ->
+    try gen_server:call(Address, Publish, ?TIMEOUT)
+    catch
+        exit:{noproc, _} -> {error, unknown_channel};
+        exit:_ -> {error, no_gateway}
+    end.
+
+%% A gateway has processes that are no channels: nothing is sent to them.
+is_channel(Channel) ->
+    case esdb_channel_sup:relay(Channel) of
+        {ok, _} -> true;
+        none -> is_map_key(Channel, esdb_gater_link:gateway_channels())
     end.
 
 %% @doc The topic's subscribers on all nodes, in no order. Those of a node that does not answer
@@ -179,8 +192,8 @@ of_gateway(Channel, Topic) ->
     lists:usort(lists:append(Local) ++ (AtGateway -- Relays)).
 
 at_gateway(Channel, Topic) ->
-    case esdb_gater_link:gateway() of
-        {ok, Gateway} ->
+    case {esdb_gater_link:gateway(), is_channel(Channel)} of
+        {{ok, Gateway}, true} ->
             try gen_server:call(esdb_gater_transport:address(Channel, Gateway),
                                 {get_subscribers, Topic}, ?TIMEOUT) of
                 Pids when is_list(Pids) -> Pids;
@@ -188,7 +201,7 @@ at_gateway(Channel, Topic) ->
             catch
                 exit:_ -> []
             end;
-        none ->
+        _ ->
             []
     end.
 

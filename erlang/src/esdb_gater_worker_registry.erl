@@ -21,7 +21,7 @@ unregister_worker(StoreId, Pid) ->
     esdb_gater_api:unregister_worker(StoreId, Pid).
 
 %% @doc Returns the workers of a store in order of registration.
--spec get_workers(esdb_gater_api:store_id()) -> {ok, [#worker_entry{}]} | {error, no_gateway}.
+-spec get_workers(esdb_gater_api:store_id()) -> {ok, [#worker_entry{}]} | {error, no_gateway | badarg}.
 get_workers(StoreId) ->
     case esdb_gater_api:get_workers(StoreId) of
         {ok, Workers} -> {ok, entries(StoreId, Workers)};

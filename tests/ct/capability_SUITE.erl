@@ -191,7 +191,7 @@ refusals_are_counted(Config) ->
     Node = maps:get(node, value(shim, Config)),
     Count = fun() ->
         #{refused := Refused} = gater_harness:call(value(shim, Config),
-            {esdb_gater_session, value(gateway, Config)}, info),
+            {esdb_gater_session, value(gateway, Config)}, counts),
         lists:sum([N || #{channel := ?CHANNEL, node := From, reason := not_granted, count := N} <- Refused,
                         From =:= Node])
     end,

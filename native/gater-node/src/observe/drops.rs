@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use crate::observe::telemetry::{Event, Telemetry};
 use crate::transport::peers::Presence;
 
-/// Counts that are kept. Losses of further ones are counted as those of [`OTHERS`].
+/// Counts that are kept. Losses of further ones are counted as those of `OTHERS`.
 const MAX_COUNTS: usize = 4096;
 /// In the place of the node where there are too many, and for nodes that are not known any more.
 pub(super) const OTHERS: &str = "others";
@@ -125,7 +125,7 @@ impl Drops {
         begins
     }
 
-    /// Adds the counts of nodes that are not known any more to those of [`OTHERS`], so that they do
+    /// Adds the counts of nodes that are not known any more to those of `OTHERS`, so that they do
     /// not grow with every node that ever was, and logs the end of outages.
     pub fn sweep(&self, now: Instant, presence: impl Fn(&Atom) -> Presence) {
         for (node, lost) in self.settle(now, presence) {

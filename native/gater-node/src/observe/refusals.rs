@@ -12,7 +12,7 @@ use crate::observe::drops::{OTHERS, fold};
 use crate::services::channel::local::Refusal;
 use crate::transport::peers::Presence;
 
-/// Counts that are kept. Refusals of further nodes are counted as those of [`OTHERS`].
+/// Counts that are kept. Refusals of further nodes are counted as those of `OTHERS`.
 const MAX_COUNTS: usize = 4096;
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,7 +69,7 @@ impl Refusals {
         *count
     }
 
-    /// Adds the counts of nodes that are not known any more to those of [`OTHERS`].
+    /// Adds the counts of nodes that are not known any more to those of `OTHERS`.
     pub fn sweep(&self, presence: impl Fn(&Atom) -> Presence) {
         // Asked without the lock: who is asked has one of its own.
         let nodes: BTreeSet<Atom> = self.0.lock().keys().map(|key| key.node.clone()).collect();
