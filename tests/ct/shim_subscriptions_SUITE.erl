@@ -103,10 +103,12 @@ a_process_that_subscribes_again_is_subscribed(Config) ->
     ok = unsubscribe(b, Config, Pid),
     ok = subscribe(a, Config, Pid),
     published(b, Config, Subscriber, [again]),
+    Before = subscriptions(Config),
     %% Also when it is made again after a loss: the ending was before.
     lose_gateways(a, Config),
     come_back(value(a, Config), Config),
-    until(fun() -> at_gateways(Config) =:= [Pid] end),
+    %% Until the shim has taken it back at the gateway that it used before, both deliver.
+    until(fun() -> at_gateways(Config) =:= [Pid] andalso subscriptions(Config) =:= Before end),
     published(b, Config, Subscriber, [again, again]).
 
 %%% Processes of a node with the application
@@ -339,6 +341,14 @@ at_gateways(Config) ->
         [gater_harness:call(value(plain, Config), {?EVENTS, Gateway},
                             {get_subscribers, value(topic, Config)})
          || Gateway <- value(gateways, Config)])).
+
+%% The number of subscriptions at all gateways.
+subscriptions(Config) ->
+    lists:sum([begin
+                   #{subscriptions := Count} =
+                       gater_harness:call(value(plain, Config), {esdb_gater_session, Gateway}, info),
+                   Count
+               end || Gateway <- value(gateways, Config)]).
 
 %% It takes no gateway for what it is, until it comes back.
 lose_gateways(Shim, Config) ->
