@@ -251,15 +251,15 @@ attenuate(Token, #capability{att = Granted}, Grants) ->
                   end, Grants),
     Token#capability{att = Grants}.
 
-%% @doc Who grants.
+%% @doc Returns the DID of the identity that grants.
 -spec issuer(capability()) -> esdb_identity:did() | undefined.
 issuer(#capability{iss = Issuer}) -> Issuer.
 
-%% @doc Who is granted.
+%% @doc Returns the DID of the identity that is granted the token.
 -spec audience(capability()) -> esdb_identity:did() | undefined.
 audience(#capability{aud = Audience}) -> Audience.
 
-%% @doc What is granted.
+%% @doc Returns the grants of the token.
 -spec grants(capability()) -> [grant()] | undefined.
 grants(#capability{att = Grants}) -> Grants.
 
