@@ -103,7 +103,7 @@ init([]) ->
     _ = net_kernel:monitor_nodes(true, [{node_type, visible}]),
     %% After a crash of this process the program still runs, and the link uses what it did.
     Born = kept(born, fun now_us/0),
-    State = case {esdb_gater_facts:get(hosting), esdb_gater_facts:get(program)} of
+    State = case {esdb_gater_shared_state:get(hosting), esdb_gater_shared_state:get(program)} of
                 {{ok, Since}, {ok, Program}} ->
                     #state{born = Born, role = {hosting, Since}, program = Program,
                            using = {node(), Program}};
@@ -136,7 +136,7 @@ handle_cast({program_up, Gateway}, State) ->
 handle_cast(Down, State) when Down =:= program_down; Down =:= port_started ->
     {noreply, decide(not_using(own, State#state{program = none}))};
 handle_cast(program_fails, #state{role = {hosting, _}} = State) ->
-    ok = esdb_gater_facts:unset(hosting),
+    ok = esdb_gater_shared_state:unset(hosting),
     case decide(State#state{program = none, able = false, role = seeking}) of
         #state{role = {hosting, _}} = Tries -> {noreply, Tries};
         Next -> {noreply, stop_program(Next)}
@@ -149,7 +149,7 @@ handle_cast({gateway_lost, Gateway}, #state{using = {Host, Gateway}, probe = und
                           answers = false}};
 handle_cast(renamed, #state{peers = Peers}) ->
     maps:foreach(fun(_, {Ref, _}) -> erlang:demonitor(Ref, [flush]) end, Peers),
-    [esdb_gater_facts:unset(Fact) || Fact <- [embedded, hosting, born]],
+    [esdb_gater_shared_state:unset(Fact) || Fact <- [embedded, hosting, born]],
     ok = esdb_gater_link:embedded_down(),
     {noreply, #state{born = kept(born, fun now_us/0)}, {continue, start}};
 handle_cast({adopted, Using}, #state{using = Using} = State) ->
@@ -192,7 +192,7 @@ handle_info(_Message, State) ->
 
 -spec terminate(term(), #state{}) -> ok.
 terminate(Reason, _State) when Reason =:= shutdown; Reason =:= normal ->
-    [esdb_gater_facts:unset(Fact) || Fact <- [embedded, hosting, born]],
+    [esdb_gater_shared_state:unset(Fact) || Fact <- [embedded, hosting, born]],
     ok;
 terminate(_Reason, _State) ->
     ok.
@@ -266,7 +266,7 @@ follow(host, _Members, State) ->
     case is_gathered(State) of
         true ->
             Since = now_us(),
-            ok = esdb_gater_facts:set(hosting, Since),
+            ok = esdb_gater_shared_state:set(hosting, Since),
             Hosting = not_waiting(State#state{role = {hosting, Since}}),
             follow(host, members(Hosting), Hosting);
         {false, Waiting} ->
@@ -300,7 +300,7 @@ not_waiting(State) ->
 
 %% The gateway has been lost a while ago. Its host may be silent, or only be out of its reach.
 probed(Host, #state{using = {Host, Gateway}, answers = Answers, unreached = Unreached} = State) ->
-    case esdb_gater_facts:get(gateway) of
+    case esdb_gater_shared_state:get(gateway) of
         {ok, Gateway} ->
             State#state{unreached = 0};
         _ when Host =:= node() ->
@@ -323,7 +323,7 @@ run(State) ->
     State.
 
 step_down(Role, #state{role = {hosting, _}} = State) ->
-    ok = esdb_gater_facts:unset(hosting),
+    ok = esdb_gater_shared_state:unset(hosting),
     linger(State#state{role = Role});
 step_down(Role, State) ->
     State#state{role = Role}.
@@ -353,7 +353,7 @@ start_using({Host, Gateway} = Using, State) ->
     end.
 
 use({_, Gateway} = Using, State) ->
-    ok = esdb_gater_facts:set(embedded, Gateway),
+    ok = esdb_gater_shared_state:set(embedded, Gateway),
     ok = esdb_gater_link:embedded_up(Gateway),
     State#state{using = Using}.
 
@@ -378,14 +378,14 @@ not_using(_Which, #state{using = none} = State) ->
 not_using(own, #state{using = {Host, _}} = State) when Host =/= node() ->
     State;
 not_using(_Which, State) ->
-    ok = esdb_gater_facts:unset(embedded),
+    ok = esdb_gater_shared_state:unset(embedded),
     ok = esdb_gater_link:embedded_down(),
     State#state{using = none}.
 
 kept(Fact, Make) ->
-    case esdb_gater_facts:get(Fact) of
+    case esdb_gater_shared_state:get(Fact) of
         {ok, Value} -> Value;
-        none -> Value = Make(), ok = esdb_gater_facts:set(Fact, Value), Value
+        none -> Value = Make(), ok = esdb_gater_shared_state:set(Fact, Value), Value
     end.
 
 now_us() ->

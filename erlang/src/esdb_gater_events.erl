@@ -26,7 +26,7 @@ start_link() ->
 %% @doc Hands an event over. Does not wait.
 -spec dispatch(esdb_gater_telemetry:event(), Measurements :: map(), Metadata :: map()) -> ok.
 dispatch(Event, Measurements, Metadata) ->
-    case esdb_gater_facts:get(events) of
+    case esdb_gater_shared_state:get(events) of
         {ok, Counters} ->
             case counters:get(Counters, ?WAITING) < ?MOST_WAITING of
                 true ->
@@ -42,7 +42,7 @@ dispatch(Event, Measurements, Metadata) ->
 -spec init([]) -> {ok, counters:counters_ref()}.
 init([]) ->
     Counters = counters:new(2, []),
-    ok = esdb_gater_facts:set(events, Counters),
+    ok = esdb_gater_shared_state:set(events, Counters),
     {ok, Counters}.
 
 -spec handle_call(term(), gen_server:from(), State) -> {reply, {error, unknown_request}, State}.

@@ -1,7 +1,7 @@
 %%% @private
 %%% @doc The link of this node to a gateway, as the rest of the application calls it. The
 %%% process behind it is {@link esdb_gater_session}; what can be known without asking it comes
-%%% from {@link esdb_gater_facts}.
+%%% from {@link esdb_gater_shared_state}.
 %%% @end
 -module(esdb_gater_link).
 
@@ -12,6 +12,7 @@
 
 -define(SERVER, esdb_gater_worker_registry).
 -define(TIMEOUT, 5000).                 % ms a caller waits for a gateway
+-define(RESTART_MS, 10).                % ms until a crashed link is looked for again
 
 -spec register_worker(term(), term()) -> ok | {error, term()}.
 register_worker(StoreId, Pid) ->
@@ -24,7 +25,7 @@ unregister_worker(StoreId, Pid) ->
 %% @doc Returns when there has been a gateway since the start.
 -spec await_copy() -> ok | {error, no_gateway}.
 await_copy() ->
-    case esdb_gater_facts:get(copy) of
+    case esdb_gater_shared_state:get(copy) of
         {ok, ready} -> ok;
         none -> wait({await, copy, ?TIMEOUT})
     end.
@@ -43,12 +44,12 @@ out_of_reach() ->
 %% @doc The gateway in use.
 -spec gateway() -> {ok, node()} | none.
 gateway() ->
-    esdb_gater_facts:get(gateway).
+    esdb_gater_shared_state:get(gateway).
 
 %% @doc The gateway in use; waits for one if there is none, but in a handler of `logger'.
 -spec await_gateway(Milliseconds :: non_neg_integer()) -> {ok, node()} | {error, no_gateway}.
 await_gateway(Timeout) ->
-    case esdb_gater_facts:get(gateway) of
+    case esdb_gater_shared_state:get(gateway) of
         {ok, _} = Ok -> Ok;
         none ->
             case in_logger() of
@@ -66,12 +67,12 @@ in_logger() ->
 %% used as it is configured, and there is none of another node.
 -spec is_hopeless() -> boolean().
 is_hopeless() ->
-    esdb_gater_facts:get(refused) =/= none andalso esdb_gater_facts:get(embedded) =:= none.
+    esdb_gater_shared_state:get(refused) =/= none andalso esdb_gater_shared_state:get(embedded) =:= none.
 
 %% @doc The channels of the gateway, as it has told them.
 -spec gateway_channels() -> #{atom() => map()}.
 gateway_channels() ->
-    case esdb_gater_facts:get(channels) of
+    case esdb_gater_shared_state:get(channels) of
         {ok, Channels} -> Channels;
         none -> #{}
     end.
@@ -129,7 +130,24 @@ wait(Request) ->
         false -> call(Request)
     end.
 
+%% The link is restarted when it crashes. A request that met the crash is made again: each of them
+%% may be made twice.
 call(Request) ->
-    try gen_server:call(?SERVER, Request, 2 * ?TIMEOUT)
-    catch exit:_ -> {error, no_gateway}
+    call(Request, erlang:monotonic_time(millisecond) + 2 * ?TIMEOUT).
+
+call(Request, Deadline) ->
+    Left = max(0, Deadline - erlang:monotonic_time(millisecond)),
+    try gen_server:call(?SERVER, Request, Left)
+    catch
+        exit:{Reason, _} when Reason =:= timeout; Reason =:= calling_self ->
+            {error, no_gateway};
+        exit:_ ->
+            case Left > 0 andalso is_running() of
+                true -> timer:sleep(?RESTART_MS), call(Request, Deadline);
+                false -> {error, no_gateway}
+            end
     end.
+
+%% The supervisor ends with the application, or when the link cannot be kept running.
+is_running() ->
+    whereis(erl_esdb_gater_sup) =/= undefined.

@@ -82,8 +82,8 @@ pipe_started() ->
 -spec init([]) -> {ok, #state{}}.
 init([]) ->
     process_flag(trap_exit, true),
-    ok = esdb_gater_facts:unset(program),
-    ok = esdb_gater_facts:unset(refused),
+    ok = esdb_gater_shared_state:unset(program),
+    ok = esdb_gater_shared_state:unset(refused),
     ok = esdb_gater_pipe:shut(),
     ok = esdb_gater_embedded:port_started(),
     _ = erlang:send_after(?LOOK, self(), look),
@@ -222,7 +222,7 @@ follow_name(State) ->
     ?LOG_NOTICE("erl_esdb_gater: this node is called ~ts now; the embedded gateway is started "
                 "again", [node()], #{application => erl_esdb_gater}),
     Stopped = end_program(State),
-    ok = esdb_gater_facts:unset(refused),
+    ok = esdb_gater_shared_state:unset(refused),
     ok = esdb_gater_embedded:renamed(),
     Stopped#state{node = node(), scope = none, refused = false, failures = 0}.
 
@@ -248,7 +248,7 @@ serves(Node, #state{timer = Timer, reach = Reach, port = Port} = State) ->
     ?LOG_INFO("erl_esdb_gater: the embedded gateway ~ts serves", [Node],
               #{application => erl_esdb_gater}),
     _ = Reach =:= piped andalso esdb_gater_pipe:open(Port),
-    ok = esdb_gater_facts:set(program, Node),
+    ok = esdb_gater_shared_state:set(program, Node),
     ok = esdb_gater_embedded:program_up(Node),
     State#state{ready = true, timer = undefined}.
 
@@ -270,7 +270,7 @@ said(undefined) -> "it has not said why";
 said(Said) -> Said.
 
 gone(#state{port = Port, timer = Timer} = State) ->
-    ok = esdb_gater_facts:unset(program),
+    ok = esdb_gater_shared_state:unset(program),
     ok = esdb_gater_pipe:shut(),
     ok = esdb_gater_embedded:program_down(),
     ok = esdb_gater_program:close(Port),
@@ -279,7 +279,7 @@ gone(#state{port = Port, timer = Timer} = State) ->
 
 %% To try again would be in vain.
 give_up(State) ->
-    ok = esdb_gater_facts:set(refused, true),
+    ok = esdb_gater_shared_state:set(refused, true),
     ok = esdb_gater_embedded:program_fails(),
     State#state{refused = true}.
 
@@ -289,7 +289,7 @@ again(#state{failures = Failures} = State) ->
     State#state{failures = Failures + 1, timer = erlang:start_timer(Pause, self(), start)}.
 
 end_program(#state{port = Port, os_pid = OsPid, timer = Timer} = State) ->
-    ok = esdb_gater_facts:unset(program),
+    ok = esdb_gater_shared_state:unset(program),
     cancel(Timer),
     ok = stop_program(Port, OsPid),
     ok = esdb_gater_pipe:shut(),

@@ -48,7 +48,7 @@ tell(StoreId, Request) ->
 lost(StoreId, Type) ->
     Now = erlang:monotonic_time(millisecond),
     Key = {lost_requests, StoreId},
-    {Count, Last} = case esdb_gater_facts:get(Key) of
+    {Count, Last} = case esdb_gater_shared_state:get(Key) of
                         {ok, Known} -> Known;
                         none -> {0, Now - ?WARN_EVERY_MS}
                     end,
@@ -64,7 +64,7 @@ lost(StoreId, Type) ->
 
 %% There is nowhere to remember it while the application does not run: then each is logged.
 remember(Key, Value) ->
-    try esdb_gater_facts:set(Key, Value)
+    try esdb_gater_shared_state:set(Key, Value)
     catch error:badarg -> ok
     end.
 

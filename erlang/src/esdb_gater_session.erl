@@ -7,7 +7,7 @@
 %%% <li>connects to a gateway: the embedded one when told that it can serve, or one of those
 %%%     that {@link esdb_gater_gateways} chooses from, the next when one is lost;</li>
 %%% <li>attaches a session there and keeps this node's copy of the registry
-%%%     ({@link esdb_gater_copy}) by what the session sends;</li>
+%%%     ({@link esdb_gater_mirror}) by what the session sends;</li>
 %%% <li>registers again what was registered through this node, still lives and is missing there,
 %%%     and has its followers, the relays of the channels, subscribe again;</li>
 %%% <li>carries registrations to the gateway ({@link esdb_gater_pending}). One that finds no
@@ -25,7 +25,7 @@
 %%% this process keeps its messages in order (it must not use `message_queue_data').
 %%%
 %%% A lost connection shows at once. A gateway that keeps it and does not answer is found out by
-%%% {@link esdb_gater_pulse}.
+%%% {@link esdb_gater_heartbeat}.
 %%% @end
 -module(esdb_gater_session).
 
@@ -78,14 +78,14 @@
     relays = #{} :: #{pid() => []},         % followers that have not yet subscribed again
     rev :: integer() | undefined,           % of the last message; undefined before the reset
     info :: map() | undefined,              % the answer to attach
-    unconfirmed = #{} :: esdb_gater_copy:unconfirmed(),
+    unconfirmed = #{} :: esdb_gater_mirror:unconfirmed(),
     settled = false :: boolean(),           % this gateway knows whatever there is
     out_of_reach = false :: boolean(),      % no gateway was reached when each was tried last
     pending = esdb_gater_pending:new() :: esdb_gater_pending:pending(),
-    waiting = esdb_gater_awaiting:new() :: esdb_gater_awaiting:awaiting(),
+    waiting = esdb_gater_waiters:new() :: esdb_gater_waiters:waiters(),
     monitors = #{} :: #{pid() => reference()},
     followers = #{} :: #{pid() => reference()},
-    former = esdb_gater_former:new() :: esdb_gater_former:former(),
+    former = esdb_gater_departed:new() :: esdb_gater_departed:former(),
     home :: {pid(), reference(), node()} | undefined,   % connects to one on this host
     unreachable_warned = false :: boolean(),            % since the last gateway
     events = [] :: [esdb_gater_telemetry:event()]
@@ -99,7 +99,7 @@ start_link(Options) ->
 init(#{mode := Mode} = Options) ->
     process_flag(trap_exit, true),
     %% After a crash the tables are as they were; nothing of the old session counts.
-    ok = esdb_gater_facts:unset(gateway),
+    ok = esdb_gater_shared_state:unset(gateway),
     State = #state{mode = Mode,
                    silence = maps:get(gateway_timeout_ms, Options, ?SILENCE),
                    registration = maps:get(registration, Options, acknowledged),
@@ -113,12 +113,12 @@ init(#{mode := Mode} = Options) ->
 -spec handle_continue(start, #state{}) -> {noreply, #state{}}.
 handle_continue(start, #state{mode = embedded} = State) ->
     %% After a crash of this process the program still runs.
-    case esdb_gater_facts:get(embedded) of
+    case esdb_gater_shared_state:get(embedded) of
         {ok, Node} -> {noreply, connect(only(Node, State))};
         none -> {noreply, State}
     end;
 handle_continue(start, State) ->
-    Known = case esdb_gater_facts:get(gateways) of
+    Known = case esdb_gater_shared_state:get(gateways) of
                 {ok, Members} -> learn(Members, State);
                 none -> State
             end,
@@ -154,14 +154,14 @@ handle_call(list_stores, _From, State) ->
 handle_call({await, start, _}, _From, #state{out_of_reach = true} = State) ->
     {reply, {error, no_gateway}, State};
 handle_call({await, start, Timeout}, From, State) ->
-    case esdb_gater_facts:get(copy) of
+    case esdb_gater_shared_state:get(copy) of
         {ok, ready} -> {reply, ok, State};
         none -> {noreply, await(start, Timeout, From, State)}
     end;
 handle_call({await, What, Timeout}, From, State)
   when (What =:= copy orelse What =:= gateway),
        is_integer(Timeout), Timeout >= 0, Timeout =< ?MOST_MS ->
-    case esdb_gater_facts:get(What) of
+    case esdb_gater_shared_state:get(What) of
         {ok, ready} -> {reply, ok, State};
         {ok, Node} -> {reply, {ok, Node}, State};
         none -> {noreply, await(What, Timeout, From, State)}
@@ -169,13 +169,13 @@ handle_call({await, What, Timeout}, From, State)
 handle_call(handlers_changed, From, State) ->
     {noreply, tell_events(From, State)};
 handle_call(push_secret, From, State) ->
-    ok = esdb_gater_facts:set(push_secret, true),
+    ok = esdb_gater_shared_state:set(push_secret, true),
     {noreply, send_secret(From, State)};
 handle_call(status, _From, State) ->
     {reply, #{phase => State#state.phase, gateway => State#state.node,
               gateways => esdb_gater_gateways:to_list(State#state.gateways),
               rev => State#state.rev, info => State#state.info, events => State#state.events,
-              wanted => esdb_gater_wanted:size(), followers => map_size(State#state.followers),
+              wanted => esdb_gater_desired:size(), followers => map_size(State#state.followers),
               pending => esdb_gater_pending:size(State#state.pending)}, State};
 handle_call(Request, _From, State) ->
     {reply, {error, {unknown_request, Request}}, State}.
@@ -218,7 +218,7 @@ handle_info({esdb_gater_registry, reset, Rev, Registry}, #state{phase = Phase} =
     {noreply, registry(Registry, State#state{rev = Rev})};
 handle_info({esdb_gater_registry, Change, Rev, Store, Pid}, #state{rev = Last} = State)
   when is_integer(Last), Rev =:= Last + 1, (Change =:= added orelse Change =:= removed) ->
-    Unconfirmed = esdb_gater_copy:Change(Store, Pid, State#state.unconfirmed),
+    Unconfirmed = esdb_gater_mirror:Change(Store, Pid, State#state.unconfirmed),
     {noreply, State#state{rev = Rev, unconfirmed = Unconfirmed}};
 handle_info({esdb_gater_registry, _, Rev, _, _}, #state{rev = Last, phase = attached} = State)
   when is_integer(Last), Rev > Last + 1 ->
@@ -239,7 +239,7 @@ handle_info({'EXIT', Pulse, Reason}, #state{pulse = Pulse, node = Node} = State)
     %% One that ends by itself has cut the connection, which shows by itself.
     Next = case Reason of
                normal -> undefined;
-               _ -> esdb_gater_pulse:start_link(Node, State#state.silence)
+               _ -> esdb_gater_heartbeat:start_link(Node, State#state.silence)
            end,
     {noreply, State#state{pulse = Next}};
 handle_info({'DOWN', Ref, process, _, Reason}, #state{session = Ref} = State) ->
@@ -248,7 +248,7 @@ handle_info({'DOWN', Ref, process, Pid, Reason} = Message, State) ->
     #state{monitors = Monitors, followers = Followers} = State,
     case {Monitors, Followers} of
         {#{Pid := Ref}, _} ->
-            ok = esdb_gater_copy:ended(Pid, Reason),
+            ok = esdb_gater_mirror:ended(Pid, Reason),
             {noreply, State#state{monitors = maps:remove(Pid, Monitors)}};
         {_, #{Pid := Ref}} ->
             Fewer = State#state{followers = maps:remove(Pid, Followers)},
@@ -265,10 +265,10 @@ handle_info(reassert, State) ->
 handle_info(forget, #state{phase = Phase} = State) ->
     _ = erlang:send_after(?FORGET, self(), forget),
     %% Without a gateway nothing is offered, whether or not it should be.
-    _ = Phase =:= attached andalso esdb_gater_wanted:forget_faded(),
+    _ = Phase =:= attached andalso esdb_gater_desired:forget_faded(),
     {noreply, State};
 handle_info({settle, Attempt}, #state{attempt = Attempt, unconfirmed = Unconfirmed} = State) ->
-    ok = esdb_gater_copy:settle(Unconfirmed),
+    ok = esdb_gater_mirror:settle(Unconfirmed),
     {noreply, State#state{unconfirmed = #{}, settled = true}};
 handle_info(connect, State) ->
     {noreply, connect(State#state{backoff_timer = undefined})};
@@ -280,12 +280,12 @@ handle_info({phase_timeout, Phase, Node}, #state{node = Node, phase = Phase} = S
     end;
 handle_info({nodeup, Node, _}, #state{former = Former, node = Current} = State)
   when Node =/= Current ->
-    case esdb_gater_former:member(Node, Former) of
+    case esdb_gater_departed:member(Node, Former) of
         true -> {noreply, take_leave(Node, State)};
         false -> {noreply, State}
     end;
 handle_info({left, Node}, #state{former = Former, phase = Phase} = State) ->
-    Left = State#state{former = esdb_gater_former:remove(Node, Former)},
+    Left = State#state{former = esdb_gater_departed:remove(Node, Former)},
     %% What it has sent meanwhile may have been taken for the other's.
     case lists:member(Phase, [attaching, restoring, attached]) of
         true -> {noreply, attach(Left)};
@@ -296,14 +296,14 @@ handle_info({UpOrDown, _, _}, State) when UpOrDown =:= nodeup; UpOrDown =:= node
 handle_info({expire_request, Id}, State) ->
     {noreply, expire(Id, State)};
 handle_info({expire_waiting, Ref}, #state{waiting = Waiting} = State) ->
-    {noreply, State#state{waiting = esdb_gater_awaiting:expire(Ref, Waiting)}};
+    {noreply, State#state{waiting = esdb_gater_waiters:expire(Ref, Waiting)}};
 handle_info(Message, State) ->
     {noreply, maybe_response(Message, State)}.
 
 -spec terminate(term(), #state{}) -> ok.
 terminate(_Reason, _State) ->
     %% The gateway monitors this process; there is nothing to take leave of.
-    esdb_gater_facts:unset(gateway).
+    esdb_gater_shared_state:unset(gateway).
 
 %%% Connecting
 
@@ -332,8 +332,8 @@ phase(Phase, Timeout, #state{phase_timer = Timer, node = Node} = State) ->
 
 connected({connected, true}, #state{phase = connecting, node = Node} = State) ->
     Session = erlang:monitor(process, esdb_gater_transport:address(?SESSION, Node)),
-    Pulse = esdb_gater_pulse:start_link(Node, State#state.silence),
-    Former = esdb_gater_former:remove(Node, State#state.former),
+    Pulse = esdb_gater_heartbeat:start_link(Node, State#state.silence),
+    Former = esdb_gater_departed:remove(Node, State#state.former),
     ok = tell_followers({up, Node}, State),
     attach(State#state{former = Former, session = Session, pulse = Pulse, settled = false,
                        relays = maps:map(fun(_, _) -> [] end, State#state.followers)});
@@ -375,10 +375,10 @@ advice(Reason) -> io_lib:format("~0tp", [Reason]).
 
 %% Each has been tried.
 out_of_reach(#state{waiting = Waiting} = State) ->
-    State#state{out_of_reach = true, waiting = esdb_gater_awaiting:give_up(Waiting)}.
+    State#state{out_of_reach = true, waiting = esdb_gater_waiters:give_up(Waiting)}.
 
 await(What, Timeout, From, #state{waiting = Waiting} = State) ->
-    State#state{waiting = esdb_gater_awaiting:add(What, Timeout, From, Waiting)}.
+    State#state{waiting = esdb_gater_waiters:add(What, Timeout, From, Waiting)}.
 
 cancel_backoff(#state{backoff_timer = undefined} = State) ->
     State;
@@ -393,17 +393,17 @@ lost(Reason, #state{phase = Phase, node = Node, session = Session} = State) ->
     _ = Phase =:= attached andalso
         ?LOG_WARNING("erl_esdb_gater: gateway ~ts is lost (~tp)", [Node, Reason],
                      #{application => erl_esdb_gater}),
-    ok = esdb_gater_facts:unset(gateway),
+    ok = esdb_gater_shared_state:unset(gateway),
     _ = Session =/= undefined andalso erlang:demonitor(Session, [flush]),
     stop_helper(State#state.helper),
-    ok = esdb_gater_pulse:stop(State#state.pulse),
+    ok = esdb_gater_heartbeat:stop(State#state.pulse),
     cancel(State#state.phase_timer),
     %% A gateway that does not answer, or that a newer one has replaced, must not be heard
     %% again either: its messages would mix with those of the next.
     _ = lists:member(Reason, [no_answer, superseded, embedded_down])
         andalso esdb_gater_transport:disconnect(Node),
     _ = Phase =/= connecting andalso tell_followers(down, State),
-    State#state{former = esdb_gater_former:add(Node, State#state.former),
+    State#state{former = esdb_gater_departed:add(Node, State#state.former),
                 pending = esdb_gater_pending:gateway_lost(withdraw_pending(State#state.pending)),
                 phase = idle, node = undefined, session = undefined, helper = undefined,
                 pulse = undefined, phase_timer = undefined, requests = gen_server:reqids_new(),
@@ -411,7 +411,7 @@ lost(Reason, #state{phase = Phase, node = Node, session = Session} = State) ->
 
 take_leave(Node, State) ->
     ok = tell_followers({former, Node}, State),
-    ok = esdb_gater_former:leave(Node, self()),
+    ok = esdb_gater_departed:leave(Node, self()),
     State.
 
 stop_helper(undefined) -> ok;
@@ -459,7 +459,7 @@ attach(#state{attempt = Attempt} = State) ->
 %% answered nobody is told of the gateway, so who waits for one finds it all there.
 registry(Registry, #state{settled = Settled, attempt = Attempt} = State) ->
     Gateway = case Settled of true -> same; false -> other end,
-    {Missing, Unconfirmed} = esdb_gater_copy:reset(Registry, Gateway),
+    {Missing, Unconfirmed} = esdb_gater_mirror:reset(Registry, Gateway),
     _ = map_size(Unconfirmed) > 0 andalso erlang:send_after(?SETTLE, self(), {settle, Attempt}),
     Sent = lists:foldl(
              fun({Store, Pid}, Acc) ->
@@ -492,7 +492,7 @@ serve(#state{node = Node, info = Info} = State) ->
     Level = case State#state.unreachable_warned of true -> notice; false -> info end,
     ?LOG(Level, "erl_esdb_gater: attached to gateway ~ts", [Node],
          #{application => erl_esdb_gater}),
-    ok = esdb_gater_facts:set(channels, maps:get(channels, Info, #{})),
+    ok = esdb_gater_shared_state:set(channels, maps:get(channels, Info, #{})),
     Attached = State#state{phase = attached, phase_timer = undefined, unreachable_warned = false,
                            out_of_reach = false,
                            gateways = esdb_gater_gateways:succeeded(Node, State#state.gateways)},
@@ -502,9 +502,9 @@ serve(#state{node = Node, info = Info} = State) ->
     Withdrawn = send_withdrawals(Events),
     Flushed = lists:foldl(fun({Id, Kind, Store, Pid}, Acc) -> send(Id, Kind, Store, Pid, Acc) end,
                           Withdrawn, esdb_gater_pending:unsent(Events#state.pending)),
-    ok = esdb_gater_facts:set(copy, ready),
-    ok = esdb_gater_facts:set(gateway, Node),
-    Woken = esdb_gater_awaiting:wake(Node, Flushed#state.waiting),
+    ok = esdb_gater_shared_state:set(copy, ready),
+    ok = esdb_gater_shared_state:set(gateway, Node),
+    Woken = esdb_gater_waiters:wake(Node, Flushed#state.waiting),
     look_home(learn(maps:get(gateways, Info, []), Flushed#state{waiting = Woken})).
 
 %% Other gateways of the same cluster are as good as those of the configuration.
@@ -513,7 +513,7 @@ learn(Members, #state{mode = named, gateways = Gateways} = State) when is_list(M
         [] ->
             State;
         Nodes ->
-            ok = esdb_gater_facts:set(gateways, Nodes),
+            ok = esdb_gater_shared_state:set(gateways, Nodes),
             State#state{gateways = esdb_gater_gateways:learn(Nodes, Gateways)}
     end;
 learn(_Members, State) ->
@@ -564,19 +564,19 @@ expire(Id, #state{pending = Pending} = State) ->
 %% When the gateway is lost before, it is as with any that it has not answered: nobody knows.
 undo_late(Store, Pid, #state{pending = Pending, node = Node} = State) ->
     {Decided, Rest} = esdb_gater_pending:take_late(Store, Pid, Pending),
-    case Decided andalso Node =/= undefined andalso not esdb_gater_wanted:member(Store, Pid) of
+    case Decided andalso Node =/= undefined andalso not esdb_gater_desired:member(Store, Pid) of
         true -> request(?REGISTRY, {unregister, Store, Pid}, ignored, State#state{pending = Rest});
         false -> State#state{pending = Rest}
     end.
 
 done(register, Store, Pid, ok, State) ->
     ok = esdb_gater_withdrawals:remove(Store, Pid),
-    ok = esdb_gater_wanted:add(Store, Pid),
+    ok = esdb_gater_desired:add(Store, Pid),
     %% While a session is attached anew, its messages are not heard.
     _ = State#state.phase =:= attaching andalso esdb_gater_workers:add(Store, Pid),
     monitor_pid(Pid, State);
 done(unregister, Store, Pid, ok, State) ->
-    ok = esdb_gater_wanted:remove(Store, Pid),
+    ok = esdb_gater_desired:remove(Store, Pid),
     State;
 done(_Kind, _Store, _Pid, _Error, State) ->
     State.
@@ -584,7 +584,7 @@ done(_Kind, _Store, _Pid, _Error, State) ->
 %% Registered here, and at the gateway as soon as there is one.
 assert(Store, Pid, #state{phase = Phase} = State) ->
     ok = esdb_gater_withdrawals:remove(Store, Pid),
-    ok = esdb_gater_wanted:add(Store, Pid),
+    ok = esdb_gater_desired:add(Store, Pid),
     _ = esdb_gater_workers:add(Store, Pid),
     Watching = monitor_pid(Pid, State),
     case Phase =:= attached orelse Phase =:= restoring of
@@ -596,7 +596,7 @@ assert(Store, Pid, #state{phase = Phase} = State) ->
 withdraw(Store, Pid) ->
     case esdb_gater_withdrawals:add(Store, Pid) of
         ok ->
-            ok = esdb_gater_wanted:remove(Store, Pid),
+            ok = esdb_gater_desired:remove(Store, Pid),
             _ = esdb_gater_workers:remove(Store, Pid),
             ok;
         {error, _} = Error ->
@@ -625,7 +625,7 @@ reassert(#state{phase = attached} = State) ->
                   false -> request(?REGISTRY, {reassert, Store, Pid},
                                    {restored, none, Store, Pid}, Acc)
               end
-      end, monitor_wanted(send_withdrawals(State)), esdb_gater_wanted:active());
+      end, monitor_wanted(send_withdrawals(State)), esdb_gater_desired:active());
 reassert(State) ->
     State.
 
@@ -638,7 +638,7 @@ reassert_pause() ->
     ?REASSERT * 3 div 4 + rand:uniform(?REASSERT div 2).
 
 monitor_wanted(State) ->
-    lists:foldl(fun monitor_pid/2, State, esdb_gater_wanted:processes()).
+    lists:foldl(fun monitor_pid/2, State, esdb_gater_desired:processes()).
 
 monitor_pid(Pid, #state{monitors = Monitors} = State) ->
     case Monitors of
@@ -668,11 +668,11 @@ response({restored, Attempt, Store, Pid}, Answer, State) ->
     case Answer of
         ok ->
             %% Until the registry has come, what is offered is not heard.
-            _ = State#state.rev =/= undefined andalso esdb_gater_copy:repeated(Store, Pid),
+            _ = State#state.rev =/= undefined andalso esdb_gater_mirror:repeated(Store, Pid),
             restored(Attempt, State);
         {error, Gone} when Gone =:= noproc; Gone =:= badarg; Gone =:= unregistered ->
             %% It has ended, or somebody has unregistered it while this node was away.
-            ok = esdb_gater_wanted:remove(Store, Pid),
+            ok = esdb_gater_desired:remove(Store, Pid),
             _ = esdb_gater_workers:remove(Store, Pid),
             restored(Attempt, State);
         _ ->
@@ -714,7 +714,7 @@ tell_events(From, #state{phase = Phase, events = Known} = State) ->
     end.
 
 send_secret(From, #state{phase = Phase} = State) ->
-    Pushed = esdb_gater_facts:get(push_secret) =:= {ok, true},
+    Pushed = esdb_gater_shared_state:get(push_secret) =:= {ok, true},
     case Pushed andalso Phase =:= attached of
         true ->
             request(?SESSION, {set_secret, esdb_pubsub_security:get_secret()}, {told, From}, State);

@@ -39,8 +39,8 @@ init(Other) ->
 %% the tables over.
 make() ->
     lists:foreach(fun end_user/1, [esdb_gater_cluster_sup, esdb_channel_sup]),
-    Tables = esdb_gater_workers:tables() ++ esdb_gater_facts:tables()
-        ++ esdb_gater_wanted:tables() ++ esdb_gater_withdrawals:tables()
+    Tables = esdb_gater_workers:tables() ++ esdb_gater_shared_state:tables()
+        ++ esdb_gater_desired:tables() ++ esdb_gater_withdrawals:tables()
         ++ esdb_gater_relay:tables() ++ esdb_gater_pipe:tables(),
     [ets:new(Name, Options) || {Name, Options} <- Tables].
 

@@ -171,10 +171,10 @@ health(_Worker) ->
     {ok, Health} = ?API:health(),
     ?assertMatch(#{status := healthy, stores := #{?S := 1}, total_workers := 1, node := Node,
                    timestamp := _}, Health),
-    ok = esdb_gater_facts:unset(gateway),
+    ok = esdb_gater_shared_state:unset(gateway),
     ?assertMatch({ok, #{status := degraded, reason := no_gateway, total_workers := 1}},
                  ?API:health()),
-    ok = esdb_gater_facts:set(gateway, node()).
+    ok = esdb_gater_shared_state:set(gateway, node()).
 
 ambiguous(Worker) ->
     Worker ! {answer, {error, timeout}},
@@ -190,8 +190,8 @@ ambiguous(Worker) ->
 worker() ->
     {ok, Tables} = esdb_gater_tables:start_link(esdb_gater_tables, esdb_gater_heir),
     true = unlink(Tables),
-    ok = esdb_gater_facts:set(copy, ready),
-    ok = esdb_gater_facts:set(gateway, node()),
+    ok = esdb_gater_shared_state:set(copy, ready),
+    ok = esdb_gater_shared_state:set(gateway, node()),
     Worker = spawn(fun() -> loop(none, none) end),
     true = esdb_gater_workers:add(?S, Worker),
     Worker.

@@ -5,8 +5,8 @@
 %% A link that has no gateway, with the tables of the application.
 with_link(Fun) ->
     Tables = [ets:new(Name, Options)
-              || {Name, Options} <- esdb_gater_workers:tables() ++ esdb_gater_wanted:tables()
-                     ++ esdb_gater_facts:tables()],
+              || {Name, Options} <- esdb_gater_workers:tables() ++ esdb_gater_desired:tables()
+                     ++ esdb_gater_shared_state:tables()],
     {ok, Link} = esdb_gater_session:start_link(#{mode => embedded}),
     try Fun(Link)
     after
@@ -16,7 +16,7 @@ with_link(Fun) ->
 
 bad_requests_to_wait_are_answered_and_hurt_nobody_test() ->
     with_link(fun(Link) ->
-        ok = esdb_gater_facts:set(channels, #{}),
+        ok = esdb_gater_shared_state:set(channels, #{}),
         [?assertEqual({error, {unknown_request, Bad}}, gen_server:call(Link, Bad))
          || Bad <- [{await, gateway, -1}, {await, gateway, 1 bsl 32}, {await, gateway, 1.0},
                     {await, gateway, infinity}, {await, copy, soon},

@@ -108,7 +108,7 @@ until(Condition) -> gater_harness:until(Condition).
 %% The one gateway that all use, if it is this node's.
 hosted(Host, Beams) ->
     case {lists:usort([on(Beam, fun esdb_gater_link:gateway/0) || Beam <- Beams]),
-          on(Host, fun() -> esdb_gater_facts:get(program) end)} of
+          on(Host, fun() -> esdb_gater_shared_state:get(program) end)} of
         {[{ok, Gateway}], {ok, Gateway}} -> [Gateway];
         _ -> none
     end.

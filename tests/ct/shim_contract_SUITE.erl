@@ -261,7 +261,7 @@ pulse() ->
     try
         {links, Links} = process_info(whereis(esdb_gater_worker_registry), links),
         [Pulse] = [Pid || Pid <- Links, is_pid(Pid), process_info(Pid, current_function)
-                             =:= {current_function, {esdb_gater_pulse, listen, 2}}],
+                             =:= {current_function, {esdb_gater_heartbeat, listen, 2}}],
         Pulse
     catch
         error:_ -> none

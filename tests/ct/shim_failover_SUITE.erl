@@ -235,7 +235,7 @@ a_worker_without_a_shim_is_registered_at_one_gateway_after_the_other(Config) ->
          until(fun() -> in_use(Beam) =:= node_of(Next) end),
          until(fun() -> registered_at(Beam, Next, store) =:= [Worker] end)
      end || {Lost, Next} <- [{First, Second}, {Second, Third}]],
-    ?assertEqual([{store, Worker}], on(Beam, fun esdb_gater_wanted:active/0)).
+    ?assertEqual([{store, Worker}], on(Beam, fun esdb_gater_desired:active/0)).
 
 what_is_missing_is_registered_again_and_what_is_not_changes_nothing(Config) ->
     Gateway = gater_harness:gateway(value(world, Config)),

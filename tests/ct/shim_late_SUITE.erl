@@ -64,7 +64,7 @@ a_late_registration_is_taken_back_unless_it_is_wanted(Config) ->
     [?assertEqual([register, register, unregister], requests(Config, Store))
      || Store <- [is_refused_before, is_refused_after, expires]],
     ?assertEqual([{Store, Worker} || Store <- [free, wins_after, wins_before]],
-                 on(value(beam, Config), fun esdb_gater_wanted:active/0)).
+                 on(value(beam, Config), fun esdb_gater_desired:active/0)).
 
 a_refused_topic_that_is_given_up_leaves_nothing(Config) ->
     ok = refused_and_given_up(Config, [<<"first">>]),
@@ -82,7 +82,7 @@ a_worker_that_is_offered_no_more_is_forgotten(Config) ->
     ok = result(Config, register_worker(Config, free, Worker)),
     ok = tell_link(Config, {esdb_gater_registry, added, 2, free, Worker}),
     ok = tell_link(Config, {esdb_gater_registry, removed, 3, free, Worker}),
-    until(fun() -> on(Beam, fun esdb_gater_wanted:active/0) =:= [] end),
+    until(fun() -> on(Beam, fun esdb_gater_desired:active/0) =:= [] end),
     ok = is_forgotten(Config).
 
 %% As one on a host that no gateway reaches.
@@ -90,10 +90,10 @@ a_worker_that_is_never_offered_is_forgotten(Config) ->
     Beam = value(beam, Config),
     {_, Worker} = gater_harness:agent(value(gateway, Config)),
     ok = result(Config, register_worker(Config, free, Worker)),
-    ?assertEqual([{free, Worker}], on(Beam, fun esdb_gater_wanted:active/0)),
+    ?assertEqual([{free, Worker}], on(Beam, fun esdb_gater_desired:active/0)),
     %% As it does now and then.
     on(Beam, fun() -> ?REGISTRY ! reassert, ok end),
-    until(fun() -> on(Beam, fun esdb_gater_wanted:active/0) =:= [] end),
+    until(fun() -> on(Beam, fun esdb_gater_desired:active/0) =:= [] end),
     ok = is_forgotten(Config).
 
 %%% Helpers

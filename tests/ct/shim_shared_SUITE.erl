@@ -351,7 +351,7 @@ share(Beams, Hosts) -> until(fun() -> is_shared(Beams, Hosts) end).
 
 is_shared(Beams, Hosts) ->
     InUse = lists:usort([on(Beam, fun esdb_gater_link:gateway/0) || Beam <- Beams]),
-    Own = [on(Beam, fun() -> esdb_gater_facts:get(program) end) || Beam <- Hosts],
+    Own = [on(Beam, fun() -> esdb_gater_shared_state:get(program) end) || Beam <- Hosts],
     case InUse of
         [{ok, Gateway}] -> lists:member({ok, Gateway}, Own);
         _ -> false

@@ -16,7 +16,7 @@ use gater_dist::gen_server::{self, From, Request};
 use gater_dist::protocol::encode::{Format, Signal};
 use gater_dist::protocol::fragment::Limits;
 use gater_dist::protocol::session::{Session, Sink};
-use gater_dist::{Draft, Lane, LaneLimits, LocalPid, Opening, Peer, Target};
+use gater_dist::{Draft, Lane, LaneLimits, LocalPid, Peer, Prefix, Target};
 use gater_term::{Atom, Pid, Reader, encode};
 
 const ROUNDS: usize = 15;
@@ -29,7 +29,7 @@ const LIMITS: LaneLimits = LaneLimits { bytes: 64 << 20, messages: 1 << 20 };
 /// Hands what arrives to subscribers on another connection, as a channel does.
 struct Router {
     outbox: Outbox,
-    opening: Arc<Opening>,
+    prefix: Arc<Prefix>,
     subscribers: Vec<LocalPid>,
 }
 
@@ -55,7 +55,7 @@ impl Sink for Router {
             return;
         }
         let body = request.slice_ref(reader.rest());
-        let draft = Draft::new(&self.opening, &body);
+        let draft = Draft::new(&self.prefix, &body);
         let to = &self.subscribers;
         let item = |to: &[LocalPid]| Item::Many {
             to: to.into(),
@@ -122,7 +122,7 @@ fn measure(subscribers: u32, size: usize) {
     let batch = Batch::new(Format::new(&ours, &peer("subscriber@h")), 64 << 10);
     let mut router = Router {
         outbox: Outbox::new([LIMITS; 5], batch, true),
-        opening: Arc::new(Opening::tuple(4, &[atom("channel_message"), atom("events")])),
+        prefix: Arc::new(Prefix::tuple(4, &[atom("channel_message"), atom("events")])),
         subscribers: (1..=subscribers).map(|id| LocalPid { id, serial: 0, creation: 2 }).collect(),
     };
     router.write();

@@ -64,7 +64,7 @@ pub trait Events: Send + Sync + 'static {
     /// A dial of a node that is to be kept connected has failed; it is tried again.
     fn unreachable(&self, _node: &Atom, _error: &DialError) {}
 
-    /// Messages that have the opening named in `loss` in common will not be sent. Called by
+    /// Messages that have the prefix named in `loss` in common will not be sent. Called by
     /// whoever pushed the message that did not fit or ended the connection, on its thread.
     fn dropped(&self, _peer: &Arc<Connection>, _lane: Lane, _loss: &Loss) {}
 }

@@ -38,7 +38,7 @@ pub use events::{Events, Message, Target};
 pub use gater_term::{self, LocalPid, term};
 pub use lanes::{Lane, LaneLimits};
 pub use node::{Node, PreparedNode};
-pub use payload::{Draft, Opening, Payload};
+pub use payload::{Draft, Payload, Prefix};
 pub use secrecy;
 pub use settings::{DEFAULT_EPMD_PORT, Settings};
 pub use term::{Atoms, SharedTerm};

@@ -14,7 +14,7 @@ const COPY_BELOW: usize = 32 << 10;
 /// The start of a term that many messages share: a tuple and its first elements,
 /// which are atoms. On connections with an atom cache the atoms travel as references.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Opening {
+pub struct Prefix {
     atoms: Vec<Atom>,
     plain: Bytes,
     /// Refers to the atoms by their places in the list, the node of the receiver
@@ -22,7 +22,7 @@ pub struct Opening {
     cached: Bytes,
 }
 
-impl Opening {
+impl Prefix {
     /// A tuple of `arity` elements, of which `atoms` are the first.
     pub fn tuple(arity: u8, atoms: &[Atom]) -> Self {
         let (mut plain, mut cached) = (Vec::new(), Vec::new());
@@ -41,13 +41,13 @@ impl Opening {
     }
 }
 
-/// One encoded term, without the version byte, in up to three parts: an opening that
+/// One encoded term, without the version byte, in up to three parts: a prefix that
 /// many messages share, what the sender encoded itself, and what it only passes on.
 ///
 /// Cloning shares all parts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Payload {
-    opening: Option<Arc<Opening>>,
+    prefix: Option<Arc<Prefix>>,
     head: Bytes,
     body: Bytes,
 }
@@ -56,35 +56,35 @@ pub struct Payload {
 /// [`Payload`] only if it has to wait somewhere.
 #[derive(Debug)]
 pub struct Draft<'a> {
-    opening: &'a Arc<Opening>,
+    prefix: &'a Arc<Prefix>,
     body: &'a Bytes,
     payload: OnceCell<Payload>,
 }
 
 impl<'a> Draft<'a> {
-    /// Makes a draft of `opening` and `body`, which may be a slice of a received
+    /// Makes a draft of `prefix` and `body`, which may be a slice of a received
     /// message; together they are one term.
-    pub fn new(opening: &'a Arc<Opening>, body: &'a Bytes) -> Self {
-        Self { opening, body, payload: OnceCell::new() }
+    pub fn new(prefix: &'a Arc<Prefix>, body: &'a Bytes) -> Self {
+        Self { prefix, body, payload: OnceCell::new() }
     }
 
     /// The payload, made the first time it is asked for.
     pub fn payload(&self) -> &Payload {
-        self.payload.get_or_init(|| Payload::new(self.opening, [], self.body.clone()))
+        self.payload.get_or_init(|| Payload::new(self.prefix, [], self.body.clone()))
     }
 
     /// The length in bytes, atoms written out.
     pub(crate) fn len(&self) -> usize {
-        self.opening.plain.len() + self.body.len()
+        self.prefix.plain.len() + self.body.len()
     }
 
-    pub(crate) fn opening(&self) -> &'a Arc<Opening> {
-        self.opening
+    pub(crate) fn prefix(&self) -> &'a Arc<Prefix> {
+        self.prefix
     }
 
-    /// Opening, its atoms as references or written out, and body.
+    /// Prefix, its atoms as references or written out, and body.
     pub(crate) fn parts(&self, cached: bool) -> (&'a Bytes, &'a Bytes) {
-        (if cached { &self.opening.cached } else { &self.opening.plain }, self.body)
+        (if cached { &self.prefix.cached } else { &self.prefix.plain }, self.body)
     }
 }
 
@@ -101,19 +101,19 @@ pub(crate) fn part_of(whole: &Bytes, part: &[u8]) -> Bytes {
 }
 
 impl Payload {
-    /// Makes a payload of `opening`, `head` and `body`; together they are one term.
+    /// Makes a payload of `prefix`, `head` and `body`; together they are one term.
     ///
     /// `body` may be a slice of a received message: it is shared when it is long
     /// and copied when it is short.
-    pub fn new(opening: &Arc<Opening>, head: impl AsRef<[u8]>, body: Bytes) -> Self {
-        let (opening, head) = (Some(opening.clone()), head.as_ref());
+    pub fn new(prefix: &Arc<Prefix>, head: impl AsRef<[u8]>, body: Bytes) -> Self {
+        let (prefix, head) = (Some(prefix.clone()), head.as_ref());
         if body.len() > COPY_BELOW {
-            return Self { opening, head: Bytes::copy_from_slice(head), body };
+            return Self { prefix, head: Bytes::copy_from_slice(head), body };
         }
         let mut whole = BytesMut::with_capacity(head.len() + body.len());
         whole.put_slice(head);
         whole.put_slice(&body);
-        Self { opening, head: whole.freeze(), body: Bytes::new() }
+        Self { prefix, head: whole.freeze(), body: Bytes::new() }
     }
 
     /// Takes `term` if it is exactly one term that every node decodes. The conversions from bytes
@@ -141,23 +141,23 @@ impl Payload {
         self.len() == 0
     }
 
-    /// The opening, if it has one.
-    pub(crate) fn opening(&self) -> Option<&Arc<Opening>> {
-        self.opening.as_ref()
+    /// The prefix, if it has one.
+    pub(crate) fn prefix(&self) -> Option<&Arc<Prefix>> {
+        self.prefix.as_ref()
     }
 
-    /// The length with the atoms of the opening as references or written out.
+    /// The length with the atoms of the prefix as references or written out.
     pub(crate) fn wire_len(&self, cached: bool) -> usize {
         self.parts(cached).iter().map(|part| part.len()).sum()
     }
 
     /// The parts in their order, empty if they are not there.
     pub(crate) fn parts(&self, cached: bool) -> [&Bytes; 3] {
-        let opening = self
-            .opening
+        let prefix = self
+            .prefix
             .as_ref()
-            .map_or(&NOTHING, |opening| if cached { &opening.cached } else { &opening.plain });
-        [opening, &self.head, &self.body]
+            .map_or(&NOTHING, |prefix| if cached { &prefix.cached } else { &prefix.plain });
+        [prefix, &self.head, &self.body]
     }
 }
 
@@ -170,6 +170,6 @@ impl From<Vec<u8>> for Payload {
 impl From<Bytes> for Payload {
     /// Takes `term` as it is, unchecked and without copying: meant for bytes of one's own.
     fn from(term: Bytes) -> Self {
-        Self { opening: None, head: Bytes::new(), body: term }
+        Self { prefix: None, head: Bytes::new(), body: term }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gater_core::registry::{Change, Command, State};
-use gater_node::registry::replica::{Alone, OpenError, ProposeError, Replica, Settings};
+use gater_node::registry::replica::{NoNetwork, OpenError, ProposeError, Replica, Settings};
 use gater_term::{Atom, Pid};
 use parking_lot::Mutex;
 
@@ -140,7 +140,7 @@ async fn a_snapshot_replaces_the_log_it_holds() {
     let settings = Settings { snapshot_after: 20, keep_entries: 5, ..Settings::default() };
     let snapshot = directory.path().join("registry.snapshot");
     let replica =
-        Replica::open_with(directory.path(), settings.clone(), Alone, Box::new(|_| {})).await;
+        Replica::open_with(directory.path(), settings.clone(), NoNetwork, Box::new(|_| {})).await;
     let replica = replica.unwrap();
     for id in 0..200 {
         // One at a time: an entry of the log for each.
@@ -158,7 +158,7 @@ async fn a_snapshot_replaces_the_log_it_holds() {
     )
     .unwrap();
     let replica =
-        Replica::open_with(directory.path(), settings, Alone, Box::new(|_| {})).await.unwrap();
+        Replica::open_with(directory.path(), settings, NoNetwork, Box::new(|_| {})).await.unwrap();
     assert_eq!(replica.read(State::clone), before);
     register_all(&replica, 200..300).await;
     replica.shutdown().await;
@@ -180,7 +180,7 @@ async fn a_damaged_snapshot_is_made_up_for_by_a_whole_log_and_refused_otherwise(
     let snapshot = directory.path().join("registry.snapshot");
     let keep_all = Settings { snapshot_after: 1, keep_entries: u64::MAX, ..Settings::default() };
     let replica =
-        Replica::open_with(directory.path(), keep_all, Alone, Box::new(|_| {})).await.unwrap();
+        Replica::open_with(directory.path(), keep_all, NoNetwork, Box::new(|_| {})).await.unwrap();
     register_all(&replica, 0..50).await;
     eventually("a snapshot is written", || snapshot.exists()).await;
     replica.shutdown().await;
@@ -272,7 +272,7 @@ async fn more_commands_than_may_wait_are_refused_as_overload() {
     let directory = tempfile::tempdir().unwrap();
     let settings = Settings { max_waiting: 10, ..Settings::default() };
     let replica =
-        Replica::open_with(directory.path(), settings, Alone, Box::new(|_| {})).await.unwrap();
+        Replica::open_with(directory.path(), settings, NoNetwork, Box::new(|_| {})).await.unwrap();
     let proposed: Vec<_> = (0..5_000).map(|id| replica.propose(register(id))).collect();
     let mut accepted = Vec::new();
     for (id, outcome) in (0..).zip(proposed) {

@@ -26,12 +26,12 @@ type RpcError<E = openraft::error::Infallible> = RPCError<NodeId, Member, RaftEr
 #[derive(Clone, Default)]
 struct Network(Arc<Mutex<HashMap<NodeId, Raft<TypeConfig>>>>);
 
-struct Way {
+struct Destination {
     network: Network,
     target: NodeId,
 }
 
-impl Way {
+impl Destination {
     fn raft(&self) -> Result<Raft<TypeConfig>, Unreachable> {
         let down = || Unreachable::new(&std::io::Error::other("down"));
         self.network.0.lock().get(&self.target).cloned().ok_or_else(down)
@@ -39,14 +39,14 @@ impl Way {
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
-    type Network = Way;
+    type Network = Destination;
 
-    async fn new_client(&mut self, target: NodeId, _node: &Member) -> Way {
-        Way { network: self.clone(), target }
+    async fn new_client(&mut self, target: NodeId, _node: &Member) -> Destination {
+        Destination { network: self.clone(), target }
     }
 }
 
-impl RaftNetwork<TypeConfig> for Way {
+impl RaftNetwork<TypeConfig> for Destination {
     async fn append_entries(
         &mut self,
         request: AppendEntriesRequest<TypeConfig>,

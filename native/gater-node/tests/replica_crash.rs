@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command as Process, Stdio};
 
 use gater_core::registry::Command;
-use gater_node::registry::replica::{Alone, Replica, Settings};
+use gater_node::registry::replica::{NoNetwork, Replica, Settings};
 use gater_term::{Atom, Pid};
 
 /// Where the child works. This test, started with it in a process of its own, is the child.
@@ -24,7 +24,7 @@ fn register(id: u32) -> Command {
 async fn open(path: &Path) -> Replica {
     // Snapshots and purges all the while, so that the kill meets those as well.
     let settings = Settings { snapshot_after: 10, keep_entries: 3, ..Settings::default() };
-    Replica::open_with(path, settings, Alone, Box::new(|_| {})).await.unwrap()
+    Replica::open_with(path, settings, NoNetwork, Box::new(|_| {})).await.unwrap()
 }
 
 /// The child: registers what is not registered yet, and prints each worker once it is acknowledged,

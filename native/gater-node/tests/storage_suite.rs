@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use gater_core::registry::Command;
 use gater_node::registry::replica::{
-    Alone, Disk, DiskFile, Folder, LogStore, Machine, Replica, Settings, SnapshotFile, TypeConfig,
+    Disk, DiskFile, Folder, LogStore, Machine, NoNetwork, Replica, Settings, SnapshotFile,
+    TypeConfig,
 };
 use gater_term::{Atom, Pid};
 use openraft::StorageError;
@@ -115,7 +116,7 @@ async fn a_failed_sync_stops_the_registry_for_good_and_says_why() {
     let path = directory.path().join("registry.snapshot");
     let (file, _) = SnapshotFile::open(&path, log.node_id()).unwrap();
     let machine = Machine::new(file, None, Box::new(|_| {})).unwrap();
-    let replica = Replica::open_stores(log, machine, Settings::default(), Alone).await.unwrap();
+    let replica = Replica::open_stores(log, machine, Settings::default(), NoNetwork).await.unwrap();
     replica.propose(register(1)).await.unwrap();
 
     fails.store(true, Ordering::SeqCst);

@@ -12,7 +12,7 @@ use super::item::{Fragments, Item};
 use crate::protocol::answer::{Answer, Places, Reply};
 use crate::protocol::atom_cache::Outgoing;
 use crate::protocol::encode::{Format, Signal, put_numbers};
-use crate::{Draft, Opening, Payload};
+use crate::{Draft, Payload, Prefix};
 
 /// Frames gathered for one write: enough to make system calls cheap, little
 /// enough for a message of a higher lane to come next soon.
@@ -22,9 +22,9 @@ const GATHER_BYTES: usize = 256 << 10;
 const COPY_BELOW: usize = 4 << 10;
 /// Slices handed to one system call.
 const MAX_SLICES: usize = 64;
-/// Openings whose frames start is remembered, per connection: more than there are
+/// Prefixes whose frames start is remembered, per connection: more than there are
 /// channels anywhere.
-const MAX_PREFIXES: usize = 256;
+const MAX_STARTS: usize = 256;
 /// An empty frame.
 const TICK: [u8; 4] = [0; 4];
 
@@ -35,7 +35,7 @@ pub struct Batch {
     fragment_bytes: usize,
     next_sequence: u64,
     atoms: Outgoing,
-    prefixes: Vec<Prefix>,
+    starts: Vec<FrameStart>,
     /// How the bodies of frames with answers of one's own start once the peer knows the atoms.
     answer_start: Option<Box<[u8]>>,
     copied: Vec<u8>,
@@ -59,9 +59,9 @@ enum Segment {
     Shared(Bytes),
 }
 
-/// How frames with the same opening start once the peer knows their atoms.
-struct Prefix {
-    opening: Option<Arc<Opening>>,
+/// How frames with the same prefix start once the peer knows their atoms.
+struct FrameStart {
+    prefix: Option<Arc<Prefix>>,
     /// From the body's first byte up to the node in the pid of the receiver.
     bytes: Box<[u8]>,
 }
@@ -74,7 +74,7 @@ impl Batch {
             fragment_bytes: fragment_bytes.max(1),
             next_sequence: 1,
             atoms: Outgoing::default(),
-            prefixes: Vec::new(),
+            starts: Vec::new(),
             answer_start: None,
             copied: Vec::new(),
             segments: Vec::new(),
@@ -161,11 +161,11 @@ impl Batch {
                 return served;
             }
             let at = self.begin();
-            let cached = self.prefix(Some(draft.opening()), 0);
+            let cached = self.start_frame(Some(draft.prefix()), 0);
             put_numbers(&mut self.copied, *receiver);
             self.copied.put_slice(self.format.payload_prefix());
-            let (opening, body) = draft.parts(cached);
-            self.copied.put_slice(opening);
+            let (prefix, body) = draft.parts(cached);
+            self.copied.put_slice(prefix);
             if body.len() > COPY_BELOW {
                 self.finish(at, body.len());
                 self.shared(body, 0..body.len());
@@ -183,7 +183,7 @@ impl Batch {
 
     fn message(&mut self, to: LocalPid, payload: &Payload) {
         let at = self.begin();
-        let cached = self.prefix(payload.opening(), 0);
+        let cached = self.start_frame(payload.prefix(), 0);
         put_numbers(&mut self.copied, to);
         self.copied.put_slice(self.format.payload_prefix());
         let len = payload.wire_len(cached);
@@ -227,7 +227,7 @@ impl Batch {
         self.copied.put_u64(sequence);
         let left_at = self.copied.len();
         self.copied.put_u64(0);
-        let cached = self.prefix(payload.opening(), 2);
+        let cached = self.start_frame(payload.prefix(), 2);
         put_numbers(&mut self.copied, to);
         let len = payload.wire_len(cached);
         let left = len.div_ceil(self.fragment_bytes) as u64;
@@ -280,14 +280,14 @@ impl Batch {
 
     /// Writes the start of a frame, without its first `skip` bytes, up to the node in
     /// the pid of the receiver. Whether atoms are references.
-    fn prefix(&mut self, opening: Option<&Arc<Opening>>, skip: usize) -> bool {
+    fn start_frame(&mut self, prefix: Option<&Arc<Prefix>>, skip: usize) -> bool {
         let plain = self.format.send_prefix();
         if !self.format.atom_cache {
             self.copied.extend_from_slice(plain.get(skip..).unwrap_or_default());
             return false;
         }
-        let known = self.prefixes.iter().find(|prefix| match (&prefix.opening, opening) {
-            (Some(known), Some(opening)) => Arc::ptr_eq(known, opening),
+        let known = self.starts.iter().find(|start| match (&start.prefix, prefix) {
+            (Some(known), Some(prefix)) => Arc::ptr_eq(known, prefix),
             (None, None) => true,
             _ => false,
         });
@@ -297,7 +297,7 @@ impl Batch {
         }
         let mut bytes = vec![131, 68];
         let atoms: Vec<_> = std::iter::once(&self.format.peer)
-            .chain(opening.into_iter().flat_map(|opening| opening.atoms()))
+            .chain(prefix.into_iter().flat_map(|prefix| prefix.atoms()))
             .collect();
         let Some(all_known) = self.atoms.write(&atoms, &mut bytes) else {
             self.copied.extend_from_slice(plain.get(skip..).unwrap_or_default());
@@ -306,8 +306,8 @@ impl Batch {
         // {2, '', Pid}, the node of which is the first atom of the list.
         bytes.extend([104, 3, 97, 2, 119, 0, 88, 82, 0]);
         self.copied.extend_from_slice(bytes.get(skip..).unwrap_or_default());
-        if all_known && self.prefixes.len() < MAX_PREFIXES {
-            self.prefixes.push(Prefix { opening: opening.cloned(), bytes: bytes.into() });
+        if all_known && self.starts.len() < MAX_STARTS {
+            self.starts.push(FrameStart { prefix: prefix.cloned(), bytes: bytes.into() });
         }
         true
     }

@@ -6,7 +6,7 @@ use gater_term::LocalPid;
 
 use crate::protocol::answer::{Answer, Reply};
 use crate::protocol::encode::Signal;
-use crate::{Opening, Payload};
+use crate::{Payload, Prefix};
 
 /// About what a monitor takes on the wire.
 const MONITOR_BYTES: usize = 128;
@@ -51,7 +51,7 @@ pub struct Fragments {
     pub sent: usize,
     /// What is sent.
     pub payload: Payload,
-    /// Whether the atoms of its opening are references.
+    /// Whether the atoms of its prefix are references.
     pub cached: bool,
     /// The receivers that come after this one, if any.
     pub then: Option<(Arc<[LocalPid]>, usize)>,
@@ -75,14 +75,14 @@ impl Item {
         matches!(self, Self::Answer(Answer { reply: Reply::Shared(_), .. }))
     }
 
-    /// The opening of the message.
-    pub fn opening(&self) -> Option<&Arc<Opening>> {
+    /// The prefix of the message.
+    pub fn prefix(&self) -> Option<&Arc<Prefix>> {
         match self {
-            Self::Signal(signal) => signal.payload.opening(),
+            Self::Signal(signal) => signal.payload.prefix(),
             Self::Monitors { .. } | Self::Answer(_) => None,
             Self::One(_, payload)
             | Self::Many { payload, .. }
-            | Self::Rest(Fragments { payload, .. }) => payload.opening(),
+            | Self::Rest(Fragments { payload, .. }) => payload.prefix(),
         }
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use super::batch::Batch;
 use super::item::Item;
 use super::window::Window;
-use crate::Opening;
+use crate::Prefix;
 use crate::lanes::{Lane, LaneLimits, Lanes, Pushed};
 
 /// A tick is answered if the last answer is older than this: less than the second in which the
@@ -43,7 +43,7 @@ pub struct Loss {
     /// Why.
     pub reason: LossReason,
     /// What they have in common.
-    pub opening: Option<Arc<Opening>>,
+    pub prefix: Option<Arc<Prefix>>,
     /// Messages.
     pub messages: u32,
     /// Bytes.
@@ -408,19 +408,19 @@ impl Outbox {
     }
 }
 
-/// What was dropped, summed up by opening.
+/// What was dropped, summed up by prefix.
 fn losses<'a>(reason: LossReason, items: impl IntoIterator<Item = &'a Item>) -> Vec<Loss> {
     let mut losses: Vec<Loss> = Vec::new();
     for item in items {
-        let opening = item.opening();
+        let prefix = item.prefix();
         let (more_bytes, more) = item.size();
-        match losses.iter_mut().find(|loss| loss.opening.as_ref() == opening) {
+        match losses.iter_mut().find(|loss| loss.prefix.as_ref() == prefix) {
             Some(Loss { messages, bytes, .. }) => {
                 (*messages, *bytes) = (messages.saturating_add(more), *bytes + more_bytes);
             }
             None => {
-                let opening = opening.cloned();
-                losses.push(Loss { reason, opening, messages: more, bytes: more_bytes });
+                let prefix = prefix.cloned();
+                losses.push(Loss { reason, prefix, messages: more, bytes: more_bytes });
             }
         }
     }

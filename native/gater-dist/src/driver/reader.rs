@@ -171,7 +171,7 @@ impl Sink for Incoming<'_> {
         self.connection.probe_answered(reference);
     }
 
-    fn apart<R>(bytes: usize, work: impl FnOnce() -> R) -> R {
+    fn run_blocking<R>(bytes: usize, work: impl FnOnce() -> R) -> R {
         if bytes < APART_BYTES {
             return work();
         }

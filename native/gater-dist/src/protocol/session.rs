@@ -55,7 +55,7 @@ pub trait Sink {
     fn unknown_operation(&mut self, op: u64);
     /// Does `work`, which takes as long as a message of so many `bytes` makes it: others need
     /// not wait for it.
-    fn apart<R>(bytes: usize, work: impl FnOnce() -> R) -> R {
+    fn run_blocking<R>(bytes: usize, work: impl FnOnce() -> R) -> R {
         let _ = bytes;
         work()
     }
@@ -136,24 +136,24 @@ impl Session {
                 Frame::Tick => sink.tick(),
                 Frame::Whole(data) => {
                     let data = self.cache.read(data, &mut self.atoms)?;
-                    S::apart(data.len(), || self.message(frames, data, sink))?;
+                    S::run_blocking(data.len(), || self.message(frames, data, sink))?;
                 }
                 Frame::First { sequence, id, data } => {
                     let data = self.cache.read(data, &mut self.atoms)?;
                     let whole = self.reassembly.first(sequence, id, data, &self.atoms, now)?;
                     if let Some(whole) = whole {
-                        S::apart(whole.len(), || self.message(&whole, &whole, sink))?;
+                        S::run_blocking(whole.len(), || self.message(&whole, &whole, sink))?;
                     }
                 }
                 Frame::Next { sequence, id, data } => {
                     if let Some((whole, atoms)) = self.reassembly.next(sequence, id, data, now)? {
                         self.atoms = atoms;
                         self.cache.forget_last();
-                        S::apart(whole.len(), || self.put_together(whole, sink))?;
+                        S::run_blocking(whole.len(), || self.put_together(whole, sink))?;
                     }
                 }
                 Frame::PassThrough(data) => {
-                    S::apart(data.len(), || self.pass_through(frames, data, sink))?;
+                    S::run_blocking(data.len(), || self.pass_through(frames, data, sink))?;
                 }
             }
         }

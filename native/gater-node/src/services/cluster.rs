@@ -52,11 +52,11 @@ impl ClusterService {
     /// `{ok, #{node, id, role, health, term, leader, applied, registrations, refused, members,
     /// unseen}}`.
     fn status(&self) -> Vec<u8> {
-        let standing = self.cluster.standing();
+        let view = self.cluster.view();
         let own = self.cluster.name();
         // One that is alone may be known under the name it had before.
-        let name_of = |id| match standing.name_of(id) {
-            _ if id == standing.id => own,
+        let name_of = |id| match view.name_of(id) {
+            _ if id == view.id => own,
             Some(name) => name,
             None => "undefined",
         };
@@ -66,17 +66,17 @@ impl ClusterService {
         encode::map(&mut out, 11);
         for (key, text) in [
             ("node", own),
-            ("role", if self.cluster.is_removed() { "removed" } else { standing.role.name() }),
-            ("health", self.cluster.health(&standing).name()),
-            ("leader", standing.leader.map_or("undefined", name_of)),
+            ("role", if self.cluster.is_removed() { "removed" } else { view.role.name() }),
+            ("health", self.cluster.health(&view).name()),
+            ("leader", view.leader.map_or("undefined", name_of)),
         ] {
             encode::atom(&mut out, key);
             encode::atom(&mut out, text);
         }
         for (key, number) in [
-            ("id", standing.id),
-            ("term", standing.term),
-            ("applied", standing.applied),
+            ("id", view.id),
+            ("term", view.term),
+            ("applied", view.applied),
             ("registrations", self.directory.registrations() as u64),
             ("refused", self.cluster.trust().refused()),
         ] {
@@ -84,7 +84,7 @@ impl ClusterService {
             encode::uint(&mut out, number);
         }
         encode::atom(&mut out, "members");
-        encode::list_of(&mut out, standing.members.iter(), |out, (id, (_, votes))| {
+        encode::list_of(&mut out, view.members.iter(), |out, (id, (_, votes))| {
             let name = name_of(*id);
             encode::map(out, 4);
             encode::atom(out, "node");
@@ -94,11 +94,11 @@ impl ClusterService {
             encode::atom(out, "role");
             encode::atom(out, if *votes { "voter" } else { "learner" });
             encode::atom(out, "connected");
-            let connected = self.cluster.is_member_connected(&standing, *id);
+            let connected = self.cluster.is_member_connected(&view, *id);
             encode::atom(out, if connected { "true" } else { "false" });
         });
         encode::atom(&mut out, "unseen");
-        let unseen = self.cluster.unseen(&standing);
+        let unseen = self.cluster.unseen(&view);
         encode::list_of(&mut out, unseen.iter(), |out, name| encode::atom(out, name));
         out
     }

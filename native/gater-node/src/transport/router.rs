@@ -177,7 +177,7 @@ impl Events for Router {
     fn dropped(&self, connection: &Arc<Connection>, lane: Lane, loss: &Loss) {
         // `{channel_message, Channel, ...}`. All else is the gateway's own: to report that an
         // event could not be reported would be without end.
-        let channel = loss.opening.as_ref().and_then(|opening| opening.atoms().get(1));
+        let channel = loss.prefix.as_ref().and_then(|prefix| prefix.atoms().get(1));
         let Some(channel) = channel else { return };
         let node = &connection.peer().name;
         self.drops.count(channel, node, lane, loss.reason.into(), loss.messages.into());

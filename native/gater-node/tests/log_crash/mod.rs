@@ -11,7 +11,7 @@ use gater_term::{Atom, Pid};
 use openraft::{CommittedLeaderId, EntryPayload};
 
 use self::ram::RamDisk;
-use super::record::{Change, Facts};
+use super::record::{Change, Metadata};
 use super::wal::Wal;
 use crate::registry::replica::error::OpenError;
 use crate::registry::replica::types::{Batch, Entry, LogId};
@@ -42,8 +42,8 @@ fn append(wal: &mut Wal, indices: std::ops::Range<u64>) {
     }
 }
 
-fn facts(wal: &Wal) -> Facts {
-    wal.contents().lock().facts().clone()
+fn metadata(wal: &Wal) -> Metadata {
+    wal.contents().lock().metadata().clone()
 }
 
 fn entries(wal: &Wal) -> Vec<Entry> {

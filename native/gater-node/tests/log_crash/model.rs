@@ -7,8 +7,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::ram::{Dice, RamDisk};
-use super::{entries, entry, facts, log_id, open};
-use crate::registry::replica::log::record::{Change, Facts};
+use super::{entries, entry, log_id, metadata, open};
+use crate::registry::replica::log::record::{Change, Metadata};
 use crate::registry::replica::log::wal::Wal;
 use crate::registry::replica::types::{Entry, Vote};
 
@@ -60,18 +60,18 @@ struct Model {
     entries: BTreeMap<u64, Entry>,
     next: u64,
     term: u64,
-    facts: Facts,
+    metadata: Metadata,
 }
 
 impl Model {
-    fn new(facts: Facts) -> Self {
-        Self { entries: BTreeMap::new(), next: 0, term: 1, facts }
+    fn new(metadata: Metadata) -> Self {
+        Self { entries: BTreeMap::new(), next: 0, term: 1, metadata }
     }
 
     /// Does what the part says, as consensus would, and tells the change.
     fn carry_out(&mut self, part: &Part) -> Option<Change> {
-        let purged = self.facts.purged.map_or(0, |purged| purged.index + 1);
-        let committed = self.facts.committed.map_or(0, |committed| committed.index + 1);
+        let purged = self.metadata.purged.map_or(0, |purged| purged.index + 1);
+        let committed = self.metadata.committed.map_or(0, |committed| committed.index + 1);
         match *part {
             Part::Append(count, size) => {
                 let range = self.next..self.next + count as u64;
@@ -83,7 +83,7 @@ impl Model {
             Part::Vote => {
                 self.term += 1;
                 let vote = Vote::new(self.term, 1);
-                self.facts.vote = Some(vote);
+                self.metadata.vote = Some(vote);
                 Some(Change::Vote(vote))
             }
             Part::Truncate(back) => {
@@ -98,14 +98,14 @@ impl Model {
                 let (_, last) = self.entries.iter().rev().nth(back as usize)?;
                 let upto = last.log_id;
                 self.entries = self.entries.split_off(&(upto.index + 1));
-                self.facts.purged = Some(upto);
+                self.metadata.purged = Some(upto);
                 Some(Change::Purge(upto))
             }
             Part::Install(ahead) => {
                 let upto = log_id(self.term, self.next + ahead);
                 self.entries.clear();
                 self.next = upto.index + 1;
-                self.facts.purged = Some(upto);
+                self.metadata.purged = Some(upto);
                 Some(Change::Purge(upto))
             }
             Part::Committed(back) => {
@@ -114,20 +114,20 @@ impl Model {
                 if upto.index < committed {
                     return None;
                 }
-                self.facts.committed = Some(upto);
+                self.metadata.committed = Some(upto);
                 Some(Change::Committed(upto))
             }
             Part::Note(size) => {
                 let name = format!("note {}", size % 2);
                 let bytes = vec![0xff; size];
-                self.facts.notes.insert(name.clone(), bytes.clone());
+                self.metadata.notes.insert(name.clone(), bytes.clone());
                 Some(Change::Note(name, bytes))
             }
         }
     }
 
     fn is(&self, wal: &Wal) -> bool {
-        self.entries.values().eq(entries(wal).iter()) && self.facts == facts(wal)
+        self.entries.values().eq(entries(wal).iter()) && self.metadata == metadata(wal)
     }
 }
 
@@ -157,7 +157,7 @@ fn run(steps: Vec<Step>, seed: u64) {
     let first = open(&disk).ok();
     disk.fuse(None);
     let mut wal = first.unwrap_or_else(|| restart(&disk, &mut dice));
-    let mut model = Model::new(facts(&wal));
+    let mut model = Model::new(metadata(&wal));
     for step in steps {
         match step {
             Step::Fuse(operations) => disk.fuse(Some(operations)),

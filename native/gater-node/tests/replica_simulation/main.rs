@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use gater_core::registry::{Change, Command};
 use gater_node::registry::replica::{
-    Coalescer, Machine, Member, NodeId, SnapshotFile, TypeConfig, Way,
+    Coalescer, Destination, Machine, Member, NodeId, SnapshotFile, TypeConfig,
 };
 use gater_term::{Atom, Pid};
 use openraft::storage::RaftStateMachine;
@@ -190,7 +190,7 @@ async fn live(
     // All found it with the same members, whenever they come.
     let _ = raft.initialize(members).await;
 
-    let way = Way { raft: raft.clone(), machine, leader: Arc::new(net.clone()) };
+    let way = Destination { raft: raft.clone(), machine, leader: Arc::new(net.clone()) };
     let coalescer = Arc::new(Coalescer::start(way, 1000, Duration::from_secs(2)));
     for number in 0..2 {
         let client =

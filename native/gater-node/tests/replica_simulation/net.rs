@@ -129,21 +129,21 @@ impl Net {
     }
 }
 
-pub struct Way {
+pub struct Destination {
     net: Net,
     target: NodeId,
     host: String,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Net {
-    type Network = Way;
+    type Network = Destination;
 
-    async fn new_client(&mut self, target: NodeId, node: &Member) -> Way {
-        Way { net: self.clone(), target, host: node.name.clone() }
+    async fn new_client(&mut self, target: NodeId, node: &Member) -> Destination {
+        Destination { net: self.clone(), target, host: node.name.clone() }
     }
 }
 
-impl RaftNetwork<TypeConfig> for Way {
+impl RaftNetwork<TypeConfig> for Destination {
     async fn append_entries(
         &mut self,
         request: AppendEntriesRequest<TypeConfig>,

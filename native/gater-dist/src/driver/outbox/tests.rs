@@ -88,9 +88,9 @@ fn nothing_gathered_overtakes_what_the_same_gatherer_queued() {
 #[test]
 fn what_has_no_room_in_a_batch_waits_in_its_lane() {
     let outbox = outbox();
-    let opening = Arc::new(Opening::tuple(2, &[Atom::new("o").unwrap()]));
+    let prefix = Arc::new(Prefix::tuple(2, &[Atom::new("o").unwrap()]));
     let body = Bytes::from(vec![b'x'; 1000]);
-    let draft = Draft::new(&opening, &body);
+    let draft = Draft::new(&prefix, &body);
     let to = vec![TO; 500];
     let coalesced = outbox.coalesce(1, Lane::Low, |batch| {
         let served = batch.add_draft(&to, &draft);
@@ -107,36 +107,36 @@ fn what_has_no_room_in_a_batch_waits_in_its_lane() {
 #[test]
 fn drops_are_summed_up_by_opening() {
     let outbox = outbox();
-    let openings = ["a", "b"].map(|text| Opening::tuple(2, &[Atom::new(text).unwrap()]));
-    let openings = openings.map(Arc::new);
+    let prefixes = ["a", "b"].map(|text| Prefix::tuple(2, &[Atom::new(text).unwrap()]));
+    let prefixes = prefixes.map(Arc::new);
     let body = Bytes::from(vec![b'x'; 1000]);
-    let push = |opening, lane| {
-        let payload = Draft::new(opening, &body).payload().clone();
+    let push = |prefix, lane| {
+        let payload = Draft::new(prefix, &body).payload().clone();
         outbox.push(None, lane, Item::One(TO, payload))
     };
-    while push(&openings[0], Lane::Normal) == Outcome::Taken {}
+    while push(&prefixes[0], Lane::Normal) == Outcome::Taken {}
     for _ in 0..3 {
-        let lost = push(&openings[1], Lane::Normal);
+        let lost = push(&prefixes[1], Lane::Normal);
         let Outcome::Dropped(losses) = lost else { panic!("{lost:?}") };
         assert_eq!(losses.len(), 1);
-        assert_eq!((losses[0].opening.as_ref(), losses[0].messages), (Some(&openings[0]), 1));
+        assert_eq!((losses[0].prefix.as_ref(), losses[0].messages), (Some(&prefixes[0]), 1));
     }
     let many = Item::Many { to: vec![TO; 999].into(), from: 0, payload: Payload::default() };
     let Outcome::Dropped(losses) = outbox.push(None, Lane::Normal, many) else { panic!() };
     assert_eq!(
-        losses.iter().map(|loss| loss.opening.as_ref()).collect::<Vec<_>>(),
-        [Some(&openings[0]), Some(&openings[1]),]
+        losses.iter().map(|loss| loss.prefix.as_ref()).collect::<Vec<_>>(),
+        [Some(&prefixes[0]), Some(&prefixes[1]),]
     );
-    while push(&openings[1], Lane::Low) == Outcome::Taken {}
-    let Outcome::Dropped(losses) = push(&openings[1], Lane::Low) else { panic!() };
-    assert_eq!((losses[0].opening.as_ref(), losses[0].messages), (Some(&openings[1]), 1));
+    while push(&prefixes[1], Lane::Low) == Outcome::Taken {}
+    let Outcome::Dropped(losses) = push(&prefixes[1], Lane::Low) else { panic!() };
+    assert_eq!((losses[0].prefix.as_ref(), losses[0].messages), (Some(&prefixes[1]), 1));
 }
 
 #[test]
 fn what_a_full_lane_ends_the_connection_over_is_told_with_its_subscribers() {
     let outbox = outbox();
-    let opening = Arc::new(Opening::tuple(2, &[Atom::new("a").unwrap()]));
-    let payload = Draft::new(&opening, &Bytes::from(vec![b'x'; 1000])).payload().clone();
+    let prefix = Arc::new(Prefix::tuple(2, &[Atom::new("a").unwrap()]));
+    let payload = Draft::new(&prefix, &Bytes::from(vec![b'x'; 1000])).payload().clone();
     let many = || Item::Many { to: vec![TO; 300].into(), from: 0, payload: payload.clone() };
     for _ in 0..3 {
         assert_eq!(outbox.push(None, Lane::Critical, many()), Outcome::Taken);
@@ -145,7 +145,7 @@ fn what_a_full_lane_ends_the_connection_over_is_told_with_its_subscribers() {
     let Outcome::Overflow(losses) = lost else { panic!("{lost:?}") };
     assert_eq!(losses.len(), 1);
     assert_eq!((losses[0].reason, losses[0].messages), (LossReason::ConnectionLost, 300));
-    assert_eq!(losses[0].opening.as_ref(), Some(&opening));
+    assert_eq!(losses[0].prefix.as_ref(), Some(&prefix));
 }
 
 #[test]
@@ -166,9 +166,9 @@ fn any_number_of_monitors_takes_little_room_and_goes_before_what_follows() {
 #[test]
 fn what_waited_on_a_connection_that_ends_is_told() {
     let outbox = outbox();
-    let opening = Arc::new(Opening::tuple(2, &[Atom::new("a").unwrap()]));
+    let prefix = Arc::new(Prefix::tuple(2, &[Atom::new("a").unwrap()]));
     let body = Bytes::from(vec![b'x'; 100]);
-    let payload = Draft::new(&opening, &body).payload().clone();
+    let payload = Draft::new(&prefix, &body).payload().clone();
     let many = |n| Item::Many { to: vec![TO; n].into(), from: 0, payload: payload.clone() };
     for (lane, item) in [(Lane::Low, many(3)), (Lane::Critical, many(2)), (Lane::Low, many(5))] {
         assert_eq!(outbox.push(None, lane, item), Outcome::Taken);
@@ -176,10 +176,10 @@ fn what_waited_on_a_connection_that_ends_is_told() {
     let lost: Vec<_> = outbox
         .close()
         .into_iter()
-        .map(|(lane, loss)| (lane, loss.reason, loss.opening, loss.messages))
+        .map(|(lane, loss)| (lane, loss.reason, loss.prefix, loss.messages))
         .collect();
     let lost_on =
-        |lane, messages| (lane, LossReason::ConnectionLost, Some(opening.clone()), messages);
+        |lane, messages| (lane, LossReason::ConnectionLost, Some(prefix.clone()), messages);
     assert_eq!(lost, [lost_on(Lane::Critical, 2), lost_on(Lane::Low, 8)]);
     let Outcome::Dropped(late) = outbox.push(None, Lane::High, many(7)) else { panic!() };
     assert_eq!((late[0].reason, late[0].messages), (LossReason::ConnectionLost, 7));

@@ -28,7 +28,7 @@ pub type Ballot = (u64, NodeId);
 const MAX_BALLOT: u64 = 1 << 48;
 const MAX_BALLOT_STEP: u64 = 1 << 24;
 
-/// The name under which the data directory remembers the [`Seed`].
+/// The name under which the data directory remembers the [`BootstrapState`].
 const NOTE: &str = "founding";
 
 /// What a cluster is to begin with.
@@ -44,7 +44,7 @@ pub struct Founding {
 
 /// What a gateway has promised and accepted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seed {
+pub struct BootstrapState {
     promised: Option<Ballot>,
     accepted: Option<Founding>,
 }
@@ -63,7 +63,7 @@ impl Founding {
     }
 }
 
-impl Seed {
+impl BootstrapState {
     /// Whether a ballot of that number may come next.
     fn is_near(&self, ballot: Ballot) -> bool {
         let promised = self.promised.map_or(0, |(number, _)| number);
@@ -92,15 +92,15 @@ impl Seed {
 }
 
 /// One gateway's part in the founding, on its disk.
-pub struct Founder {
+pub struct Bootstrap {
     log: LogStore,
-    seed: Mutex<Seed>,
+    seed: Mutex<BootstrapState>,
 }
 
-impl Founder {
+impl Bootstrap {
     /// As the data directory remembers it. Blocks for a moment.
     pub fn open(log: LogStore) -> Result<Self, AnyError> {
-        let seed: Seed = log.noted(NOTE)?.unwrap_or_default();
+        let seed: BootstrapState = log.noted(NOTE)?.unwrap_or_default();
         if let Some((number, _)) = seed.promised
             && number > MAX_BALLOT
             && !log.has_entries()
@@ -148,7 +148,7 @@ impl Founder {
         (promised.map_or(0, |(number, _)| number).saturating_add(1), id)
     }
 
-    async fn keep(&self, seed: &mut Seed, next: Seed) -> Result<(), AnyError> {
+    async fn keep(&self, seed: &mut BootstrapState, next: BootstrapState) -> Result<(), AnyError> {
         if next != *seed {
             self.log.note(NOTE, &next).await?;
             *seed = next;
@@ -186,7 +186,7 @@ mod tests {
         fn two_majorities_never_accept_two_clusters(
             steps in prop::collection::vec((0_usize..3, 1_u64..4, 0_usize..7), 1..60),
         ) {
-            let mut seeds = vec![Seed::default(); 3];
+            let mut seeds = vec![BootstrapState::default(); 3];
             let mut rounds = BTreeMap::<Ballot, (Vec<Option<Founding>>, Option<Founding>, usize)>::new();
             let mut chosen = BTreeSet::new();
             // (who is asked, by which proposer, in which way)
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_promise_holds_against_earlier_ballots_only() {
-        let mut seed = Seed::default();
+        let mut seed = BootstrapState::default();
         assert_eq!(seed.prepare((2, 7)), Some(None));
         assert_eq!(seed.prepare((1, 9)), None);
         assert!(!seed.accept(founding((1, 9))));

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use super::Cluster;
 use super::rpc::Told;
 use super::wire::{Answer, Question};
-use crate::registry::replica::Standing;
+use crate::registry::replica::ClusterView;
 
 /// How long the others may take to say whether they have lost the leader, too.
 const ANSWER_WITHIN: Duration = Duration::from_millis(250);
@@ -27,10 +27,10 @@ pub async fn watch(cluster: Arc<Cluster>) {
     let mut bell = cluster.links.listen();
     let mut changes = cluster.replica.changes();
     loop {
-        if has_lost_leader(&cluster, &cluster.standing()) {
-            if others_agree(&cluster).await && has_lost_leader(&cluster, &cluster.standing()) {
-                tracing::info!("the leader is gone: standing for election");
-                cluster.replica.stand().await;
+        if has_lost_leader(&cluster, &cluster.view()) {
+            if others_agree(&cluster).await && has_lost_leader(&cluster, &cluster.view()) {
+                tracing::info!("the leader is gone: view for election");
+                cluster.replica.campaign().await;
             }
             let jitter = getrandom::u64().unwrap_or(0) % AGAIN_JITTER_MS;
             sleep(AGAIN_AFTER + Duration::from_millis(jitter)).await;
@@ -45,29 +45,29 @@ pub async fn watch(cluster: Arc<Cluster>) {
 }
 
 /// Whether this gateway, which votes, has no way to a leader.
-fn has_lost_leader(cluster: &Cluster, standing: &Standing) -> bool {
-    let others = standing.voters().any(|id| id != standing.id);
-    standing.votes() && others && !sees_leader(cluster, standing)
+fn has_lost_leader(cluster: &Cluster, view: &ClusterView) -> bool {
+    let others = view.voters().any(|id| id != view.id);
+    view.votes() && others && !sees_leader(cluster, view)
 }
 
-fn sees_leader(cluster: &Cluster, standing: &Standing) -> bool {
-    let Some(leader) = standing.leader else { return false };
-    standing.name_of(leader).is_some_and(|name| cluster.is_connected(name))
+fn sees_leader(cluster: &Cluster, view: &ClusterView) -> bool {
+    let Some(leader) = view.leader else { return false };
+    view.name_of(leader).is_some_and(|name| cluster.is_connected(name))
 }
 
 /// The answer to another gateway that has lost its leader. The terms do not matter: one that
 /// stands already is in a later one, and needs the other to stand as well.
 pub fn is_leaderless(cluster: &Cluster) -> bool {
-    !sees_leader(cluster, &cluster.standing())
+    !sees_leader(cluster, &cluster.view())
 }
 
 /// Whether a majority of those that vote has lost the leader.
 async fn others_agree(cluster: &Arc<Cluster>) -> bool {
-    let standing = cluster.standing();
-    let voters = standing.voters().count();
+    let view = cluster.view();
+    let voters = view.voters().count();
     let mut asked = tokio::task::JoinSet::new();
-    for id in standing.voters().filter(|id| *id != standing.id) {
-        let Some(name) = standing.name_of(id).map(str::to_owned) else { continue };
+    for id in view.voters().filter(|id| *id != view.id) {
+        let Some(name) = view.name_of(id).map(str::to_owned) else { continue };
         let rpc = cluster.rpc.clone();
         asked.spawn(async move {
             let answer = rpc.ask(&name, Question::Leaderless, ANSWER_WITHIN).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Cluster;
-use crate::registry::replica::{NodeId, Role, Standing};
+use crate::registry::replica::{ClusterView, NodeId, Role};
 
 /// A leader that a majority has not answered for this long has lost it: several heartbeats, and
 /// short enough to be told within 5 s.
@@ -39,13 +39,13 @@ impl Health {
 
 impl Cluster {
     /// How the cluster is.
-    pub fn health(&self, standing: &Standing) -> Health {
-        if self.is_removed() || !self.has_quorum(standing) {
+    pub fn health(&self, view: &ClusterView) -> Health {
+        if self.is_removed() || !self.has_quorum(view) {
             return Health::NoQuorum;
         }
-        let missing = standing.members.keys().any(|id| !self.is_member_connected(standing, *id));
-        let learning = standing.members.values().any(|(_, votes)| !votes);
-        if missing || learning || !self.unseen(standing).is_empty() {
+        let missing = view.members.keys().any(|id| !self.is_member_connected(view, *id));
+        let learning = view.members.values().any(|(_, votes)| !votes);
+        if missing || learning || !self.unseen(view).is_empty() {
             return Health::Degraded;
         }
         Health::Healthy
@@ -53,8 +53,8 @@ impl Cluster {
 
     /// The gateways that are listed and were never members: a name that is misspelt, or one that
     /// was not started yet. The cluster does not count on them.
-    pub fn unseen(&self, standing: &Standing) -> Vec<String> {
-        let members = names(standing);
+    pub fn unseen(&self, view: &ClusterView) -> Vec<String> {
+        let members = names(view);
         let unseen = |name: &&String| {
             *name != self.name()
                 && !members.contains(*name)
@@ -64,36 +64,36 @@ impl Cluster {
     }
 
     /// Whether a member is connected; this gateway is, to itself.
-    pub fn is_member_connected(&self, standing: &Standing, id: NodeId) -> bool {
-        id == standing.id || standing.name_of(id).is_some_and(|name| self.is_connected(name))
+    pub fn is_member_connected(&self, view: &ClusterView, id: NodeId) -> bool {
+        id == view.id || view.name_of(id).is_some_and(|name| self.is_connected(name))
     }
 
-    fn has_quorum(&self, standing: &Standing) -> bool {
-        let voters = standing.voters().count();
-        if standing.role == Role::Waiting || voters == 0 {
+    fn has_quorum(&self, view: &ClusterView) -> bool {
+        let voters = view.voters().count();
+        if view.role == Role::Waiting || voters == 0 {
             return false;
         }
-        if voters == 1 && standing.votes() {
+        if voters == 1 && view.votes() {
             return true;
         }
-        match standing.leader {
-            Some(leader) if leader == standing.id => {
+        match view.leader {
+            Some(leader) if leader == view.id => {
                 let reached =
-                    standing.voters().filter(|id| self.is_member_connected(standing, *id)).count();
+                    view.voters().filter(|id| self.is_member_connected(view, *id)).count();
                 reached > voters / 2
                     && self
                         .replica
                         .quorum_silence()
                         .is_some_and(|silence| silence < QUORUM_SILENT_FOR)
             }
-            Some(leader) => self.is_member_connected(standing, leader),
+            Some(leader) => self.is_member_connected(view, leader),
             None => false,
         }
     }
 }
 
-fn names(standing: &Standing) -> BTreeSet<String> {
-    standing.members.values().map(|(member, _)| member.name.clone()).collect()
+fn names(view: &ClusterView) -> BTreeSet<String> {
+    view.members.values().map(|(member, _)| member.name.clone()).collect()
 }
 
 /// Logs who leads, who is a member and whether there is a quorum, whenever that has changed since
@@ -101,13 +101,13 @@ fn names(standing: &Standing) -> BTreeSet<String> {
 pub async fn watch(cluster: Arc<Cluster>) {
     let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut members = names(&cluster.standing());
+    let mut members = names(&cluster.view());
     let mut led: Option<(Option<NodeId>, u64)> = None;
     let mut quorum = true;
     loop {
         ticks.tick().await;
-        let standing = cluster.standing();
-        let now = names(&standing);
+        let view = cluster.view();
+        let now = names(&view);
         if now != members {
             if now.len() > 1 || members.len() > 1 {
                 tracing::info!(members = ?now, "the members of the cluster have changed");
@@ -115,36 +115,33 @@ pub async fn watch(cluster: Arc<Cluster>) {
             members = now;
         }
         // One that is alone leads itself, which is not worth a line.
-        if standing.members.len() <= 1 || cluster.is_removed() {
+        if view.members.len() <= 1 || cluster.is_removed() {
             continue;
         }
-        if led.is_none_or(|(leader, _)| leader != standing.leader) {
-            let terms = led.map_or(0, |(_, term)| standing.term.saturating_sub(term));
-            match standing.leader {
+        if led.is_none_or(|(leader, _)| leader != view.leader) {
+            let terms = led.map_or(0, |(_, term)| view.term.saturating_sub(term));
+            match view.leader {
                 Some(leader) => {
-                    let name = standing.name_of(leader).unwrap_or("one that is no member any more");
-                    tracing::info!(leader = name, term = standing.term, terms, "a gateway leads");
+                    let name = view.name_of(leader).unwrap_or("one that is no member any more");
+                    tracing::info!(leader = name, term = view.term, terms, "a gateway leads");
                 }
                 None if led.is_some() => {
-                    tracing::warn!(
-                        term = standing.term,
-                        "no gateway leads: an election is under way"
-                    );
+                    tracing::warn!(term = view.term, "no gateway leads: an election is under way");
                 }
                 None => {}
             }
-            led = Some((standing.leader, standing.term));
+            led = Some((view.leader, view.term));
         }
-        let has_quorum = cluster.has_quorum(&standing);
+        let has_quorum = cluster.has_quorum(&view);
         if has_quorum != quorum {
             if has_quorum {
                 tracing::info!("a majority of the gateways is there: commands are carried out");
             } else {
-                let missing: Vec<_> = standing
+                let missing: Vec<_> = view
                     .members
                     .keys()
-                    .filter(|id| !cluster.is_member_connected(&standing, **id))
-                    .filter_map(|id| standing.name_of(*id))
+                    .filter(|id| !cluster.is_member_connected(&view, **id))
+                    .filter_map(|id| view.name_of(*id))
                     .collect();
                 tracing::warn!(
                     ?missing,

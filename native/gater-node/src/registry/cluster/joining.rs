@@ -31,7 +31,7 @@ pub async fn join(cluster: Arc<Cluster>) {
     let mut since = Instant::now();
     let mut said = String::new();
     let mut slow = SlowBootstrap::default();
-    while cluster.standing().role == Role::Waiting {
+    while cluster.view().role == Role::Waiting {
         match attempt(&cluster, since).await {
             Ok(Attempt::TooFew(missing)) => {
                 since = Instant::now();
@@ -48,9 +48,9 @@ pub async fn join(cluster: Arc<Cluster>) {
         }
         sleep(TRY_EVERY).await;
     }
-    let standing = cluster.standing();
-    if standing.members.len() > 1 {
-        tracing::info!(id = standing.id, members = ?cluster.gateways(), "member of the cluster");
+    let view = cluster.view();
+    if view.members.len() > 1 {
+        tracing::info!(id = view.id, members = ?cluster.gateways(), "member of the cluster");
     }
     stay(&cluster).await;
 }
@@ -225,10 +225,8 @@ async fn stay(cluster: &Arc<Cluster>) {
     let mut led = Instant::now();
     loop {
         sleep(DOUBT_AFTER / 3).await;
-        let standing = cluster.standing();
-        if standing.leader.is_some_and(|leader| leader == standing.id)
-            || standing.members.len() <= 1
-        {
+        let view = cluster.view();
+        if view.leader.is_some_and(|leader| leader == view.id) || view.members.len() <= 1 {
             led = Instant::now();
         }
         if led.elapsed() < DOUBT_AFTER {
@@ -237,7 +235,7 @@ async fn stay(cluster: &Arc<Cluster>) {
         let others = hellos_of_members(cluster).await;
         let removed = others
             .iter()
-            .any(|hello| hello.led && !hello.members.iter().any(|(id, _)| *id == standing.id));
+            .any(|hello| hello.led && !hello.members.iter().any(|(id, _)| *id == view.id));
         if removed {
             tracing::warn!(
                 "this gateway was removed from the cluster: it serves what it knows and takes no \

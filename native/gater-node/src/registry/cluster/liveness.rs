@@ -25,8 +25,8 @@ impl Cluster {
     /// that no other has reached either. Does nothing but on the leader.
     pub async fn give_up(self: &Arc<Self>, lost: &[PeerRef]) {
         for lost in lost.chunks(ASK_FOR) {
-            let standing = self.standing();
-            if standing.leader != Some(standing.id) {
+            let view = self.view();
+            if view.leader != Some(view.id) {
                 return;
             }
             let mut reached = vec![false; lost.len()];

@@ -32,7 +32,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::bootstrap::{ClusterId, Founder};
+use self::bootstrap::{Bootstrap, ClusterId};
 use self::key::{ClusterKey, KeyMessage};
 use self::links::Links;
 use self::refusals::Reason;
@@ -41,7 +41,7 @@ use self::trust::{Rank, Trust};
 use self::wire::{Answer, Content, Envelope, Hello, NAME, Question};
 use crate::registry::replica::guard::Refusal;
 use crate::registry::replica::{
-    IntakeError, Member, MemberError, NodeId, OpenError, Replica, Role, Standing,
+    ClusterView, IntakeError, Member, MemberError, NodeId, OpenError, Replica, Role,
 };
 use crate::supervise::supervise;
 use crate::transport::peers::Peers;
@@ -88,7 +88,7 @@ pub struct Cluster {
     replica: Arc<Replica>,
     peers: Arc<Peers>,
     rpc: Arc<Rpc>,
-    founder: Founder,
+    founder: Bootstrap,
     links: Links,
     /// The other members have told that this gateway is none any more.
     removed: AtomicBool,
@@ -115,19 +115,19 @@ impl Cluster {
             path: settings.data_dir.clone(),
             reason: error.to_string(),
         };
-        let founder = Founder::open(replica.log().clone()).map_err(unreadable)?;
+        let founder = Bootstrap::open(replica.log().clone()).map_err(unreadable)?;
         let noted: Option<ClusterId> = replica.log().noted(CLUSTER_NOTE).map_err(unreadable)?;
         let noted_name: Option<String> = replica.log().noted(NAME_NOTE).map_err(unreadable)?;
-        let standing = replica.standing();
+        let view = replica.view();
         // A member is known to the others by the name in the log; one that is alone goes by the
         // name that it had when it ran last.
-        let known_as = match standing.members.len() {
+        let known_as = match view.members.len() {
             0 | 1 => noted_name,
-            _ => standing.name_of(standing.id).map(str::to_owned),
+            _ => view.name_of(view.id).map(str::to_owned),
         };
         match known_as {
             Some(name) if name != own_name.as_str() => {
-                if standing.members.len() > 1 {
+                if view.members.len() > 1 {
                     return Err(OpenError::OtherName { name, own: own_name.as_str().to_owned() });
                 }
                 tracing::warn!(
@@ -139,7 +139,7 @@ impl Cluster {
             _ => {}
         }
         // A gateway that founded a cluster of its own named it after itself.
-        let founded = !replica.standing().members.is_empty();
+        let founded = !replica.view().members.is_empty();
         if let Some(cluster) = noted.or(founded.then(|| replica.node_id())) {
             rpc.belong(cluster);
         }
@@ -199,14 +199,14 @@ impl Cluster {
     }
 
     /// The cluster as this gateway knows it.
-    pub fn standing(&self) -> Standing {
-        self.replica.standing()
+    pub fn view(&self) -> ClusterView {
+        self.replica.view()
     }
 
     /// The names of all gateways of the cluster, this one among them, in order.
     pub fn gateways(&self) -> BTreeSet<String> {
         let mut names: BTreeSet<_> = self
-            .standing()
+            .view()
             .members
             .into_values()
             .map(|(member, _)| member.name)
@@ -461,7 +461,7 @@ impl Cluster {
 
     /// Promises to take part in a ballot of the bootstrap, unless it is over here.
     async fn prepare(&self, asker: &Asker, ballot: bootstrap::Ballot) -> Answer {
-        if self.standing().role != Role::Waiting {
+        if self.view().role != Role::Waiting {
             return Answer::Prepared(None);
         }
         if ballot.1 != asker.id || !self.founder.is_near(ballot).await {
@@ -477,7 +477,7 @@ impl Cluster {
 
     /// Accepts what another gateway proposes as the cluster, unless there is one here.
     async fn accept(&self, asker: &Asker, founding: bootstrap::Founding) -> Answer {
-        if self.standing().role != Role::Waiting {
+        if self.view().role != Role::Waiting {
             return Answer::Flag(false);
         }
         let own = (self.replica.node_id(), self.own_name.as_str());
@@ -532,16 +532,12 @@ impl Cluster {
     }
 
     fn hello(&self) -> Hello {
-        let standing = self.standing();
+        let view = self.view();
         Hello {
-            id: standing.id,
-            founded: standing.role != Role::Waiting,
-            led: standing.leader.is_some(),
-            members: standing
-                .members
-                .into_iter()
-                .map(|(id, (member, _))| (id, member.name))
-                .collect(),
+            id: view.id,
+            founded: view.role != Role::Waiting,
+            led: view.leader.is_some(),
+            members: view.members.into_iter().map(|(id, (member, _))| (id, member.name)).collect(),
         }
     }
 
@@ -567,9 +563,9 @@ impl Cluster {
     }
 
     async fn through_leader(self: &Arc<Self>, question: Question) -> Result<(), String> {
-        let standing = self.standing();
-        let Some(leader) = standing.leader else { return Err("no gateway leads".into()) };
-        if leader == standing.id {
+        let view = self.view();
+        let Some(leader) = view.leader else { return Err("no gateway leads".into()) };
+        if leader == view.id {
             return match question {
                 Question::Add(name) => self.add_here(&name).await,
                 Question::Remove(name) => self.remove_here(&name).await,
@@ -577,7 +573,7 @@ impl Cluster {
                 _ => Err("not a question for the leader".into()),
             };
         }
-        let name = standing.name_of(leader).unwrap_or_default();
+        let name = view.name_of(leader).unwrap_or_default();
         match self.rpc.ask(name, question, ADD_WITHIN).await {
             Ok(Told { answer: Answer::Done(done), .. }) => done,
             Ok(_) => {
@@ -589,8 +585,8 @@ impl Cluster {
 
     /// Lets a new gateway in that was listed from the start.
     async fn admit(self: &Arc<Self>, id: NodeId, name: String) -> Result<(), String> {
-        let standing = self.standing();
-        if standing.is_voter(id) {
+        let view = self.view();
+        if view.is_voter(id) {
             return Ok(());
         }
         if !self.listed.contains(&name) {
@@ -599,13 +595,13 @@ impl Cluster {
                 self.own_name
             ));
         }
-        if standing.members.iter().any(|(other, (member, _))| *other != id && member.name == name) {
+        if view.members.iter().any(|(other, (member, _))| *other != id && member.name == name) {
             return Err(format!(
                 "{name} is a member with another data directory: if that one is lost, \
                  `esdb-gater cluster add {name}` puts this one in its place"
             ));
         }
-        if standing.leader != Some(standing.id) {
+        if view.leader != Some(view.id) {
             return Box::pin(self.through_leader(Question::Admit { id, name })).await;
         }
         tracing::info!(gateway = name, "joins the cluster");
@@ -625,7 +621,7 @@ impl Cluster {
                  the members, and with the same cluster.key if they have one"
             ));
         };
-        if self.standing().is_voter(hello.id) {
+        if self.view().is_voter(hello.id) {
             return Ok(());
         }
         if hello.founded {
@@ -670,10 +666,9 @@ impl Cluster {
     }
 
     async fn remove_here(&self, name: &str) -> Result<(), String> {
-        let standing = self.standing();
+        let view = self.view();
         // One that is alone may be known under the name it had before, or none.
-        let alone =
-            standing.members.len() <= 1 && standing.votes() && self.own_name.as_str() == name;
+        let alone = view.members.len() <= 1 && view.votes() && self.own_name.as_str() == name;
         let removed = if alone { Err(MemberError::Last) } else { self.replica.remove(name).await };
         match removed {
             Ok(()) => {

@@ -46,11 +46,11 @@ pub struct Coalescer {
 }
 
 impl Coalescer {
-    /// Starts to carry commands on their `way`: at most `waiting` of them, each answered `within`.
-    pub fn start(way: Way, waiting: usize, within: Duration) -> Self {
+    /// Starts to write commands to `destination`: at most `waiting` of them, each answered `within`.
+    pub fn start(destination: Destination, waiting: usize, within: Duration) -> Self {
         let (proposals, queue) = mpsc::channel(waiting.max(1));
         let stop = CancellationToken::new();
-        let task = tokio::spawn(run(way, queue, stop.clone()));
+        let task = tokio::spawn(run(destination, queue, stop.clone()));
         Self { proposals, within, stop, task: parking_lot::Mutex::new(Some(task)) }
     }
 
@@ -88,7 +88,7 @@ impl Coalescer {
 }
 
 /// What it takes to write a batch.
-pub struct Way {
+pub struct Destination {
     /// Consensus, as this gateway takes part in it.
     pub raft: Raft<TypeConfig>,
     /// The registry here.
@@ -97,7 +97,11 @@ pub struct Way {
     pub leader: Arc<dyn Forward>,
 }
 
-async fn run(way: Way, mut queue: mpsc::Receiver<Proposal>, stop: CancellationToken) {
+async fn run(
+    destination: Destination,
+    mut queue: mpsc::Receiver<Proposal>,
+    stop: CancellationToken,
+) {
     // Drawn anew with every start: batches of an earlier life are not mistaken for these.
     let proposer = getrandom::u64().unwrap_or_else(|_| RandomState::new().hash_one(0));
     let mut number = 0;
@@ -128,7 +132,7 @@ async fn run(way: Way, mut queue: mpsc::Receiver<Proposal>, stop: CancellationTo
         let Some(last) = waiting.deadlines().max() else { continue };
         number += 1;
         let batch = Batch { origin: Some(Origin { proposer, number }), commands: commands.into() };
-        let mut write = std::pin::pin!(way.write(batch, last));
+        let mut write = std::pin::pin!(destination.write(batch, last));
         let result = loop {
             // Who can wait no longer is told in time; the write goes on for the others.
             let Some(first) = waiting.deadlines().min() else {
@@ -179,7 +183,7 @@ impl Waiting {
     }
 }
 
-impl Way {
+impl Destination {
     /// Writes one batch, here or through the leader, whoever that comes to be before
     /// `deadline`: one outcome for each command.
     ///

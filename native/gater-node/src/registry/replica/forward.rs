@@ -5,7 +5,7 @@ use std::pin::Pin;
 
 use serde::{Deserialize, Serialize};
 
-use super::network::Alone;
+use super::network::NoNetwork;
 use super::types::{Applied, Batch, Member};
 
 /// A batch that a quorum has on its disks.
@@ -37,7 +37,7 @@ pub trait Forward: Send + Sync + 'static {
     fn forward(&self, leader: &Member, batch: &Batch) -> Forwarded;
 }
 
-impl Forward for Alone {
+impl Forward for NoNetwork {
     fn forward(&self, _leader: &Member, _batch: &Batch) -> Forwarded {
         Box::pin(ready(Err(ForwardError::NotLeader)))
     }

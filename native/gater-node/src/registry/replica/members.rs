@@ -40,7 +40,7 @@ impl Role {
 
 /// The cluster as one gateway knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct ClusterView {
     /// Its own id.
     pub id: NodeId,
     /// What it is itself.
@@ -55,7 +55,7 @@ pub struct Standing {
     pub members: BTreeMap<NodeId, (Member, bool)>,
 }
 
-impl Standing {
+impl ClusterView {
     /// The node name of a member.
     pub fn name_of(&self, id: NodeId) -> Option<&str> {
         self.members.get(&id).map(|(member, _)| member.name.as_str())
@@ -111,7 +111,7 @@ impl From<RaftError<NodeId, ClientWriteError<NodeId, Member>>> for MemberError {
 
 impl Replica {
     /// The cluster as this gateway knows it.
-    pub fn standing(&self) -> Standing {
+    pub fn view(&self) -> ClusterView {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         let membership = metrics.membership_config.membership();
@@ -120,7 +120,7 @@ impl Replica {
             .nodes()
             .map(|(id, member)| (*id, (member.clone(), voters.contains(id))))
             .collect();
-        Standing {
+        ClusterView {
             id: metrics.id,
             role: match metrics.state {
                 _ if members.is_empty() => Role::Waiting,
@@ -149,7 +149,7 @@ impl Replica {
         metrics.membership_config.membership().nodes().any(|(id, member)| is_it(*id, &member.name))
     }
 
-    /// Returns when something of the [`Standing`] but `applied` may have changed since `seen`,
+    /// Returns when something of the [`ClusterView`] but `applied` may have changed since `seen`,
     /// which is taken from [`Replica::changes`].
     pub async fn changed(&self, seen: &mut Changes) {
         if seen.0.changed().await.is_err() {
@@ -175,10 +175,10 @@ impl Replica {
 
     /// Has a gateway catch up and then vote. Whoever had its name before is a member no more.
     pub async fn add(&self, id: NodeId, member: Member) -> Result<(), MemberError> {
-        let mut replaced = self.standing().named(&member.name);
+        let mut replaced = self.view().named(&member.name);
         replaced.remove(&id);
         self.raft.add_learner(id, member, true).await?;
-        let mut voters: BTreeSet<_> = self.standing().voters().collect();
+        let mut voters: BTreeSet<_> = self.view().voters().collect();
         voters.insert(id);
         voters.retain(|voter| !replaced.contains(voter));
         self.raft.change_membership(voters, false).await?;
@@ -187,16 +187,16 @@ impl Replica {
 
     /// Takes a gateway out of the cluster.
     pub async fn remove(&self, name: &str) -> Result<(), MemberError> {
-        let standing = self.standing();
-        let named = standing.named(name);
+        let view = self.view();
+        let named = view.named(name);
         if named.is_empty() {
             return Err(MemberError::Unknown);
         }
-        let voters: BTreeSet<_> = standing.voters().filter(|id| !named.contains(id)).collect();
+        let voters: BTreeSet<_> = view.voters().filter(|id| !named.contains(id)).collect();
         if voters.is_empty() {
             return Err(MemberError::Last);
         }
-        if voters.len() < standing.voters().count() {
+        if voters.len() < view.voters().count() {
             self.raft.change_membership(voters, false).await?;
         }
         self.drop_learners(&named).await
@@ -205,7 +205,7 @@ impl Replica {
     /// Those of `ids` that are members without a vote are none any more.
     async fn drop_learners(&self, ids: &BTreeSet<NodeId>) -> Result<(), MemberError> {
         let learners: BTreeSet<_> =
-            self.standing().members.keys().filter(|id| ids.contains(id)).copied().collect();
+            self.view().members.keys().filter(|id| ids.contains(id)).copied().collect();
         if !learners.is_empty() {
             self.raft.change_membership(ChangeMembers::RemoveNodes(learners), false).await?;
         }
@@ -214,18 +214,18 @@ impl Replica {
 
     /// Gives this gateway, the only member, the name that others reach it by.
     pub async fn take_name(&self, name: &str) -> Result<(), MemberError> {
-        let standing = self.standing();
-        let alone = standing.members.len() == 1 && standing.votes();
-        if alone && standing.name_of(standing.id) != Some(name) {
+        let view = self.view();
+        let alone = view.members.len() == 1 && view.votes();
+        if alone && view.name_of(view.id) != Some(name) {
             let member = Member { name: name.to_owned() };
-            let nodes = BTreeMap::from([(standing.id, member)]);
+            let nodes = BTreeMap::from([(view.id, member)]);
             self.raft.change_membership(ChangeMembers::SetNodes(nodes), true).await?;
         }
         Ok(())
     }
 
     /// Stands for election now, without waiting for the silence of a leader.
-    pub async fn stand(&self) {
+    pub async fn campaign(&self) {
         if let Err(error) = self.raft.trigger().elect().await {
             tracing::warn!(%error, "no election");
         }

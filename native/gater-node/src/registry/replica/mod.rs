@@ -42,15 +42,15 @@ use gater_core::registry::{Change, Command, Outcome, State};
 use openraft::{Raft, RaftNetworkFactory, SnapshotPolicy};
 use tokio::time::{Instant, timeout};
 
-pub use self::coalescer::{Coalescer, Way};
+pub use self::coalescer::{Coalescer, Destination};
 pub use self::error::{OpenError, ProposeError};
 pub use self::forward::{Forward, ForwardError, Forwarded, Written};
 use self::intake::Intake;
 pub(crate) use self::intake::IntakeError;
 pub use self::log::{Disk, DiskFile, Folder, LogStore, Memory};
 pub use self::machine::Machine;
-pub use self::members::{MemberError, Role, Standing};
-pub use self::network::Alone;
+pub use self::members::{ClusterView, MemberError, Role};
+pub use self::network::NoNetwork;
 pub use self::snapshot::SnapshotFile;
 pub use self::types::{Applied, Batch, Member, NodeId, TypeConfig};
 
@@ -109,7 +109,7 @@ impl Replica {
     /// the state has changed and before the command is answered, in order, one call at a time,
     /// on a thread of the runtime. It must not block.
     pub async fn open(path: &Path, on_change: OnChange) -> Result<Self, OpenError> {
-        let replica = Self::open_with(path, Settings::default(), Alone, on_change).await?;
+        let replica = Self::open_with(path, Settings::default(), NoNetwork, on_change).await?;
         replica.follow(|_| ());
         Ok(replica)
     }
@@ -158,9 +158,10 @@ impl Replica {
         let leader = Arc::new(network.clone());
         match start(&log, &machine, &settings, network, leader.clone()).await {
             Ok(raft) => {
-                let way = Way { raft: raft.clone(), machine: machine.clone(), leader };
+                let destination =
+                    Destination { raft: raft.clone(), machine: machine.clone(), leader };
                 let within = settings.propose_within;
-                let coalescer = Coalescer::start(way, settings.max_waiting, within);
+                let coalescer = Coalescer::start(destination, settings.max_waiting, within);
                 Ok(Self { raft, machine, log, coalescer, intake: Intake::default() })
             }
             Err(error) => {
@@ -225,7 +226,7 @@ impl Replica {
         }
     }
 
-    /// The log, which keeps a few facts beside its entries.
+    /// The log, which keeps some metadata beside its entries.
     pub(crate) fn log(&self) -> &LogStore {
         &self.log
     }
@@ -351,10 +352,10 @@ async fn start(
     if alone {
         lead(&raft, id).await.map_err(|error| failed(&error))?;
         // An entry of its own commits all those before it, whoever wrote them.
-        let way = Way { raft: raft.clone(), machine: machine.clone(), leader };
+        let destination = Destination { raft: raft.clone(), machine: machine.clone(), leader };
         let deadline = Instant::now() + LEAD_WITHIN;
         let nothing = Batch { origin: None, commands: Arc::new([]) };
-        way.write(nothing, deadline).await.map_err(|error| failed(&error))?;
+        destination.write(nothing, deadline).await.map_err(|error| failed(&error))?;
     }
     Ok(raft)
 }

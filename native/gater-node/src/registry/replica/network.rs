@@ -1,7 +1,7 @@
 //! How gateways of a cluster reach each other.
 //!
 //! The replica takes any [`openraft::RaftNetworkFactory`] over [`TypeConfig`];
-//! one over the distribution connections makes a cluster. [`Alone`] is that of a
+//! one over the distribution connections makes a cluster. [`NoNetwork`] is that of a
 //! gateway without others: the same code, with nobody to send to.
 
 use std::io;
@@ -20,28 +20,28 @@ type RpcError<E = openraft::error::Infallible> = RPCError<NodeId, Member, RaftEr
 
 /// The network of a gateway that has no others: all are unreachable.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Alone;
+pub struct NoNetwork;
 
-/// The way from [`Alone`] to another gateway: there is none.
+/// The way from [`NoNetwork`] to another gateway: there is none.
 #[derive(Debug)]
-pub struct NoWay(String);
+pub struct NoConnection(String);
 
-impl NoWay {
+impl NoConnection {
     fn unreachable(&self) -> Unreachable {
         let text = format!("this gateway runs alone and has no way to {:?}", self.0);
         Unreachable::new(&io::Error::new(io::ErrorKind::NotConnected, text))
     }
 }
 
-impl RaftNetworkFactory<TypeConfig> for Alone {
-    type Network = NoWay;
+impl RaftNetworkFactory<TypeConfig> for NoNetwork {
+    type Network = NoConnection;
 
-    async fn new_client(&mut self, _target: NodeId, node: &Member) -> NoWay {
-        NoWay(node.name.clone())
+    async fn new_client(&mut self, _target: NodeId, node: &Member) -> NoConnection {
+        NoConnection(node.name.clone())
     }
 }
 
-impl RaftNetwork<TypeConfig> for NoWay {
+impl RaftNetwork<TypeConfig> for NoConnection {
     async fn append_entries(
         &mut self,
         _request: AppendEntriesRequest<TypeConfig>,

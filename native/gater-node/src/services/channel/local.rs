@@ -9,7 +9,7 @@ use gater_core::capability::Unauthorized;
 use gater_core::channel::{Hmac, Policy, Priority, Subscribers, Topic};
 use gater_core::limit::RateLimiter;
 use gater_core::sign;
-use gater_dist::{Connection, Draft, Lane, Opening, Payload};
+use gater_dist::{Connection, Draft, Lane, Payload, Prefix};
 use gater_term::{Atom, LocalPid, Pid, encode};
 use parking_lot::{Mutex, RwLock};
 
@@ -33,7 +33,7 @@ pub struct Channel {
     policy: Policy,
     drops: Arc<Drops>,
     /// `{channel_message, Channel, ` without what follows: the same for every message.
-    opening: Arc<Opening>,
+    prefix: Arc<Prefix>,
     table: RwLock<Table>,
     limiter: Option<Mutex<RateLimiter>>,
     last: Option<Mutex<LastValues>>,
@@ -140,7 +140,7 @@ impl Channel {
     /// A channel without subscribers; `tag` is the first element of its messages.
     pub fn new(tag: &Atom, name: Atom, policy: Policy, drops: Arc<Drops>) -> Self {
         Self {
-            opening: Arc::new(Opening::tuple(4, &[tag.clone(), name.clone()])),
+            prefix: Arc::new(Prefix::tuple(4, &[tag.clone(), name.clone()])),
             name,
             table: RwLock::default(),
             limiter: policy
@@ -532,7 +532,7 @@ impl Channel {
         if signed {
             secret.verify(term).map_err(Refusal::Signature)?;
         }
-        let draft = Draft::new(&self.opening, topic_and_term);
+        let draft = Draft::new(&self.prefix, topic_and_term);
         {
             let table = self.table.read();
             for (peer, locals) in table.subscribers.get(topic) {
@@ -573,7 +573,7 @@ impl Channel {
     fn payload(&self, topic: &[u8], term: &Bytes) -> Payload {
         let mut head = Vec::with_capacity(5 + topic.len());
         encode::binary(&mut head, topic);
-        Payload::new(&self.opening, head, term.clone())
+        Payload::new(&self.prefix, head, term.clone())
     }
 }
 

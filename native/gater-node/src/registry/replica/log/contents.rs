@@ -1,11 +1,11 @@
-//! What the log holds: the facts, and of every entry where it is.
+//! What the log holds: the metadata, and where each entry is.
 
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::record::{Facts, Head, Record};
+use super::record::{Head, Metadata, Record};
 use super::segment::Segment;
 use crate::registry::replica::codec::{self, DISK};
 use crate::registry::replica::form::Formed;
@@ -44,7 +44,7 @@ impl Place {
 
 /// What the log holds as of its last frame.
 pub struct Contents {
-    facts: Facts,
+    metadata: Metadata,
     /// The index of the first of `places`. `None` before the first entry.
     first: Option<u64>,
     /// Of later entries the segment is the same or a later one.
@@ -68,17 +68,17 @@ pub enum OrderError {
 impl Contents {
     /// What the log holds after the `head` of its oldest segment.
     pub fn new(head: Head) -> Self {
-        Self { facts: head.facts, first: head.next, places: VecDeque::new() }
+        Self { metadata: head.metadata, first: head.next, places: VecDeque::new() }
     }
 
     /// What is known beside the entries.
-    pub fn facts(&self) -> &Facts {
-        &self.facts
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
     }
 
     /// What the next segment begins with.
     pub fn head(&self) -> Head {
-        Head { facts: self.facts.clone(), next: self.next() }
+        Head { metadata: self.metadata.clone(), next: self.next() }
     }
 
     /// The last entry that is there, with its index.
@@ -148,12 +148,12 @@ impl Contents {
                         checksum: crc32fast::hash(bytes),
                     });
                 }
-                Record::Vote(vote) => self.facts.vote = Some(vote),
+                Record::Vote(vote) => self.metadata.vote = Some(vote),
                 Record::Truncate(from) => self.truncate(from),
                 Record::Purge(upto) => self.purge(upto),
-                Record::Committed(upto) => self.facts.committed = Some(upto),
+                Record::Committed(upto) => self.metadata.committed = Some(upto),
                 Record::Note(name, bytes) => {
-                    self.facts.notes.insert(name, bytes);
+                    self.metadata.notes.insert(name, bytes);
                 }
                 Record::Head(_) => return Err(OrderError::Head),
                 Record::Closed => {}
@@ -182,7 +182,7 @@ impl Contents {
             self.places.drain(..gone.min(self.places.len()));
         }
         self.first = self.first.max(Some(start));
-        self.facts.purged = self.facts.purged.max(Some(upto));
+        self.metadata.purged = self.metadata.purged.max(Some(upto));
     }
 }
 

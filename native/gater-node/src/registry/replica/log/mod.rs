@@ -38,7 +38,7 @@ use tokio::sync::oneshot;
 use self::contents::Contents;
 pub use self::disk::{Disk, DiskFile, Folder};
 pub use self::memory::Memory;
-use self::record::{Change, Facts};
+use self::record::{Change, Metadata};
 use self::tail::Tail;
 use self::wal::{SEGMENT_BYTES, Wal};
 use self::writer::{Done, Job};
@@ -78,7 +78,7 @@ struct Shared {
 
 /// The log as it will be when all that is queued is written.
 struct Known {
-    facts: Facts,
+    metadata: Metadata,
     /// The last entry; the last purged one if there is no other.
     last: Option<LogId>,
     tail: Tail,
@@ -96,13 +96,13 @@ impl LogStore {
         let path = wal.path();
         let io = |error| OpenError::Io { path: path.clone(), error };
         let contents = wal.contents();
-        let (facts, last) = {
+        let (metadata, last) = {
             let contents = contents.lock();
-            (contents.facts().clone(), contents.last())
+            (contents.metadata().clone(), contents.last())
         };
         let last = last.map(|(index, place)| place.read(index)).transpose().map_err(io)?;
-        let last = last.map(|entry| entry.log_id).max(facts.purged);
-        let known = Mutex::new(Known { facts, last, tail: Tail::default() });
+        let last = last.map(|entry| entry.log_id).max(metadata.purged);
+        let known = Mutex::new(Known { metadata, last, tail: Tail::default() });
         let shared = Arc::new(Shared { contents, known });
         let (jobs, thread) = writer::start(shared.clone(), wal).map_err(io)?;
         let writer = Writer { jobs: Some(jobs), thread: Some(thread) };
@@ -111,12 +111,12 @@ impl LogStore {
 
     /// The id of the node whose log it is.
     pub fn node_id(&self) -> NodeId {
-        self.shared.known.lock().facts.node_id
+        self.shared.known.lock().metadata.node_id
     }
 
     /// The last entry that was removed because a snapshot holds it.
     pub fn purged(&self) -> Option<LogId> {
-        self.shared.known.lock().facts.purged
+        self.shared.known.lock().metadata.purged
     }
 
     /// Whether there are entries, be it in a snapshot.
@@ -129,10 +129,10 @@ impl LogStore {
     pub(crate) fn local(&self, applied: Option<LogId>) -> Local {
         let known = self.shared.known.lock();
         Local {
-            vote: known.facts.vote.unwrap_or_default(),
+            vote: known.metadata.vote.unwrap_or_default(),
             last: known.last,
-            settled: known.facts.committed.max(applied),
-            purged: known.facts.purged,
+            settled: known.metadata.committed.max(applied),
+            purged: known.metadata.purged,
         }
     }
 
@@ -163,7 +163,7 @@ impl LogStore {
     /// What was remembered under `name`.
     pub fn noted<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, AnyError> {
         let contents = self.shared.contents.lock();
-        let bytes = contents.facts().notes.get(name);
+        let bytes = contents.metadata().notes.get(name);
         bytes
             .map(|bytes| codec::decode(DISK, bytes).map_err(|error| AnyError::new(&error)))
             .transpose()
@@ -196,7 +196,7 @@ impl Shared {
     fn committed(&self) -> Option<LogId> {
         let known = self.known.lock();
         let last = known.last.map(|last| last.index);
-        known.facts.committed.filter(|committed| Some(committed.index) <= last)
+        known.metadata.committed.filter(|committed| Some(committed.index) <= last)
     }
 
     /// `changes` are on the disk.
@@ -215,7 +215,7 @@ impl Shared {
     async fn read(&self, range: Range<u64>) -> Result<Vec<Entry>, AnyError> {
         let (on_disk, newest) = {
             let known = self.known.lock();
-            let first = known.facts.purged.map_or(0, |purged| purged.index + 1);
+            let first = known.metadata.purged.map_or(0, |purged| purged.index + 1);
             let end = known.last.map_or(0, |last| last.index + 1).min(range.end);
             let start = range.start.max(first);
             let split = known.tail.first().unwrap_or(end).clamp(start, end.max(start));
@@ -265,7 +265,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
         let known = self.shared.known.lock();
-        Ok(LogState { last_purged_log_id: known.facts.purged, last_log_id: known.last })
+        Ok(LogState { last_purged_log_id: known.metadata.purged, last_log_id: known.last })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -274,22 +274,22 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
         self.write(Change::Vote(*vote)).await.map_err(StorageIoError::write_vote)?;
-        self.shared.known.lock().facts.vote = Some(*vote);
+        self.shared.known.lock().metadata.vote = Some(*vote);
         Ok(())
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
-        Ok(self.shared.known.lock().facts.vote)
+        Ok(self.shared.known.lock().metadata.vote)
     }
 
     /// Goes to the disk with the next write: a lower bound is all that is asked for.
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
-        self.shared.known.lock().facts.committed = committed;
+        self.shared.known.lock().metadata.committed = committed;
         Ok(())
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
-        Ok(self.shared.known.lock().facts.committed)
+        Ok(self.shared.known.lock().metadata.committed)
     }
 
     async fn append<I>(
@@ -305,7 +305,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         {
             let mut known = self.shared.known.lock();
             // What a snapshot holds is not needed, and would not follow the last entry.
-            let purged = known.facts.purged.map(|purged| purged.index);
+            let purged = known.metadata.purged.map(|purged| purged.index);
             entries.retain(|entry| Some(entry.log_id.index) > purged);
             for entry in &entries {
                 known.tail.push(entry.clone());
@@ -320,7 +320,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let from = log_id.index;
         let purged = self.purged();
         // Whoever asks for it, what is committed stays.
-        let committed = self.shared.known.lock().facts.committed;
+        let committed = self.shared.known.lock().metadata.committed;
         if committed.is_some_and(|committed| from <= committed.index) {
             let text = format!("entries from {from} on are to go, and {committed:?} is committed");
             return Err(StorageIoError::write_logs(AnyError::error(text)).into());
@@ -345,7 +345,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         {
             let mut known = self.shared.known.lock();
             known.tail.purge(log_id.index);
-            known.facts.purged = known.facts.purged.max(Some(log_id));
+            known.metadata.purged = known.metadata.purged.max(Some(log_id));
             known.last = known.last.max(Some(log_id));
         }
         let queued = self.queue(Change::Purge(log_id), Done::Nobody);

@@ -13,7 +13,7 @@ use crate::registry::replica::types::{Entry, LogId, NodeId, Vote};
 
 /// What is known of the log beside its entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Facts {
+pub struct Metadata {
     /// Whose log it is.
     pub node_id: NodeId,
     /// The last vote.
@@ -32,8 +32,8 @@ pub struct Facts {
 /// What a segment begins with, so that those before it can go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
-    /// The facts as they are before the other frames of the segment.
-    pub facts: Facts,
+    /// The metadata as it was before the other frames of the segment.
+    pub metadata: Metadata,
     /// The index of the entry that would come next. `None` before the first one.
     pub next: Option<u64>,
 }
@@ -231,14 +231,14 @@ mod tests {
     #[test]
     fn the_records_of_the_log_are_written_as_they_always_were() {
         let vote = Vote { leader_id: LeaderId::new(5, 9), committed: true };
-        let facts = Facts {
+        let metadata = Metadata {
             node_id: 9,
             vote: Some(vote),
             committed: Some(log_id(6)),
             purged: None,
             notes: BTreeMap::from([("cluster".to_owned(), vec![1, 42])]),
         };
-        let head = Head { facts, next: Some(7) };
+        let head = Head { metadata, next: Some(7) };
         let mut bytes = Vec::new();
         put_head(&mut bytes, &head).unwrap();
         assert_eq!(decode(&bytes).unwrap(), [Record::Head(head)]);

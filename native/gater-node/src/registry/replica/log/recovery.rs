@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::contents::Contents;
 use super::disk::Disk;
 use super::frame;
-use super::record::{self, Facts, Head, Record};
+use super::record::{self, Head, Metadata, Record};
 use super::segment::{self, Beginning, FORMAT, START, Segment, UNFINISHED};
 use crate::registry::replica::error::OpenError;
 use crate::registry::replica::guard;
@@ -114,8 +114,8 @@ fn make(disk: &dyn Disk, segment_bytes: u64) -> io::Result<Recovered> {
     // Zero is what an id looks like that was never set. One in 63 bits fits every integer type.
     let node_id = (getrandom::u64().map_err(io::Error::other)? >> 1).max(1);
     let notes = BTreeMap::new();
-    let facts = Facts { node_id, vote: None, committed: None, purged: None, notes };
-    let contents = Contents::new(Head { facts, next: None });
+    let metadata = Metadata { node_id, vote: None, committed: None, purged: None, notes };
+    let contents = Contents::new(Head { metadata, next: None });
     let head = head_frame(&contents, 0)?;
     let end = (START + head.len()) as u64;
     let length = end.next_multiple_of(segment_bytes);
@@ -223,11 +223,11 @@ enum PlaceError {
 
 /// Whether terms and indices are such that consensus can go on from them. Changes nothing.
 fn check_places(contents: &Contents) -> Result<(), PlaceError> {
-    let facts = contents.facts();
+    let metadata = contents.metadata();
     let last = contents.last().map(|(index, place)| place.read(index)).transpose();
     let last = last.map_err(PlaceError::Io)?.map(|entry| entry.log_id);
-    for last in [last, facts.purged] {
-        guard::at_start(&facts.vote.unwrap_or_default(), last.as_ref())
+    for last in [last, metadata.purged] {
+        guard::at_start(&metadata.vote.unwrap_or_default(), last.as_ref())
             .map_err(PlaceError::Unusable)?;
     }
     Ok(())
@@ -235,8 +235,8 @@ fn check_places(contents: &Contents) -> Result<(), PlaceError> {
 
 /// Whether all is there that should be; `is_whole` if no segment was ever removed.
 fn check(contents: &Contents, is_whole: bool) -> Result<(), String> {
-    let facts = contents.facts();
-    let purged = facts.purged.map_or(0, |purged| purged.index.saturating_add(1));
+    let metadata = contents.metadata();
+    let purged = metadata.purged.map_or(0, |purged| purged.index.saturating_add(1));
     if let Some(first) = contents.first()
         && first > purged
         && !is_whole
@@ -245,7 +245,7 @@ fn check(contents: &Contents, is_whole: bool) -> Result<(), String> {
     }
     // What is committed is said only when all up to there is in the log.
     let next = contents.head().next.unwrap_or(0);
-    if let Some(committed) = facts.committed
+    if let Some(committed) = metadata.committed
         && committed.index >= next
     {
         return Err(format!("{committed} is committed, and the log ends before entry {next}"));

@@ -13,12 +13,12 @@
 %%%
 %%% Written by the link; the table belongs to {@link esdb_gater_tables} and so outlives it.
 %%% @end
--module(esdb_gater_wanted).
+-module(esdb_gater_desired).
 
 -export([tables/0, add/2, remove/2, remove_process/1, mark/3, member/2, active/0, faded/0,
          forget_faded/0, processes/0, size/0]).
 
--define(TABLE, esdb_gater_wanted).
+-define(TABLE, esdb_gater_desired).
 
 %% @doc The tables to make, as arguments of `ets:new/2'.
 -spec tables() -> [{atom(), [term()]}].

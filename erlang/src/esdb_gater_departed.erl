@@ -7,7 +7,7 @@
 %%%
 %%% Bounded: embedded gateways have ever new names, and most of them never come back.
 %%% @end
--module(esdb_gater_former).
+-module(esdb_gater_departed).
 
 -export([new/0, add/2, remove/2, member/2, leave/2]).
 

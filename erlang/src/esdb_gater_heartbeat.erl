@@ -11,7 +11,7 @@
 %%% after four to five fifths of that time. Time in which this node itself stood still counts
 %%% as one ping at most.
 %%% @end
--module(esdb_gater_pulse).
+-module(esdb_gater_heartbeat).
 
 -include_lib("kernel/include/logger.hrl").
 

@@ -24,7 +24,7 @@
 %%%   the last warning, and when that was. Set by {@link esdb_gater_request}.</dd>
 %%% </dl>
 %%% @end
--module(esdb_gater_facts).
+-module(esdb_gater_shared_state).
 
 -export([tables/0, set/2, unset/1, get/1]).
 
@@ -33,7 +33,7 @@
 -type name() :: gateway | copy | events | channels | gateways | push_secret | program
               | refused | embedded | born | hosting | {lost_requests, atom()}.
 
--define(TABLE, esdb_gater_facts).
+-define(TABLE, esdb_gater_shared_state).
 
 %% @doc The tables to make, as arguments of `ets:new/2'.
 -spec tables() -> [{atom(), [term()]}].

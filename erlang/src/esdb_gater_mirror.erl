@@ -7,7 +7,7 @@
 %%% look-ups and calls do not miss them: they are *unconfirmed*, until the gateway names them
 %%% or until {@link settle/1}.
 %%% @end
--module(esdb_gater_copy).
+-module(esdb_gater_mirror).
 
 -export([reset/2, added/3, removed/3, repeated/2, ended/2, settle/1]).
 
@@ -34,9 +34,9 @@ reset(Registry, Gateway) ->
     All = lists:foldr(fun({Store, Pid}, Acc) -> Acc#{Store => [Pid | maps:get(Store, Acc, [])]} end,
                       #{}, Kept),
     ok = esdb_gater_workers:reset(maps:to_list(merge(Offered, All))),
-    ok = lists:foreach(fun({Store, Pid}) -> esdb_gater_wanted:mark(Store, Pid, active) end,
-                       [Faded || Faded <- esdb_gater_wanted:faded(), is_map_key(Faded, Known)]),
-    Missing = [Wanted || Wanted <- esdb_gater_wanted:active(), not is_map_key(Wanted, Known)],
+    ok = lists:foreach(fun({Store, Pid}) -> esdb_gater_desired:mark(Store, Pid, active) end,
+                       [Faded || Faded <- esdb_gater_desired:faded(), is_map_key(Faded, Known)]),
+    Missing = [Wanted || Wanted <- esdb_gater_desired:active(), not is_map_key(Wanted, Known)],
     {Missing, maps:from_list([{Key, []} || Key <- Kept])}.
 
 merge(Offered, Kept) ->
@@ -53,7 +53,7 @@ added(Store, Pid, Unconfirmed) ->
                     #{Key := _} -> esdb_gater_workers:renew(Store, Pid);
                     _ -> esdb_gater_workers:add(Store, Pid)
                 end,
-            esdb_gater_wanted:mark(Store, Pid, active);
+            esdb_gater_desired:mark(Store, Pid, active);
         false ->
             ok
     end,
@@ -65,10 +65,10 @@ removed(Store, Pid, Unconfirmed) ->
     _ = esdb_gater_workers:remove(Store, Pid),
     ok = case node(Pid) =:= node() of
              %% It has ended, or somebody has unregistered it: nobody wants it back.
-             true -> esdb_gater_wanted:remove(Store, Pid);
+             true -> esdb_gater_desired:remove(Store, Pid);
              %% Or its node is out of reach. The gateway remembers it, and so do we, but only
              %% the gateway can know whether it should come back.
-             false -> esdb_gater_wanted:mark(Store, Pid, faded)
+             false -> esdb_gater_desired:mark(Store, Pid, faded)
          end,
     maps:remove({Store, Pid}, Unconfirmed).
 
@@ -79,7 +79,7 @@ removed(Store, Pid, Unconfirmed) ->
 repeated(Store, Pid) ->
     case node(Pid) =:= node() orelse esdb_gater_workers:member(Store, Pid) of
         true -> ok;
-        false -> esdb_gater_wanted:mark(Store, Pid, faded)
+        false -> esdb_gater_desired:mark(Store, Pid, faded)
     end.
 
 %% @doc A process that was registered through this node has ended. Out of reach is not dead; the
@@ -89,7 +89,7 @@ ended(_Pid, noconnection) ->
     ok;
 ended(Pid, _Reason) ->
     lists:foreach(fun(Store) -> esdb_gater_workers:remove(Store, Pid) end,
-                  esdb_gater_wanted:remove_process(Pid)).
+                  esdb_gater_desired:remove_process(Pid)).
 
 %% @doc Who has not been named by now is not there.
 -spec settle(unconfirmed()) -> ok.
