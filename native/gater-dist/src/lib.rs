@@ -17,6 +17,7 @@ pub mod gen_server;
 mod lanes;
 mod node;
 mod payload;
+pub mod probe;
 pub mod process;
 #[doc(hidden)]
 pub mod protocol;

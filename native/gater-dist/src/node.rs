@@ -81,18 +81,32 @@ impl Node {
         let registration = driver::register(&settings, &short, port).await?;
         let cookie = settings.cookie.clone();
         let local = Local { name, creation: registration.creation, cookie };
-        let node = Self { shared: Arc::new(Shared::new(settings, local, port)) };
+        let node = Self { shared: Arc::new(Shared::new(settings, local, port, true)) };
         Ok(PreparedNode { node, listed: Some(Listed { short, listener, registration }) })
     }
 
     /// Prepares a node that does not listen, that EPMD does not know and that dials nobody. Its
     /// peers are those that [`Node::adopt`] is given once it runs.
     pub fn unlisted(settings: Settings, creation: u32) -> Result<PreparedNode, StartError> {
+        Self::unfindable(settings, creation, false)
+    }
+
+    /// Prepares a node that dials others and does not listen: EPMD does not know it, and nobody
+    /// can connect to it. Needs no EPMD on its own host. For programs that ask something and end.
+    pub fn dial_only(settings: Settings, creation: u32) -> Result<PreparedNode, StartError> {
+        Self::unfindable(settings, creation, true)
+    }
+
+    fn unfindable(
+        settings: Settings,
+        creation: u32,
+        dialing: bool,
+    ) -> Result<PreparedNode, StartError> {
         let bad_name = || StartError::BadName(settings.name.clone());
         name::split(&settings.name).ok_or_else(bad_name)?;
         let name = Atom::new(&settings.name).map_err(|_| bad_name())?;
         let local = Local { name, creation, cookie: settings.cookie.clone() };
-        let node = Self { shared: Arc::new(Shared::new(settings, local, 0)) };
+        let node = Self { shared: Arc::new(Shared::new(settings, local, 0, dialing)) };
         Ok(PreparedNode { node, listed: None })
     }
 
@@ -121,7 +135,7 @@ impl Node {
         self.shared.local.creation
     }
 
-    /// The TCP port connections are accepted on; 0 if the node is unlisted.
+    /// The TCP port connections are accepted on; 0 if the node does not listen.
     pub fn port(&self) -> u16 {
         self.shared.port
     }
@@ -134,7 +148,7 @@ impl Node {
     /// Keeps a connection to `node`: dials it, and dials it again with growing,
     /// jittered pauses whenever the connection is lost, until [`Node::release`].
     pub fn keep(&self, node: &Atom) {
-        if self.shared.listed
+        if self.shared.dialing
             && let Some(until) = self.shared.start_keeping(node)
         {
             let task = driver::keep(self.shared.clone(), node.clone(), until);

@@ -182,7 +182,7 @@ async fn open(
 }
 
 /// The addresses of a host, of both families, in the order in which the system has them.
-async fn resolve(host: &str, limit: Duration) -> Vec<IpAddr> {
+pub async fn resolve(host: &str, limit: Duration) -> Vec<IpAddr> {
     if let Ok(ip) = host.parse() {
         return vec![ip];
     }
@@ -203,19 +203,33 @@ async fn shake(
     node: &Atom,
 ) -> Result<Peer, HandshakeError> {
     let challenge = getrandom::u32().map_err(std::io::Error::from)?;
-    let (mut dialer, first) = Dialer::new(shared.identity(), node.clone(), challenge);
+    let dialer = Dialer::new(shared.identity(), node.clone(), challenge);
+    // A peer that believes in a connection has lost one that we have lost, too, or that it has made
+    // while we dialled.
+    let is_new = || shared.connection(node.as_str()).is_none();
+    carry_out(dialer, socket, is_new, |_| ()).await
+}
+
+/// Carries out the handshake of a [`Dialer`], with its first message. `go_on` is asked if the peer
+/// believes in a connection already; `heard` is shown every message of the peer.
+pub async fn carry_out(
+    (mut dialer, first): (Dialer, Vec<u8>),
+    socket: &mut TcpStream,
+    go_on: impl Fn() -> bool,
+    mut heard: impl FnMut(&[u8]),
+) -> Result<Peer, HandshakeError> {
     exchange::write(socket, &[first]).await?;
+    let mut message = exchange::read_first(socket).await?;
     loop {
-        let Some(message) = exchange::read(socket).await? else {
+        let Some(received) = message else {
             return Err(dialer.closed());
         };
-        match dialer.handle(&message)? {
+        heard(&received);
+        match dialer.handle(&received)? {
             Step::Wait | Step::Named => {}
             Step::Send(messages) => exchange::write(socket, &messages).await?,
             Step::Alive => {
-                // The peer believes in a connection that we have lost, or that it
-                // has made while we dialled.
-                let go_on = shared.connection(node.as_str()).is_none();
+                let go_on = go_on();
                 let answer = dialer.alive(go_on);
                 exchange::write(socket, &[answer]).await?;
                 if !go_on {
@@ -227,5 +241,6 @@ async fn shake(
                 return Ok(peer);
             }
         }
+        message = exchange::read(socket).await?;
     }
 }

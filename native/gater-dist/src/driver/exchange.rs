@@ -27,6 +27,9 @@ fn other_protocol(start: [u8; 2]) -> Option<&'static str> {
     match &start {
         // A handshake record of any version.
         [0x16, 0x03] => Some("TLS, while this port takes plain distribution"),
+        // An alert, by which a server answers what is no TLS.
+        [0x15, 0x03] => Some("TLS, and was spoken to without it"),
+        b"HT" => Some("HTTP"),
         b"GE" | b"PO" | b"PU" | b"HE" | b"DE" | b"OP" | b"PA" | b"CO" | b"TR" | b"PR" => {
             Some("HTTP")
         }

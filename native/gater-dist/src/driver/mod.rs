@@ -23,6 +23,6 @@ mod window;
 mod writer;
 
 pub use accept::accept;
-pub use dial::{connect, keep};
+pub use dial::{carry_out, connect, keep, resolve};
 pub use epmd::{Registration, register, stay};
 pub use link::start as established;

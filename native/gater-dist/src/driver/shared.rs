@@ -26,8 +26,8 @@ pub struct Shared {
     pub local: Local,
     /// Replaces the cookie in `local` and in `settings` for the handshakes to come.
     new_cookie: Mutex<Option<SecretSlice<u8>>>,
-    /// Whether other nodes can find this one and it dials them.
-    pub listed: bool,
+    /// Whether this node dials others.
+    pub dialing: bool,
     pub port: u16,
     /// Set when the node begins to run; nothing is accepted or dialled before.
     pub events: SetOnce<Arc<dyn Events>>,
@@ -79,15 +79,15 @@ pub enum Wanted {
 }
 
 impl Shared {
-    /// The state of a node that is about to start. It is `listed` if it has a `port`.
-    pub fn new(settings: Settings, local: Local, port: u16) -> Self {
+    /// The state of a node that is about to start. `port` is 0 if it accepts no connections.
+    pub fn new(settings: Settings, local: Local, port: u16, dialing: bool) -> Self {
         let dials = Semaphore::new(settings.max_dials.max(1));
         Self {
             settings,
             local,
             dials,
             new_cookie: Mutex::default(),
-            listed: port != 0,
+            dialing,
             port,
             events: SetOnce::new(),
             stop: CancellationToken::new(),
@@ -213,7 +213,7 @@ impl Shared {
         if entry.dialing.is_some() {
             return Ok(Wanted::UnderWay);
         }
-        if !self.listed {
+        if !self.dialing {
             if entry.is_idle() {
                 table.remove(node);
             }

@@ -32,9 +32,20 @@ impl Node {
     /// Listens, registers with EPMD and accepts connections from then on. Runs on the tokio runtime
     /// that it is called on.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let max_message = settings.max_message;
-        let limit = settings.lanes.get(Lane::Control.index()).map_or(0, |lane| lane.bytes);
-        let prepared = crate::Node::prepare(settings).await?;
+        let limits = (settings.max_message, control_bytes(&settings));
+        Ok(Self::run(crate::Node::prepare(settings).await?, limits))
+    }
+
+    /// Starts a node that connects to others and to which nobody can connect: it does not listen,
+    /// and needs no EPMD on its own host. Runs on the tokio runtime that it is called on.
+    pub fn start_dial_only(settings: Settings) -> Result<Self, StartError> {
+        let limits = (settings.max_message, control_bytes(&settings));
+        // Incarnations of one name differ; those up to 3 are taken for those of old nodes.
+        let creation = getrandom::u32().unwrap_or(u32::MAX) | 4;
+        Ok(Self::run(crate::Node::dial_only(settings, creation)?, limits))
+    }
+
+    fn run(prepared: crate::PreparedNode, (max_message, limit): (usize, usize)) -> Self {
         let lower = prepared.handle();
         let inner = Arc::new(Inner {
             caller: lower.new_pid(),
@@ -47,7 +58,7 @@ impl Node {
             last_number: Default::default(),
         });
         prepared.run(Arc::new(Dispatcher(Arc::downgrade(&inner))));
-        Ok(Self(inner))
+        Self(inner)
     }
 
     /// The full name, `name@host`.
@@ -116,4 +127,9 @@ impl Node {
         self.0.lower.shutdown(within).await;
         self.0.state.lock().close();
     }
+}
+
+/// What may wait in the lane of signals.
+fn control_bytes(settings: &Settings) -> usize {
+    settings.lanes.get(Lane::Control.index()).map_or(0, |lane| lane.bytes)
 }

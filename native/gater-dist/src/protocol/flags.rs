@@ -57,6 +57,53 @@ pub const V4_NC: u64 = 1 << 34;
 /// Op 33: messages to aliases.
 pub const ALIAS: u64 = 1 << 35;
 
+/// Op 37: signals with a flag for each variant.
+pub const ALTACT_SIG: u64 = 1 << 37;
+
+/// The flags by the names that `dist.hrl` has for them, without `DFLAG_`.
+const NAMES: [(u64, &str); 27] = [
+    (PUBLISHED, "PUBLISHED"),
+    (EXTENDED_REFERENCES, "EXTENDED_REFERENCES"),
+    (DIST_MONITOR, "DIST_MONITOR"),
+    (FUN_TAGS, "FUN_TAGS"),
+    (DIST_MONITOR_NAME, "DIST_MONITOR_NAME"),
+    (NEW_FUN_TAGS, "NEW_FUN_TAGS"),
+    (EXTENDED_PIDS_PORTS, "EXTENDED_PIDS_PORTS"),
+    (EXPORT_PTR_TAG, "EXPORT_PTR_TAG"),
+    (BIT_BINARIES, "BIT_BINARIES"),
+    (NEW_FLOATS, "NEW_FLOATS"),
+    (UNICODE_IO, "UNICODE_IO"),
+    (DIST_HDR_ATOM_CACHE, "DIST_HDR_ATOM_CACHE"),
+    (SMALL_ATOM_TAGS, "SMALL_ATOM_TAGS"),
+    (UTF8_ATOMS, "UTF8_ATOMS"),
+    (MAP_TAG, "MAP_TAG"),
+    (BIG_CREATION, "BIG_CREATION"),
+    (SEND_SENDER, "SEND_SENDER"),
+    (BIG_SEQTRACE_LABELS, "BIG_SEQTRACE_LABELS"),
+    (EXIT_PAYLOAD, "EXIT_PAYLOAD"),
+    (FRAGMENTS, "FRAGMENTS"),
+    (HANDSHAKE_23, "HANDSHAKE_23"),
+    (UNLINK_ID, "UNLINK_ID"),
+    (MANDATORY_25_DIGEST, "MANDATORY_25_DIGEST"),
+    (SPAWN, "SPAWN"),
+    (V4_NC, "V4_NC"),
+    (ALIAS, "ALIAS"),
+    (ALTACT_SIG, "ALTACT_SIG"),
+];
+
+/// Returns the names of `flags`; one that has none is called by its bit.
+pub fn names(flags: u64) -> Vec<String> {
+    let bits = (0..u64::BITS).map(|bit| 1 << bit).filter(|flag| flags & flag != 0);
+    bits.map(|flag: u64| {
+        let known = NAMES.iter().find(|(named, _)| *named == flag);
+        known.map_or_else(
+            || format!("bit {}", flag.trailing_zeros()),
+            |(_, name)| (*name).to_owned(),
+        )
+    })
+    .collect()
+}
+
 /// What every node since OTP 25 must have.
 pub const MANDATORY_25: u64 = EXTENDED_REFERENCES
     | FUN_TAGS
@@ -140,6 +187,13 @@ mod tests {
         let otp = 0xd_07df_7fbd_u64;
         assert_eq!(OFFERED & !otp, 0);
         assert_eq!(otp & !OFFERED, PUBLISHED | SPAWN);
+    }
+
+    #[test]
+    fn every_flag_of_an_offer_has_a_name_and_others_are_called_by_their_bit() {
+        let unnamed = |flags| names(flags).into_iter().filter(|name| name.starts_with("bit "));
+        assert_eq!(unnamed(OFFERED).count(), 0);
+        assert_eq!(names(PUBLISHED | SPAWN | 1 << 38), ["PUBLISHED", "SPAWN", "bit 38"]);
     }
 
     #[test]
