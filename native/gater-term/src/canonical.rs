@@ -1,65 +1,66 @@
 //! The canonical form of a message: the bytes that are signed.
 //!
-//! For a map `M` they are exactly what OTP 26 and later give for
+//! For a map `M` these are exactly the bytes that OTP 26 and later return for
 //! `term_to_binary(lists:sort(maps:to_list(M)), [deterministic, {minor_version, 2}])`:
-//! atoms in UTF-8, the pairs in the order of terms, every map inside with its keys
-//! in the order of keys. Whatever way a term came encoded, equal terms give equal
-//! bytes. (Source: "External Term Format", ERTS User's Guide.)
+//! atoms are in UTF-8, the pairs are in term order, and every nested map has its keys in key order.
+//! Equal terms have equal canonical bytes, however they came encoded. (Source: "External Term
+//! Format", ERTS User's Guide.)
 
 use crate::order::{self, Effort, Order, Pair};
 use crate::sort::sort_by;
 use crate::{ReadError, Reader, number, tag};
 
-/// How atoms are written.
+/// The encoding of atoms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Atoms {
-    /// As OTP 26 and later write them.
+    /// UTF-8, as OTP 26 and later write them.
     Utf8,
-    /// As OTP 25 and earlier do: in Latin-1 where the text allows.
+    /// Latin-1 where the text allows it, as OTP 25 and earlier write them.
     Latin1,
 }
 
-/// How ports are written. Equal ports have two forms; which one a node writes depends on its
-/// release.
+/// The encoding of ports. Equal ports have two encodings, and the release of a node decides which
+/// of them it writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ports {
-    /// As they came, which is as the node wrote them that holds the term.
+    /// The encoding in which the port arrived, which is the one of the node that holds the term.
     AsTheyCame,
-    /// As OTP 25 and earlier write them: wide only if the number of the port needs it.
+    /// The encoding of OTP 25 and earlier, which is wide only if the number of the port needs it.
     Narrow,
-    /// As OTP 26 and later do: always wide.
+    /// The encoding of OTP 26 and later, which is always wide.
     Wide,
 }
 
-/// The form of a term.
+/// The choices that the canonical form leaves open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Form {
-    /// Of its atoms.
+    /// The encoding of the atoms.
     pub atoms: Atoms,
-    /// Of its ports.
+    /// The encoding of the ports.
     pub ports: Ports,
 }
 
-/// What was found in a term.
+/// The parts of a term that have more than one canonical form.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Found {
-    /// There is a port in it, so that it has more than one form.
+    /// Whether the term contains a port, so that it has more than one form.
     pub ports: bool,
-    /// There is a local fun in it, whose bytes name the process and the node that write it: no
-    /// other writes the same.
+    /// Whether the term contains a local fun. The bytes of a local fun name the process and the
+    /// node that write it, so no other writer produces the same bytes.
     pub local_funs: bool,
 }
 
-/// Writes the canonical form of a map with its ports as they came, see [`write_form`].
+/// Writes the canonical form of a map and leaves its ports as they came; see [`write_form`].
 pub fn write(out: &mut Vec<u8>, pairs: &mut [Pair<'_>], atoms: Atoms) -> Result<(), ReadError> {
     write_form(out, pairs, Form { atoms, ports: Ports::AsTheyCame }).map(drop)
 }
 
-/// Writes the canonical form of a map, the version byte first, and tells what was in it.
+/// Writes the canonical form of a map, beginning with the version byte, and returns which of its
+/// parts have several forms.
 ///
-/// `pairs` are those of the map, encoded and scanned, in any order; they are
-/// sorted. Terms nested in keys more than [`order::MAX_DEPTH`] deep, and those that
-/// take more than the [`Effort`] for their size, are refused.
+/// `pairs` are the pairs of the map, encoded and scanned, in any order; the function sorts them. It
+/// refuses terms that are nested more than [`order::MAX_DEPTH`] deep inside keys, and terms that
+/// take more than the [`Effort`] for their size.
 pub fn write_form(
     out: &mut Vec<u8>,
     pairs: &mut [Pair<'_>],
@@ -86,9 +87,8 @@ pub fn write_form(
     Ok(writer.found)
 }
 
-/// Sorts `{Key, Value}` tuples as `lists:sort/1` does. Keys that are equal but not
-/// the same (1 and 1.0) are sorted by their values; if those are equal too, the
-/// integer comes first.
+/// Sorts `{Key, Value}` tuples as `lists:sort/1` does. Keys that are equal but not identical (1 and
+/// 1.0) are sorted by their values; if the values are equal too, the integer comes first.
 fn sort_as_tuples(effort: &mut Effort, pairs: &mut [Pair<'_>]) -> Result<(), ReadError> {
     sort_by(pairs, |a, b| {
         let keys = order::compare_with(effort, a.key, b.key, Order::General)?;
@@ -111,15 +111,15 @@ struct Writer<'o, 'a> {
     effort: Effort,
 }
 
-/// A container that has been begun. Its parts are read from the cursor.
+/// A container that has been begun and whose remaining parts are read from the cursor.
 enum Open<'a> {
-    /// So many terms are to come.
+    /// The number of terms that are still to be written.
     Plain(u64),
-    /// Elements, then the tail.
+    /// A list, whose elements are written before its tail.
     List { left: u32, written: u32, count_at: usize },
-    /// Pairs in their order; the cursor goes on after the map.
+    /// A map, whose pairs are in key order. The cursor continues at `after`, behind the map.
     Map { pairs: Vec<Pair<'a>>, next: usize, after: Reader<'a> },
-    /// As `Plain`; then the size of the fun is known.
+    /// As `Plain`, but the size of the fun is filled in at the end.
     Fun { left: u64, size_at: usize },
 }
 
@@ -135,7 +135,7 @@ impl<'a> Writer<'_, 'a> {
         Ok(())
     }
 
-    /// Goes on in the innermost container.
+    /// Continues with the innermost container.
     fn next(&mut self, cursor: &mut Reader<'a>) -> Result<(), ReadError> {
         match self.open.last_mut() {
             Some(Open::Plain(0)) => {
@@ -180,8 +180,8 @@ impl<'a> Writer<'_, 'a> {
         }
     }
 
-    /// The elements of a list are written and its tail comes: more of the list,
-    /// its end, or a term that makes it improper.
+    /// Continues after the elements of a list with its tail, which is more of the list, the end of
+    /// the list, or a term that makes the list improper.
     fn tail(&mut self, cursor: &mut Reader<'a>) -> Result<(), ReadError> {
         let Some(Open::List { left, written, count_at }) = self.open.last_mut() else {
             return Ok(());
@@ -219,7 +219,7 @@ impl<'a> Writer<'_, 'a> {
         }
     }
 
-    /// Writes a term without parts, or begins one with parts.
+    /// Writes a term without parts, or begins a term with parts.
     fn head(&mut self, cursor: &mut Reader<'a>) -> Result<(), ReadError> {
         let tag = cursor.peek_tag()?;
         match tag {
@@ -278,7 +278,8 @@ impl<'a> Writer<'_, 'a> {
         Ok(())
     }
 
-    /// What is last in its container replaces it, so that long chains need no room.
+    /// Begins a container. It replaces a container of which it is the last part, so that long
+    /// chains need no room.
     fn begin(&mut self, container: Open<'a>) {
         if let Some(Open::Plain(0)) = self.open.last() {
             self.open.pop();
@@ -287,7 +288,7 @@ impl<'a> Writer<'_, 'a> {
     }
 
     fn port(&mut self, cursor: &mut Reader<'a>, came: u8) -> Result<(), ReadError> {
-        /// The bits of a number that OTP 25 writes in the narrow form.
+        /// The number of bits of the largest port number that OTP 25 writes in the narrow encoding.
         const NARROW_BITS: u32 = 28;
         self.found.ports = true;
         cursor.u8()?;
@@ -324,7 +325,7 @@ impl<'a> Writer<'_, 'a> {
         if self.form.atoms == Atoms::Latin1 && text.chars().all(|c| u32::from(c) < 256) {
             self.out.push(tag::ATOM_LATIN1);
             self.out.extend((text.chars().count() as u16).to_be_bytes());
-            // Every character is below 256, as was just seen.
+            // The check above has found every character to be below 256.
             self.out.extend(text.chars().map(|c| c as u8));
         } else {
             crate::encode::atom(self.out, &text);
@@ -359,8 +360,8 @@ impl<'a> Writer<'_, 'a> {
         Ok(())
     }
 
-    /// The bits of the last byte that do not count are written as 0. Whole bytes
-    /// are a binary.
+    /// Writes a bit string. The unused bits of its last byte are written as 0, and whole bytes are
+    /// written as a binary.
     fn bits(&mut self, cursor: &mut Reader<'a>) -> Result<(), ReadError> {
         cursor.u8()?;
         let len = cursor.len32()?;
@@ -380,9 +381,9 @@ impl<'a> Writer<'_, 'a> {
         Ok(())
     }
 
-    /// A proper list of up to 65535 bytes is written as a string.
+    /// Writes a list. A proper list of up to 65535 bytes is written as a string.
     fn list(&mut self, cursor: &mut Reader<'a>) -> Result<(), ReadError> {
-        // A list of no elements is its tail, which may be another such list and so on.
+        // A list without elements is equal to its tail, which may be such a list again.
         self.effort.pass_empty_lists(cursor)?;
         if !matches!(cursor.peek_tag()?, tag::LIST | tag::STRING) {
             return self.head(cursor);
@@ -418,7 +419,7 @@ impl<'a> Writer<'_, 'a> {
         }
         self.out.truncate(start);
         if cursor.peek_tag()? == tag::STRING {
-            // Not reached for a scanned term: a string is a string.
+            // This is not reached for a scanned term, in which a string tag always begins a string.
             return Err(ReadError::Malformed("string"));
         }
         cursor.u8()?;
@@ -430,7 +431,7 @@ impl<'a> Writer<'_, 'a> {
         Ok(())
     }
 
-    /// Copies the bytes of a list; false if it is not made of bytes.
+    /// Copies the bytes of a list. Returns false if an element is not a byte.
     fn string(&mut self, cursor: &mut Reader<'a>) -> Result<bool, ReadError> {
         loop {
             match cursor.peek_tag()? {

@@ -1,7 +1,7 @@
-//! A small encoder: writes terms the way OTP 26 and later write them.
+//! A small encoder that writes terms the way OTP 26 and later write them.
 //!
-//! Nothing writes the version byte 131 except [`version`]. The functions are
-//! used in the order of the term: `tuple(b, 2); atom(b, "ok"); int(b, 1)`.
+//! Only [`version`] writes the version byte 131. The functions are called in the order of the term:
+//! `tuple(b, 2); atom(b, "ok"); int(b, 1)`.
 
 use bytes::BufMut;
 
@@ -20,8 +20,8 @@ pub fn raw(out: &mut impl BufMut, term: &[u8]) {
 
 /// Writes an atom as UTF-8.
 ///
-/// `text` is at most 255 characters (any [`Atom`](super::Atom) is); what is
-/// longer is cut there, so that a receiver never meets an atom it must refuse.
+/// `text` has at most 255 characters, as every [`Atom`](super::Atom) has. A longer text is cut
+/// there, so that a receiver never meets an atom that it must refuse.
 pub fn atom(out: &mut impl BufMut, text: &str) {
     let text = match text.char_indices().nth(super::Atom::MAX_CHARS) {
         Some((end, _)) if text.len() > super::Atom::MAX_CHARS => text.get(..end).unwrap_or(text),
@@ -41,7 +41,7 @@ pub fn atom(out: &mut impl BufMut, text: &str) {
     out.put_slice(bytes);
 }
 
-/// Writes a binary. A term is far below 4 GiB, so its parts are.
+/// Writes a binary. A term is far below 4 GiB, so the length of the binary fits in 32 bits.
 pub fn binary(out: &mut impl BufMut, bytes: &[u8]) {
     out.put_u8(tag::BINARY);
     out.put_u32(bytes.len() as u32);
@@ -77,13 +77,13 @@ fn big(out: &mut impl BufMut, negative: bool, magnitude: u64) {
     out.put_uint_le(magnitude, len);
 }
 
-/// Writes a float. Erlang has no NaN and no infinity: they become 0.0.
+/// Writes a float. Erlang has no NaN and no infinity, so both become 0.0.
 pub fn float(out: &mut impl BufMut, value: f64) {
     out.put_u8(tag::NEW_FLOAT);
     out.put_f64(if value.is_finite() { value } else { 0.0 });
 }
 
-/// Starts a tuple; its `arity` elements follow.
+/// Starts a tuple; the caller writes its `arity` elements next.
 pub fn tuple(out: &mut impl BufMut, arity: u32) {
     match u8::try_from(arity) {
         Ok(arity) => {
@@ -97,9 +97,9 @@ pub fn tuple(out: &mut impl BufMut, arity: u32) {
     }
 }
 
-/// Starts a list of `len` elements; the elements and then the tail follow,
-/// which is [`nil`] for a proper list. A list of none is [`nil`] alone: this
-/// writes nothing then, and the tail makes the list.
+/// Starts a list of `len` elements; the caller writes the elements and then the tail, which is
+/// [`nil`] for a proper list. An empty list is [`nil`] alone, so for a `len` of 0 this function
+/// writes nothing.
 pub fn list(out: &mut impl BufMut, len: u32) {
     if len > 0 {
         out.put_u8(tag::LIST);
@@ -112,13 +112,13 @@ pub fn nil(out: &mut impl BufMut) {
     out.put_u8(tag::NIL);
 }
 
-/// Writes a proper list: what `write` writes for each of `items`.
+/// Writes a proper list with the output of `write` for each of `items`.
 pub fn list_of<B: BufMut, T>(
     out: &mut B,
     items: impl ExactSizeIterator<Item = T>,
     mut write: impl FnMut(&mut B, T),
 ) {
-    // Longer than a list of this many parts no frame can be.
+    // No frame is large enough for a list of more elements.
     let len = u32::try_from(items.len()).unwrap_or(u32::MAX);
     list(out, len);
     for item in items.take(len as usize) {
@@ -127,7 +127,7 @@ pub fn list_of<B: BufMut, T>(
     nil(out);
 }
 
-/// Starts a map of `pairs` pairs; key, value, key, value ... follow.
+/// Starts a map; the caller writes `pairs` pairs as key, value, key, value and so on.
 pub fn map(out: &mut impl BufMut, pairs: u32) {
     out.put_u8(tag::MAP);
     out.put_u32(pairs);

@@ -1,35 +1,35 @@
-//! Writing out atoms that came as references to an atom cache.
+//! Replaces references to an atom cache by the atoms themselves.
 
 use bytes::{BufMut, BytesMut};
 
 use super::{ReadError, Reader, tag};
 
-/// Why a term was not expanded.
+/// The reason why a term was not expanded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ExpandError {
-    /// It is no term.
+    /// The bytes are not a term.
     #[error(transparent)]
     Term(#[from] ReadError),
-    /// It refers to an atom that is not in the list.
+    /// The term refers to an atom that is not in the list.
     #[error("reference to atom {0}, which is not there")]
     NoSuchAtom(u8),
-    /// It would be longer than the limit.
+    /// The expanded term would exceed the limit.
     #[error("longer than {0} bytes")]
     TooLong(usize),
 }
 
-/// A fun whose end has not been reached.
+/// A fun whose end the walk has not reached.
 struct Fun {
     ends: usize,
-    /// Where its size is in the output.
+    /// The offset of its size field in the output.
     size_at: usize,
 }
 
-/// Appends the term at the start of `input` to `out`, with the encoded atoms of
-/// `atoms` in place of references to them; gives its length in `input`.
+/// Appends the term at the start of `input` to `out`, with the encoded atoms of `atoms` in place of
+/// references to them. Returns the length of the term in `input`.
 ///
-/// The term need not have been scanned, and the result must be. `out` never gets
-/// longer than `limit`.
+/// The term need not have been scanned; the caller must scan the result. `out` never grows beyond
+/// `limit`.
 pub fn expand(
     input: &[u8],
     atoms: &[impl AsRef<[u8]>],
@@ -42,8 +42,8 @@ pub fn expand(
     Ok(end)
 }
 
-/// As [`expand`], but stops copying after the last reference; gives how much of `input`
-/// that is. What follows in `input` is to follow as it is.
+/// Does the same as [`expand`], but stops copying after the last reference. Returns the number of
+/// bytes of `input` that this covers; the caller appends the rest of `input` unchanged.
 pub fn expand_start(
     input: &[u8],
     atoms: &[impl AsRef<[u8]>],
@@ -55,18 +55,18 @@ pub fn expand_start(
     Ok(copy.copied)
 }
 
-/// Copies what lies between references.
+/// Copies the bytes between references.
 struct Copy<'a, A> {
     input: &'a [u8],
     atoms: &'a [A],
     limit: usize,
     out: &'a mut BytesMut,
-    /// How much of the input is in the output.
+    /// The number of bytes of the input that are in the output.
     copied: usize,
 }
 
 impl<A: AsRef<[u8]>> Copy<'_, A> {
-    /// Copies up to the last reference or the end of the last fun; gives the end of the term.
+    /// Copies up to the last reference or the end of the last fun. Returns the end of the term.
     fn walk(&mut self) -> Result<usize, ExpandError> {
         let mut reader = Reader::new(self.input);
         let mut wanted: u64 = 1;
@@ -124,7 +124,7 @@ impl<A: AsRef<[u8]>> Copy<'_, A> {
         Ok(())
     }
 
-    /// A reference in place of an atom, or the atom.
+    /// Passes an atom, or replaces a reference by its atom.
     fn atom(&mut self, reader: &mut Reader<'_>) -> Result<(), ExpandError> {
         if reader.peek_tag()? != tag::ATOM_CACHE_REF {
             reader.atom()?;
@@ -139,7 +139,7 @@ impl<A: AsRef<[u8]>> Copy<'_, A> {
         self.put(atom.as_ref())
     }
 
-    /// `before` bytes, a node and `after` bytes.
+    /// Passes an identifier: `before` bytes, a node name and `after` bytes.
     fn identifier(
         &mut self,
         reader: &mut Reader<'_>,

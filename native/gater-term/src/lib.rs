@@ -1,9 +1,9 @@
 //! Erlang's external term format, read in place.
 //!
-//! Terms are byte slices without the version byte 131, as the distribution
-//! protocol carries their parts. A term that came from outside goes through a
-//! [`Scanner`] first; [`Reader`] takes it apart, [`encode`] writes new ones. Programs
-//! that prefer values to bytes have [`Term`] and [`term!`].
+//! Terms are byte slices without the version byte 131, as the distribution protocol carries them. A
+//! term that came from outside is validated by a [`Scanner`] first; [`Reader`] then decodes it in
+//! place, and the functions of [`encode`] write new terms. Programs that prefer values to bytes use
+//! [`Term`] and [`term!`].
 
 pub mod canonical;
 pub mod encode;

@@ -4,32 +4,33 @@ use std::cmp::Ordering;
 
 use super::{ReadError, Reader, tag};
 
-/// Which of the two orders.
+/// The two orders of Erlang terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// That of `<`, `==` and `lists:sort/1`.
+    /// The order of `<`, `==` and `lists:sort/1`.
     General,
-    /// That of map keys, in which only identical terms are equal.
+    /// The order of map keys, in which only identical terms are equal.
     Keys,
 }
 
-/// A number, read from its encoding.
+/// A number that was read from its encoding.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Number<'a> {
     /// An integer of 64 bits.
     Small(i64),
-    /// An integer beyond 64 bits. The magnitude is little-endian, the last byte not 0.
+    /// An integer beyond 64 bits. The magnitude is little-endian and its last byte is not 0.
     Big {
-        /// Below zero.
+        /// Whether the integer is below zero.
         negative: bool,
-        /// The magnitude.
+        /// The magnitude of the integer.
         magnitude: &'a [u8],
     },
     /// A finite float.
     Float(f64),
 }
 
-/// The bytes of the magnitude of what is next, if that is an integer that may be long.
+/// Returns the length of the magnitude of the next term in bytes, or 0 unless the term is an
+/// integer of variable length.
 pub fn length(reader: &Reader<'_>) -> Result<usize, ReadError> {
     let mut ahead = *reader;
     match ahead.u8()? {
@@ -67,7 +68,7 @@ pub fn read<'a>(reader: &mut Reader<'a>) -> Result<Number<'a>, ReadError> {
 }
 
 impl Number<'_> {
-    /// Compares in one of the two orders. No rounding: integers of any size and
+    /// Compares two numbers in one of the two orders. Nothing is rounded: integers of any size and
     /// floats are compared by their exact values.
     pub fn compare(&self, other: &Self, order: Order) -> Ordering {
         use Number::{Big, Float, Small};
@@ -113,7 +114,7 @@ impl Number<'_> {
     }
 }
 
-/// From OTP 27 on the two zeros are different keys, -0.0 before 0.0.
+/// Compares two floats. From OTP 27 on the two zeros are different keys, with -0.0 before 0.0.
 fn float(a: f64, b: f64, order: Order) -> Ordering {
     match order {
         Order::General => a.partial_cmp(&b).unwrap_or(Ordering::Equal),
@@ -125,7 +126,7 @@ fn below_or_above(below: bool) -> Ordering {
     if below { Ordering::Less } else { Ordering::Greater }
 }
 
-/// How an integer compares with itself plus `fraction`.
+/// Compares an integer with the sum of itself and `fraction`.
 fn below_or_above_fraction(fraction: f64) -> Ordering {
     0.0.partial_cmp(&fraction).unwrap_or(Ordering::Equal)
 }
@@ -140,7 +141,7 @@ fn magnitude_to_float(magnitude: &[u8], float: f64) -> Ordering {
     let bits = float.to_bits();
     let exponent = (bits >> MANTISSA_BITS) as i32 - 1075;
     if exponent < 0 {
-        // Below 2^53.
+        // The float is below 2^53.
         return Ordering::Greater;
     }
     let mantissa = (bits & ((1 << MANTISSA_BITS) - 1)) | 1 << MANTISSA_BITS;

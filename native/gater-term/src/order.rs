@@ -1,9 +1,9 @@
 //! The order of Erlang terms, on their encoded form.
 //!
-//! There are two orders ("Term Comparisons", Erlang Reference Manual): the
-//! general one, in which 1 and 1.0 are equal, and the one of map keys, in which
-//! every integer comes before every float. The latter holds inside compound keys
-//! as well, and for the keys of maps that are compared in the general order.
+//! There are two orders ("Term Comparisons", Erlang Reference Manual): the general order, in which
+//! 1 and 1.0 are equal, and the order of map keys, in which every integer comes before every float.
+//! The order of keys also holds inside compound keys, and for the keys of maps that are compared in
+//! the general order.
 
 use std::cmp::Ordering;
 
@@ -11,31 +11,31 @@ pub use super::number::Order;
 use super::sort::sort_by;
 use super::{ReadError, Reader, number, tag};
 
-/// Compound terms inside each other that are compared.
+/// The greatest depth of nested compound terms that are compared.
 pub const MAX_DEPTH: u32 = 256;
 
 const TOO_COMPLEX: ReadError = ReadError::Malformed("term: too complex");
 
-/// How much may still be done for a term: heads of terms to compare or to pass, and as
-/// much for every `Effort::BYTES` of a number.
+/// The remaining work that may be spent on a term. The unit is the head of a term that is compared
+/// or passed, or `Effort::BYTES` bytes of a number.
 ///
-/// To find the next key of a map or the next element of a list a term is passed,
-/// and what is inside it again one level deeper. So terms can be made that take
-/// their size times their depth; this is where that ends.
+/// Finding the next key of a map or the next element of a list means passing a term, and the parts
+/// of that term are passed again one level deeper. Terms can therefore be built that cost their
+/// size times their depth. The effort bounds this cost.
 #[derive(Debug)]
 pub struct Effort(u64);
 
 impl Effort {
-    /// Per byte. To sort the keys of a map takes about one for each time their
-    /// number can be halved, and a byte is seldom a term.
+    /// Units per byte of the term. Sorting the keys of a map takes about one unit per key and
+    /// halving of their number, and few terms are as short as a byte.
     const PER_BYTE: u64 = 32;
-    /// For any term; less than a millisecond.
+    /// Units for any term, which take less than a millisecond.
     const AT_LEAST: u64 = 1 << 16;
 
-    /// Bytes that are looked at in the time of a head.
+    /// The number of bytes that can be examined in the time of one head.
     const BYTES: usize = 16;
 
-    /// What is allowed for a term of so many bytes.
+    /// Returns the effort that is allowed for a term of `bytes` bytes.
     pub fn for_bytes(bytes: usize) -> Self {
         Self((bytes as u64).saturating_mul(Self::PER_BYTE).saturating_add(Self::AT_LEAST))
     }
@@ -44,14 +44,14 @@ impl Effort {
         self.spend_for(0)
     }
 
-    /// For a head, and so many bytes that are looked at one by one.
+    /// Spends the effort for one head and for `bytes` bytes that are examined one by one.
     pub(crate) fn spend_for(&mut self, bytes: usize) -> Result<(), ReadError> {
         let units = 1 + (bytes / Self::BYTES) as u64;
         self.0 = self.0.checked_sub(units).ok_or(TOO_COMPLEX)?;
         Ok(())
     }
 
-    /// Passes lists without elements, each of which is its tail.
+    /// Passes lists without elements, each of which is equal to its tail.
     pub(crate) fn pass_empty_lists(&mut self, reader: &mut Reader<'_>) -> Result<(), ReadError> {
         while let [tag::LIST, 0, 0, 0, 0, ..] = reader.rest() {
             self.spend()?;
@@ -73,30 +73,30 @@ impl Effort {
     }
 }
 
-/// Compares the terms at the start of `a` and `b`. Both have been scanned.
+/// Compares the terms at the start of `a` and `b`, both of which must have been scanned.
 ///
-/// Fails on terms nested more than [`MAX_DEPTH`] deep, and on those that take more
-/// than the [`Effort`] for their size.
+/// Returns an error for terms that are nested more than [`MAX_DEPTH`] deep, and for terms that take
+/// more than the [`Effort`] for their size.
 pub fn compare(a: &[u8], b: &[u8], order: Order) -> Result<Ordering, ReadError> {
     compare_with(&mut Effort::for_bytes(a.len().saturating_add(b.len())), a, b, order)
 }
 
-/// As [`compare`], one of many comparisons that share an effort.
+/// Does the same as [`compare`], as one of many comparisons that share an effort.
 pub fn compare_with(
     effort: &mut Effort,
     a: &[u8],
     b: &[u8],
     order: Order,
 ) -> Result<Ordering, ReadError> {
-    // The keys of most maps are such atoms.
+    // Most maps have short atoms as keys.
     if let (Some(a), Some(b)) = (short_atom(a), short_atom(b)) {
         return Ok(a.cmp(b));
     }
     compare_within(effort, &mut Reader::new(a), &mut Reader::new(b), order, MAX_DEPTH)
 }
 
-/// The text of an atom of the form that is sent between nodes. The order of
-/// UTF-8 is that of its code points.
+/// Returns the text of an atom in the encoding that nodes use between each other. UTF-8 texts sort
+/// in the order of their code points.
 fn short_atom(term: &[u8]) -> Option<&[u8]> {
     match term {
         [tag::SMALL_ATOM_UTF8, len, rest @ ..] => rest.get(..usize::from(*len)),
@@ -104,7 +104,7 @@ fn short_atom(term: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// The kinds of terms, in their order.
+/// The kinds of terms in their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     Number,
@@ -120,7 +120,7 @@ enum Rank {
     Bits,
 }
 
-/// The kind of what is next, which is no list without elements.
+/// Returns the kind of the next term, which must not be a list without elements.
 fn rank(reader: Reader<'_>) -> Result<Rank, ReadError> {
     Ok(match reader.peek_tag()? {
         tag::SMALL_INTEGER | tag::INTEGER | tag::SMALL_BIG | tag::LARGE_BIG | tag::NEW_FLOAT => {
@@ -146,7 +146,7 @@ fn rank(reader: Reader<'_>) -> Result<Rank, ReadError> {
     })
 }
 
-/// Compares the next terms. The readers are past them if they are equal.
+/// Compares the next terms. If they are equal, both readers are behind them afterwards.
 fn compare_within(
     effort: &mut Effort,
     a: &mut Reader<'_>,
@@ -170,7 +170,7 @@ fn compare_within(
         Rank::Atom => Ok(a.atom()?.cmp(&b.atom()?)),
         Rank::Reference => {
             let (a, b) = (a.reference()?, b.reference()?);
-            // From the last word to the first; missing ones are 0.
+            // The words are compared from the last to the first; missing words are 0.
             let reversed = |words: &[u32]| {
                 let mut padded = [0; super::Reference::MAX_WORDS];
                 for (to, from) in padded.iter_mut().zip(words) {
@@ -225,7 +225,7 @@ fn compare_each(
     Ok(Ordering::Equal)
 }
 
-/// `fun M:F/A` after funs with an environment.
+/// Compares funs. `fun M:F/A` comes after funs with an environment.
 fn compare_funs(
     effort: &mut Effort,
     a: &mut Reader<'_>,
@@ -246,7 +246,8 @@ fn compare_funs(
                 reader.u32()
             };
             let (free, others) = (head(a)?, head(b)?);
-            // Module, old index, old unique value; the creator does not count.
+            // The module, the old index and the old unique value are compared; the creator is
+            // ignored.
             let outcome = compare_each(effort, a, b, 3, order, depth)?.then(free.cmp(&others));
             if outcome.is_ne() {
                 return Ok(outcome);
@@ -260,7 +261,7 @@ fn compare_funs(
     }
 }
 
-/// By size, then by the keys in their own order, then by the values.
+/// Compares maps by size, then by their keys in key order, then by their values.
 fn compare_maps(
     effort: &mut Effort,
     a: &mut Reader<'_>,
@@ -293,7 +294,7 @@ fn compare_maps(
     if keys.is_ne() { Ok(keys) } else { each(true, order) }
 }
 
-/// A key and its value, encoded.
+/// An encoded key and its encoded value.
 #[derive(Debug, Clone, Copy)]
 pub struct Pair<'a> {
     /// The key.
@@ -319,7 +320,7 @@ fn sorted_pairs<'a>(
     Ok(pairs)
 }
 
-/// Where a list is: `LIST` and `STRING` may follow each other in tails.
+/// A position in a list. `LIST` and `STRING` may follow each other as tails.
 enum Cells<'a> {
     Elements { left: u32, rest: Reader<'a> },
     Bytes { bytes: &'a [u8], rest: Reader<'a> },
@@ -331,7 +332,7 @@ enum Peeked<'a> {
     Tail(Reader<'a>),
 }
 
-/// `SMALL_INTEGER` terms of all bytes, to compare the elements of strings by.
+/// The `SMALL_INTEGER` encodings of all bytes, with which the elements of strings are compared.
 static BYTES: [[u8; 2]; 256] = {
     let mut all = [[tag::SMALL_INTEGER, 0]; 256];
     let mut byte = 0;
@@ -359,7 +360,7 @@ impl<'a> Cells<'a> {
         }
     }
 
-    /// Goes on to where the next element is, or the tail.
+    /// Advances to the next element or to the tail.
     fn peek(&mut self, effort: &mut Effort) -> Result<Peeked<'a>, ReadError> {
         loop {
             match self {
@@ -396,7 +397,7 @@ impl<'a> Cells<'a> {
         }
     }
 
-    /// What comes after the list, once its tail was passed.
+    /// Returns the reader behind the list, given the reader behind its tail.
     fn after(&self, tail: Reader<'a>) -> Reader<'a> {
         match self {
             Self::Bytes { rest, .. } => *rest,
@@ -421,7 +422,7 @@ fn compare_lists(
                     Cells::Elements { left: n, rest: y },
                 ) = (&mut left, &mut right)
                 {
-                    // What is equal has been read when it has been compared.
+                    // The comparison has already read terms that are equal.
                     (*m, *n) = (m.saturating_sub(1), n.saturating_sub(1));
                     let outcome = compare_within(effort, x, y, order, depth)?;
                     if outcome.is_ne() {
@@ -441,7 +442,7 @@ fn compare_lists(
                 *b = right.after(y);
                 return Ok(outcome);
             }
-            // One list goes on where the other has a tail.
+            // One list has a further element where the other has its tail.
             (Peeked::Element, Peeked::Tail(tail)) => return Ok(Rank::List.cmp(&rank(tail)?)),
             (Peeked::Tail(tail), Peeked::Element) => return Ok(rank(tail)?.cmp(&Rank::List)),
         }
@@ -458,7 +459,7 @@ fn port<'a>(reader: &mut Reader<'a>) -> Result<Port<'a>, ReadError> {
     Ok((node, reader.u32()?, u64::from(high) << 32 | u64::from(low)))
 }
 
-/// Bytes, and how many bits of the last one count.
+/// Reads bytes and the number of bits that are used in the last byte.
 fn bits<'a>(reader: &mut Reader<'a>) -> Result<(&'a [u8], u8), ReadError> {
     if reader.peek_tag()? == tag::BINARY {
         return Ok((reader.binary()?, 8));

@@ -1,33 +1,33 @@
 //! A cursor over a term that the [`Scanner`](super::Scanner) has accepted.
 //!
-//! On other bytes it gives errors, never a panic, and it never recurses.
+//! On other bytes it returns errors. It never panics and never recurses.
 
 use std::borrow::Cow;
 
 use super::tag;
 use super::types::{Atom, Pid, Reference};
 
-/// Why a read failed.
+/// The reason why a read failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// The bytes end inside the term.
     #[error("the term is cut short")]
     Truncated,
-    /// The next term is of another kind than asked for.
+    /// The next term is of another kind than the caller asked for.
     #[error("expected {expected}, found tag {found}")]
     Unexpected {
-        /// What was asked for.
+        /// The kind that the caller asked for.
         expected: &'static str,
-        /// The tag found.
+        /// The tag that was found.
         found: u8,
     },
     /// An integer does not fit in 64 bits.
     #[error("the integer does not fit in 64 bits")]
     IntegerRange,
-    /// The contents are not those of a valid term.
+    /// The contents are not the contents of a valid term.
     #[error("malformed {0}")]
     Malformed(&'static str),
-    /// A tag that is none, or one that is not accepted.
+    /// The tag does not exist or is not accepted.
     #[error("unknown tag {0}")]
     UnknownTag(u8),
 }
@@ -39,28 +39,28 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Starts at the first byte of `terms`.
+    /// Returns a reader at the first byte of `terms`.
     pub fn new(terms: &'a [u8]) -> Self {
         Self { rest: terms }
     }
 
-    /// What has not been read.
+    /// Returns the bytes that have not been read.
     pub fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
-    /// Whether everything has been read.
+    /// Returns whether everything has been read.
     pub fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
-    /// The tag of the next term.
+    /// Returns the tag of the next term.
     pub fn peek_tag(&self) -> Result<u8, ReadError> {
         self.rest.first().copied().ok_or(ReadError::Truncated)
     }
 
-    /// Passes the next term, whatever it is, and gives its bytes. Linear in
-    /// its number of terms, no recursion.
+    /// Passes the next term, whatever it is, and returns its bytes. The time is linear in its
+    /// number of terms, and there is no recursion.
     pub fn skip(&mut self) -> Result<&'a [u8], ReadError> {
         let start = self.rest;
         let mut cursor = *self;
@@ -72,7 +72,7 @@ impl<'a> Reader<'a> {
         Ok(start.get(..start.len() - cursor.rest.len()).unwrap_or(start))
     }
 
-    /// Passes the head of the next term; gives how many terms belong to it.
+    /// Passes the head of the next term and returns the number of terms that belong to it.
     pub(crate) fn step(&mut self) -> Result<u64, ReadError> {
         let tag = self.u8()?;
         let inner = match tag {
@@ -130,7 +130,8 @@ impl<'a> Reader<'a> {
             }
             tag::EXPORT => return Ok(3),
             tag::NEW_FUN => {
-                // Size, arity, uniq and index; then the number of free variables.
+                // The size, the arity, the unique value and the index precede the number of free
+                // variables.
                 self.pass(4 + 1 + 16 + 4)?;
                 return self.u32().map(|free| u64::from(free) + 4);
             }
@@ -139,7 +140,7 @@ impl<'a> Reader<'a> {
         inner.map(|()| 0)
     }
 
-    /// Enters a tuple; gives its arity. Its elements come next.
+    /// Enters a tuple and returns its arity. The reader continues with its elements.
     pub fn tuple(&mut self) -> Result<u32, ReadError> {
         let mut cursor = *self;
         let arity = match cursor.u8()? {
@@ -151,7 +152,7 @@ impl<'a> Reader<'a> {
         Ok(arity)
     }
 
-    /// Enters a tuple of exactly `arity` elements.
+    /// Enters a tuple that must have exactly `arity` elements.
     pub fn tuple_of(&mut self, arity: u32) -> Result<(), ReadError> {
         let mut cursor = *self;
         if cursor.tuple()? != arity {
@@ -161,11 +162,11 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Enters a list; gives how many elements come before its tail.
+    /// Enters a list and returns the number of elements before its tail.
     ///
-    /// The elements and then the tail come next. The empty list is the tail
-    /// of none, already read: after 0 nothing follows. A `STRING_EXT` is not
-    /// entered; see [`Reader::string`].
+    /// The reader continues with the elements and then the tail. The empty list has no elements and
+    /// its tail is already read, so nothing follows after 0. A `STRING_EXT` is not entered; see
+    /// [`Reader::string`].
     pub fn list(&mut self) -> Result<u32, ReadError> {
         let mut cursor = *self;
         let len = match cursor.u8()? {
@@ -183,7 +184,7 @@ impl<'a> Reader<'a> {
         Ok(len)
     }
 
-    /// Reads a list of small integers that came as one byte each.
+    /// Reads a list of small integers that is encoded with one byte each.
     pub fn string(&mut self) -> Result<&'a [u8], ReadError> {
         let mut cursor = *self;
         let bytes = match cursor.u8()? {
@@ -210,7 +211,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Enters a map; gives its number of pairs. Key, value, key, value ... come next.
+    /// Enters a map and returns its number of pairs. The reader continues with key, value, key,
+    /// value and so on.
     pub fn map(&mut self) -> Result<u32, ReadError> {
         let mut cursor = *self;
         match cursor.u8()? {
@@ -223,7 +225,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads an atom of any of its four encodings.
+    /// Reads an atom in any of its four encodings.
     pub fn atom(&mut self) -> Result<Cow<'a, str>, ReadError> {
         let mut cursor = *self;
         let tag = cursor.u8()?;
@@ -246,9 +248,9 @@ impl<'a> Reader<'a> {
         Ok(text)
     }
 
-    /// Whether the next term is the atom `text`; reads it only then.
+    /// Returns whether the next term is the atom `text`, and passes the term only if it is.
     pub fn is_atom(&mut self, text: &str) -> bool {
-        // Most atoms come in this form, and most are another.
+        // Most atoms have this encoding, and most of them have another text.
         if let [tag::SMALL_ATOM_UTF8, len, rest @ ..] = self.rest {
             let found = match rest.strip_prefix(text.as_bytes()) {
                 Some(after) if usize::from(*len) == text.len() => after,
@@ -267,7 +269,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads a binary of whole bytes.
+    /// Reads a binary that consists of whole bytes.
     pub fn binary(&mut self) -> Result<&'a [u8], ReadError> {
         let mut cursor = *self;
         let bytes = match cursor.u8()? {
@@ -281,7 +283,7 @@ impl<'a> Reader<'a> {
         Ok(bytes)
     }
 
-    /// Reads an integer that fits in 64 bits with its sign.
+    /// Reads an integer that fits in an `i64`.
     pub fn integer(&mut self) -> Result<i64, ReadError> {
         let mut cursor = *self;
         let value = match cursor.u8()? {
@@ -376,7 +378,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn len32(&mut self) -> Result<usize, ReadError> {
-        // A length beyond the address space is beyond the input too.
+        // A length beyond the address space is beyond the end of the input too.
         self.u32().map(|len| usize::try_from(len).unwrap_or(usize::MAX))
     }
 }

@@ -1,9 +1,9 @@
-//! Finding where a term ends, and whether every node would decode it.
+//! Finds where a term ends, and validates that every node would decode it.
 //!
-//! A BEAM drops the whole connection over one term that does not decode. What
-//! the scanner accepts, OTP 25 to 29 decode. It is stricter than they are where
-//! no release writes what they would still read: compressed terms, the pids,
-//! ports and references of old, floats as text.
+//! A BEAM drops the whole connection over one term that does not decode. OTP 25 to 29 decode every
+//! term that the scanner accepts. The scanner is stricter than they are about forms that no release
+//! writes any more although all of them still read them: compressed terms, the old pids, ports and
+//! references, and floats as text.
 
 mod keys;
 #[cfg(test)]
@@ -12,15 +12,15 @@ mod tests;
 use self::keys::Keys;
 use super::tag;
 
-/// How large a term may be.
+/// The bounds on the size of a term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Terms inside each other. What is last in its container adds no depth: a
-    /// list of any length has depth 1.
+    /// The greatest depth of nested terms. The last part of a container adds no depth, so a list of
+    /// any length has depth 1.
     pub max_depth: u32,
-    /// Terms in all, those inside others included.
+    /// The greatest number of terms, including nested ones.
     pub max_terms: u32,
-    /// Encoded bytes.
+    /// The greatest number of encoded bytes.
     pub max_bytes: usize,
 }
 
@@ -30,36 +30,37 @@ impl Default for Limits {
     }
 }
 
-/// Why a term was refused.
+/// The reason why a term was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ScanError {
     /// The bytes end inside the term.
     #[error("the term is cut short")]
     Truncated,
-    /// A tag that is none, or one that is not accepted.
+    /// The tag does not exist or is not accepted.
     #[error("tag {0} is not accepted")]
     UnknownTag(u8),
-    /// The contents are not those of a valid term.
+    /// The contents are not the contents of a valid term.
     #[error("malformed {0}")]
     Malformed(&'static str),
     /// A map has the same key twice.
     #[error("a map has a key twice")]
     DuplicateKey,
-    /// Maps are keys of maps that are keys of maps, too often for the size.
+    /// Maps are nested as keys of maps so deeply that comparing the keys would take too long.
     #[error("keys of maps too complex")]
     KeysTooComplex,
-    /// The limit on depth.
+    /// The term is nested deeper than the limit.
     #[error("terms nested more than {0} deep")]
     TooDeep(u32),
-    /// The limit on the number of terms.
+    /// The term has more parts than the limit.
     #[error("more than {0} terms")]
     TooManyTerms(u32),
-    /// The limit on bytes.
+    /// The term has more bytes than the limit.
     #[error("longer than {0} bytes")]
     TooLong(usize),
 }
 
-/// Validates terms. Keeps its scratch space: one scanner for many terms.
+/// Validates terms. A scanner keeps its scratch space, so one scanner should be used for many
+/// terms.
 #[derive(Debug, Default)]
 pub struct Scanner {
     limits: Limits,
@@ -67,10 +68,11 @@ pub struct Scanner {
     keys: Keys,
 }
 
-/// A container of which more is to come.
+/// A container with parts that have not been scanned.
 #[derive(Debug, Clone, Copy)]
 struct Container {
-    /// Terms still to come. Invariant for a map: a key is next if it is even.
+    /// The number of terms to come. Invariant for a map: a key is next if and only if the number is
+    /// even.
     left: u64,
     kind: Kind,
 }
@@ -78,20 +80,20 @@ struct Container {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Plain,
-    /// The offset of its first key among the keys remembered.
+    /// The offset of the map's first key among the remembered keys.
     Map(usize),
-    /// Where the encoding of the fun must end.
+    /// The offset at which the encoding of the fun must end.
     Fun(usize),
 }
 
 impl Scanner {
-    /// A scanner that refuses what exceeds `limits`.
+    /// Returns a scanner that refuses terms that exceed `limits`.
     pub fn new(limits: Limits) -> Self {
         Self { limits, ..Self::default() }
     }
 
-    /// The length of the term at the start of `input`, which is without the
-    /// version byte. Indices into the atom cache below `cached_atoms` are legal.
+    /// Returns the length of the term at the start of `input`, which has no version byte. Indices
+    /// into the atom cache below `cached_atoms` are legal.
     pub fn scan(&mut self, input: &[u8], cached_atoms: u8) -> Result<usize, ScanError> {
         self.open.clear();
         let within = input.get(..self.limits.max_bytes).unwrap_or(input);
@@ -132,7 +134,7 @@ impl Scanner {
             if let Kind::Map(first_key) = container.kind {
                 self.keys.boundary(cursor.at);
                 if container.left == 1 {
-                    // The last value is next: all keys are known.
+                    // Only the last value is missing, so all keys are known.
                     self.keys.check(cursor.input, first_key)?;
                     container.kind = Kind::Plain;
                 }
@@ -141,9 +143,9 @@ impl Scanner {
         }
     }
 
-    /// Goes into a container, of which nothing is read yet.
+    /// Enters a container of which no part has been read.
     fn enter(&mut self, mut inner: Container, cursor: &Cursor<'_>) -> Result<(), ScanError> {
-        // A term takes a byte at least: more of them than bytes is a lie.
+        // A term takes at least one byte, so a greater number of terms than bytes is invalid.
         if inner.left > (cursor.input.len() - cursor.at) as u64 {
             return Err(ScanError::Truncated);
         }
@@ -168,7 +170,7 @@ struct Cursor<'a> {
     cached_atoms: u8,
 }
 
-/// Nothing inside.
+/// A term without parts.
 const LEAF: Container = Container { left: 0, kind: Kind::Plain };
 
 fn plain(left: impl Into<u64>) -> Container {
@@ -176,7 +178,7 @@ fn plain(left: impl Into<u64>) -> Container {
 }
 
 impl<'a> Cursor<'a> {
-    /// Reads the head of a term, or all of it if no terms are inside.
+    /// Reads the head of a term, which is the whole term if it has no parts.
     fn head(&mut self) -> Result<Container, ScanError> {
         match self.u8()? {
             tag::SMALL_INTEGER => self.pass(1),
@@ -190,7 +192,7 @@ impl<'a> Cursor<'a> {
             tag::LARGE_TUPLE => Ok(plain(self.u32()?)),
             tag::LIST => Ok(plain(u64::from(self.u32()?) + 1)),
             tag::MAP => {
-                // The place of its keys is set when it is entered.
+                // The offset of its keys is set when the map is entered.
                 Ok(Container { left: u64::from(self.u32()?) * 2, kind: Kind::Map(0) })
             }
             tag::STRING => {
@@ -248,7 +250,7 @@ impl<'a> Cursor<'a> {
         let start = self.at;
         let size = self.u32()?;
         let end = start.checked_add(size as usize).ok_or(ScanError::Truncated)?;
-        // Arity, MD5 of the module, index.
+        // The arity, the MD5 of the module and the index precede the number of free variables.
         self.pass(1 + 16 + 4)?;
         let free = self.u32()?;
         if free > MAX_FREE {
@@ -279,7 +281,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// A node name and so many bytes that may be anything.
+    /// Passes a node name and `bytes` bytes of any value.
     fn node_and(&mut self, bytes: usize) -> Result<Container, ScanError> {
         self.atom()?;
         self.pass(bytes)
@@ -309,7 +311,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The text of an atom: at most 255 characters.
+    /// Passes the text of an atom, which has at most 255 characters.
     fn utf8(&mut self, len: usize) -> Result<(), ScanError> {
         let text = self.take(len)?;
         if text.is_ascii() && len <= 255 {
@@ -349,11 +351,14 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// The references of OTP 24 to 29 have 3 or 5 words; older ones fewer.
+/// The greatest number of words of a reference. OTP 24 to 29 write 3 or 5 words, older releases
+/// fewer.
 const MAX_REFERENCE_WORDS: u16 = 5;
-/// What a fun holds beside its arguments: with them no more than a call takes.
+/// The greatest number of free variables of a fun. With its arguments a fun has no more than a call
+/// accepts.
 const MAX_FREE: u32 = 255;
-/// From OTP 26 integers have at most 4 Mbit less one word.
+/// The greatest length of an integer in bytes. From OTP 26 on integers have at most 4 Mbit less one
+/// word.
 const MAX_BIG_BYTES: u32 = 8 * 0xffff;
 
 fn is_atom(tag: u8) -> bool {

@@ -1,17 +1,16 @@
 //! Sorting by a comparison that may fail.
 //!
-//! The sort of the standard library panics when it notices that answers
-//! contradict each other, and what to answer after a failure there is no way to
-//! know. This one ends at the first failure.
+//! The sort of the standard library panics when it notices that comparisons contradict each other,
+//! and after a failed comparison there is no answer that is known to be consistent. This sort ends
+//! at the first failure.
 
 use std::cmp::Ordering;
 
-/// Up to so many items are sorted by insertion.
+/// The number of items that are sorted by insertion.
 const RUN: usize = 16;
 
-/// Sorts `items`, keeping the order of what is equal. What is sorted already costs
-/// one comparison per item and no memory. After an error the items are all there,
-/// in any order.
+/// Sorts `items` stably. Items that are already sorted cost one comparison each and no memory.
+/// After an error all items are still there, in any order.
 pub fn sort_by<T: Copy, E>(
     items: &mut [T],
     mut compare: impl FnMut(&T, &T) -> Result<Ordering, E>,

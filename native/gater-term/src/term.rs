@@ -1,7 +1,7 @@
 //! An owned term, for programs that take terms apart and build them.
 //!
-//! A [`Term`] is valid by construction: whatever its variants are made of, [`Term::encode`]
-//! writes what every node decodes. The gateway works on encoded terms instead, which is faster.
+//! A [`Term`] is valid by construction: [`Term::encode`] writes bytes that every node decodes,
+//! whatever its variants hold. The gateway works on encoded terms instead, which is faster.
 
 mod display;
 mod macros;
@@ -14,14 +14,14 @@ use bytes::Bytes;
 use super::types::{Atom, AtomError, Pid, Reference};
 use super::{Limits, ReadError, Reader, ScanError, Scanner, encode, tag};
 
-/// Terms inside each other, in a term that is decoded. Bounds the stack that it takes to show,
-/// compare and drop one.
+/// The greatest depth of nested terms in a term that is decoded. It bounds the stack that
+/// displaying, comparing and dropping a term takes.
 pub const MAX_DECODED_DEPTH: u32 = 256;
 
 /// An Erlang term.
 ///
-/// The order is total and is that of Erlang between the kinds of terms, which makes terms keys of
-/// maps; within numbers it differs from Erlang's, since 1 and 1.0 are different keys.
+/// The order is total, so that terms can be keys of maps. It is Erlang's order between the kinds of
+/// terms; within numbers it differs from Erlang's, since 1 and 1.0 are different keys.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Term {
     /// An integer of 64 bits.
@@ -34,7 +34,7 @@ pub enum Term {
     Atom(Atom),
     /// A reference.
     Reference(Reference),
-    /// A fun, a port or a bit string: passed on as it came.
+    /// A fun, a port or a bit string, which is passed on as it came.
     Opaque(Opaque),
     /// A pid.
     Pid(Pid),
@@ -44,7 +44,7 @@ pub enum Term {
     Map(BTreeMap<Term, Term>),
     /// A proper list.
     List(Vec<Term>),
-    /// Elements and a tail that is no list.
+    /// An improper list: its elements and a tail that is not a list.
     ImproperList(Vec<Term>, Box<Term>),
     /// A binary.
     Binary(Bytes),
@@ -55,12 +55,12 @@ pub enum Term {
 pub struct Float(f64);
 
 impl Float {
-    /// `value`, unless it is infinite or not a number.
+    /// Returns `value` as a float of Erlang, unless it is infinite or not a number.
     pub fn new(value: f64) -> Option<Self> {
         value.is_finite().then_some(Self(value))
     }
 
-    /// The value.
+    /// Returns the value.
     pub fn get(self) -> f64 {
         self.0
     }
@@ -86,21 +86,21 @@ impl Ord for Float {
     }
 }
 
-/// An integer that does not fit in an `i64`, by sign and magnitude.
+/// An integer that does not fit in an `i64`, as sign and magnitude.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BigInteger {
     negative: bool,
-    /// Little-endian, without leading zeros.
+    /// The magnitude, little-endian and without leading zeros.
     magnitude: Vec<u8>,
 }
 
 impl BigInteger {
-    /// Whether it is below zero.
+    /// Returns whether the integer is below zero.
     pub fn is_negative(&self) -> bool {
         self.negative
     }
 
-    /// The bytes of its magnitude, the least significant first.
+    /// Returns the bytes of the magnitude, the least significant first.
     pub fn magnitude(&self) -> &[u8] {
         &self.magnitude
     }
@@ -111,46 +111,46 @@ impl BigInteger {
 pub struct Opaque(Bytes);
 
 impl Opaque {
-    /// The encoded term, without the version byte.
+    /// Returns the encoded term, without the version byte.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 }
 
-/// Why bytes are no [`Term`].
+/// The reason why bytes are not a [`Term`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// No node would decode them.
+    /// No node would decode the bytes.
     #[error(transparent)]
     Scan(#[from] ScanError),
-    /// Another part of the program disagrees with the scanner on what is valid.
+    /// The reader refuses a term that the scanner accepts, which is a mistake of this crate.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// Something follows the term.
+    /// Bytes follow the term.
     #[error("{0} bytes follow the term")]
     Trailing(usize),
-    /// Terms are inside each other more than [`MAX_DECODED_DEPTH`] times.
+    /// Terms are nested more than [`MAX_DECODED_DEPTH`] deep.
     #[error("terms nested more than {MAX_DECODED_DEPTH} deep")]
     TooDeep,
 }
 
 impl Term {
-    /// The atom `text`.
+    /// Returns the atom `text`.
     pub fn atom(text: &str) -> Result<Self, AtomError> {
         Atom::new(text).map(Self::Atom)
     }
 
-    /// A binary of `bytes`.
+    /// Returns a binary of `bytes`.
     pub fn binary(bytes: impl AsRef<[u8]>) -> Self {
         Self::Binary(Bytes::copy_from_slice(bytes.as_ref()))
     }
 
-    /// The list of the Unicode code points of `text`, which is what `"text"` is in Erlang.
+    /// Returns the list of the Unicode code points of `text`, which is what `"text"` is in Erlang.
     pub fn charlist(text: &str) -> Self {
         Self::List(text.chars().map(|char| Self::Integer(i64::from(u32::from(char)))).collect())
     }
 
-    /// Decodes one term without the version byte; nothing may follow it.
+    /// Decodes one term without the version byte. Nothing may follow the term.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let limits = Limits { max_depth: MAX_DECODED_DEPTH, ..Limits::default() };
         let length = Scanner::new(limits).scan(bytes, 0)?;
@@ -195,44 +195,45 @@ impl Term {
         }
     }
 
-    /// The encoded term, without the version byte.
+    /// Returns the encoded term, without the version byte.
     pub fn to_vec(&self) -> Vec<u8> {
         let mut out = Vec::new();
         self.encode(&mut out);
         out
     }
 
-    /// The integer, if it is one of 64 bits.
+    /// Returns the value of an integer of 64 bits, or `None` for any other term.
     pub fn as_integer(&self) -> Option<i64> {
         if let Self::Integer(value) = self { Some(*value) } else { None }
     }
 
-    /// The text of the atom, if it is one.
+    /// Returns the text of an atom, or `None` for any other term.
     pub fn as_atom(&self) -> Option<&str> {
         if let Self::Atom(atom) = self { Some(atom.as_str()) } else { None }
     }
 
-    /// The bytes of the binary, if it is one.
+    /// Returns the bytes of a binary, or `None` for any other term.
     pub fn as_binary(&self) -> Option<&[u8]> {
         if let Self::Binary(bytes) = self { Some(bytes) } else { None }
     }
 
-    /// The pid, if it is one.
+    /// Returns the pid, or `None` for any other term.
     pub fn as_pid(&self) -> Option<&Pid> {
         if let Self::Pid(pid) = self { Some(pid) } else { None }
     }
 
-    /// The elements of the tuple, if it is one.
+    /// Returns the elements of a tuple, or `None` for any other term.
     pub fn as_tuple(&self) -> Option<&[Term]> {
         if let Self::Tuple(elements) = self { Some(elements) } else { None }
     }
 
-    /// The elements of the list, if it is a proper one.
+    /// Returns the elements of a proper list, or `None` for any other term.
     pub fn as_list(&self) -> Option<&[Term]> {
         if let Self::List(elements) = self { Some(elements) } else { None }
     }
 
-    /// The value of `key`, if it is a map that has it.
+    /// Returns the value of `key` in a map. Returns `None` if the map lacks the key or the term is
+    /// not a map.
     pub fn get(&self, key: &Term) -> Option<&Term> {
         if let Self::Map(pairs) = self { pairs.get(key) } else { None }
     }
@@ -250,8 +251,8 @@ fn put_big(out: &mut Vec<u8>, value: &BigInteger) {
     out.extend_from_slice(&value.magnitude);
 }
 
-/// Reads what the scanner has accepted. What it claims to hold is there, so that nothing is
-/// reserved for more elements than there are bytes.
+/// Reads a term that the scanner has accepted. The scanner has checked that all elements it claims
+/// are there, so no more room is reserved than there are bytes.
 fn read(reader: &mut Reader<'_>, depth: u32) -> Result<Term, DecodeError> {
     if depth > MAX_DECODED_DEPTH {
         return Err(DecodeError::TooDeep);
@@ -349,7 +350,7 @@ impl From<bool> for Term {
     }
 }
 
-/// A text becomes a binary in UTF-8, as Elixir has it; see [`Term::charlist`] for a list.
+/// Converts a text to a binary in UTF-8, as in Elixir; see [`Term::charlist`] for a list.
 impl From<&str> for Term {
     fn from(text: &str) -> Self {
         Self::binary(text)

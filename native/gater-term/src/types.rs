@@ -1,4 +1,4 @@
-//! The few term types the gateway keeps: atoms, pids and references.
+//! The term types that have a type of their own: atoms, pids and references.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -11,53 +11,53 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct Atom(Arc<str>);
 
-/// Why a text is not an atom.
+/// A text is not an atom because it is too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an atom has at most {} characters", Atom::MAX_CHARS)]
 pub struct AtomError;
 
 impl Atom {
-    /// The longest atom of Erlang, in Unicode code points.
+    /// The length of the longest atom of Erlang, in Unicode code points.
     pub const MAX_CHARS: usize = 255;
 
     /// Makes an atom of `text`.
     pub fn new(text: &str) -> Result<Self, AtomError> {
-        // A code point takes at most four bytes: most texts are judged without counting.
+        // A code point takes at most four bytes, so most texts are accepted without counting.
         if text.len() > Self::MAX_CHARS && text.chars().count() > Self::MAX_CHARS {
             return Err(AtomError);
         }
         Ok(Self(text.into()))
     }
 
-    /// The atom `alias`, which calls and their answers name.
+    /// Returns the atom `alias`, which calls and their answers carry.
     pub fn alias() -> Self {
         Self("alias".into())
     }
 
-    /// The atom `true` or `false`.
+    /// Returns the atom `true` or `false`.
     pub(crate) fn of_bool(value: bool) -> Self {
         Self(if value { "true" } else { "false" }.into())
     }
 
-    /// The text of the atom.
+    /// Returns the text of the atom.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// A text that was found to be an atom when the program was compiled, for [`term!`](crate::term!).
+/// A text that was checked to be an atom at compile time, for [`term!`](crate::term!).
 #[derive(Debug, Clone, Copy)]
 pub struct StaticAtom(&'static str);
 
 impl StaticAtom {
-    /// Fails, which as a constant is at compile time, if `text` is longer in bytes than an atom may
-    /// be in characters.
+    /// Returns the atom. Panics, at compile time in a constant, if `text` has more bytes than an
+    /// atom may have characters.
     pub const fn new(text: &'static str) -> Self {
         assert!(text.len() <= Atom::MAX_CHARS, "an atom has at most 255 characters");
         Self(text)
     }
 
-    /// The atom.
+    /// Returns the atom.
     pub fn to_atom(self) -> Atom {
         Atom(self.0.into())
     }
@@ -97,11 +97,11 @@ impl From<Atom> for String {
 
 /// A process identifier with its full creation (`NEW_PID_EXT`).
 ///
-/// Two pids of the same number but of different incarnations of a node differ
-/// in `creation` and are different pids.
+/// Two pids with the same number but from different incarnations of a node differ in `creation` and
+/// are different pids.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Pid {
-    /// The node the process runs on.
+    /// The node on which the process runs.
     pub node: Atom,
     /// The process number.
     pub id: u32,
@@ -117,7 +117,7 @@ impl fmt::Debug for Pid {
     }
 }
 
-/// A pid without its node, for use next to a handle of the node.
+/// A pid without its node, for use beside a handle of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LocalPid {
     /// The process number.
@@ -129,7 +129,7 @@ pub struct LocalPid {
 }
 
 impl LocalPid {
-    /// The full pid of this process of `node`.
+    /// Returns the full pid of this process of `node`.
     pub fn of(self, node: &Atom) -> Pid {
         let Self { id, serial, creation } = self;
         Pid { node: node.clone(), id, serial, creation }
@@ -142,7 +142,7 @@ impl From<&Pid> for LocalPid {
     }
 }
 
-/// A reference (`NEWER_REFERENCE_EXT`) of one to five words.
+/// A reference (`NEWER_REFERENCE_EXT`) with one to five words.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Reference {
     node: Atom,
@@ -152,10 +152,11 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// OTP 27 and later make alias references of five words, OTP 25 of three.
+    /// The greatest number of words. OTP 27 and later make alias references with five words, OTP 25
+    /// with three.
     pub const MAX_WORDS: usize = 5;
 
-    /// Makes a reference; `None` unless it has one to [`Self::MAX_WORDS`] words.
+    /// Returns a reference, or `None` unless it has one to [`Self::MAX_WORDS`] words.
     pub fn new(node: Atom, creation: u32, words: &[u32]) -> Option<Self> {
         if words.is_empty() || words.len() > Self::MAX_WORDS {
             return None;
@@ -167,17 +168,17 @@ impl Reference {
         Some(Self { node, creation, words: array, len: words.len() as u8 })
     }
 
-    /// The node that made the reference.
+    /// Returns the node that made the reference.
     pub fn node(&self) -> &Atom {
         &self.node
     }
 
-    /// The incarnation of that node.
+    /// Returns the incarnation of that node.
     pub fn creation(&self) -> u32 {
         self.creation
     }
 
-    /// The words that tell the references of one node apart.
+    /// Returns the words that distinguish the references of one node.
     pub fn words(&self) -> &[u32] {
         &self.words[..usize::from(self.len)]
     }

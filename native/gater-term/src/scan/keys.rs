@@ -1,7 +1,7 @@
-//! Whether the keys of a map are all different.
+//! Checks that the keys of a map are all different.
 //!
-//! Keys are compared by `=:=`, whatever way they are encoded: 5 may be written
-//! in three ways, a list of bytes in two, and a map in any order.
+//! Keys are compared by `=:=`, however they are encoded: 5 may be written in three ways, a list of
+//! bytes in two, and a map in any order.
 
 use super::super::tag;
 use super::ScanError;
@@ -9,34 +9,36 @@ use super::ScanError;
 /// The extents of the keys of the maps that are being scanned.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
-    /// Where a key starts and ends, in turn; an inner map's after the outer's.
+    /// The offsets at which keys start and end, in turn. The keys of an inner map follow those of
+    /// the outer map.
     boundaries: Vec<usize>,
     hashes: Vec<u64>,
     open: Vec<Open>,
-    /// Bytes of keys that may still be hashed. What is in a key of a map that is in
-    /// a key is hashed for either.
+    /// The number of bytes of keys that may still be hashed. A key of a map that is itself part of
+    /// a key is hashed once for each of the two maps.
     effort: usize,
 }
 
-/// Per byte of the term: keys in keys so deep, if there is nothing else in it.
+/// The effort per byte of the term: the depth of keys in keys that is allowed for a term that
+/// contains nothing else.
 const EFFORT_PER_BYTE: usize = 8;
-/// For any term.
+/// The effort that any term has.
 const EFFORT_AT_LEAST: usize = 1 << 20;
 
-/// So much room is kept from one term to the next.
+/// The greatest capacity that is kept from one term to the next.
 const KEPT: usize = 4096;
 
-/// Maps of up to so many atoms are compared pair by pair.
+/// The greatest number of atom keys that are compared pair by pair.
 const PAIRWISE: usize = 16;
 
 impl Keys {
-    /// Begins with a term of at most so many bytes.
+    /// Prepares for a term of at most `bytes` bytes.
     pub(super) fn begin(&mut self, bytes: usize) {
         self.boundaries.clear();
         self.effort = bytes.saturating_mul(EFFORT_PER_BYTE).saturating_add(EFFORT_AT_LEAST);
     }
 
-    /// Gives back what one large map took.
+    /// Frees the memory that a large map took.
     pub(super) fn give_back(&mut self) {
         if self.boundaries.capacity() > KEPT {
             *self = Self::default();
@@ -52,13 +54,12 @@ impl Keys {
         self.boundaries.capacity() + self.hashes.capacity()
     }
 
-    /// A key starts or ends.
+    /// Records the start or the end of a key.
     pub(super) fn boundary(&mut self, at: usize) {
         self.boundaries.push(at);
     }
 
-    /// Compares the keys from `first` on, which were remembered last, and
-    /// forgets them.
+    /// Compares the keys from `first` on, which were recorded last, and forgets them.
     pub(super) fn check(&mut self, input: &[u8], first: usize) -> Result<(), ScanError> {
         let keys = self.boundaries.get(first..).unwrap_or_default();
         let key = |extent: &[usize]| match extent {
@@ -90,12 +91,12 @@ impl Keys {
     }
 }
 
-/// The form every release sends atoms in between nodes.
+/// Returns whether the key is an atom in the encoding that every release sends between nodes.
 fn is_plain_atom(key: &[u8]) -> bool {
     key.first() == Some(&tag::SMALL_ATOM_UTF8)
 }
 
-/// A container in the key whose hash is made.
+/// A container in the key that is being hashed.
 #[derive(Debug)]
 struct Open {
     left: u64,
@@ -105,7 +106,7 @@ struct Open {
 #[derive(Debug)]
 enum Kind {
     Plain,
-    /// Every element but the tail counts as a pair of head and tail.
+    /// A list. Every element but the tail counts as a pair of head and tail.
     List,
     /// The hash outside the map, and the sum of the hashes of its pairs.
     Map {
@@ -114,8 +115,8 @@ enum Kind {
     },
 }
 
-/// A hash that is the same for equal terms, and, but for one in 2^64, different
-/// for others. `term` has been scanned.
+/// Returns a hash that is the same for equal terms and, but for one in 2^64, different for others.
+/// `term` must have been scanned.
 fn identity(term: &[u8], open: &mut Vec<Open>) -> u64 {
     let mut hash = Hash(0);
     let mut rest = term;
@@ -132,7 +133,7 @@ fn identity(term: &[u8], open: &mut Vec<Open>) -> u64 {
             if let Kind::Map { sum, .. } = &mut container.kind
                 && container.left.is_multiple_of(2)
             {
-                // A pair has ended: order must not count.
+                // The pair is complete. The sum makes the hash independent of the order of pairs.
                 *sum = sum.wrapping_add(hash.0);
                 hash = Hash(0);
             }
@@ -149,12 +150,12 @@ fn identity(term: &[u8], open: &mut Vec<Open>) -> u64 {
             }
         }
     }
-    // Cut short, which a scanned term is not.
+    // The term is cut short, which does not happen for a scanned term.
     hash.0
 }
 
-/// Takes the next head off `rest` into `hash`, in a form that does not depend on
-/// how it is encoded. The outer `None` is the end of the input.
+/// Takes the next head off `rest` into `hash`, in a form that does not depend on its encoding. The
+/// outer `None` is the end of the input.
 fn next(rest: &mut &[u8], hash: &mut Hash) -> Option<Option<Open>> {
     let plain = |left: u64| (left > 0).then_some(Open { left, kind: Kind::Plain });
     let tag = u8::from_be_bytes(take(rest)?);
@@ -234,7 +235,7 @@ fn next(rest: &mut &[u8], hash: &mut Hash) -> Option<Option<Open>> {
         tag::NEW_PID => identifier(rest, hash, tag, 12)?,
         tag::V4_PORT => identifier(rest, hash, tag::NEW_PORT, 12)?,
         tag::NEW_PORT => {
-            // The number is the low half of the wide form's.
+            // The number is the low half of the number in the wide encoding.
             hash.number(u64::from(tag));
             atom(rest, hash)?;
             hash.bytes(&[0; 4]);
@@ -245,14 +246,14 @@ fn next(rest: &mut &[u8], hash: &mut Hash) -> Option<Option<Open>> {
             hash.number(u64::from(tag));
             atom(rest, hash)?;
             hash.bytes(slice(rest, 4)?);
-            // Words that are missing are 0.
+            // Missing words are 0.
             let words = slice(rest, 4 * words)?;
             let used = words.iter().rposition(|byte| *byte != 0).map_or(0, |last| last / 4 + 1);
             hash.bytes(words.get(..4 * used).unwrap_or_default());
         }
         tag::NEW_FUN => {
-            // Size, arity and the MD5 of the module do not count, or not in every
-            // release; nor do the old index and the creator.
+            // The size, the arity and the MD5 of the module are ignored, since not every release
+            // compares them; so are the old index and the creator.
             slice(rest, 4 + 1 + 16)?;
             hash.number(u64::from(tag));
             hash.bytes(slice(rest, 4)?);
@@ -273,7 +274,7 @@ fn next(rest: &mut &[u8], hash: &mut Hash) -> Option<Option<Open>> {
     Some(None)
 }
 
-/// A node name and numbers.
+/// Hashes an identifier: a node name and numbers.
 fn identifier(rest: &mut &[u8], hash: &mut Hash, tag: u8, len: usize) -> Option<()> {
     hash.number(u64::from(tag));
     atom(rest, hash)?;
@@ -295,7 +296,7 @@ fn slice<'a>(rest: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
     Some(taken)
 }
 
-/// Mixes by multiplying to 128 bits and folding.
+/// A hash that mixes by multiplying to 128 bits and folding.
 struct Hash(u64);
 
 impl Hash {
@@ -318,7 +319,7 @@ impl Hash {
         self.number(bytes.len() as u64);
     }
 
-    /// The magnitude is little-endian and may have leading zeros.
+    /// Hashes an integer. The magnitude is little-endian and may have leading zeros.
     fn integer(&mut self, negative: bool, magnitude: &[u8]) {
         let len = magnitude.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         self.number(u64::from(tag::INTEGER) + u64::from(negative && len > 0));
@@ -335,7 +336,7 @@ impl Hash {
         }
     }
 
-    /// The low bits of the last byte that are not in use count for nothing.
+    /// Hashes a bit string. The unused low bits of the last byte are ignored.
     fn bits(&mut self, bytes: &[u8], used_of_last: u8) {
         self.number(u64::from(tag::BINARY) + u64::from(used_of_last) * 256);
         match bytes.split_last() {

@@ -1,12 +1,12 @@
-//! Terms as the Erlang shell shows them.
+//! Displays terms as the Erlang shell does.
 
 use std::fmt::{self, Display, Formatter, Write};
 
 use super::{BigInteger, Opaque, Term};
 use crate::{Atom, Reader, tag};
 
-/// The shell's form on one line. Pids and references show the node's name instead of a number,
-/// which would mean nothing elsewhere: `<name@host.12.0>`.
+/// Displays the term in the shell's form on one line. Pids and references show the name of the node
+/// instead of a number, which would mean nothing on another node: `<name@host.12.0>`.
 impl Display for Term {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
@@ -59,12 +59,13 @@ fn separated(f: &mut Formatter<'_>, elements: &[Term]) -> fmt::Result {
     Ok(())
 }
 
-/// What Erlang's shell shows as text without `+pc unicode`: Latin-1 that is printable.
+/// Returns whether Erlang's shell displays the byte as text without `+pc unicode`, which it does
+/// for printable Latin-1.
 fn is_printable(byte: u8) -> bool {
     matches!(byte, 8..=13 | 27 | 32..=126 | 160..)
 }
 
-/// The text of a list that is shown as one: it is not empty and all of it can be printed.
+/// Returns the text of a list that is displayed as text, which is not empty and entirely printable.
 fn text(elements: &[Term]) -> Option<String> {
     let char = |element: &Term| {
         let byte = u8::try_from(element.as_integer()?).ok()?;
@@ -93,7 +94,7 @@ fn quoted(f: &mut Formatter<'_>, text: &str, quote: char) -> fmt::Result {
     f.write_char(quote)
 }
 
-/// The words that are no atoms unless they are quoted.
+/// The words that are atoms only in quotes.
 const RESERVED: [&str; 29] = [
     "after", "and", "andalso", "band", "begin", "bnot", "bor", "bsl", "bsr", "bxor", "case",
     "catch", "cond", "div", "else", "end", "fun", "if", "let", "maybe", "not", "of", "or",
@@ -106,7 +107,7 @@ fn atom(f: &mut Formatter<'_>, atom: &Atom) -> fmt::Result {
     let goes_on = |char: char| {
         char == '_' || char == '@' || (char.is_alphanumeric() && u32::from(char) < 256)
     };
-    // `else` and `maybe` are reserved since OTP 25 only where that is asked for.
+    // `else` and `maybe` are reserved since OTP 25 only if the feature is enabled.
     let reserved = RESERVED.contains(&text) && !matches!(text, "else" | "maybe");
     if text.starts_with(starts) && text.chars().all(goes_on) && !reserved {
         f.write_str(text)
@@ -119,7 +120,7 @@ fn float(f: &mut Formatter<'_>, value: f64) -> fmt::Result {
     let magnitude = value.abs();
     if magnitude != 0.0 && !(1e-5..1e16).contains(&magnitude) {
         let text = format!("{value:e}");
-        // `1e20` is not Erlang: the mantissa has a point.
+        // `1e20` is not valid Erlang: the mantissa needs a point.
         match text.split_once('e') {
             Some((mantissa, exponent)) if !mantissa.contains('.') => {
                 write!(f, "{mantissa}.0e{exponent}")
@@ -148,7 +149,8 @@ fn numbers(f: &mut Formatter<'_>, bytes: &[u8]) -> fmt::Result {
     Ok(())
 }
 
-/// In decimal up to 1,024 bytes; in hexadecimal above, where the conversion would take long.
+/// Displays an integer in decimal up to 1,024 bytes, and in hexadecimal above, where the conversion
+/// would take long.
 fn big(f: &mut Formatter<'_>, value: &BigInteger) -> fmt::Result {
     const DECIMAL_UP_TO_BYTES: usize = 1024;
     const BASE: u64 = 1_000_000_000;

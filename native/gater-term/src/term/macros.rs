@@ -2,10 +2,10 @@
 
 /// Builds a [`Term`](crate::Term), written much as in Erlang.
 ///
-/// A word is an atom, `{...}` a tuple, `[...]` a list, `#{key => value}` a map, a literal whatever
-/// [`Term`](crate::Term) makes of it (a text becomes a binary), and an expression in parentheses as
-/// well. An atom that is no word is written `(atom "any text")`; one of more than 255 bytes does
-/// not compile. Longer lists than about a hundred elements are made by `Term::from(vec)`.
+/// A word is an atom, `{...}` a tuple, `[...]` a list and `#{key => value}` a map. A literal or an
+/// expression in parentheses is converted by `Into<Term>` (a text becomes a binary). An atom that
+/// is not a word is written `(atom "any text")`; a text of more than 255 bytes does not compile.
+/// Lists of more than about a hundred elements are made with `Term::from(vec)`.
 ///
 /// ```
 /// use gater_term::term;
