@@ -1,5 +1,5 @@
-//! What scanning, bringing into canonical form, signing and verifying cost, beside
-//! the alternatives: decoding the term (eetf) and the MAC alone.
+//! Measures scanning, writing the canonical form, signing and verifying, beside the alternatives:
+//! decoding the term (eetf) and the MAC alone.
 //!
 //! `cargo bench -p gater-core` prints the median of several rounds, in nanoseconds.
 
@@ -52,7 +52,7 @@ fn message(names: [&str; 5]) -> Vec<u8> {
     out
 }
 
-/// `#{key(N) => #{a => [...], b => 1.0}}` with so many keys in no order.
+/// Returns `#{key(N) => #{a => [...], b => 1.0}}` with `keys` keys in no particular order.
 fn large(keys: i64) -> Vec<u8> {
     let mut out = Vec::new();
     encode::map(&mut out, keys as u32);

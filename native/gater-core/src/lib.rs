@@ -1,7 +1,8 @@
-//! The domain of esdb-gater: channels, registry, signatures and limits. It is shared by the gateway program and the NIF.
+//! The domain of esdb-gater: channels, the registry, signatures, capability tokens and rate limits.
+//! The gateway program and the NIF share this crate.
 //!
-//! Nothing here opens a socket, reads a clock or draws a random number: times
-//! and seeds are arguments.
+//! Nothing here opens a socket, reads a clock or draws a random number: times and seeds are
+//! arguments. The only exception is [`limit::TopicHasher`], whose key is random.
 
 pub mod capability;
 pub mod channel;

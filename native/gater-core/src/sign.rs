@@ -1,9 +1,9 @@
-//! Signing messages and judging signatures.
+//! Signs messages and verifies their signatures.
 //!
-//! A signed message is a map with the atom keys `signed_at`, Unix seconds, and
-//! `signature`, the base64 of an HMAC-SHA256 (RFC 2104) over the
-//! [canonical form](gater_term::canonical) of the map without `signature`. Terms come and
-//! go without the version byte, and have been scanned.
+//! A signed message is a map with the atom keys `signed_at`, in Unix seconds, and `signature`, the
+//! base64 of an HMAC-SHA256 (RFC 2104) over the [canonical form](gater_term::canonical) of the map
+//! without `signature`. Terms have no version byte in either direction, and the caller has scanned
+//! them.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -18,14 +18,13 @@ use gater_term::{ReadError, Reader, encode};
 const SIGNATURE: &str = "signature";
 const SIGNED_AT: &str = "signed_at";
 const MAC_BYTES: usize = 32;
-/// The length of a signature: base64 of 32 bytes, padded.
+/// The length of a signature in bytes: base64 of 32 bytes, padded.
 pub const SIGNATURE_BYTES: usize = 44;
 
-/// How far, in seconds, a message may be from the future.
+/// The greatest number of seconds by which the time of a message may be in the future.
 pub const MAX_AHEAD_SECONDS: u64 = 5;
 
-/// A secret, prepared: the part of the work that does not depend on the message
-/// is done.
+/// A prepared secret: the part of the computation that does not depend on the message is done.
 #[derive(Clone)]
 pub struct Key(Hmac<Sha256>);
 
@@ -38,8 +37,8 @@ impl std::fmt::Debug for Key {
 impl Key {
     /// Prepares a secret of any length.
     pub fn new(secret: &[u8]) -> Self {
-        // A key of up to one block is padded, which takes any length; a longer one
-        // is hashed to 32 bytes first (RFC 2104, section 2).
+        // A key of up to one block is padded, and the block type takes any such length; a longer
+        // key is hashed to 32 bytes first (RFC 2104, section 2).
         let mut block = hmac::digest::Key::<Hmac<Sha256>>::default();
         if secret.len() <= block.len() {
             block[..secret.len()].copy_from_slice(secret);
@@ -51,12 +50,12 @@ impl Key {
         Self(Hmac::new(&block))
     }
 
-    /// Begins the signature over canonical bytes that come in pieces.
+    /// Begins a signature over canonical bytes that are passed in pieces.
     pub fn begin(&self) -> Signing {
         Signing(self.0.clone())
     }
 
-    /// The MAC of `bytes`.
+    /// Returns the MAC of `bytes`.
     pub fn mac(&self, bytes: &[u8]) -> [u8; MAC_BYTES] {
         let mut hmac = self.0.clone();
         hmac.update(bytes);
@@ -64,48 +63,50 @@ impl Key {
     }
 }
 
-/// A signature in the making.
+/// A signature that is being computed.
 pub struct Signing(Hmac<Sha256>);
 
 impl Signing {
-    /// Goes on with `bytes`.
+    /// Adds `bytes` to the signed bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// The signature, in base64.
+    /// Returns the signature in base64.
     pub fn finish(self) -> [u8; SIGNATURE_BYTES] {
         text(&self.0.finalize().into_bytes())
     }
 
-    /// Whether `signature`, in base64, is the one. Takes as long whatever is wrong with it.
+    /// Returns whether `signature`, in base64, is the expected one. The time does not depend on
+    /// where they differ.
     pub fn is(self, signature: &[u8]) -> bool {
         self.finish().as_slice().ct_eq(signature).into()
     }
 }
 
-/// The secret in use and, for a while, the one before it.
+/// The secret in use and, for a limited time, the previous one.
 #[derive(Debug, Clone)]
 pub struct KeyRing {
     current: Key,
-    /// With the last second it verifies in.
+    /// The previous key, and the last Unix second in which it verifies.
     previous: Option<(Key, u64)>,
 }
 
 impl KeyRing {
-    /// With one secret.
+    /// Returns a ring with one secret.
     pub fn new(secret: &[u8]) -> Self {
         Self { current: Key::new(secret), previous: None }
     }
 
-    /// Changes the secret at `now_seconds`. The one before verifies for
-    /// `ttl_seconds` more, the longest time a message signed with it is good for.
+    /// Changes the secret at `now_seconds`. The previous secret verifies for `ttl_seconds` more,
+    /// which is the longest time for which a message that was signed with it is valid.
     ///
-    /// The secret in use is no change: several nodes may tell the same one, and that
-    /// must not drive out the one before.
+    /// Setting the secret that is in use changes nothing. Several nodes may announce the same
+    /// secret, and this must not displace the previous one.
     pub fn rotate(&mut self, secret: &[u8], now_seconds: u64, ttl_seconds: u64) {
         let new = Key::new(secret);
-        // Equal keys have equal MACs, and nobody sees how long this takes to the bit.
+        // Equal keys have equal MACs. The comparison is not in constant time, but nobody can
+        // measure it.
         if new.mac(b"") == self.current.mac(b"") {
             return;
         }
@@ -113,7 +114,7 @@ impl KeyRing {
         self.previous = Some((old, now_seconds.saturating_add(ttl_seconds)));
     }
 
-    /// The key to sign with.
+    /// Returns the key that signs.
     pub fn current(&self) -> &Key {
         &self.current
     }
@@ -123,49 +124,49 @@ impl KeyRing {
     }
 }
 
-/// Why a message was not signed.
+/// The reason why a message was not signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignError {
-    /// It is no map.
+    /// The message is not a map.
     #[error("not a map")]
     NotAMap,
-    /// There is a local fun in it: no other node or process writes the same bytes of it, so
+    /// The message contains a local fun. No other node or process writes the same bytes for it, so
     /// nobody could verify the signature.
     #[error("a local fun")]
     LocalFun,
-    /// It cannot be brought into canonical form.
+    /// The message has no canonical form.
     #[error(transparent)]
     Term(#[from] ReadError),
 }
 
-/// What is wrong with the signature of a message.
+/// The reason why a signed message was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
-    /// The message is no map.
+    /// The message is not a map.
     #[error("not a map")]
     NotAMap,
-    /// There is no `signature`.
+    /// The message has no `signature`.
     #[error("no signature")]
     MissingSignature,
-    /// There is no `signed_at`.
+    /// The message has no `signed_at`.
     #[error("no time of signing")]
     MissingTimestamp,
-    /// `signed_at` is no integer.
+    /// The value of `signed_at` is not an integer.
     #[error("the time of signing is not an integer")]
     InvalidTimestamp,
-    /// Older than its time to live, or too far in the future.
+    /// The message is older than its time to live or too far in the future.
     #[error("expired")]
     Expired,
-    /// The signature is not that of the message.
+    /// The signature is not valid for the message.
     #[error("wrong signature")]
     Invalid,
-    /// The message cannot be brought into canonical form.
+    /// The message has no canonical form.
     #[error("no canonical form: {0}")]
     Term(ReadError),
 }
 
 impl VerifyError {
-    /// The reason as callers see it in `{error, Reason}`.
+    /// Returns the reason as callers see it in `{error, Reason}`.
     pub fn as_atom(&self) -> &'static str {
         match self {
             Self::NotAMap => "badarg",
@@ -178,7 +179,7 @@ impl VerifyError {
     }
 }
 
-/// Whether a term is a map with a `signature`, whatever that is.
+/// Returns whether a term is a map with a `signature`, whatever its value.
 pub fn has_signature(term: &[u8]) -> bool {
     let mut reader = Reader::new(term);
     let Ok(count) = reader.map() else { return false };
@@ -193,8 +194,8 @@ pub fn has_signature(term: &[u8]) -> bool {
     false
 }
 
-/// Writes the map `term` with `signed_at` and `signature` put, in place of what it
-/// may have of them.
+/// Writes the map `term` with `signed_at` and `signature` put, which replace any values that it has
+/// for them.
 pub fn sign(term: &[u8], key: &Key, now_seconds: u64, out: &mut Vec<u8>) -> Result<(), SignError> {
     let time = SignedAt::new(now_seconds);
     let mut pairs = unsigned(term)?;
@@ -210,7 +211,7 @@ pub fn sign(term: &[u8], key: &Key, now_seconds: u64, out: &mut Vec<u8>) -> Resu
     Ok(())
 }
 
-/// The signature that [`sign`] puts into the map `term`, for callers that put it
+/// Returns the signature that [`sign`] puts into the map `term`, for callers that put it
 /// themselves.
 pub fn signature_at(
     term: &[u8],
@@ -223,7 +224,7 @@ pub fn signature_at(
     signature_of(&mut pairs, key, term.len())
 }
 
-/// The pairs of the map `term` without time and signature.
+/// Returns the pairs of the map `term` without time and signature.
 fn unsigned(term: &[u8]) -> Result<Vec<Pair<'_>>, SignError> {
     let message = Message::read(term).map_err(|error| error.unwrap_or(SignError::NotAMap))?;
     let mut pairs = message.pairs;
@@ -244,7 +245,7 @@ fn signature_of(
     Ok(signature(key, &canonical))
 }
 
-/// The pair of `signed_at`, encoded.
+/// The encoded pair of `signed_at`.
 struct SignedAt {
     name: Vec<u8>,
     time: Vec<u8>,
@@ -263,30 +264,30 @@ impl SignedAt {
     }
 }
 
-/// The signature over canonical bytes.
+/// Returns the signature over canonical bytes.
 pub fn signature(key: &Key, canonical: &[u8]) -> [u8; SIGNATURE_BYTES] {
     text(&key.mac(canonical))
 }
 
 fn text(mac: &[u8]) -> [u8; SIGNATURE_BYTES] {
     let mut text = [0; SIGNATURE_BYTES];
-    // The length is that of 32 bytes in base64.
+    // The buffer has the length of 32 bytes in base64, so encoding cannot fail.
     let _ = STANDARD.encode_slice(mac, &mut text);
     text
 }
 
-/// Whether a message that was signed at that time is good: not too old, and not from
-/// further ahead than [`MAX_AHEAD_SECONDS`].
+/// Returns whether a message that was signed at `signed_at` is still valid: not older than
+/// `ttl_seconds`, and not more than [`MAX_AHEAD_SECONDS`] in the future.
 pub fn is_current(signed_at: u64, now_seconds: u64, ttl_seconds: u64) -> bool {
     now_seconds.saturating_sub(signed_at) <= ttl_seconds
         && signed_at.saturating_sub(now_seconds) <= MAX_AHEAD_SECONDS
 }
 
-/// Judges a signed message.
+/// Verifies a signed message.
 ///
-/// The age is judged before the MAC, which is compared in constant time. The
-/// canonical form with atoms in Latin-1, as OTP 25 and earlier write them, is
-/// accepted as well, and ports in both of their forms.
+/// The age is checked before the MAC, which is compared in constant time. The canonical form with
+/// atoms in Latin-1, as OTP 25 and earlier write them, is accepted as well, and so are both
+/// encodings of ports.
 pub fn verify(
     term: &[u8],
     ring: &KeyRing,
@@ -295,7 +296,7 @@ pub fn verify(
 ) -> Result<(), VerifyError> {
     let mut message = Message::read(term).map_err(|error| match error {
         None | Some(SignError::NotAMap) => VerifyError::NotAMap,
-        // Reading takes nothing apart that could have one.
+        // Reading a message does not look for local funs, so it never returns this error.
         Some(SignError::LocalFun) => VerifyError::Invalid,
         Some(SignError::Term(error)) => VerifyError::Term(error),
     })?;
@@ -330,20 +331,20 @@ pub fn verify(
     Err(VerifyError::Invalid)
 }
 
-/// A map, taken apart.
+/// The parts of a signed map.
 struct Message<'a> {
-    /// All pairs but the signature.
+    /// All pairs except the signature.
     pairs: Vec<Pair<'a>>,
     signature: Option<&'a [u8]>,
     signed_at: Option<&'a [u8]>,
 }
 
 impl<'a> Message<'a> {
-    /// The error is `None` for what is no map.
+    /// Reads a map. The error is `None` for a term that is not a map.
     fn read(term: &'a [u8]) -> Result<Self, Option<SignError>> {
         let mut reader = Reader::new(term);
         let count = reader.map().map_err(|_| None)?;
-        // A pair takes two bytes at least.
+        // A pair takes at least two bytes.
         let mut pairs = Vec::with_capacity((count as usize).min(term.len() / 2) + 1);
         let (mut signature, mut signed_at) = (None, None);
         let broken = |error| Some(SignError::Term(error));
@@ -438,7 +439,7 @@ mod tests {
         let ring = KeyRing::new(b"secret");
         let signature = |message: &[u8]| signature_at(message, ring.current(), 1000).unwrap();
         let signed = |message: &[u8], signature: &[u8]| {
-            // The last pair is of the time; both are put behind the port.
+            // The last pair is the one of the time; both are moved behind the port.
             let mut out = Vec::new();
             encode::map(&mut out, 3);
             out.extend_from_slice(message.strip_prefix(&[116, 0, 0, 0, 1][..]).unwrap());
@@ -458,7 +459,7 @@ mod tests {
                 assert_eq!(verify(&forged, &ring, 1000, 300), Err(VerifyError::Invalid));
             }
         }
-        // One whose number needs the wide form has no other.
+        // A port whose number needs the wide encoding has no other.
         let large = with_port(true, 1 << 40);
         let message = signed(&large, &signature(&large));
         assert_eq!(verify(&message, &ring, 1000, 300), Ok(()));
@@ -562,8 +563,8 @@ mod tests {
         }
     }
 
-    /// `#{{...{Key}...} => [], ...}` with so many tuples around each key, signed by
-    /// nobody.
+    /// Returns `#{{...{Key}...} => [], ...}` with the given number of tuples around each key and an
+    /// invalid signature.
     fn with_keys(keys: impl Iterator<Item = (usize, i64)>) -> Vec<u8> {
         let (mut pairs, mut count) = (Vec::new(), 2);
         for (depth, key) in keys {
@@ -593,7 +594,7 @@ mod tests {
             state
         };
         for _ in 0..2000 {
-            // Keys that differ too deep inside, among others in any order.
+            // These keys differ too deep inside, and stand among others in any order.
             let count = 20 + random() % 60;
             let keys: Vec<_> = (0..count as i64)
                 .map(|n| match random() % 8 {
@@ -608,7 +609,7 @@ mod tests {
 
     #[test]
     fn keys_made_to_take_for_ever_are_given_up() {
-        // Maps of two pairs inside each other; what differs is at the bottom.
+        // Nested maps of two pairs differ only at the bottom.
         let keys = [2, 1].map(|key| {
             let mut pairs = Vec::new();
             for _ in 0..200 {
@@ -628,7 +629,7 @@ mod tests {
         assert_eq!(outcome, Err(ReadError::Malformed("term: too complex")));
     }
 
-    /// `term`, as the tail of so many lists without elements.
+    /// Returns `term` as the tail of `count` nested lists without elements.
     fn as_tail(count: usize, term: i64) -> Vec<u8> {
         let mut out = [108, 0, 0, 0, 0].repeat(count);
         encode::int(&mut out, term);

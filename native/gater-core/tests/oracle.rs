@@ -1,5 +1,5 @@
-//! Terms against OTP: a real BEAM makes them, encodes them, compares them and
-//! tells what it would decode. `GATER_ERL` names its `escript`.
+//! Compares terms with OTP: a real BEAM makes them, encodes them, compares them and says which of
+//! them it would decode. `GATER_ERL` names its `escript`.
 
 use std::cmp::Ordering;
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use gater_term::{Reader, Scanner, encode};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-/// A BEAM that answers questions, see `oracle.erl`.
+/// A BEAM that answers questions; see `oracle.erl`.
 struct Oracle {
     child: Child,
     questions: ChildStdin,
@@ -20,7 +20,7 @@ struct Oracle {
 }
 
 impl Oracle {
-    /// `None`, said loudly, where there is no Erlang.
+    /// Starts the oracle. Returns `None`, and says so, where there is no Erlang.
     fn start() -> Option<Self> {
         let program = std::env::var("GATER_ERL").unwrap_or_else(|_| "escript".into());
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oracle.erl");
@@ -29,7 +29,8 @@ impl Oracle {
         let mut child = match spawned {
             Ok(child) => child,
             Err(error) => {
-                // Past the capture of test output: `tests/run` counts these lines as skipped tests.
+                // The line bypasses the capture of test output: `tests/run` counts these lines as
+                // skipped tests.
                 let said = "SKIPPED: no Erlang to compare with";
                 let line = format!("{said} ({program}: {error})\n");
                 std::io::stderr().write_all(line.as_bytes()).unwrap();
@@ -54,7 +55,7 @@ impl Oracle {
         answer
     }
 
-    /// A random map.
+    /// Returns a random map.
     fn map(&mut self, seed: u32, size: u8) -> Vec<u8> {
         let mut question = Vec::new();
         encode::tuple(&mut question, 2);
@@ -161,7 +162,7 @@ fn terms_compare_as_in_otp() {
 fn what_is_accepted_after_damage_still_decodes() {
     let (mut accepted, mut refused) = (0, 0);
     for_terms(400, |oracle, term, seed| {
-        // Pids of the oracle itself have narrower bounds than those of other nodes.
+        // Pids of the oracle's own node have narrower bounds than those of other nodes.
         if term.windows(13).any(|part| part == b"nonode@nohost") {
             return;
         }
@@ -187,7 +188,7 @@ fn what_is_accepted_after_damage_still_decodes() {
     assert!(accepted == 0 && refused == 0 || accepted > 100 && refused > 100);
 }
 
-/// A fun of module `m` and a reference, made of what may differ in them.
+/// Returns a fun of module `m` and a reference, made of the parts that may differ.
 fn fun_and_reference(parts: [u8; 6]) -> [Vec<u8>; 2] {
     let [arity, md5, index, old_index, old_unique, creator] = parts;
     let mut fun = vec![112, 0, 0, 0, 0, arity];
@@ -218,7 +219,7 @@ fn keys_that_are_one_to_otp_are_one_to_the_scanner() {
     for bits in 0..64 {
         for kind in 0..2 {
             for large in [false, true] {
-                // Maps of more than 32 keys are made another way.
+                // Maps of more than 32 keys have another representation in the runtime.
                 let mut map = Vec::new();
                 encode::map(&mut map, if large { 40 } else { 2 });
                 for key in [&parts(0)[kind], &parts(bits)[kind]] {
@@ -248,13 +249,13 @@ fn what_is_signed_verifies_and_what_is_changed_does_not() {
     for_terms(60, |oracle, term, seed| {
         let mut signed = Vec::new();
         match sign::sign(&term, ring.current(), 1_000_000, &mut signed) {
-            // Some of the terms have one in them.
+            // Some of the terms contain a local fun.
             Err(SignError::LocalFun) => return,
             outcome => outcome.unwrap(),
         }
         assert_eq!(Scanner::default().scan(&signed, 0), Ok(signed.len()));
         assert_eq!(sign::verify(&signed, &ring, 1_000_000, 300), Ok(()));
-        // OTP writes its own encoding of the same map, in another order.
+        // OTP writes its own encoding of the same map, with its pairs in another order.
         let reencoded = oracle.ask(b'e', &signed);
         assert_eq!(sign::verify(&reencoded, &ring, 1_000_000, 300), Ok(()));
         for step in 0..40_u32 {
@@ -264,7 +265,7 @@ fn what_is_signed_verifies_and_what_is_changed_does_not() {
             if Scanner::default().scan(&forged, 0) != Ok(forged.len()) {
                 continue;
             }
-            // The same term, written otherwise.
+            // The forged term is the same term in another encoding.
             let equal = canonical(&forged, Atoms::Utf8) == canonical(&signed, Atoms::Utf8);
             let verdict = sign::verify(&forged, &ring, 1_000_000, 300);
             assert!(equal || verdict.is_err(), "byte {at}");

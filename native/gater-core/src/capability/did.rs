@@ -2,30 +2,30 @@
 
 use ed25519_dalek::{Signature, VerifyingKey};
 
-/// What the name of an Ed25519 key begins with: the method, and the mark of base58btc.
+/// The start of the name of an Ed25519 key: the method and the prefix of base58btc.
 const PREFIX: &str = "did:key:z";
 /// The multicodec of a public Ed25519 key.
 const MULTICODEC: [u8; 2] = [0xed, 0x01];
 const ALPHABET: &[u8; 58] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
-/// Bytes of the codec and the key.
+/// The length of the codec and the key, in bytes.
 const BYTES: usize = 34;
-/// More characters than 34 bytes take are no key.
+/// The greatest length of a name in bytes, which leaves room for 34 bytes in base58.
 const MAX_DID_BYTES: usize = 64;
 
-/// A text is not the `did:key` of an Ed25519 key.
+/// The error for a text that is not the `did:key` of an Ed25519 key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not the did:key of an Ed25519 key")]
 pub struct DidError;
 
-/// A public key that tokens are verified with.
+/// A public key with which tokens are verified.
 #[derive(Debug, Clone)]
 pub struct PublicKey(VerifyingKey);
 
 impl PublicKey {
-    /// The key that a `did:key` stands for.
+    /// Returns the key that the name `did:key:...` encodes.
     pub fn from_did(did: &str) -> Result<Self, DidError> {
         let encoded = did.strip_prefix(PREFIX).ok_or(DidError)?;
-        // A leading 1 is a zero byte more than there is room for.
+        // A leading 1 is a zero byte, for which there is no room.
         if did.len() > MAX_DID_BYTES || encoded.starts_with('1') {
             return Err(DidError);
         }
@@ -35,13 +35,13 @@ impl PublicKey {
         VerifyingKey::from_bytes(key).map(Self).map_err(|_| DidError)
     }
 
-    /// Whether the holder of the private key has signed `message`.
+    /// Returns whether `signature` over `message` was made with the private key.
     pub fn verify(&self, message: &[u8], signature: &[u8; 64]) -> bool {
         self.0.verify_strict(message, &Signature::from_bytes(signature)).is_ok()
     }
 }
 
-/// Base58 of exactly as many bytes as a codec and a key have.
+/// Decodes base58 of exactly as many bytes as a codec and a key have.
 fn decode(text: &str) -> Result<[u8; BYTES], DidError> {
     let mut bytes = [0_u8; BYTES];
     for character in text.bytes() {

@@ -1,13 +1,13 @@
-//! What a token allows.
+//! Grants: the actions and resources that a token allows.
 
 use serde::Deserialize;
 
-/// The scheme of resources.
+/// The scheme of resource names.
 const SCHEME: &str = "esdb://";
-/// The action that stands for all of them.
+/// The wildcard, which stands for all actions or all resources.
 const ANY: &str = "*";
 
-/// What may be done with a topic.
+/// An action on a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Publishing to it.
@@ -17,7 +17,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// The action as it is named in tokens.
+    /// Returns the name of the action in tokens.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Publish => "channel/publish",
@@ -26,7 +26,7 @@ impl Action {
     }
 }
 
-/// An action with a resource, as in a token.
+/// An action on a resource, as a token grants it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Grant {
@@ -34,31 +34,31 @@ pub struct Grant {
     can: String,
 }
 
-/// The resources that a text of a grant stands for.
+/// The set of resources that the text of a grant describes.
 enum Pattern<'a> {
-    /// This one.
+    /// The resource with this name.
     Exact(&'a str),
-    /// All that begin with this.
+    /// All resources whose names begin with this text.
     Prefix(&'a str),
 }
 
 impl Grant {
-    /// A grant of an action with the resources of a pattern.
+    /// Returns a grant of the action `can` on the resources of the pattern `with`.
     pub fn new(with: &str, can: &str) -> Self {
         Self { with: with.into(), can: can.into() }
     }
 
-    /// The resource that a topic of a channel is.
+    /// Returns the name of the resource of a topic of a channel.
     pub fn resource(channel: &str, topic: &[u8]) -> Vec<u8> {
         [SCHEME.as_bytes(), b"default/channel/", channel.as_bytes(), b"/", topic].concat()
     }
 
-    /// Whether the texts are those of a grant.
+    /// Returns whether both texts of the grant are well-formed.
     pub fn is_well_formed(&self) -> bool {
         !self.can.is_empty() && (self.with == ANY || self.with.starts_with(SCHEME))
     }
 
-    /// Whether this grant allows all that `other` allows.
+    /// Returns whether this grant allows everything that `other` allows.
     pub fn covers(&self, other: &Self) -> bool {
         let resources = match (self.pattern(), other.pattern()) {
             (Pattern::Prefix(prefix), Pattern::Prefix(text) | Pattern::Exact(text)) => {
@@ -70,7 +70,8 @@ impl Grant {
         resources && self.allows(&other.can)
     }
 
-    /// Whether this grant allows `action` with a resource, whose name is taken as it is.
+    /// Returns whether this grant allows `action` on a resource. The name of the resource is
+    /// compared literally.
     pub fn matches(&self, resource: &[u8], action: Action) -> bool {
         let resources = match self.pattern() {
             Pattern::Prefix(prefix) => resource.starts_with(prefix.as_bytes()),
@@ -97,7 +98,7 @@ mod tests {
 
     use super::*;
 
-    /// Few characters, so that grants meet, and the wild card among them.
+    /// Generates grants of few characters, so that grants overlap, with the wildcard among them.
     fn grant() -> impl Strategy<Value = Grant> {
         let action = prop_oneof![Just("*"), Just("channel/publish"), Just("channel/subscribe")];
         ("(esdb://[ab*]{0,4}|\\*)", action).prop_map(|(with, can)| Grant::new(&with, can))

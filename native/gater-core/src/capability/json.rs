@@ -1,7 +1,7 @@
-//! JSON read as strictly as the application reads it (`esdb_gater_json`), so that a token is not
-//! good for one of the two programs and malformed for the other. Left to itself, serde takes an
-//! array of values for an object, `null` for what is left out, and any number and a repeated key
-//! where it is not told what to expect.
+//! JSON read as strictly as the application reads it (`esdb_gater_json`), so that no token is valid
+//! for one of the two programs and malformed for the other. By default, serde accepts an array of
+//! values for an object and `null` for a missing value, and it accepts any number and a repeated
+//! key in a value that is ignored.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-/// What is written as an object, and not as an array of its values.
+/// A value that must be written as an object and not as an array of its values.
 #[derive(Debug)]
 pub struct Object<T>(pub T);
 
@@ -34,7 +34,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
     }
 }
 
-/// A value that may be left out, but is not `null` where it is there.
+/// Deserializes a value that may be missing but must not be `null`.
 pub fn present<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     T: Deserialize<'de>,
@@ -43,7 +43,7 @@ where
     T::deserialize(deserializer).map(Some)
 }
 
-/// An object of any members, which are looked at and not kept.
+/// An object with any members, which are validated and then discarded.
 #[derive(Debug, Default)]
 pub struct Facts;
 
@@ -53,8 +53,8 @@ impl<'de> Deserialize<'de> for Facts {
     }
 }
 
-/// Texts, whole numbers of 64 bits, booleans, null, and arrays and objects of them in which no key
-/// occurs twice.
+/// A value that is validated and then discarded: text, integer of 64 bits, boolean, null, or an
+/// array or object of such values in which no key occurs twice.
 struct Fact;
 
 impl<'de> Deserialize<'de> for Fact {

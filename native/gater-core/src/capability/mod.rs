@@ -1,12 +1,14 @@
-//! Capability tokens: who may publish to and subscribe to which topics.
+//! Capability tokens, which say who may publish to and subscribe to which topics.
 //!
-//! A token is a JWT (RFC 7515, compact) signed with Ed25519, modelled on UCAN: its issuer, named by
-//! a `did:key`, grants its audience actions with resources, for a time. A token may be derived from
-//! another one, which is then in it as its only proof; it grants no more than that.
+//! A token is a JWT (RFC 7515, compact) that is signed with Ed25519 and modelled on UCAN. Its
+//! issuer, which is named by a `did:key`, grants its audience actions on resources for a limited
+//! time. A token may be derived from another token, which it contains as its only proof; it then
+//! grants no more than that token.
 //!
-//! A [`Chain`] is a token that holds whatever the time is: signed by those who issue it, from a
-//! root key on, and nowhere widened. [`Chain::authorize`] judges one request with it. The module
-//! `esdb_gater_verifier` of the application judges by the same rules.
+//! A [`Chain`] is a token that was verified as far as this does not depend on the time: every token
+//! of it is signed by its issuer, the first issuer is a root key, and no token grants more than its
+//! proof. [`Chain::authorize`] decides one request with it. The module `esdb_gater_verifier` of the
+//! application applies the same rules.
 
 mod did;
 mod grant;
@@ -17,58 +19,58 @@ pub use self::did::{DidError, PublicKey};
 pub use self::grant::{Action, Grant};
 use self::token::Token;
 
-/// Bytes of a token, those of its proofs included.
+/// The greatest length of a token, including its proofs, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 32 * 1024;
-/// Tokens of a chain, at most. Each costs the verification of a signature.
+/// The greatest number of tokens in a chain. Each token costs the verification of a signature.
 pub const MAX_CHAIN: usize = 8;
-/// Grants of one token, at most.
+/// The greatest number of grants in one token.
 pub const MAX_GRANTS: usize = 64;
-/// Seconds by which the clocks of two hosts may differ.
+/// The greatest difference between the clocks of two hosts that is tolerated, in seconds.
 pub const LEEWAY_SECONDS: i64 = 5;
 
-/// Why a request is not authorized.
+/// The reason why a request is not authorized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Unauthorized {
-    /// There is no token, and there has to be one.
+    /// The request has no token, but the configuration requires one.
     #[error("a capability token is required")]
     CapabilityRequired,
-    /// The token is no such JWT.
+    /// The token is not a JWT of this form.
     #[error("the token is malformed")]
     MalformedToken,
     /// The token is larger than [`MAX_TOKEN_BYTES`].
     #[error("the token is too large")]
     TokenTooLarge,
-    /// The token is derived over more than [`MAX_CHAIN`] tokens.
+    /// The token is derived through more than [`MAX_CHAIN`] tokens.
     #[error("the chain of tokens is too long")]
     ChainTooLong,
-    /// A token was issued by somebody else than the audience of the one it is derived from.
+    /// The issuer of a token is not the audience of the token that it is derived from.
     #[error("a token was not issued by the audience of its proof")]
     BrokenChain,
-    /// A token grants what the one it is derived from does not.
+    /// A token grants more than the token that it is derived from.
     #[error("a token grants more than its proof")]
     Widened,
-    /// The first token was not issued by a root key.
+    /// The issuer of the first token is not a root key.
     #[error("the issuer is no root")]
     UntrustedIssuer,
-    /// A token was not signed by its issuer, or was changed since.
+    /// A token was not signed by its issuer or was changed afterwards.
     #[error("a signature does not hold")]
     InvalidSignature,
-    /// A token has ended.
+    /// A token has expired.
     #[error("a token has expired")]
     Expired,
     /// A token is not valid yet.
     #[error("a token is not valid yet")]
     NotYetValid,
-    /// The token is made out to somebody else.
+    /// The audience of the token is not the caller.
     #[error("the token is made out to another audience")]
     WrongAudience,
-    /// The token does not grant the action with the resource.
+    /// The token does not grant the action on the resource.
     #[error("the token does not grant this")]
     NotGranted,
 }
 
 impl Unauthorized {
-    /// The reason as callers see it in `{error, {unauthorized, Reason}}`.
+    /// Returns the reason as callers see it in `{error, {unauthorized, Reason}}`.
     pub fn as_atom(self) -> &'static str {
         match self {
             Self::CapabilityRequired => "capability_required",
@@ -87,19 +89,19 @@ impl Unauthorized {
     }
 }
 
-/// A token that is signed by those who issue it and that widens nothing, as far as that does not
-/// depend on the time or on what is asked for.
+/// A token that was verified as far as this depends neither on the time nor on the request: its
+/// tokens are signed by their issuers, and none of them grants more than its proof.
 #[derive(Debug, Clone)]
 pub struct Chain {
     grants: Vec<Grant>,
     audience: String,
-    /// In Unix seconds: from the latest beginning to the earliest end of all tokens.
+    /// The validity in Unix seconds, from the latest start to the earliest end of all tokens.
     not_before: i64,
     expires: i64,
 }
 
 impl Chain {
-    /// Verifies a token and all it is derived from, up to one of the `roots`.
+    /// Verifies a token and all tokens that it is derived from, up to one of the `roots`.
     pub fn verify(token: &[u8], roots: &[String]) -> Result<Self, Unauthorized> {
         let tokens = chain(token)?;
         let (Some(leaf), Some(root)) = (tokens.first(), tokens.last()) else {
@@ -108,7 +110,8 @@ impl Chain {
         if !roots.contains(&root.claims.iss) {
             return Err(Unauthorized::UntrustedIssuer);
         }
-        // From the root on: a forged token costs no more verifications than there are true ones.
+        // The verification starts at the root, so a forged token costs no more verifications than
+        // the genuine tokens before it.
         for token in tokens.iter().rev() {
             token.verify()?;
         }
@@ -120,8 +123,8 @@ impl Chain {
         })
     }
 
-    /// Whether the token allows `action` with `resource` at the time `now`, in Unix seconds.
-    /// Without `audiences` it may be made out to anybody.
+    /// Checks that the token allows `action` on `resource` at the time `now`, in Unix seconds. If
+    /// `audiences` is empty, the token may have any audience.
     pub fn authorize(
         &self,
         resource: &[u8],
@@ -143,7 +146,7 @@ impl Chain {
     }
 }
 
-/// The token, then the one it is derived from, and so on.
+/// Returns the token, then the token that it is derived from, and so on.
 fn chain(token: &[u8]) -> Result<Vec<Token>, Unauthorized> {
     let mut tokens: Vec<Token> = vec![Token::parse(token)?];
     while let Some(child) = tokens.last()

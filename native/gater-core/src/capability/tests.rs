@@ -1,4 +1,5 @@
-//! Chains of tokens, signed here, and the golden ones that the application has made.
+//! Tests with chains of tokens that are signed here, and with golden tokens that the application
+//! has made.
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -34,7 +35,7 @@ fn did(number: u8) -> String {
     format!("did:key:z{}", text.collect::<String>())
 }
 
-/// A token from `issuer` to `audience`, derived from `proof`.
+/// Returns a token from `issuer` to `audience`, derived from `proof`.
 fn token(issuer: u8, audience: u8, grants: &[(&str, &str)], proof: Option<&str>) -> String {
     let att: Vec<_> =
         grants.iter().map(|(with, can)| json!({ "with": with, "can": can })).collect();

@@ -1,4 +1,4 @@
-//! One token: its claims, and the bytes that are signed.
+//! One token: its claims and the bytes that are signed.
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -16,7 +16,7 @@ struct Header {
     typ: String,
 }
 
-/// What a token says. A claim that is not known could be a condition, so there must be none.
+/// The claims of a token. An unknown claim could be a condition, so a token with one is refused.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claims {
@@ -42,7 +42,7 @@ fn grants<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Grant>, D::E
     Ok(grants.into_iter().map(|Object(grant)| grant).collect())
 }
 
-/// A token, read and not verified.
+/// A token that was parsed but not verified.
 #[derive(Debug)]
 pub struct Token {
     pub claims: Claims,
@@ -51,7 +51,7 @@ pub struct Token {
 }
 
 impl Token {
-    /// Reads a token.
+    /// Parses a token without verifying it.
     pub fn parse(token: &[u8]) -> Result<Self, Unauthorized> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(Unauthorized::TokenTooLarge);
@@ -62,7 +62,7 @@ impl Token {
     fn read(token: &[u8]) -> Option<Self> {
         let token = std::str::from_utf8(token).ok()?;
         let (signed, signature) = token.rsplit_once('.')?;
-        // There is no dot in base64: a third one is refused there.
+        // Base64 contains no dot, so decoding refuses a text with a third dot.
         let (header, claims) = signed.split_once('.')?;
         let decode = |text: &str| BASE64_URL_SAFE_NO_PAD.decode(text).ok();
         let Object::<Header>(header) = serde_json::from_slice(&decode(header)?).ok()?;
@@ -80,12 +80,12 @@ impl Token {
         is_good.then(|| Self { claims, signed: signed.as_bytes().to_vec(), signature })
     }
 
-    /// The token that this one is derived from.
+    /// Returns the token that this token is derived from.
     pub fn proof(&self) -> Option<&str> {
         self.claims.prf.first().map(String::as_str)
     }
 
-    /// Whether the issuer has signed it.
+    /// Verifies that the issuer has signed the token.
     pub fn verify(&self) -> Result<(), Unauthorized> {
         match PublicKey::from_did(&self.claims.iss) {
             Ok(key) if key.verify(&self.signed, &self.signature) => Ok(()),

@@ -1,15 +1,15 @@
-//! A set whose elements lie side by side.
+//! A set whose elements are adjacent in memory.
 
 use std::hash::Hash;
 
 use foldhash::HashMap;
 
-/// Above this many elements the set keeps an index of their positions; below,
-/// a search through adjacent memory is as fast and costs nothing to keep.
+/// The number of elements above which the set keeps an index of their positions. Below it, a search
+/// through adjacent memory is as fast and needs no index.
 const INDEXED_ABOVE: usize = 32;
 
-/// A set of small values as one slice, in no particular order. Insertion and
-/// removal take constant time at any size. A set of one takes no memory but its own.
+/// A set of small values that can be read as one slice, in no particular order. Insertion and
+/// removal take constant time at any size. A set with one element allocates nothing.
 #[derive(Debug, Clone)]
 pub struct DenseSet<T>(Elements<T>);
 
@@ -17,11 +17,11 @@ pub struct DenseSet<T>(Elements<T>);
 enum Elements<T> {
     None,
     One(T),
-    /// Two or more.
+    /// Two or more elements.
     Many(Box<Many<T>>),
 }
 
-/// Invariant: if there is an index, it maps every element to its position.
+/// Invariant: an index, if present, maps every element to its position.
 #[derive(Debug, Clone)]
 struct Many<T> {
     elements: Vec<T>,
@@ -35,7 +35,7 @@ impl<T> Default for DenseSet<T> {
 }
 
 impl<T: Copy + Eq + Hash> DenseSet<T> {
-    /// Adds an element; false if it was there.
+    /// Adds an element. Returns false if the set contained it.
     pub fn insert(&mut self, element: T) -> bool {
         match &mut self.0 {
             Elements::None => {
@@ -52,7 +52,7 @@ impl<T: Copy + Eq + Hash> DenseSet<T> {
         }
     }
 
-    /// Takes an element out; false if it was not there.
+    /// Removes an element. Returns false if the set did not contain it.
     pub fn remove(&mut self, element: T) -> bool {
         match &mut self.0 {
             Elements::One(only) if *only == element => {
@@ -70,7 +70,7 @@ impl<T: Copy + Eq + Hash> DenseSet<T> {
         }
     }
 
-    /// The elements.
+    /// Returns the elements.
     pub fn as_slice(&self) -> &[T] {
         match &self.0 {
             Elements::None => &[],
@@ -79,7 +79,7 @@ impl<T: Copy + Eq + Hash> DenseSet<T> {
         }
     }
 
-    /// Whether there are none.
+    /// Returns whether the set is empty.
     pub fn is_empty(&self) -> bool {
         matches!(self.0, Elements::None)
     }
@@ -127,7 +127,8 @@ impl<T: Copy + Eq + Hash> Many<T> {
 
     fn give_back_memory(&mut self) {
         let len = self.elements.len();
-        // Half the threshold: a set that hovers around it is not indexed again and again.
+        // The threshold is halved, so that a set whose size varies around it is not indexed again
+        // and again.
         if len <= INDEXED_ABOVE / 2 {
             self.positions = None;
         }

@@ -1,4 +1,4 @@
-//! What a channel is made of: its policy, its topics and its subscribers.
+//! The parts of a channel: its policy, its topics and its subscribers.
 
 mod dense;
 mod policy;

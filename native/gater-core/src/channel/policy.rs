@@ -1,20 +1,20 @@
-//! What a channel does with what is published on it.
+//! The rules for the messages of a channel.
 
 use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
-/// Which messages go first when a connection is busy.
+/// The order in which messages leave when a connection is busy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
-    /// Before all others.
+    /// These messages leave before all others.
     Critical,
-    /// Before normal ones.
+    /// These messages leave before those of normal priority.
     High,
-    /// The usual.
+    /// The default priority.
     Normal,
-    /// After all others.
+    /// These messages leave after all others.
     Low,
 }
 
@@ -22,18 +22,18 @@ pub enum Priority {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Hmac {
-    /// A message without a valid signature is refused.
+    /// Messages without a valid signature are refused.
     Required,
-    /// Signatures are not looked at.
+    /// Signatures are not verified.
     Optional,
 }
 
 /// The rules of one channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// Which lane its messages take.
+    /// The priority of the channel, which decides the lane of its messages.
     pub priority: Priority,
-    /// Messages per second and topic; `None` is unlimited.
+    /// The greatest number of messages per second and topic; `None` means unlimited.
     pub max_rate: Option<NonZeroU32>,
     /// Whether messages must be signed.
     pub hmac: Hmac,
@@ -42,7 +42,7 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Unlimited, unsigned, nothing kept.
+    /// Returns a policy without a rate limit, signatures or a kept last message.
     pub const fn new(priority: Priority) -> Self {
         Self { priority, max_rate: None, hmac: Hmac::Optional, replay_last: false }
     }
@@ -60,7 +60,7 @@ impl Policy {
     }
 }
 
-/// The channels every gateway has, unless its configuration changes them.
+/// The channels of every gateway, unless its configuration changes them.
 pub const DEFAULTS: [(&str, Policy); 10] = [
     ("esdb_channel_alerts", Policy::new(Priority::Critical).signed()),
     ("esdb_channel_security", Policy::new(Priority::Critical).signed()),

@@ -1,4 +1,4 @@
-//! Who is subscribed to what, within one channel.
+//! The table of the subscriptions of one channel.
 
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
@@ -9,22 +9,20 @@ use super::dense::DenseSet;
 use super::topic::Topic;
 use gater_term::LocalPid;
 
-/// The subscriptions of one channel. `P` is the caller's handle of a
-/// subscriber's node: cheap to clone, and another one for every incarnation.
+/// The subscriptions of one channel. `P` is the caller's handle of a subscriber's node. It must be
+/// cheap to clone, and every incarnation of a node must have a different handle.
 ///
-/// A topic's subscribers are grouped by node, so that publishing walks nodes
-/// and not processes. The subscriptions of a process are indexed too, so that
-/// the end of a process or a node costs as much as it had subscriptions. With
-/// ten subscribers per topic a subscription takes 60 to 115 bytes
-/// (`tests/subscription_memory.rs` measures it).
+/// The subscribers of a topic are grouped by node, so that publishing iterates over nodes and not
+/// over processes. The subscriptions of a process are indexed too, so that the end of a process or
+/// of a node costs as much as it had subscriptions. With ten subscribers per topic a subscription
+/// takes 60 to 115 bytes (`tests/subscription_memory.rs` measures it).
 ///
-/// Invariant: `pid` is in the group of `peer` at `topic` if and only if the
-/// topic's id is in the entry of `pid` at `peer`. No topic, group, process or
-/// peer is kept that has no subscription.
+/// Invariant: `pid` is in the group of `peer` at `topic` if and only if the id of the topic is in
+/// the entry of `pid` at `peer`. No topic, group, process or peer is kept without a subscription.
 #[derive(Debug)]
 pub struct Subscribers<P> {
     ids: HashMap<Topic, TopicId>,
-    /// By [`TopicId`]; a place without groups is free.
+    /// The topics, indexed by [`TopicId`]. An entry without groups is free.
     topics: Vec<TopicEntry<P>>,
     free: Vec<TopicId>,
     peers: HashMap<P, PeerEntry>,
@@ -36,7 +34,7 @@ type TopicId = u32;
 
 #[derive(Debug)]
 struct TopicEntry<P> {
-    /// The key in `ids`; `None` in a free place.
+    /// The key in `ids`, or `None` for a free entry.
     name: Option<Topic>,
     groups: Vec<Group<P>>,
 }
@@ -51,7 +49,8 @@ struct Group<P> {
 
 #[derive(Debug)]
 struct PeerEntry {
-    /// Unique for the life of the table: comparing it does not follow the handle.
+    /// The id of the peer, which is unique for the life of the table. Comparing it does not
+    /// dereference the handle.
     id: u64,
     processes: HashMap<LocalPid, DenseSet<TopicId>>,
 }
@@ -70,7 +69,7 @@ impl<P> Default for Subscribers<P> {
 }
 
 impl<P: Clone + Eq + Hash> Subscribers<P> {
-    /// Subscribes a process to a topic; false if it was subscribed already.
+    /// Subscribes a process to a topic. Returns false if it was subscribed already.
     pub fn subscribe(&mut self, topic: &Topic, peer: P, pid: LocalPid) -> bool {
         let Some(id) = self.topic_id(topic) else { return false };
         let peer_entry = self.peers.entry(peer.clone()).or_insert_with(|| {
@@ -86,7 +85,7 @@ impl<P: Clone + Eq + Hash> Subscribers<P> {
         true
     }
 
-    /// Ends a subscription; false if there was none.
+    /// Ends a subscription. Returns false if it did not exist.
     pub fn unsubscribe(&mut self, topic: &[u8], peer: &P, pid: LocalPid) -> bool {
         let Some(&id) = self.ids.get(topic) else { return false };
         let Some(peer_entry) = self.peers.get_mut(peer) else { return false };
@@ -106,19 +105,19 @@ impl<P: Clone + Eq + Hash> Subscribers<P> {
         true
     }
 
-    /// The subscribers of a topic, node by node.
+    /// Returns the subscribers of a topic, grouped by node.
     pub fn get(&self, topic: &[u8]) -> impl Iterator<Item = (&P, &[LocalPid])> {
         let entry = self.ids.get(topic).and_then(|id| self.topics.get(*id as usize));
         let groups = entry.map_or(&[][..], |entry| &entry.groups);
         groups.iter().map(|group| (&group.peer, group.pids.as_slice()))
     }
 
-    /// The subscribers of a topic, one by one.
+    /// Returns the subscribers of a topic.
     pub fn pids(&self, topic: &[u8]) -> impl Iterator<Item = (&P, LocalPid)> {
         self.get(topic).flat_map(|(peer, pids)| pids.iter().map(move |pid| (peer, *pid)))
     }
 
-    /// Ends all subscriptions of a process; how many there were.
+    /// Ends all subscriptions of a process and returns their number.
     pub fn remove_process(&mut self, peer: &P, pid: LocalPid) -> usize {
         let Some(peer_entry) = self.peers.get_mut(peer) else { return 0 };
         let Some(topics) = peer_entry.processes.remove(&pid) else { return 0 };
@@ -127,34 +126,35 @@ impl<P: Clone + Eq + Hash> Subscribers<P> {
         self.forget(peer_id, pid, &topics)
     }
 
-    /// Ends all subscriptions of all processes of a node; how many there were.
+    /// Ends all subscriptions of all processes of a node and returns their number.
     pub fn remove_peer(&mut self, peer: &P) -> usize {
         let Some(peer_entry) = self.peers.remove(peer) else { return 0 };
         let id = peer_entry.id;
         peer_entry.processes.iter().map(|(pid, topics)| self.forget(id, *pid, topics)).sum()
     }
 
-    /// The number of subscriptions.
+    /// Returns the number of subscriptions.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are no subscriptions.
+    /// Returns whether there are no subscriptions.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The topics that have subscribers, in no order.
+    /// Returns the topics that have subscribers, in no particular order.
     pub fn names(&self) -> impl Iterator<Item = &Topic> {
         self.ids.keys()
     }
 
-    /// The number of topics that have subscribers.
+    /// Returns the number of topics that have subscribers.
     pub fn topics(&self) -> usize {
         self.ids.len()
     }
 
-    /// The id of a topic, a new one if need be. `None` if 2^32 topics exist.
+    /// Returns the id of a topic, and assigns one to a new topic. Returns `None` if 2^32 topics
+    /// exist.
     fn topic_id(&mut self, topic: &Topic) -> Option<TopicId> {
         if let Some(id) = self.ids.get(topic) {
             return Some(*id);
@@ -175,7 +175,7 @@ impl<P: Clone + Eq + Hash> Subscribers<P> {
         Some(id)
     }
 
-    /// Tidies up after a process of `peer` was taken out of its entry.
+    /// Removes the entry of `peer` if its last process was removed.
     fn forget_process(&mut self, peer: &P) {
         let Some(entry) = self.peers.get_mut(peer) else { return };
         if entry.processes.is_empty() {
@@ -185,7 +185,7 @@ impl<P: Clone + Eq + Hash> Subscribers<P> {
         }
     }
 
-    /// Takes a process out of `topics`, whose own entry is gone already.
+    /// Removes a process from the groups of `topics`. Its own entry must have been removed already.
     fn forget(&mut self, peer_id: u64, pid: LocalPid, topics: &DenseSet<TopicId>) -> usize {
         let mut removed = 0;
         for id in topics.as_slice() {
@@ -219,7 +219,7 @@ impl<P> TopicEntry<P> {
     fn group_mut(&mut self, peer_id: u64, peer: P) -> &mut DenseSet<LocalPid> {
         let known = self.groups.iter().position(|group| group.peer_id == peer_id);
         let at = known.unwrap_or_else(|| {
-            // Most topics have subscribers on one node: no room is kept for more.
+            // Most topics have subscribers on one node, so no room is reserved for more.
             if self.groups.is_empty() {
                 self.groups.reserve_exact(1);
             }
@@ -242,7 +242,7 @@ impl<P> TopicEntry<P> {
     }
 }
 
-/// Gives memory back when a table has shrunk to an eighth of what it could hold.
+/// Frees memory when a table has shrunk to an eighth of its capacity.
 fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
     if map.capacity() > 64 && map.len() < map.capacity() / 8 {
         map.shrink_to(map.len() * 2);

@@ -1,4 +1,4 @@
-//! The name messages are published and subscribed under within a channel.
+//! The name under which messages are published and subscribed within a channel.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -8,19 +8,19 @@ use std::sync::Arc;
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Topic(Arc<[u8]>);
 
-/// Why bytes are not a topic.
+/// The reason why bytes are not a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TopicError {
-    /// There are none.
+    /// The topic is empty.
     #[error("a topic has at least one byte")]
     Empty,
-    /// There are more than [`Topic::MAX_BYTES`].
+    /// The topic has more than [`Topic::MAX_BYTES`].
     #[error("a topic has at most {} bytes", Topic::MAX_BYTES)]
     TooLong,
 }
 
 impl TopicError {
-    /// The reason as callers see it in `{bad_topic, Reason}`.
+    /// Returns the reason as callers see it in `{bad_topic, Reason}`.
     pub fn as_atom(&self) -> &'static str {
         match self {
             Self::Empty => "empty",
@@ -30,15 +30,15 @@ impl TopicError {
 }
 
 impl Topic {
-    /// The longest topic, in bytes.
+    /// The length of the longest topic, in bytes.
     pub const MAX_BYTES: usize = 255;
 
-    /// Makes a topic of `bytes`.
+    /// Returns the topic that consists of `bytes`.
     pub fn new(bytes: &[u8]) -> Result<Self, TopicError> {
         Self::check(bytes).map(|bytes| Self(bytes.into()))
     }
 
-    /// Judges `bytes` as a topic without keeping them.
+    /// Checks that `bytes` are a topic, without keeping them.
     pub fn check(bytes: &[u8]) -> Result<&[u8], TopicError> {
         match bytes.len() {
             0 => Err(TopicError::Empty),
@@ -47,7 +47,7 @@ impl Topic {
         }
     }
 
-    /// The bytes of the topic.
+    /// Returns the bytes of the topic.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }

@@ -1,24 +1,25 @@
-//! The hash by which a shared limiter knows its topics.
+//! The hash by which a shared limiter identifies its topics.
 
 use std::hash::{BuildHasher, RandomState};
 
-/// Topics are no longer, as far as channels go: 255 bytes.
+/// The number of 8-byte words in the longest topic, which has 255 bytes.
 const MAX_WORDS: usize = 32;
 
 /// Hashes topics with a random key of its own.
 ///
-/// Multilinear hashing (Dietzfelbinger 1996): the sum of every word times a random number of
-/// 128 bits, of which the upper half counts. Its values are independent for any two topics
-/// chosen without the key: they are equal once in 2^64. Who chooses topics sees no hashes,
-/// only whether two topics share a bucket, and so learns nothing before that has happened.
-/// Faster than SipHash, since no word waits for another.
+/// The hash is multilinear (Dietzfelbinger 1996): the sum of the products of every word and a
+/// random number of 128 bits, of which the upper half is used. The hashes of any two topics that
+/// are chosen without the key are independent and equal with a probability of 2^-64. An attacker
+/// who chooses topics sees no hashes, only whether two topics share a bucket, and therefore learns
+/// nothing before that happens. The hash is faster than SipHash, since no product depends on the
+/// previous one.
 ///
-/// The sums of topics that differ in a few digits lie in steps of a few sizes, which for some
-/// keys meet in few places. The last step scatters them, one to one.
+/// The sums of topics that differ in a few digits lie in steps of a few sizes, which for some keys
+/// fall on few buckets. The last step is a bijection that scatters them.
 #[derive(Debug)]
 pub struct TopicHasher {
     keys: Box<Keys>,
-    /// For what is longer.
+    /// The hasher of texts that are longer than [`MAX_WORDS`] words.
     long: RandomState,
 }
 
@@ -30,10 +31,11 @@ struct Keys {
 }
 
 impl TopicHasher {
-    /// With a new key.
+    /// Returns a hasher with a new random key.
     pub fn new() -> Self {
         let random = RandomState::new();
-        // The key of `random` is of the system's entropy, and its SipHash spreads it.
+        // The standard library seeds `RandomState` from the system's entropy, and its SipHash
+        // expands the seed.
         let half = |n: usize| u128::from(random.hash_one(n));
         let key = |n: usize| half(2 * n) << 64 | half(2 * n + 1);
         let words = std::array::from_fn(|n| key(n + 2));
@@ -43,7 +45,7 @@ impl TopicHasher {
         }
     }
 
-    /// The hash of a topic.
+    /// Returns the hash of a topic.
     #[inline]
     pub fn hash(&self, topic: &[u8]) -> u64 {
         if topic.len() > MAX_WORDS * 8 {
@@ -59,7 +61,8 @@ impl TopicHasher {
             total = sum(total, key, u64::from_le_bytes(*word));
         }
         if let (false, Some(key)) = (rest.is_empty(), keys.next()) {
-            // With the length, bytes that are read twice tell topics apart as well.
+            // The length is hashed too, so that the bytes that are read twice do not make different
+            // topics equal.
             let last = match topic.last_chunk::<8>() {
                 Some(last) => u64::from_le_bytes(*last),
                 None => rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)),
@@ -70,10 +73,11 @@ impl TopicHasher {
     }
 }
 
-/// Another value for each, without the order of the sums.
+/// Maps every sum to a different value, without preserving the order of the sums.
 #[inline]
 fn scatter(sum: u64) -> u64 {
-    // By an odd number, a product modulo 2^64 can be undone, as can the shift: none meet.
+    // The product with an odd number modulo 2^64 can be inverted, and so can the shift; the mapping
+    // is therefore one-to-one.
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     (sum ^ sum >> 32).wrapping_mul(ODD)
 }
@@ -120,7 +124,7 @@ mod tests {
             let hasher = TopicHasher::new();
             let hash = |n| hasher.hash(format!("topic.{n}").as_bytes());
             let hashes: Vec<u64> = (0..4096).map(hash).collect();
-            // 4096 throws into as many places hit 2589 of them, give or take 31.
+            // 4096 throws into as many places hit 2589 of them on average, give or take 31.
             for shift in [32, 40, 52] {
                 let places: HashSet<u64> = hashes.iter().map(|hash| hash >> shift & 4095).collect();
                 assert!((2300..2900).contains(&places.len()), "{} at {shift}", places.len());

@@ -1,14 +1,14 @@
-//! Token buckets that many threads use at once, without a lock.
+//! Token buckets that many threads use at once without a lock.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::Gcra;
 
-/// Buckets among which a topic has its place: two cache lines.
+/// The number of buckets in which a topic may be, which are two cache lines.
 const WAYS: usize = 8;
 
-/// A bucket: which topic has it, by hash (0: none), and its state.
+/// A bucket: the hash of its topic (0 for none) and its state.
 #[derive(Debug, Default)]
 struct Bucket {
     owner: AtomicU64,
@@ -17,10 +17,10 @@ struct Bucket {
 
 /// Token buckets by topic, for one rate, in a table of fixed size.
 ///
-/// A topic is known by a hash of 64 bits: two of the same hash share a bucket, so the hash
-/// should be one that cannot be foreseen. When all places of a topic are taken, it gets that
-/// of the bucket that is, or will be, full first; who had that starts with a full bucket when
-/// it comes back.
+/// A topic is identified by a hash of 64 bits. Two topics with the same hash share a bucket, so the
+/// hash should be unpredictable. When all buckets for a topic are taken, it replaces the topic
+/// whose bucket is, or will be, full first. The replaced topic starts with a full bucket when it is
+/// used again.
 #[derive(Debug)]
 pub struct SharedLimiter {
     bucket: Gcra,
@@ -28,10 +28,11 @@ pub struct SharedLimiter {
 }
 
 impl SharedLimiter {
-    /// Allows `rate` messages per second and topic, and as many at once after a pause;
-    /// remembers about `max_topics` topics. Takes 32 bytes for each.
+    /// Returns a limiter that allows `rate` messages per second and topic, and as many at once
+    /// after a pause. It remembers about `max_topics` topics and takes 32 bytes for each.
     pub fn new(rate: NonZeroU32, max_topics: usize) -> Self {
-        // Half of the buckets to spare: seldom are all of one set in use before.
+        // Half of the buckets are spare, so that all buckets of one set are seldom in use before
+        // the table is full.
         let sets = (max_topics * 2).div_ceil(WAYS).next_power_of_two();
         Self {
             bucket: Gcra::new(rate),
@@ -39,12 +40,12 @@ impl SharedLimiter {
         }
     }
 
-    /// Whether a message may be published on the topic of this hash at `now_nanos` of a
-    /// monotonic clock. If so it is counted.
+    /// Returns whether a message may be published on the topic with this hash at `now_nanos` of a
+    /// monotonic clock. An allowed message is counted.
     #[inline]
     pub fn check(&self, hash: u64, now_nanos: u64) -> bool {
         let owner = hash | 1;
-        // The upper bits: the lowest is lost.
+        // The upper bits choose the set, since the lowest bit is not kept in `owner`.
         let Some(set) = self.sets.get((hash >> 32) as usize & (self.sets.len() - 1)) else {
             return true;
         };
@@ -56,13 +57,14 @@ impl SharedLimiter {
             let Some(bucket) = first else { return true };
             let before = bucket.owner.load(Relaxed);
             if bucket.owner.compare_exchange(before, owner, Relaxed, Relaxed).is_ok() {
-                // One that is full already needs no change: it may be anybody's.
+                // A bucket that is full already needs no reset, since its state is the same for any
+                // topic.
                 if bucket.state.load(Relaxed) > now_nanos {
                     bucket.state.store(0, Relaxed);
                 }
                 return self.take(bucket, now_nanos);
             }
-            // Another topic was faster: look again.
+            // Another topic has taken the bucket in between, so the search starts again.
         }
     }
 

@@ -98,8 +98,8 @@ fn the_extremes_of_rate_and_clock_do_not_overflow() {
     }
 }
 
-/// A token bucket as it is usually told. The level counts nanoseconds: a token is
-/// worth as many as it takes to gain it.
+/// A textbook token bucket. The level counts nanoseconds: a token is worth the nanoseconds in which
+/// it is gained.
 struct Bucket {
     level: u64,
     seen_at: u64,
@@ -153,7 +153,7 @@ proptest! {
                 passed += 1;
             }
         }
-        // The burst, and what comes back in the longest span there is.
+        // The bound is the burst and the tokens that are gained in the longest possible span.
         prop_assert!(passed <= 3 + 9);
     }
 }

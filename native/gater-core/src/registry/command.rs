@@ -1,99 +1,102 @@
-//! What can be asked of the registry, and what comes of it.
+//! The commands of the registry and their outcomes.
 
 use serde::{Deserialize, Serialize};
 
 use gater_term::{Atom, Pid};
 
-/// A request to change the registry, as it stands in the log.
+/// A request to change the registry, as it is written to the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
-    /// `pid` serves `store`. Nothing changes if it does already.
+    /// Registers `pid` as a worker of `store`. The command changes nothing if it is registered
+    /// already.
     Register {
-        /// What the worker serves.
+        /// The store that the worker serves.
         store: Atom,
         /// The worker.
         pid: Pid,
     },
-    /// `pid` no longer serves `store`. With an epoch, only if it was registered in
-    /// that epoch or before: a late request does not undo a newer registration.
+    /// Unregisters `pid` as a worker of `store`. With an epoch, it applies only to a registration
+    /// of that epoch or an earlier one, so that a late request does not undo a newer registration.
     Unregister {
-        /// What the worker served.
+        /// The store that the worker served.
         store: Atom,
         /// The worker.
         pid: Pid,
-        /// The newest registration that is meant; `None` means any.
+        /// The newest epoch to which the command applies; `None` means any.
         epoch: Option<u64>,
     },
-    /// `pid` is dead: it serves no store.
+    /// Unregisters the dead process `pid` from all its stores.
     Exited {
         /// The process.
         pid: Pid,
-        /// The newest registration that is meant; `None` means any.
+        /// The newest epoch to which the command applies; `None` means any.
         epoch: Option<u64>,
     },
-    /// That incarnation of a node is gone for good, with all its processes.
-    /// Other incarnations stay.
+    /// Unregisters all processes of one incarnation of a node, which is gone for good. Other
+    /// incarnations are unaffected.
     Purge {
         /// The node.
         node: Atom,
-        /// Its incarnation.
+        /// The incarnation of the node.
         creation: u32,
     },
-    /// As [`Command::Register`], by somebody who has registered it before and has not heard of it
-    /// since: refused if it was unregistered meanwhile.
+    /// Does the same as [`Command::Register`], for a requester that has registered the worker
+    /// before and has been disconnected since. It is refused if the worker was unregistered in
+    /// between.
     Reassert {
-        /// What the worker serves.
+        /// The store that the worker serves.
         store: Atom,
         /// The worker.
         pid: Pid,
     },
 }
 
-/// One registration that came or went.
+/// One registration that was added or removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
-    /// A worker is registered.
+    /// A worker was registered.
     Registered {
-        /// What it serves.
+        /// The store that the worker serves.
         store: Atom,
         /// The worker.
         pid: Pid,
-        /// Names this registration among all there ever were; newer is greater.
+        /// The epoch of the registration, which is unique among all registrations ever made; newer
+        /// registrations have greater epochs.
         epoch: u64,
     },
-    /// A registration is gone.
+    /// A registration was removed.
     Unregistered {
-        /// What the worker served.
+        /// The store that the worker served.
         store: Atom,
         /// The worker.
         pid: Pid,
-        /// The epoch it was registered in.
+        /// The epoch in which the worker was registered.
         epoch: u64,
     },
 }
 
-/// What one command came to.
+/// The outcome of one command.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The registrations that came or went, in order.
+    /// The registrations that were added or removed, in order.
     pub changes: Vec<Change>,
-    /// Why nothing was done, if the command could not be carried out.
+    /// The reason why the command was refused, if it was.
     pub refused: Option<Refusal>,
 }
 
-/// Why a command could not be carried out.
+/// The reason why a command was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
-    /// There are [`MAX_REGISTRATIONS`](super::MAX_REGISTRATIONS) already.
+    /// The registry holds [`MAX_REGISTRATIONS`](super::MAX_REGISTRATIONS) already.
     #[error("the registry is full")]
     Full,
-    /// It was unregistered since whoever asks has registered it.
+    /// The worker was unregistered after the requester had registered it.
     #[error("the worker was unregistered meanwhile")]
     Unregistered,
 }
 
 impl Refusal {
-    /// The reason as callers see it in `{error, Reason}`.
+    /// Returns the reason as callers see it in `{error, Reason}`.
     pub fn as_atom(&self) -> &'static str {
         match self {
             Self::Full => "overloaded",

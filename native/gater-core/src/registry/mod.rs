@@ -1,7 +1,7 @@
 //! The replicated registry of workers, as a state machine without I/O or clock.
 //!
-//! Gateways agree on a log of batches of [`Command`]s; each applies them to its
-//! own [`State`] in the same order and so holds the same registrations.
+//! Gateways agree on a log of batches of [`Command`]s. Each gateway applies them to its own
+//! [`State`] in the same order and therefore holds the same registrations.
 
 mod command;
 mod proposers;

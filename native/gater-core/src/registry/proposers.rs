@@ -1,4 +1,4 @@
-//! What each gateway has written so far, so that nothing is carried out twice or late.
+//! The last batch of each gateway, so that no batch is carried out twice or out of order.
 
 use std::collections::BTreeMap;
 
@@ -6,42 +6,44 @@ use serde::{Deserialize, Serialize};
 
 use super::command::{Outcome, Refusal};
 
-/// Gateways, or lives of one, that are remembered. All gateways must agree on it.
+/// The greatest number of proposers that are remembered; every start of a gateway is a new
+/// proposer. All gateways must agree on it.
 const MAX_PROPOSERS: usize = 64;
 
-/// Names a batch of commands among all there ever are.
+/// The identifier of a batch of commands, unique among all batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
-    /// The life of the gateway that wrote it: drawn at random when it started.
+    /// The id of the gateway's process that wrote the batch, drawn at random when it started.
     pub proposer: u64,
-    /// Counts its batches. It writes one at a time.
+    /// The number of the batch among those of its proposer, which writes one batch at a time.
     pub number: u64,
 }
 
-/// The last batch of each gateway.
+/// The last batch of each proposer.
 ///
-/// A gateway whose answer is lost writes its batch again, and what it has given up may still
-/// be on its way: so a batch can come twice, and after later ones. Only the first of each
-/// counts, and none that comes after a later one.
+/// A gateway writes its batch again if the answer is lost, and a batch that it has given up may
+/// still be in transit. A batch can therefore arrive twice, and after later batches. Only the first
+/// copy of each batch takes effect, and none that arrives after a later batch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposers(BTreeMap<u64, Last>);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Last {
     number: u64,
-    /// Where it stood in the log.
+    /// The index of the batch in the log.
     index: u64,
-    /// The places of commands that were refused.
+    /// The positions of the commands that were refused.
     refused: Vec<(u32, Refusal)>,
 }
 
 impl Proposers {
-    /// The outcomes of a batch of so many `commands` that is not to be carried out, without
-    /// the changes it made when it was.
+    /// Returns the outcomes of a batch of `commands` commands if it must not be carried out
+    /// (again). The outcomes lack the changes that it made the first time. Returns `None` for a new
+    /// batch.
     pub fn earlier(&self, origin: Origin, commands: usize) -> Option<Vec<Outcome>> {
         let last = self.0.get(&origin.proposer).filter(|last| last.number >= origin.number)?;
         let mut outcomes = vec![Outcome::default(); commands];
-        // Nobody waits for one before the last.
+        // No caller waits for a batch before the last one.
         if last.number == origin.number {
             for (place, refusal) in &last.refused {
                 if let Some(outcome) = outcomes.get_mut(*place as usize) {
@@ -52,8 +54,8 @@ impl Proposers {
         Some(outcomes)
     }
 
-    /// The batch at `index` of the log was carried out. The gateway that has not written for
-    /// longest is forgotten if there are too many.
+    /// Records that the batch at `index` of the log was carried out. If there are too many
+    /// proposers, the one that has not written for the longest time is forgotten.
     pub fn carried_out(&mut self, origin: Origin, index: u64, outcomes: &[Outcome]) {
         let refused = (0..)
             .zip(outcomes)

@@ -1,4 +1,4 @@
-//! The form in which the registry is kept and sent.
+//! The form in which the registry is stored and sent.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -6,43 +6,43 @@ use super::state::{MAX_REGISTRATIONS, State};
 use super::unregistered::MAX_UNREGISTERED;
 use gater_term::{Atom, Pid};
 
-/// The registry at one point of the log. Equal states make equal snapshots.
+/// The registry at one index of the log. Equal states have equal snapshots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// The version of this form, [`Snapshot::VERSION`].
+    /// The version of this form, which is [`Snapshot::VERSION`].
     pub version: u32,
-    /// The greatest epoch given so far.
+    /// The greatest epoch assigned so far.
     pub last_epoch: u64,
-    /// Epoch, store and worker of every registration, by epoch.
+    /// The epoch, store and worker of every registration, by epoch.
     pub registrations: Vec<(u64, Atom, Pid)>,
-    /// Epoch, store and worker of what was unregistered last, by epoch.
+    /// The epoch, store and worker of the most recent unregistrations, by epoch.
     pub unregistered: Vec<(u64, Atom, Pid)>,
 }
 
 impl Snapshot {
-    /// The version that is written, and the only one that is read.
+    /// The version that is written, and the only version that is read.
     pub const VERSION: u32 = 2;
 }
 
-/// Why a snapshot cannot be restored.
+/// The reason why a snapshot cannot be restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
-    /// It was written by a program of another version.
+    /// A program of another version wrote the snapshot.
     #[error("the registry snapshot has version {found}, this program reads {}", Snapshot::VERSION)]
     Version {
-        /// The version it says it has.
+        /// The version that the snapshot claims.
         found: u32,
     },
-    /// Epochs do not increase, go beyond the last one or a registration stands there twice.
+    /// Epochs do not increase or go beyond the last one, or a registration occurs twice.
     #[error("the registry snapshot contradicts itself")]
     Inconsistent,
-    /// There are more registrations than [`MAX_REGISTRATIONS`].
+    /// The snapshot has more registrations than [`MAX_REGISTRATIONS`].
     #[error("the registry snapshot has too many registrations")]
     TooLarge,
 }
 
 impl State {
-    /// All that is needed to restore the state.
+    /// Returns a snapshot, from which the state can be restored completely.
     pub fn snapshot(&self) -> Snapshot {
         let mut registrations: Vec<_> =
             self.iter().map(|(store, epoch, pid)| (epoch, store.clone(), pid.clone())).collect();
@@ -54,7 +54,7 @@ impl State {
         Snapshot { version, last_epoch, registrations, unregistered }
     }
 
-    /// The state a snapshot was taken of.
+    /// Returns the state of which a snapshot was taken.
     pub fn restore(snapshot: &Snapshot) -> Result<Self, SnapshotError> {
         if snapshot.version != Snapshot::VERSION {
             return Err(SnapshotError::Version { found: snapshot.version });

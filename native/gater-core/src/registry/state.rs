@@ -8,20 +8,20 @@ use super::stores::Stores;
 use super::unregistered::Unregistered;
 use gater_term::{Atom, Pid};
 
-/// The most registrations there can be. All gateways must agree on it: it
-/// decides what a command of the log does.
+/// The greatest number of registrations. All gateways must agree on it, since it affects the
+/// outcome of commands in the log.
 pub const MAX_REGISTRATIONS: usize = 1_000_000;
 
-/// Which process serves which store. Every operation takes time logarithmic in
-/// the number of registrations, times the number of registrations it changes.
+/// The registrations of workers for stores. Every operation takes time logarithmic in the number of
+/// registrations, times the number of registrations that it changes.
 ///
-/// Invariants: the three tables hold the same registrations; nothing is kept
-/// that has none; no epoch is used twice, and `last_epoch` is the greatest.
+/// Invariants: the three tables hold the same registrations; no store, process or incarnation is
+/// kept without a registration; no epoch is used twice, and `last_epoch` is the greatest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     stores: BTreeMap<Atom, BTreeMap<u64, Pid>>,
     pids: BTreeMap<Pid, Stores>,
-    /// Registrations by node and creation.
+    /// The number of registrations by node and creation.
     incarnations: BTreeMap<(Atom, u32), usize>,
     len: usize,
     last_epoch: u64,
@@ -29,10 +29,10 @@ pub struct State {
 }
 
 impl State {
-    /// Applies the commands of the log entry at `index`; one outcome for each.
+    /// Applies the commands of the log entry at `index` and returns one outcome for each.
     ///
-    /// A registration's epoch is `index << 16 | position in the batch`, or one more than the last epoch
-    /// if that is not greater, so it is unique whatever the size of a batch.
+    /// The epoch of a registration is `index << 16 | position in the batch`, or one more than the
+    /// last epoch if that is not greater. It is therefore unique whatever the size of a batch.
     pub fn apply(&mut self, index: u64, batch: &[Command]) -> Vec<Outcome> {
         let first = index.saturating_mul(1 << 16);
         batch
@@ -59,7 +59,7 @@ impl State {
             }
             Command::Unregister { store, pid, epoch: up_to } => {
                 outcome.changes.extend(self.remove(store, pid, *up_to));
-                // Whoever is away and has registered it must not do so again.
+                // A disconnected requester that has registered the worker must not do so again.
                 if self.epoch(store.as_str(), pid).is_none() {
                     self.unregistered.add(epoch, store, pid);
                 }
@@ -81,68 +81,70 @@ impl State {
         outcome
     }
 
-    /// The workers of a store with their epochs, in the order of registration.
+    /// Returns the workers of a store with their epochs, in the order of registration.
     pub fn workers(&self, store: &str) -> impl Iterator<Item = (u64, &Pid)> {
         self.stores.get(store).into_iter().flatten().map(|(epoch, pid)| (*epoch, pid))
     }
 
-    /// The stores that have workers, by name.
+    /// Returns the stores that have workers, by name.
     pub fn stores(&self) -> impl Iterator<Item = &Atom> {
         self.stores.keys()
     }
 
-    /// The stores a process serves, with the epochs of its registrations.
+    /// Returns the stores that a process serves, with the epochs of its registrations.
     pub fn stores_of(&self, pid: &Pid) -> impl Iterator<Item = (&Atom, u64)> {
         self.pids.get(pid).into_iter().flat_map(Stores::iter)
     }
 
-    /// All registrations as store, epoch and worker: by store, then in the order of registration.
+    /// Returns all registrations as store, epoch and worker, ordered by store and then by
+    /// registration.
     pub fn iter(&self) -> impl Iterator<Item = (&Atom, u64, &Pid)> {
         self.stores.iter().flat_map(|(store, workers)| {
             workers.iter().map(move |(epoch, pid)| (store, *epoch, pid))
         })
     }
 
-    /// The incarnations of nodes that have workers, as node and creation.
+    /// Returns the incarnations of nodes that have workers, as node and creation.
     pub fn nodes(&self) -> impl Iterator<Item = (&Atom, u32)> {
         self.incarnations.keys().map(|(node, creation)| (node, *creation))
     }
 
-    /// The workers on a node, of all its incarnations.
+    /// Returns the workers on all incarnations of a node.
     pub fn pids_of(&self, node: &Atom) -> impl Iterator<Item = &Pid> {
         let first = Pid { node: node.clone(), id: 0, serial: 0, creation: 0 };
         let last = Pid { node: node.clone(), id: u32::MAX, serial: u32::MAX, creation: u32::MAX };
         self.pids.range(first..=last).map(|(pid, _)| pid)
     }
 
-    /// The epoch in which `pid` was registered for `store`, if it is.
+    /// Returns the epoch in which `pid` was registered for `store`, or `None` if it is not
+    /// registered.
     pub fn epoch(&self, store: &str, pid: &Pid) -> Option<u64> {
         self.pids.get(pid)?.epoch(store)
     }
 
-    /// The number of registrations.
+    /// Returns the number of registrations.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether nothing is registered.
+    /// Returns whether nothing is registered.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The greatest epoch ever given, 0 before the first.
+    /// Returns the greatest epoch ever assigned, or 0 before the first.
     pub fn last_epoch(&self) -> u64 {
         self.last_epoch
     }
 
-    /// Raises the last epoch to what it was when a snapshot was taken.
+    /// Raises the last epoch to its value at the time of a snapshot.
     pub(super) fn set_last_epoch(&mut self, epoch: u64) {
         self.last_epoch = self.last_epoch.max(epoch);
     }
 
-    /// Adds a registration that is not there, in an epoch greater than all before.
+    /// Adds a registration that does not exist, in an epoch greater than all before.
     pub(super) fn insert(&mut self, store: &Atom, pid: &Pid, epoch: u64) -> Change {
-        // Names that are here already are shared, not kept once per registration.
+        // Names that the registry holds already are shared and not stored once per registration.
         let store = self.stores.get_key_value(store).map_or(store, |(known, _)| known).clone();
         let incarnation = (pid.node.clone(), pid.creation);
         let pid = match self.incarnations.get_key_value(&incarnation) {

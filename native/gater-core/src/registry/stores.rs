@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use gater_term::Atom;
 
-/// Stores with the epochs of their registrations, in the order of names. A process serves one
-/// store as a rule: that takes no memory beside the table it is in.
+/// Stores with the epochs of their registrations, in the order of names. A process usually serves
+/// one store, which takes no memory beside the table that holds this value.
 ///
-/// Invariant: `More` has at least two, so equal content is equal.
+/// Invariant: `More` has at least two stores, so equal content compares equal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stores {
     One(Atom, u64),
@@ -15,7 +15,7 @@ pub(super) enum Stores {
 }
 
 impl Stores {
-    /// The epoch of a store.
+    /// Returns the epoch of a store.
     pub fn epoch(&self, store: &str) -> Option<u64> {
         match self {
             Self::One(known, epoch) => (known.as_str() == store).then_some(*epoch),
@@ -37,7 +37,7 @@ impl Stores {
         }
     }
 
-    /// Without a store; nothing if no other is left.
+    /// Returns the value without a store, or `None` if no other store is left.
     pub fn without(self, store: &str) -> Option<Self> {
         match self {
             Self::One(known, _) if known.as_str() == store => None,
@@ -52,7 +52,7 @@ impl Stores {
         }
     }
 
-    /// All of them.
+    /// Returns all stores with their epochs.
     pub fn iter(&self) -> impl Iterator<Item = (&Atom, u64)> {
         let (one, more) = match self {
             Self::One(store, epoch) => (Some((store, *epoch)), None),

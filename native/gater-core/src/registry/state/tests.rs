@@ -54,7 +54,7 @@ fn every_registration_of_a_batch_has_its_own_epoch() {
     let epochs: BTreeSet<_> = state.iter().map(|(_, epoch, _)| epoch).collect();
     assert_eq!(epochs.len(), 100_001);
     assert_eq!(epochs.first(), Some(&(7 << 16)));
-    // Log entry 7 ran over into the epochs of entry 8, which begins after it.
+    // The epochs of log entry 7 extend into those of entry 8, which begins after them.
     let expected = (7 << 16) + 100_000;
     assert!(matches!(next[0].changes[..], [Change::Registered { epoch, .. }] if epoch == expected));
 }
@@ -103,7 +103,7 @@ fn a_full_registry_refuses_and_still_removes() {
     state.len = MAX_REGISTRATIONS;
     let outcome = &state.apply(2, &[register("s", &b)])[0];
     assert_eq!(outcome.refused, Some(Refusal::Full));
-    // What is there already is not refused.
+    // A worker that is registered already is not refused.
     assert_eq!(state.apply(3, &[register("s", &a)])[0].refused, None);
     state.apply(4, &[unregister("s", &a, None)]);
     assert_eq!(state.apply(5, &[register("s", &b)])[0].refused, None);
@@ -117,18 +117,18 @@ fn reassert(store: &str, pid: &Pid) -> Command {
 fn what_was_unregistered_is_not_registered_again_by_those_who_were_away() {
     let mut state = State::default();
     let (a, b) = (pid("a@h", 1, 1), pid("a@h", 2, 1));
-    // Nothing is known of it: the registry is new, or its node was out of reach for too long.
+    // The registry does not know the worker: it is new, or the node was disconnected for too long.
     assert_eq!(state.apply(1, &[reassert("s", &a)])[0].changes.len(), 1);
     state.apply(2, &[Command::Purge { node: atom("a@h"), creation: 1 }]);
     assert_eq!(state.apply(3, &[reassert("s", &a)])[0].changes.len(), 1);
-    // It was registered here, or elsewhere.
+    // The worker was registered here or at another gateway.
     state.apply(4, &[unregister("s", &a, None), unregister("s", &b, None)]);
     for worker in [&a, &b] {
         let outcome = &state.apply(5, &[reassert("s", worker)])[0];
         assert_eq!((&outcome.changes[..], outcome.refused), (&[][..], Some(Refusal::Unregistered)));
     }
     assert_eq!(state.apply(6, &[reassert("t", &a)])[0].refused, None);
-    // Whoever registers it means it.
+    // An explicit registration is always accepted.
     state.apply(7, &[register("s", &a)]);
     assert_eq!(state.apply(8, &[reassert("s", &a)])[0].refused, None);
     assert_eq!(workers(&state, "s"), [a]);
@@ -191,7 +191,7 @@ fn pids() -> impl Strategy<Value = Pid> {
 
 fn command() -> impl Strategy<Value = Command> {
     let store = || (0..3_usize).prop_map(|n| atom(["orders", "users", "x"][n]));
-    // Near the epochs of the log entries in the test.
+    // The epochs are close to those of the log entries in the test.
     let epoch = || prop::option::of((0_u64..20, 0_u64..4).prop_map(|(i, p)| (i << 16) + p));
     prop_oneof![
         8 => (store(), pids()).prop_map(|(store, pid)| Command::Register { store, pid }),
