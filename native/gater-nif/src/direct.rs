@@ -1,8 +1,8 @@
 //! The canonical form of a map, written from the term itself.
 //!
-//! For what most messages are made of: atoms in ASCII, integers of 64 bits, floats, binaries,
-//! lists, tuples and maps whose keys are all atoms or all binaries. It spares the encoding by
-//! `term_to_binary` and its reading; anything else goes that way.
+//! This path handles the terms of which most messages consist: atoms in ASCII, integers of 64 bits,
+//! floats, binaries, lists, tuples, and maps whose keys are all atoms or all binaries. It saves
+//! encoding the map with `term_to_binary` and reading the encoding; all other terms take that way.
 
 use std::cell::RefCell;
 use std::cmp::Ordering;
@@ -16,17 +16,17 @@ use crate::terms::{Terms, Word};
 
 /// The version byte that starts an external term.
 pub const VERSION: u8 = 131;
-/// What is longer is for a dirty scheduler: some 50 µs of hashing.
+/// The greatest number of bytes, about 50 µs of hashing. A longer message is for a dirty scheduler.
 const MAX_BYTES: usize = 64 << 10;
-/// So is what has more terms.
+/// The greatest number of terms. A message with more terms is for a dirty scheduler, too.
 const MAX_TERMS: usize = 4096;
-/// Terms inside each other.
+/// The greatest depth of nested terms.
 const MAX_DEPTH: u32 = 32;
 
-/// A binary of this size and more is hashed where it lies.
+/// A binary of at least this many bytes is hashed in place.
 const LONG_BYTES: usize = 1024;
-/// What is written between two looks at the room at most: a list of bytes, and the key that
-/// follows it.
+/// The greatest number of bytes that are written between two checks for room: a list of bytes, and
+/// the key that follows it.
 const MAX_PIECE: usize = MAX_TERMS + 1024;
 
 const SIGNED_AT: &[u8] = b"signed_at";
@@ -36,22 +36,22 @@ rustler::atoms! {
     signed_at,
 }
 
-/// A map whose canonical form was hashed, and what a signature goes by.
+/// A map whose canonical form was hashed, and the values that verification needs.
 pub struct Canonical<'a> {
-    /// The signature over the form.
+    /// The signature over the canonical form.
     pub signing: Signing,
-    /// The value of `signature`, which is not among the bytes.
+    /// The value of `signature`, which is not part of the signed bytes.
     pub signature: Option<Term<'a>>,
     /// The value of `signed_at`.
     pub signed_at: Option<Term<'a>>,
 }
 
-/// What a thread keeps between calls: some 70 KiB, and 350 at most.
+/// The buffers that a thread keeps between calls: about 70 KiB, and 350 KiB at most.
 struct Scratch {
     out: Out,
     atoms: Atoms,
     orders: Orders,
-    /// Names of keys that are brought in order.
+    /// The names of keys that are being sorted.
     names: Vec<u8>,
 }
 
@@ -64,8 +64,9 @@ thread_local! {
     });
 }
 
-/// The canonical form of `map` without `signature` and with `signed_at` as it is, or as
-/// `now` says, hashed with `key`. `None` if it has to be found another way.
+/// Hashes the canonical form of `map` with `key`. The form lacks `signature`; its `signed_at` is
+/// the value in the map, or `now` if that is given. Returns `None` if the map has to be encoded
+/// first.
 pub fn canonical<'a>(map: Term<'a>, key: &Key, now: Option<u64>) -> Option<Canonical<'a>> {
     SCRATCH.with(|scratch| {
         let mut scratch = scratch.try_borrow_mut().ok()?;
@@ -85,11 +86,11 @@ pub fn canonical<'a>(map: Term<'a>, key: &Key, now: Option<u64>) -> Option<Canon
     })
 }
 
-/// Bytes that are still to be hashed.
+/// A buffer of bytes that are still to be hashed.
 struct Out {
     bytes: Box<[u8]>,
     used: usize,
-    /// Whether something found no room, which the writer sees to that it does.
+    /// Whether a write found no room. Writers check for room beforehand, so this stays false.
     lacking: bool,
 }
 
@@ -103,7 +104,7 @@ impl Out {
         self.put_first(bytes, N);
     }
 
-    /// The first `count` of the bytes. Copying all is faster.
+    /// Writes the first `count` of the bytes. Copying a constant number of them is faster.
     #[inline]
     fn put_first<const N: usize>(&mut self, bytes: &[u8; N], count: usize) {
         match self.bytes.get_mut(self.used..).and_then(|room| room.first_chunk_mut::<N>()) {
@@ -125,7 +126,7 @@ impl Out {
         }
     }
 
-    /// A tag, and a number of 32 bits.
+    /// Writes a tag and a number of 32 bits.
     #[inline]
     fn put_head(&mut self, tag: u8, number: u32) {
         let [a, b, c, d] = number.to_be_bytes();
@@ -148,7 +149,7 @@ impl Out {
         self.put_first(&magnitude.to_le_bytes(), used);
     }
 
-    /// `{signed_at, Time}`
+    /// Writes `{signed_at, Time}`.
     fn time(&mut self, time: u64) {
         self.put(&[104, 2, 119, SIGNED_AT.len() as u8]);
         self.put_all(SIGNED_AT);
@@ -162,27 +163,27 @@ impl Out {
 struct Writer<'a, 's> {
     env: Terms<'a>,
     signing: Signing,
-    /// Bytes that were hashed.
+    /// The number of bytes that were hashed.
     hashed: usize,
-    /// What comes after them, among other things.
+    /// The buffers, which hold among other things the bytes to be hashed next.
     scratch: &'s mut Scratch,
-    /// Those of the maps that are being written: as they come, then in order.
+    /// The pairs of the maps that are being written: first as they come, then in key order.
     pairs: Vec<(Word<'a>, Word<'a>)>,
-    /// Those of the lists that are being written.
+    /// The elements of the lists that are being written.
     elements: Vec<Word<'a>>,
     terms: usize,
 }
 
-/// Pairs in order, of those of the writer.
+/// The range of a map's sorted pairs among the pairs of the writer.
 struct Sorted {
     from: usize,
     to: usize,
-    /// How many come before `signed_at`.
+    /// The number of pairs before `signed_at`.
     before: usize,
 }
 
 impl<'a> Writer<'a, '_> {
-    /// `[{Key, Value}]`
+    /// Writes `[{Key, Value}]`.
     fn message(mut self, map: Word<'a>, now: Option<u64>) -> Option<Canonical<'a>> {
         let sorted = self.sorted(map)?;
         self.enter(sorted.to - sorted.from, 1)?;
@@ -200,7 +201,7 @@ impl<'a> Writer<'a, '_> {
         if count == 0 {
             return None;
         }
-        // The keys are of one kind.
+        // All keys are of the same kind as the first.
         if let (Some(_), Some((key, _))) = (now, self.pairs.get(sorted.from))
             && !matches!(self.env.kind(*key), Kind::ERL_NIF_TERM_TYPE_ATOM)
         {
@@ -242,7 +243,8 @@ impl<'a> Writer<'a, '_> {
         self.scratch.out.used = 0;
     }
 
-    /// The pairs of a map in the order of their keys, after those that are there.
+    /// Appends the pairs of a map to those of the writer, in the order of their keys, and returns
+    /// their range.
     fn sorted(&mut self, map: Word<'a>) -> Option<Sorted> {
         let start = self.pairs.len();
         self.env.pairs(map, MAX_TERMS, &mut self.pairs)?;
@@ -260,8 +262,8 @@ impl<'a> Writer<'a, '_> {
         sorted(before)
     }
 
-    /// Appends the pairs from `start` on in the order of their keys. How many come before
-    /// `signed_at`.
+    /// Appends the pairs from `start` on in the order of their keys. Returns the number of pairs
+    /// before `signed_at`.
     #[inline(never)]
     fn sort(&mut self, start: usize) -> Option<usize> {
         let unsorted = self.pairs.get(start..)?;
@@ -277,7 +279,7 @@ impl<'a> Writer<'a, '_> {
                 Some(atom) => atom.name(),
                 None => self.env.binary(*key)?,
             };
-            // Looked at first, since the memory is kept.
+            // The size is checked first, since the buffer is kept between calls.
             if names.len() + name.len() > MAX_BYTES || *atoms.get_or_insert(is_atom) != is_atom {
                 return None;
             }
@@ -297,7 +299,7 @@ impl<'a> Writer<'a, '_> {
         Some(before)
     }
 
-    /// `{Key, Value}`
+    /// Writes `{Key, Value}`.
     #[inline]
     fn pair(&mut self, key: Word<'a>, value: Word<'a>) -> Option<()> {
         match self.scratch.atoms.get(self.env, key) {
@@ -340,7 +342,7 @@ impl<'a> Writer<'a, '_> {
         Some(())
     }
 
-    /// Sees to it that a piece has room. `None` if there are too many bytes.
+    /// Makes room for one piece. Returns `None` if the message has too many bytes.
     #[inline]
     fn room(&mut self) -> Option<()> {
         if self.scratch.out.used > self.scratch.out.bytes.len() - MAX_PIECE {
@@ -349,7 +351,8 @@ impl<'a> Writer<'a, '_> {
         (self.hashed <= MAX_BYTES).then_some(())
     }
 
-    /// Counts the terms inside one, and the depth they are at.
+    /// Counts `terms` nested terms at a depth. Returns `None` if there are too many or they are too
+    /// deep.
     fn enter(&mut self, terms: usize, depth: u32) -> Option<()> {
         self.terms += terms;
         (self.terms <= MAX_TERMS && depth <= MAX_DEPTH).then_some(())
@@ -358,7 +361,8 @@ impl<'a> Writer<'a, '_> {
     #[inline]
     fn term(&mut self, term: Word<'a>, depth: u32) -> Option<()> {
         self.room()?;
-        // Asking what a term is takes longer than finding it among atoms.
+        // Asking the runtime for the type of a term takes longer than looking it up among known
+        // atoms.
         if let Some(short) = self.scratch.atoms.known(term) {
             self.scratch.out.put_first(short.atom(), short.len() - 2);
             return Some(());
@@ -379,7 +383,7 @@ impl<'a> Writer<'a, '_> {
         }
     }
 
-    /// A term of terms, which are at this depth.
+    /// Writes a term that contains terms at this depth.
     #[inline(never)]
     fn compound(&mut self, kind: Kind, term: Word<'a>, depth: u32) -> Option<()> {
         match kind {
@@ -413,7 +417,7 @@ impl<'a> Writer<'a, '_> {
         }
     }
 
-    /// A proper list; one of bytes alone is a string.
+    /// Writes a proper list. A list of bytes is written as a string.
     fn list(&mut self, list: Word<'a>, depth: u32) -> Option<()> {
         let start = self.elements.len();
         let mut rest = list;
@@ -444,7 +448,8 @@ impl<'a> Writer<'a, '_> {
         Some(())
     }
 
-    /// The elements from `start` on as a string, if they are all bytes.
+    /// Writes the elements from `start` on as a string if they are all bytes. Returns whether they
+    /// are.
     fn string(&mut self, start: usize) -> Option<bool> {
         let used = self.scratch.out.used;
         let bytes = self.elements.get(start..)?;
@@ -466,13 +471,13 @@ impl<'a> Writer<'a, '_> {
     }
 }
 
-/// The name of a key while keys are brought in order.
+/// The name of a key that is being sorted.
 struct Name {
-    /// How it begins, to compare by.
+    /// The start of the name, which is compared first.
     prefix: u128,
     from: usize,
     to: usize,
-    /// Where the pair is among the others.
+    /// The position of the pair among the unsorted pairs.
     place: usize,
 }
 
@@ -486,7 +491,7 @@ impl Name {
     }
 }
 
-/// The first bytes of a name as a number of the same order; a shorter name is padded.
+/// Returns the first bytes of a name as a number that sorts as they do. A shorter name is padded.
 fn prefix(name: &[u8]) -> u128 {
     let mut bytes = [0; 16];
     for (to, from) in bytes.iter_mut().zip(name) {

@@ -1,60 +1,62 @@
-//! What a thread remembers of the terms it has written: the texts of atoms, and the order of
+//! A cache of each thread for the terms that it has written: the texts of atoms, and the order of
 //! sets of keys.
 //!
-//! Both go by the words of atoms, which are no other atom's, nor any other term's, for as long
-//! as the runtime lives. What is remembered is bounded, and the newest displaces the older.
+//! Both caches are keyed by the words of atoms. The word of an atom is never the word of another
+//! atom or of any other term, as long as the runtime lives. The caches are bounded, and new entries
+//! replace older ones.
 
 use crate::terms::{MAX_ATOM, Terms, Word};
 
 const ATOMS: usize = 1024;
 const ORDERS: usize = 64;
-/// Keys in a set whose order is remembered; their places are bytes.
+/// The greatest number of keys in a set whose order is cached. The positions of keys are stored in
+/// bytes.
 const MAX_KEYS: usize = 128;
-/// Bytes of an encoded atom that is remembered: longer ones are rare.
+/// The greatest length of an encoded atom that is cached; longer atoms are rare.
 const SHORT: usize = 40;
 
-/// How a pair begins, as it is encoded.
+/// The encoded start of a pair.
 pub const PAIR: [u8; 2] = [104, 2];
 
-/// An atom that begins a pair, as it is encoded: 104, 2, 119, its length and its text.
+/// An atom that begins a pair, in its encoding: 104, 2, 119, its length and its text.
 #[derive(Clone, Copy)]
 pub struct Short {
-    /// No atom is 0.
+    /// The word of the atom. 0 is not the word of any atom.
     word: usize,
-    /// All of them may be copied, which is faster than as many as count.
+    /// The encoding, padded. Copying all of it is faster than copying the bytes in use.
     pub bytes: [u8; 2 + SHORT],
 }
 
 impl Short {
-    /// How many bytes count.
+    /// Returns the number of bytes in use.
     #[inline]
     pub fn len(&self) -> usize {
         4 + usize::from(self.bytes[3])
     }
 
-    /// The atom without the pair.
+    /// Returns the encoded atom without the start of the pair.
     #[inline]
     pub fn atom(&self) -> &[u8; SHORT] {
         self.bytes.last_chunk().unwrap_or(&[0; SHORT])
     }
 
-    /// The text.
+    /// Returns the text of the atom.
     pub fn name(&self) -> &[u8] {
         self.bytes.get(4..self.len()).unwrap_or_default()
     }
 }
 
-/// Texts of atoms.
+/// A cache of the texts of atoms.
 pub struct Atoms {
     shorts: Box<[Short]>,
-    /// The last one that is longer.
+    /// The last atom that was too long to be cached.
     long: [u8; 2 + MAX_ATOM + 1],
 }
 
 /// An atom in ASCII.
 pub enum Known<'k> {
     Short(&'k Short),
-    /// As it is encoded.
+    /// The encoded atom.
     Long(&'k [u8]),
 }
 
@@ -74,14 +76,15 @@ impl Atoms {
         Self { shorts: vec![none; ATOMS].into(), long: [0; 2 + MAX_ATOM + 1] }
     }
 
-    /// `None` if it is not remembered, whatever it is.
+    /// Returns a cached atom. `None` says nothing about the term.
     #[inline]
     pub fn known(&self, word: Word<'_>) -> Option<&Short> {
         let short = self.shorts.get(place(word.bits() as u64, ATOMS))?;
         (short.word == word.bits()).then_some(short)
     }
 
-    /// `None` if it is no atom, or not in ASCII.
+    /// Returns the text of an atom, from the cache or the runtime. Returns `None` if the term is
+    /// not an atom or its text is not ASCII.
     #[inline]
     pub fn get<'a>(&mut self, terms: Terms<'a>, word: Word<'a>) -> Option<Known<'_>> {
         let place = place(word.bits() as u64, ATOMS);
@@ -113,18 +116,18 @@ impl Atoms {
     }
 }
 
-/// The order of a set of keys, all atoms.
+/// The order of a set of keys, which are all atoms.
 #[derive(Default)]
 pub struct Order {
-    /// As the runtime gives them.
+    /// The keys in the order in which the runtime iterates over them.
     keys: Vec<usize>,
-    /// Their places, in the order of their names.
+    /// The positions of the keys, in the order of their names.
     pub places: Vec<u8>,
-    /// How many names come before a certain one.
+    /// The number of names before `signed_at`.
     pub before: usize,
 }
 
-/// Orders of sets of keys.
+/// A cache of the orders of sets of keys.
 pub struct Orders(Box<[Order]>);
 
 impl Orders {
@@ -132,7 +135,7 @@ impl Orders {
         Self(std::iter::repeat_with(Order::default).take(ORDERS).collect())
     }
 
-    /// The order of the keys of `pairs`.
+    /// Returns the cached order of the keys of `pairs`.
     pub fn get(&self, pairs: &[(Word<'_>, Word<'_>)]) -> Option<&Order> {
         let order = self.0.get(slot(pairs))?;
         let same = order.keys.len() == pairs.len()
@@ -140,7 +143,7 @@ impl Orders {
         same.then_some(order)
     }
 
-    /// Remembers an order. The keys must be atoms.
+    /// Caches an order. All keys must be atoms.
     pub fn put(
         &mut self,
         pairs: &[(Word<'_>, Word<'_>)],
@@ -161,7 +164,7 @@ impl Orders {
 }
 
 fn slot(pairs: &[(Word<'_>, Word<'_>)]) -> usize {
-    // A sum, for which no product waits for another.
+    // The hash is a sum of squares, so that no product depends on the previous one.
     let hash = pairs.iter().fold(0_u64, |hash, (key, _)| {
         let bits = key.bits() as u64;
         hash.wrapping_add(bits.wrapping_mul(bits))
@@ -169,7 +172,7 @@ fn slot(pairs: &[(Word<'_>, Word<'_>)]) -> usize {
     place(hash, ORDERS)
 }
 
-/// 2^64 over the golden ratio: what follows each other is spread.
+/// 2^64 divided by the golden ratio, which spreads consecutive values.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 fn place(bits: u64, places: usize) -> usize {

@@ -1,9 +1,9 @@
-//! The NIF library of esdb-gater: a thin shell over `gater-core`.
+//! The NIF library of esdb-gater, a thin layer over `gater-core`.
 //!
-//! The functions of `esdb_gater_nif` (Erlang), which says when each is called and
-//! what runs in its place where this library is not loaded. Both give the same
-//! answers. Nothing here blocks, apart from locks that are held for one look-up,
-//! and rustler turns a panic into an exception of the calling process.
+//! It implements the functions of the Erlang module `esdb_gater_nif`, which documents when each
+//! function is called and what runs in its place where this library is not loaded. Both return the
+//! same results. Nothing here blocks, except for locks that are held for one look-up, and rustler
+//! turns a panic into an exception of the calling process.
 
 mod direct;
 mod known;

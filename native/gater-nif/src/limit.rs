@@ -1,8 +1,8 @@
 //! Rate limits.
 //!
-//! A check is done in less time than rustler takes to hand it its arguments, for which it
-//! makes a vector, and to find a resource's type, which it looks up by a hash. So it is a
-//! function of the C interface, and limiters are resources of a type that is kept here.
+//! A check takes less time than rustler needs to pass it its arguments, for which it allocates a
+//! vector, and to find the type of a resource, which it looks up in a hash map. The check is
+//! therefore a function of the C interface, and the resource type of limiters is kept here.
 
 use std::num::NonZeroU32;
 use std::panic::catch_unwind;
@@ -27,16 +27,17 @@ struct Limiter {
     buckets: SharedLimiter,
 }
 
-// Memory of the runtime is aligned for every word.
+// The runtime aligns memory of resources for machine words.
 const _: () = assert!(align_of::<Limiter>() <= align_of::<usize>());
 
-/// Set while the library is loaded, before any function is called.
+/// The resource type of limiters, set while the library is loaded and before any function is
+/// called.
 static LIMITER: AtomicPtr<ErlNifResourceType> = AtomicPtr::new(null_mut());
 
-/// Makes limiters known to the runtime.
+/// Registers the resource type of limiters with the runtime.
 pub fn open(env: Env<'_>) -> bool {
-    // SAFETY: this runs while the library is loaded, the name ends with a zero, and the
-    // destructor is for what `limiter` makes.
+    // SAFETY: this runs while the library is loaded, the name ends with a zero byte, and the
+    // destructor is the one for resources that `limiter` makes.
     let kind = unsafe {
         enif_open_resource_type(
             env.as_c_arg(),
@@ -52,12 +53,12 @@ pub fn open(env: Env<'_>) -> bool {
 }
 
 unsafe extern "C" fn forget(_env: *mut ErlNifEnv, limiter: *mut c_void) {
-    // SAFETY: nobody refers to the resource any more, and it has been a limiter since it was
-    // made. What panics leaks.
+    // SAFETY: nothing refers to the resource any more, and it has been a limiter since it was made.
+    // A limiter whose destructor panics is leaked.
     let _ = catch_unwind(|| unsafe { limiter.cast::<Limiter>().drop_in_place() });
 }
 
-/// `limiter(Rate, MaxTopics) -> Limiter`: so many messages per second and topic.
+/// `limiter(Rate, MaxTopics) -> Limiter`: allows `Rate` messages per second and topic.
 #[rustler::nif]
 fn limiter(env: Env<'_>, rate: u32, max_topics: u32) -> Option<Term<'_>> {
     let rate = NonZeroU32::new(rate)?;
@@ -66,13 +67,13 @@ fn limiter(env: Env<'_>, rate: u32, max_topics: u32) -> Option<Term<'_>> {
         hasher: TopicHasher::new(),
         buckets: SharedLimiter::new(rate, max_topics as usize),
     };
-    // SAFETY: the type is that of limiters, and the size that of one.
+    // SAFETY: the type is that of limiters, and the size is that of one limiter.
     let memory = unsafe { enif_alloc_resource(LIMITER.load(Relaxed), size_of::<Limiter>()) };
     if memory.is_null() {
         return None;
     }
-    // SAFETY: the memory is large enough, aligned, and nobody else's. The term keeps it from
-    // now on, and is of this environment.
+    // SAFETY: the memory is large enough, aligned, and exclusively owned here. From now on the
+    // term, which belongs to this environment, keeps the resource alive.
     unsafe {
         memory.cast::<Limiter>().write(limiter);
         let term = enif_make_resource(env.as_c_arg(), memory);
@@ -81,10 +82,10 @@ fn limiter(env: Env<'_>, rate: u32, max_topics: u32) -> Option<Term<'_>> {
     }
 }
 
-/// Borrowed from the caller: counting who holds it would cost more than the check.
+/// Borrows the limiter from the caller. Counting references would cost more than the check.
 fn borrowed(term: Term<'_>) -> NifResult<&Limiter> {
     let mut limiter = null();
-    // SAFETY: the term is of the environment, and the type that of limiters.
+    // SAFETY: the term belongs to the environment, and the type is that of limiters.
     let found = unsafe {
         enif_get_resource(
             term.get_env().as_c_arg(),
@@ -96,13 +97,13 @@ fn borrowed(term: Term<'_>) -> NifResult<&Limiter> {
     if found == 0 {
         return Err(Error::BadArg);
     }
-    // SAFETY: it was found, so it is a limiter, which lives as long as the term, and is not
-    // changed but for its atomics.
+    // SAFETY: the runtime has found the resource to be a limiter. It lives as long as the term, and
+    // only its atomics change.
     Ok(unsafe { &*limiter.cast::<Limiter>() })
 }
 
-/// `check(Limiter, Topic, NowNanos) -> boolean()`: takes a token at a time that does
-/// not go backwards.
+/// `check(Limiter, Topic, NowNanos) -> boolean()`: takes a token at the given time, which must not
+/// go backwards.
 #[rustler::nif(name = "check")]
 fn check_at(limiter: Term<'_>, topic: Binary<'_>, now_nanos: u64) -> NifResult<bool> {
     let limiter = borrowed(limiter)?;
@@ -116,7 +117,7 @@ fn check_now(limiter: Term<'_>, topic: Term<'_>) -> NifResult<bool> {
     Ok(limiter.buckets.check(limiter.hasher.hash(&topic), now))
 }
 
-/// `check(Limiter, Topic) -> boolean()`: takes a token now.
+/// `check(Limiter, Topic) -> boolean()`: takes a token at the present time.
 unsafe extern "C" fn check(
     env: *mut ErlNifEnv,
     _count: c_int,
@@ -124,8 +125,8 @@ unsafe extern "C" fn check(
 ) -> ErlNifTerm {
     let taken = catch_unwind(|| {
         let call = ();
-        // SAFETY: the environment is that of the call, which has two arguments, as is said
-        // below. Both stay for as long as it takes.
+        // SAFETY: the environment is that of the call, which has two arguments, as declared below.
+        // Both stay valid during the call.
         let (limiter, topic) = unsafe {
             let env = Env::new(&call, env);
             (Term::new(env, *arguments), Term::new(env, *arguments.add(1)))

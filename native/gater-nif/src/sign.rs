@@ -1,7 +1,7 @@
-//! Signatures. Messages come as `term_to_binary/1` gives them.
+//! Signatures. Messages are passed as `term_to_binary/1` returns them.
 //!
-//! Each function is there twice: the one on a dirty scheduler is for messages that
-//! take longer than an ordinary scheduler may be held.
+//! Each function exists twice: the variant on a dirty scheduler is for messages that take longer
+//! than an ordinary scheduler may be occupied.
 
 use gater_core::sign::{self, Key, KeyRing, SignError, VerifyError};
 use rustler::{Atom, Binary, Encoder, Env, NewBinary, NifResult, Resource, ResourceArc, Term};
@@ -22,7 +22,7 @@ mod atoms {
     }
 }
 
-/// Prepared secrets. Never changed: another secret is another ring.
+/// Prepared secrets. A ring never changes; another secret is another ring.
 struct Ring(KeyRing);
 
 #[rustler::resource_impl]
@@ -53,7 +53,7 @@ fn sign<'a>(env: Env<'a>, message: Binary<'a>, ring: ResourceArc<Ring>, now: u64
     signature(env, &message, ring.0.current(), now)
 }
 
-/// As `sign/3`.
+/// Does the same as `sign/3`, on a dirty scheduler.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn sign_dirty<'a>(
     env: Env<'a>,
@@ -70,17 +70,17 @@ fn verify(message: Binary<'_>, ring: ResourceArc<Ring>, now: u64, ttl: u64) -> A
     judgement(&message, &ring.0, now, ttl)
 }
 
-/// As `verify/4`.
+/// Does the same as `verify/4`, on a dirty scheduler.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn verify_dirty(message: Binary<'_>, ring: ResourceArc<Ring>, now: u64, ttl: u64) -> Atom {
     judgement(&message, &ring.0, now, ttl)
 }
 
-/// `sign_map(Map, Ring, NowSeconds) -> Signature | unsupported`: without an encoding in
-/// between, for messages that are neither large nor intricate.
+/// `sign_map(Map, Ring, NowSeconds) -> Signature | unsupported`: signs without an intermediate
+/// encoding. It supports messages that are neither large nor deeply nested.
 #[rustler::nif]
 fn sign_map<'a>(env: Env<'a>, map: Term<'a>, ring: Term<'a>, now: u64) -> NifResult<Term<'a>> {
-    // Borrowed from the caller: counting who holds it costs time.
+    // The ring is borrowed from the caller, since counting references takes time.
     let ring: &Ring = ring.decode()?;
     Ok(match canonical(map, ring.0.current(), Some(now)) {
         Some(message) => text(env, &message.signing.finish()),
@@ -88,9 +88,9 @@ fn sign_map<'a>(env: Env<'a>, map: Term<'a>, ring: Term<'a>, now: u64) -> NifRes
     })
 }
 
-/// `verify_map(Map, Ring, NowSeconds, TtlSeconds) -> ok | Reason | unsupported`, likewise.
-/// A signature that is not that of the current secret over this form is `unsupported`: there
-/// are others to try.
+/// `verify_map(Map, Ring, NowSeconds, TtlSeconds) -> ok | Reason | unsupported`: verifies without
+/// an intermediate encoding. The result is `unsupported` for a signature that is not that of the
+/// current secret over this form, since another secret or another form may match.
 #[rustler::nif]
 fn verify_map(map: Term<'_>, ring: Term<'_>, now: u64, ttl: u64) -> NifResult<Atom> {
     let ring: &Ring = ring.decode()?;
@@ -126,7 +126,8 @@ fn signature<'a>(env: Env<'a>, message: &[u8], key: &Key, now: u64) -> Term<'a> 
         Ok(signature) => text(env, &signature),
         Err(SignError::NotAMap) => atoms::badarg().encode(env),
         Err(SignError::LocalFun) => atoms::local_fun().encode(env),
-        // A term more intricate than the core brings in order: Erlang does it.
+        // The term is too complex for the core to sort, so the Erlang implementation has to sort
+        // it.
         Err(SignError::Term(_)) => atoms::unsupported().encode(env),
     }
 }

@@ -1,6 +1,6 @@
-//! Terms as the runtime hands them out: one call for each look at one.
+//! Terms as the runtime passes them, with one call of the runtime for each access.
 //!
-//! The types of rustler ask the runtime more often, and carry the environment with every term.
+//! The types of rustler call the runtime more often, and carry the environment with every term.
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -19,16 +19,16 @@ use rustler::{Atom, Env, Term};
 /// The longest atom, in characters.
 pub const MAX_ATOM: usize = 255;
 
-/// A term of the environment of the call. Only [`Terms`] makes them.
+/// A term of the environment of the call. Only [`Terms`] makes values of this type.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Word<'a>(ErlNifTerm, PhantomData<&'a Env<'a>>);
 
 impl Word<'_> {
-    /// The word that the term is. That of an atom is no other term's as long as the runtime
-    /// lives; that of another term may be another's once the call is over.
+    /// Returns the machine word of the term. The word of an atom is never that of another term as
+    /// long as the runtime lives; the word of any other term may be reused once the call is over.
     pub fn bits(self) -> usize {
-        // SAFETY: it is a number of that size, and nothing else.
+        // SAFETY: a term is a number of this size and nothing else.
         unsafe { std::mem::transmute::<ErlNifTerm, usize>(self.0) }
     }
 
@@ -45,7 +45,7 @@ pub struct Terms<'a> {
 }
 
 impl<'a> Terms<'a> {
-    /// The environment of a term, and the term in it.
+    /// Returns the environment of a term, and the term as a word of it.
     pub fn of(term: Term<'a>) -> (Self, Word<'a>) {
         let env = term.get_env();
         // SAFETY: the environment is that of the call, and no elements are read.
@@ -70,7 +70,7 @@ impl<'a> Terms<'a> {
 
     pub fn integer(self, word: Word<'a>) -> Option<i64> {
         let mut value = 0;
-        // SAFETY: as above, and the value has its place.
+        // SAFETY: as above, and the value is written to a variable of its type.
         (unsafe { enif_get_int64(self.raw(), word.0, &mut value) } != 0).then_some(value)
     }
 
@@ -80,14 +80,16 @@ impl<'a> Terms<'a> {
         (unsafe { enif_get_double(self.raw(), word.0, &mut value) } != 0).then_some(value)
     }
 
-    /// The bytes of a binary. `None` if it ends within one.
+    /// Returns the bytes of a binary, or `None` for any other term, such as a bit string that ends
+    /// within a byte.
     pub fn binary(self, word: Word<'a>) -> Option<&'a [u8]> {
         let mut binary = MaybeUninit::<ErlNifBinary>::uninit();
         // SAFETY: as above.
         if unsafe { enif_inspect_binary(self.raw(), word.0, binary.as_mut_ptr()) } == 0 {
             return None;
         }
-        // SAFETY: it was filled in. The bytes stay as they are until the call is over.
+        // SAFETY: the call has filled it in. The bytes do not change until the call of the NIF is
+        // over.
         let (data, size) = unsafe {
             let binary = binary.assume_init_ref();
             (binary.data, binary.size)
@@ -95,14 +97,15 @@ impl<'a> Terms<'a> {
         if size == 0 {
             return Some(&[]);
         }
-        // SAFETY: so many bytes are there.
+        // SAFETY: `size` bytes are readable at `data`.
         Some(unsafe { from_raw_parts(data, size) })
     }
 
-    /// Writes the text of an atom, in Latin-1: its length. `None` if there is none.
+    /// Writes the text of an atom in Latin-1 and returns its length. Returns `None` if the term is
+    /// not such an atom.
     pub fn atom(self, word: Word<'a>, to: &mut [u8; MAX_ATOM + 1]) -> Option<usize> {
-        // SAFETY: as above, and at most so much is written. What is no atom, or has other
-        // characters, gives 0.
+        // SAFETY: as above, and at most this many bytes are written. The result is 0 for a term
+        // that is not an atom, or has other characters.
         let written = unsafe {
             enif_get_atom(
                 self.raw(),
@@ -112,7 +115,7 @@ impl<'a> Terms<'a> {
                 ErlNifCharEncoding::ERL_NIF_LATIN1,
             )
         };
-        // The end is written as a zero.
+        // The written length includes a terminating zero.
         usize::try_from(written).ok()?.checked_sub(1)
     }
 
@@ -126,16 +129,17 @@ impl<'a> Terms<'a> {
         if arity == 0 {
             return Some(&[]);
         }
-        // SAFETY: so many terms are there until the call is over, and a word is a term.
+        // SAFETY: `arity` terms are readable until the call is over, and a word is a term.
         Some(unsafe { from_raw_parts(elements.cast(), arity) })
     }
 
-    /// There is only one, so there is no need to ask.
+    /// Returns whether the term is the empty list. The empty list has only one word, so the runtime
+    /// need not be asked.
     pub fn is_empty_list(self, word: Word<'a>) -> bool {
         word == self.empty
     }
 
-    /// Head and tail.
+    /// Returns the head and the tail of a list.
     pub fn cell(self, word: Word<'a>) -> Option<(Word<'a>, Word<'a>)> {
         let (mut head, mut tail) = Default::default();
         // SAFETY: as above.
@@ -143,7 +147,7 @@ impl<'a> Terms<'a> {
             .then_some((Word(head, PhantomData), Word(tail, PhantomData)))
     }
 
-    /// Appends the pairs of a map that has no more than `most`, in the order of the runtime.
+    /// Appends the pairs of a map that has at most `most` pairs, in the order of the runtime.
     pub fn pairs(
         self,
         map: Word<'a>,
@@ -155,7 +159,7 @@ impl<'a> Terms<'a> {
         if unsafe { enif_get_map_size(self.raw(), map.0, &mut size) } == 0 || size > most {
             return None;
         }
-        // What is sorted comes after it.
+        // The sorted pairs are appended behind the unsorted ones.
         to.reserve(2 * size);
         let mut place = MaybeUninit::uninit();
         let entry = ErlNifMapIteratorEntry::ERL_NIF_MAP_ITERATOR_HEAD;
@@ -165,7 +169,7 @@ impl<'a> Terms<'a> {
         }
         let place = place.as_mut_ptr();
         let (mut key, mut value) = Default::default();
-        // SAFETY: the iterator was filled in, and is given back once.
+        // SAFETY: the iterator was filled in, and is destroyed once.
         unsafe {
             for left in (0..size).rev() {
                 if enif_map_iterator_get_pair(self.raw(), place, &mut key, &mut value) == 0 {
