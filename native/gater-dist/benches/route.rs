@@ -1,8 +1,7 @@
-//! What it costs to route a published message: from the bytes of a read, through frames,
+//! Measures the cost of routing a published message: from the bytes of a read, through frames, the
 //! atom cache, validation and `gen_server`, into the batch of a subscriber's connection.
 //!
-//! `cargo bench -p gater-dist` prints the median of several rounds, in nanoseconds for
-//! each message.
+//! `cargo bench -p gater-dist` prints the median of several rounds, in nanoseconds per message.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -21,12 +20,12 @@ use gater_term::{Atom, Pid, Reader, encode};
 
 const ROUNDS: usize = 15;
 const ROUND_MILLIS: u128 = 100;
-/// Messages of one read.
+/// The number of messages in one read.
 const MESSAGES: usize = 200;
 const CORKER: u64 = 1;
 const LIMITS: LaneLimits = LaneLimits { bytes: 64 << 20, messages: 1 << 20 };
 
-/// Hands what arrives to subscribers on another connection, as a channel does.
+/// Passes messages on to subscribers on another connection, as a channel does.
 struct Router {
     outbox: Outbox,
     prefix: Arc<Prefix>,
@@ -82,7 +81,7 @@ impl Sink for Router {
 }
 
 impl Router {
-    /// What the writer does, but for the system call.
+    /// Does the work of the writer except for the system call.
     fn write(&self) {
         self.outbox.flush(CORKER, false);
         let mut written = None;
@@ -101,8 +100,8 @@ fn peer(name: &str) -> Peer {
     Peer { name: atom(name), creation: 2, flags: u64::MAX, hidden: false }
 }
 
-/// `{6, Pid, '', esdb_channel_events}` and `{'$gen_cast', {publish, Topic, Message}}` as a
-/// BEAM sends them, all atoms by reference.
+/// Returns `{6, Pid, '', esdb_channel_events}` and `{'$gen_cast', {publish, Topic, Message}}` as a
+/// BEAM sends them, with all atoms as references.
 fn frame(list: &[u8], size: usize) -> Vec<u8> {
     let mut body = vec![131, 68];
     body.extend_from_slice(list);

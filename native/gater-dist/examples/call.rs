@@ -1,4 +1,4 @@
-//! Calls a function and a `gen_server` of a BEAM, one that is too slow, and one that is not there.
+//! Calls a function and a `gen_server` of a BEAM, a server that is too slow, and a missing one.
 //!
 //! `call NODE COOKIE`
 

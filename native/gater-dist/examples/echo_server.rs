@@ -1,4 +1,4 @@
-//! A `gen_server` that BEAMs call, monitor and link with: `gen_server:call({echo, Node}, Term)`.
+//! A `gen_server` that BEAMs can call, monitor and link to: `gen_server:call({echo, Node}, Term)`.
 //! The cast `stop` ends it.
 //!
 //! `echo_server NAME COOKIE`

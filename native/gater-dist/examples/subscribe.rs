@@ -1,4 +1,4 @@
-//! Subscribes to a topic at a gateway, and again whenever the connection was lost.
+//! Subscribes to a topic at a gateway, and subscribes again whenever the connection was lost.
 //!
 //! `subscribe GATEWAY COOKIE CHANNEL TOPIC`: the channel is `esdb_channel_events`, for one
 

@@ -1,4 +1,4 @@
-//! One established connection to a peer, as its user sees it.
+//! One established connection to a peer, as the user of the node sees it.
 
 use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,38 +22,38 @@ use crate::protocol::encode::{Format, Signal};
 use crate::protocol::flags::{self, Watch};
 use crate::{DownReason, Draft, Events, Lane, LaneLimits, LocalPid, Payload, SharedTerm};
 
-/// Messages up to this many bytes go into frames at once where they can: little enough
-/// for many to have room in one write.
+/// The length in bytes up to which a message is written into frames at once where possible. It is
+/// small enough that one write has room for many messages.
 const GATHERED_BELOW: usize = 16 << 10;
 
-/// Who is at the other end of a [`Connection`].
+/// The node at the other end of a [`Connection`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// The node's name.
+    /// The name of the node.
     pub name: Atom,
-    /// The node's incarnation.
+    /// The incarnation of the node.
     pub creation: u32,
-    /// The distribution flags the peer offered.
+    /// The distribution flags that the peer offered.
     pub flags: u64,
     /// Whether the peer is a hidden node.
     pub hidden: bool,
 }
 
 impl Peer {
-    /// A hidden node that is connected without a handshake. Frames to and from it have no
-    /// distribution header: no atom cache and no fragments.
+    /// Returns a hidden node that is connected without a handshake. Frames in both directions have
+    /// no distribution header, and therefore use neither the atom cache nor fragments.
     pub fn without_handshake(name: Atom, creation: u32) -> Self {
         let flags = flags::OFFERED & !(flags::DIST_HDR_ATOM_CACHE | flags::FRAGMENTS);
         Self { name, creation, flags, hidden: true }
     }
 
-    /// Whether the peer runs functions of Erlang when it is asked to, as only BEAMs do.
+    /// Returns whether the peer executes Erlang functions on request, which only BEAMs do.
     pub fn is_beam(&self) -> bool {
         self.flags & flags::SPAWN != 0
     }
 }
 
-/// An established connection. Sending never blocks: messages are queued in lanes.
+/// An established connection. Sending never blocks, since messages are queued in lanes.
 pub struct Connection {
     peer: Peer,
     format: Format,
@@ -63,16 +63,16 @@ pub struct Connection {
     events: Arc<dyn Events>,
     me: Weak<Connection>,
     started: Instant,
-    /// Milliseconds after `started`.
+    /// The time of the last received bytes, in milliseconds after `started`.
     heard_at: AtomicU64,
     caller_stats: Mutex<CallerStats>,
-    /// Set once, before `ending` is cancelled.
+    /// The reason of the end, which is set once and before `ending` is cancelled.
     reason: Mutex<Option<DownReason>>,
     ending: CancellationToken,
     ended: CancellationToken,
 }
 
-/// The processes of the peer that are monitored.
+/// The monitored processes of the peer.
 #[derive(Debug, Default)]
 struct Monitors {
     last: u64,
@@ -80,7 +80,8 @@ struct Monitors {
 }
 
 impl Monitors {
-    /// The number for a monitor of a process; `None` if there is one.
+    /// Returns the number of a new monitor of a process, or `None` if the process is monitored
+    /// already.
     fn begin(&mut self, process: LocalPid) -> Option<u64> {
         let Entry::Vacant(entry) = self.by_pid.entry(process) else { return None };
         self.last += 1;
@@ -121,26 +122,28 @@ impl Connection {
         })
     }
 
-    /// Who is at the other end.
+    /// Returns the node at the other end.
     pub fn peer(&self) -> &Peer {
         &self.peer
     }
 
-    /// Sends `payload` to the process of the peer that has the numbers `to`. Returns false if it
-    /// will not be sent: the connection has ended, or the payload is empty, which is no term.
+    /// Sends `payload` to the process of the peer with the numbers `to`. Returns false if the
+    /// message will not be sent, because the connection has ended or the payload is empty and
+    /// therefore not a term.
     ///
-    /// A [`LocalPid`] does not say which node it is of: see [`Connection::send_pid`].
+    /// A [`LocalPid`] does not name its node; see [`Connection::send_pid`].
     pub fn send(&self, lane: Lane, to: LocalPid, payload: &Payload) -> bool {
         !payload.is_empty() && self.push(lane, Item::One(to, payload.clone()))
     }
 
-    /// As [`Connection::send`]; also false if `to` is a process of another node than the peer.
+    /// Does the same as [`Connection::send`], and also returns false if `to` is not a process of
+    /// the peer.
     pub fn send_pid(&self, lane: Lane, to: &Pid, payload: &Payload) -> bool {
         to.node == self.peer.name && self.send(lane, to.into(), payload)
     }
 
-    /// Sends `payload` to several processes of the peer; the payload is queued once. Returns false
-    /// as [`Connection::send`] does.
+    /// Sends `payload` to several processes of the peer. The payload is queued once. Returns false
+    /// in the same cases as [`Connection::send`].
     pub fn send_many(&self, lane: Lane, to: &[LocalPid], payload: &Payload) -> bool {
         match to {
             _ if payload.is_empty() => false,
@@ -151,8 +154,8 @@ impl Connection {
         }
     }
 
-    /// Sends a message to several processes of the peer. Who handles what has just arrived
-    /// on a connection puts a short one into frames at once.
+    /// Sends a message to several processes of the peer. A short message is written into frames at
+    /// once if the calling thread handles bytes that have just arrived on a connection.
     pub fn send_draft(&self, lane: Lane, to: &[LocalPid], draft: &Draft<'_>) {
         let mut rest = to;
         if draft.len() <= self.fragment_bytes.min(GATHERED_BELOW)
@@ -177,8 +180,8 @@ impl Connection {
         self.send_many(lane, to, draft.payload());
     }
 
-    /// Sends `payload` to a registered name on the peer. Returns false as [`Connection::send`]
-    /// does, and for a name of more than 255 characters, which is no atom.
+    /// Sends `payload` to a registered name on the peer. Returns false in the same cases as
+    /// [`Connection::send`], and for a name of more than 255 characters, which is not an atom.
     pub fn send_name(&self, lane: Lane, name: &str, payload: &Payload) -> bool {
         if payload.is_empty() || Atom::new(name).is_err() {
             return false;
@@ -187,13 +190,13 @@ impl Connection {
         self.push(lane, Item::Signal(Signal { control, payload: payload.clone() }))
     }
 
-    /// Answers a call that arrived on this connection with the encoded term `reply`,
-    /// in the control lane.
+    /// Answers a call that arrived on this connection with the encoded term `reply`. The reply is
+    /// sent in the control lane.
     pub fn reply(&self, from: &From, reply: impl Into<Bytes>) {
         self.answer(from, Reply::Own(reply.into()));
     }
 
-    /// As [`Connection::reply`], with a reply that others get as well.
+    /// Does the same as [`Connection::reply`], with a reply that is sent to other callers as well.
     pub fn reply_shared(&self, from: &From, reply: &Arc<SharedTerm>) {
         self.answer(from, Reply::Shared(reply.clone()));
     }
@@ -204,9 +207,9 @@ impl Connection {
         self.push(Lane::Control, Item::Answer(Answer { from: from.clone(), reply }));
     }
 
-    /// Monitors a process of the peer; its end is told by
-    /// [`Events::exited`](crate::Events::exited), once. Monitoring twice is monitoring
-    /// once. False, and nothing done, if the pid is not of this node.
+    /// Monitors a process of the peer. [`Events::exited`](crate::Events::exited) reports its end
+    /// once, however often the process is monitored. Returns false, and does nothing, if the pid
+    /// does not belong to the peer.
     pub fn monitor(&self, pid: &Pid) -> bool {
         if pid.node != self.peer.name {
             return false;
@@ -215,15 +218,15 @@ impl Connection {
         if let Some(number) = monitors.begin(pid.into())
             && self.format.watch != Watch::Connection
         {
-            // Under the lock: the signals of one pid leave in the order of the calls.
+            // The lock is held, so that the signals of one pid are sent in the order of the calls.
             let signal = self.format.monitor(true, pid.into(), number);
             self.push(Lane::Control, Item::Signal(signal));
         }
         true
     }
 
-    /// As [`Connection::monitor`], for many processes of the peer: they take one place in the
-    /// lane, however many they are.
+    /// Does the same as [`Connection::monitor`] for many processes of the peer. They take one entry
+    /// of the lane, however many they are.
     pub fn monitor_all(&self, processes: impl Iterator<Item = LocalPid>) {
         let mut monitors = self.monitors.lock();
         let begun = |process| monitors.begin(process).map(|number| (process, number));
@@ -233,7 +236,7 @@ impl Connection {
         }
     }
 
-    /// Stops monitoring.
+    /// Stops monitoring a process.
     pub fn demonitor(&self, pid: &Pid) {
         let mut monitors = self.monitors.lock();
         if pid.node == self.peer.name
@@ -245,7 +248,8 @@ impl Connection {
         }
     }
 
-    /// The end of a monitored process was told by the peer; whether that was asked for.
+    /// Handles the report that a monitored process has ended. Returns whether it belongs to a
+    /// monitor of this connection.
     pub(crate) fn monitor_ended(&self, pid: LocalPid, reference: &[u8]) -> bool {
         let mut monitors = self.monitors.lock();
         let asked = monitors
@@ -258,14 +262,14 @@ impl Connection {
         asked
     }
 
-    /// A process of the peer has ended that this node may be linked to; whether that was asked
-    /// for.
+    /// Handles the end of a process of the peer that may be linked to this node. Returns whether
+    /// this connection monitors the process by a link.
     pub(crate) fn link_broken(&self, pid: LocalPid) -> bool {
         self.format.watch == Watch::Link && self.monitors.lock().by_pid.remove(&pid).is_some()
     }
 
-    /// The processes whose end the end of this connection is: none, unless the peer has no other
-    /// way to tell.
+    /// Returns the monitored processes that end with this connection. There are none, unless the
+    /// peer has no other way to report the end of a process.
     pub(crate) fn end_with_it(&self) -> Vec<LocalPid> {
         match self.format.watch {
             Watch::Connection => self.monitors.lock().by_pid.drain().map(|(pid, _)| pid).collect(),
@@ -273,30 +277,30 @@ impl Connection {
         }
     }
 
-    /// Asks a peer that is silent for an answer, if it gives any. A BEAM sends no empty frames
-    /// for as long as a quarter of its own `net_ticktime`, which may be minutes.
+    /// Requests an answer from a silent peer of a kind that answers. A BEAM may send no empty
+    /// frames for a quarter of its own `net_ticktime`, which may be minutes.
     pub(crate) fn liveness_probe(&self) {
         if self.format.watch == Watch::Monitor {
             self.push(Lane::Control, Item::Signal(self.format.liveness_probe()));
         }
     }
 
-    /// The peer has answered a probe.
+    /// Handles the answer of the peer to a probe.
     pub(crate) fn probe_answered(&self, reference: &[u8]) {
         self.outbox.answered(|number| self.format.is_probe(number, reference));
     }
 
-    /// Closes the connection at once; what is queued is lost.
+    /// Closes the connection at once. Queued messages are lost.
     pub fn close(&self, reason: &'static str) {
         self.end(DownReason::Requested(reason));
     }
 
-    /// Whether the connection is gone or about to go.
+    /// Returns whether the connection has ended or is about to end.
     pub fn is_closed(&self) -> bool {
         self.ending.is_cancelled()
     }
 
-    /// Queues an item; false if the connection has ended.
+    /// Queues an item. Returns false if the connection has ended.
     fn push(&self, lane: Lane, item: Item) -> bool {
         let corker = cork::corker();
         let mut item = Some(item);
@@ -345,12 +349,12 @@ impl Connection {
         coalesced != Coalesced::Refused
     }
 
-    /// Queues a signal; false if the connection has ended.
+    /// Queues a signal. Returns false if the connection has ended.
     pub(crate) fn signal(&self, signal: Signal) -> bool {
         self.push(Lane::Control, Item::Signal(signal))
     }
 
-    /// How to write to this peer.
+    /// Returns the format of frames for this peer.
     pub(crate) fn format(&self) -> &Format {
         &self.format
     }
@@ -364,7 +368,7 @@ impl Connection {
         self.ending.cancelled().await;
     }
 
-    /// Ends the connection; the first reason counts.
+    /// Ends the connection. Only the reason of the first call is kept.
     pub(crate) fn end(&self, reason: DownReason) {
         self.reason.lock().get_or_insert(reason);
         let losses = self.outbox.close();
@@ -376,37 +380,38 @@ impl Connection {
         self.reason.lock().clone().unwrap_or(DownReason::Closed)
     }
 
-    /// Cancelled when the connection is to end.
+    /// Returns a token that is cancelled when the connection is to end.
     pub(crate) fn ending(&self) -> &CancellationToken {
         &self.ending
     }
 
-    /// Cancelled when the connection has ended and everybody was told.
+    /// Returns a token that is cancelled when the connection has ended and its end was reported.
     pub(crate) fn ended(&self) -> &CancellationToken {
         &self.ended
     }
 
-    /// Time since the connection was made.
+    /// Returns the receiver of the events of this connection.
     pub(crate) fn events(&self) -> &Arc<dyn Events> {
         &self.events
     }
 
+    /// Returns the time since the connection was established.
     pub(crate) fn age(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Something has arrived.
+    /// Records that bytes have arrived.
     pub(crate) fn heard(&self, age: Duration) {
         let millis = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         self.heard_at.store(millis, Ordering::Relaxed);
     }
 
-    /// Who was answered, and how much since this was asked the last time.
+    /// Returns the caller statistics since the last call.
     pub(crate) fn caller_stats(&self) -> Seen {
         self.caller_stats.lock().take()
     }
 
-    /// Time since something has arrived.
+    /// Returns the time since bytes last arrived.
     pub(crate) fn silence(&self) -> Duration {
         let heard = Duration::from_millis(self.heard_at.load(Ordering::Relaxed));
         self.age().saturating_sub(heard)

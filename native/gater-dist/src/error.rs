@@ -1,4 +1,4 @@
-//! What can go wrong, told apart by who is to blame.
+//! The errors of the crate, by who is to blame.
 
 use std::error::Error;
 use std::fmt;
@@ -8,8 +8,8 @@ use std::time::Duration;
 use crate::Lane;
 use crate::protocol::control::RawPid;
 
-/// Shows an error with the whole chain of its causes, as in "cannot connect to 10.0.0.1:4369:
-/// connection refused": what logs and people should see.
+/// Displays an error with the whole chain of its causes, as in "cannot connect to 10.0.0.1:4369:
+/// connection refused". Logs and people should see an error in this form.
 pub struct Chain<'a>(pub &'a dyn Error);
 
 impl fmt::Display for Chain<'_> {
@@ -19,7 +19,7 @@ impl fmt::Display for Chain<'_> {
         let mut next = self.0.source();
         while let Some(cause) = next {
             let text = cause.to_string();
-            // Some errors show their cause themselves.
+            // Some errors display their cause themselves.
             if !shown.ends_with(&text) {
                 write!(f, ": {text}")?;
             }
@@ -30,7 +30,7 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
-/// Why a node did not start.
+/// The reason why a node did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The name is not of the form `name@host`.
@@ -39,9 +39,9 @@ pub enum StartError {
     /// The listening socket could not be opened.
     #[error("cannot listen on {address}")]
     Listen {
-        /// The address asked for.
+        /// The address on which the node was to listen.
         address: std::net::SocketAddr,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// EPMD could not be reached or refused the registration.
@@ -49,55 +49,55 @@ pub enum StartError {
     Epmd(#[from] EpmdError),
 }
 
-/// Why EPMD did not do what it was asked.
+/// The reason why a request to EPMD failed.
 #[derive(Debug, thiserror::Error)]
 pub enum EpmdError {
-    /// Nothing answers at its address.
+    /// Nothing answers at the address of EPMD.
     #[error("no EPMD at {address}")]
     Unreachable {
-        /// The address tried.
+        /// The address that was tried.
         address: std::net::SocketAddr,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// Another node of this name is registered on that machine.
     #[error("the name {0} is already registered: is another node of that name running?")]
     NameTaken(String),
-    /// It did not answer in time.
+    /// EPMD did not answer in time.
     #[error("EPMD did not answer within {0:?}")]
     Timeout(Duration),
-    /// The answer made no sense or the connection broke.
+    /// The answer is invalid, or the connection to EPMD broke.
     #[error("EPMD: {0}")]
     Protocol(String),
 }
 
-/// Why a connection to a node could not be made.
+/// The reason why a connection to a node could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// The name is not of the form `name@host`, or it is the node's own.
+    /// The name does not have the form `name@host`, or it is the name of this node.
     #[error("{0:?} cannot be dialled: not the name of another node")]
     BadName(String),
     /// The host is unknown.
     #[error("cannot resolve the host of {0}")]
     Resolve(String),
-    /// EPMD on the host of the node did not help.
+    /// The request to EPMD on the host of the node failed.
     #[error(transparent)]
     Epmd(#[from] EpmdError),
-    /// EPMD knows no such node: it is not running.
+    /// EPMD does not know the node, so it is not running.
     #[error("{0} is not registered with its EPMD")]
     NotRunning(String),
-    /// The node does not take connections.
+    /// The node does not accept the connection.
     #[error("cannot connect to {address}")]
     Connect {
-        /// The address from EPMD.
+        /// The address that EPMD returned.
         address: std::net::SocketAddr,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// The handshake failed.
     #[error("handshake: {0}")]
     Handshake(#[from] HandshakeError),
-    /// There are as many connections as the settings allow.
+    /// The settings allow no more connections.
     #[error("too many connections")]
     TooManyConnections,
     /// This node was started by [`Node::unlisted`](crate::Node::unlisted).
@@ -108,89 +108,89 @@ pub enum DialError {
     Stopped,
 }
 
-/// Why a handshake failed.
+/// The reason why a handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// It took too long.
+    /// The handshake took too long.
     #[error("not finished within {0:?}")]
     Timeout(Duration),
-    /// The peer closed the socket. After a challenge reply that means a wrong cookie.
+    /// The peer closed the socket. After a challenge reply this means that the cookies differ.
     #[error("closed by the peer while waiting for {0}")]
     Closed(&'static str),
-    /// The socket broke.
+    /// The socket failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The peer sent something that is no such handshake message.
+    /// The peer sent bytes that are not the expected handshake message.
     #[error("malformed {0}")]
     Malformed(&'static str),
-    /// A message longer than any handshake message is.
+    /// The message is longer than any handshake message.
     #[error("handshake message of {0} bytes")]
     TooLong(usize),
-    /// The peer does not know the cookie, or we do not.
+    /// The cookies of the peer and of this node differ.
     #[error("wrong cookie: the peer and this node must have the same one")]
     WrongCookie,
     /// The peer speaks the protocol of OTP 22 or older.
     #[error("the peer speaks the handshake of OTP 22 or older")]
     TooOld,
-    /// The peer lacks flags this node cannot do without.
+    /// The peer lacks flags that this node requires.
     #[error("the peer lacks mandatory flags {0:#x}")]
     MissingFlags(u64),
-    /// The peer's name is no node name, or it is ours.
+    /// The name of the peer is not a node name, or it is the name of this node.
     #[error("unacceptable node name {0:?}")]
     BadName(String),
-    /// What connected does not speak the protocol at all.
+    /// The peer speaks another protocol.
     #[error("it speaks {0}")]
     NotErlang(&'static str),
-    /// Another node than the one dialled answered.
+    /// The node that answered is not the node that was dialled.
     #[error("dialled {expected}, {found} answered")]
     WrongNode {
-        /// The name dialled.
+        /// The name of the dialled node.
         expected: String,
         /// The name in the challenge.
         found: String,
     },
-    /// The peer is at the same time connecting to us, and that attempt goes first.
+    /// The peer is connecting to this node at the same time, and its attempt takes precedence.
     #[error("the peer is connecting to us at the same time")]
     Simultaneous,
-    /// The peer does not want us.
+    /// The peer does not allow the connection.
     #[error("the peer does not allow the connection")]
     NotAllowed,
-    /// There is a connection to that node already, and it works.
+    /// A working connection to the node exists already.
     #[error("already connected")]
     AlreadyConnected,
-    /// The peer keeps its present connection to us.
+    /// The peer keeps its existing connection to this node.
     #[error("the peer keeps its present connection")]
     Declined,
-    /// There are as many connections as the settings allow.
+    /// The settings allow no more connections.
     #[error("too many connections")]
     TooManyConnections,
 }
 
-/// Why an established connection ended.
+/// The reason why an established connection ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DownReason {
-    /// The peer closed it.
+    /// The peer closed the connection.
     #[error("closed by the peer")]
     Closed,
-    /// The socket broke.
+    /// The socket failed.
     #[error("socket: {0}")]
     Io(String),
     /// The peer was silent for the whole tick time.
     #[error("nothing heard for {0:?} (tick time)")]
     Silent(Duration),
-    /// The peer took no data for the write timeout.
+    /// The peer took no data during the write timeout.
     #[error("the peer took no data for {0:?}")]
     Stalled(Duration),
-    /// A lane that never drops was full.
+    /// A lane that never drops messages was full.
     #[error("lane {0:?} is full")]
     Overflow(Lane),
-    /// A newer connection of the same node took its place.
+    /// A newer connection to the same node replaced this one.
     #[error("replaced by a newer connection")]
     Replaced,
-    /// The peer broke the protocol or a limit.
+    /// The peer violated the protocol or exceeded a limit.
     #[error("protocol: {0}")]
     Protocol(ProtocolError),
-    /// Closed by this node's user.
+    /// The user of this node closed the connection.
     #[error("{0}")]
     Requested(&'static str),
     /// This node is shutting down.
@@ -198,56 +198,56 @@ pub enum DownReason {
     Shutdown,
 }
 
-/// How a peer broke the protocol, or a limit.
+/// The way in which a peer violated the protocol or exceeded a limit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
-    /// A frame longer than the limit.
+    /// The frame is longer than the limit.
     #[error("frame of {len} bytes, limit {limit}")]
     FrameTooLong {
-        /// Bytes announced.
+        /// The announced length in bytes.
         len: usize,
-        /// Bytes allowed.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// A message whose fragments together exceed the limit.
+    /// The fragments of a message together exceed the limit.
     #[error("message above {0} bytes")]
     MessageTooLong(usize),
-    /// More unfinished fragmented messages than allowed.
+    /// The peer has more unfinished fragmented messages than allowed.
     #[error("unfinished messages above {0} bytes or in too great a number")]
     ReassemblyFull(usize),
-    /// A frame that starts with no known frame type.
+    /// The frame starts with an unknown frame type.
     #[error("unknown frame type")]
     FrameType,
-    /// A fragment out of place.
+    /// The fragment does not continue its message.
     #[error("fragment: {0}")]
     Fragment(&'static str),
-    /// The list of atoms of a frame makes no sense.
+    /// The list of atoms of the frame is invalid.
     #[error("atom cache: {0}")]
     AtomCache(&'static str),
-    /// The references to atoms in a term make no sense.
+    /// The references to atoms in a term are invalid.
     #[error("atom cache: {0}")]
     Expand(#[from] gater_term::ExpandError),
-    /// A control message that is no tuple of a known shape.
+    /// The control message is not a tuple of a known shape.
     #[error("malformed control message")]
     Control,
-    /// A term that does not decode, from a process that is known.
+    /// A term from a known process does not decode.
     #[error("term: {error}, sent by the process {sender}")]
     TermOf {
-        /// The pid as its own node prints it, and its node.
+        /// The pid as its own node prints it, and the name of the node.
         sender: String,
-        /// What is wrong with the term.
+        /// The reason why the term does not decode.
         error: gater_term::ScanError,
     },
-    /// A term that does not decode.
+    /// A term does not decode.
     #[error("term: {0}")]
     Term(#[from] gater_term::ScanError),
-    /// A message without its payload.
+    /// The payload of a message is missing.
     #[error("payload missing")]
     PayloadMissing,
 }
 
 impl ProtocolError {
-    /// The same error of a term, with the process that sent it.
+    /// Returns the same error with the process that sent the term.
     pub(crate) fn sent_by(self, sender: Option<&RawPid<'_>>) -> Self {
         match (self, sender) {
             (Self::Term(error), Some(pid)) => {

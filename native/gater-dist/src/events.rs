@@ -1,4 +1,4 @@
-//! What a node tells its user.
+//! The events that a node reports to its user.
 
 use std::sync::Arc;
 
@@ -8,63 +8,64 @@ use gater_term::{Atom, Pid, Reference};
 use crate::protocol::session::Processes;
 use crate::{Connection, DialError, DownReason, Lane, Loss};
 
-/// A message a peer sent to this node.
+/// A message that a peer sent to this node.
 #[derive(Debug)]
 pub struct Message<'a> {
-    /// Whom it is for.
+    /// The receiver of the message.
     pub to: Target<'a>,
-    /// One valid term, without the version byte. Long payloads are slices of the
-    /// receive buffer: keep a copy rather than the slice if it is kept for long.
+    /// The message: one valid term, without the version byte. Long payloads are slices of the
+    /// receive buffer, so a receiver that keeps one for long should keep a copy.
     pub payload: Bytes,
 }
 
 /// The receiver of a [`Message`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target<'a> {
-    /// A registered name. `net_kernel` never gets here; unknown names do not either.
+    /// A registered name. Messages to `net_kernel` and to unknown names are not reported.
     Name(&'a str),
-    /// A pid this incarnation of the node handed out.
+    /// A pid that this incarnation of the node handed out.
     Pid(Pid),
     /// An alias of this node.
     Alias(Reference),
 }
 
-/// Receives what happens on the connections of a [`Node`](crate::Node).
+/// Receives the events of the connections of a [`Node`](crate::Node).
 ///
-/// The calls of one connection come in order, `up` first and `down` last, on the
-/// task of that connection: they must not block.
+/// The events of one connection are reported in order, with `up` first and `down` last, on the task
+/// of that connection. The methods must not block.
 pub trait Events: Send + Sync + 'static {
-    /// Whether `name` is registered on this node. Asked for every message and
-    /// monitor by name; `net_kernel` is answered by the node itself.
+    /// Returns whether `name` is registered on this node. The node asks for every message and every
+    /// monitor by name, but answers for `net_kernel` itself.
     fn knows(&self, name: &str) -> bool;
 
-    /// A connection is established. A peer that came back while its old
-    /// connection still stood gives `down` for the old one first.
+    /// Reports that a connection is established. If the peer returned while its old connection was
+    /// still established, `down` is called for the old connection first.
     fn up(&self, peer: &Arc<Connection>);
 
-    /// A connection is gone. Its monitors are forgotten without an [`Events::exited`], unless the
-    /// peer is of a kind that tells the end of its processes by the end of the connection
-    /// alone, as programs of C's `ei` are: those were reported just before.
+    /// Reports that a connection has ended. Its monitors are forgotten without a call of
+    /// [`Events::exited`], unless the peer belongs to the kind that reports the end of its
+    /// processes only by the end of the connection, as programs of C's `ei` do; the ends of these
+    /// processes were reported just before.
     fn down(&self, peer: &Arc<Connection>, reason: &DownReason);
 
-    /// A message has arrived.
+    /// Reports that a message has arrived.
     fn message(&self, peer: &Arc<Connection>, message: Message<'_>);
 
-    /// A process monitored by [`Connection::monitor`] has ended, or never was.
-    /// `reason` is a valid term.
+    /// Reports that a process that is monitored by [`Connection::monitor`] has ended or never
+    /// existed. `reason` is a valid term.
     fn exited(&self, peer: &Arc<Connection>, pid: &Pid, reason: Bytes);
 
-    /// The processes of the node, if it has any that end: they take the control messages of
-    /// peers. See [`process`](crate::process).
+    /// Returns the processes of the node, if it has processes that can end. They take the control
+    /// messages of peers. See [`process`](crate::process).
     #[doc(hidden)]
     fn processes(&self) -> Option<&dyn Processes> {
         None
     }
 
-    /// A dial of a node that is to be kept connected has failed; it is tried again.
+    /// Reports that dialling a node that is to be kept connected has failed. The node dials again.
     fn unreachable(&self, _node: &Atom, _error: &DialError) {}
 
-    /// Messages that have the prefix named in `loss` in common will not be sent. Called by
-    /// whoever pushed the message that did not fit or ended the connection, on its thread.
+    /// Reports that messages with the common prefix that `loss` names will not be sent. It is
+    /// called on the thread that pushed the message that did not fit, or that ended the connection.
     fn dropped(&self, _peer: &Arc<Connection>, _lane: Lane, _loss: &Loss) {}
 }

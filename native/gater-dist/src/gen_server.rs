@@ -1,6 +1,6 @@
 //! The messages of `gen_server:call` and `gen_server:cast`.
 //!
-//! Shapes as in OTP's `gen.erl`: `{'$gen_call', {Pid, Tag}, Request}`, where Tag is
+//! The shapes are those of OTP's `gen.erl`: `{'$gen_call', {Pid, Tag}, Request}`, where Tag is
 //! `[alias|Ref]`, `[[alias|Ref]|_]` or any other term, and `{'$gen_cast', Message}`.
 
 use bytes::Bytes;
@@ -8,27 +8,28 @@ use gater_term::{Atom, Pid, Reader, Reference, encode};
 
 use crate::Payload;
 
-/// A message to a registered name, seen as a `gen_server` would see it.
+/// A message to a registered name, classified as a `gen_server` does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// `{'$gen_call', From, Request}`: to be answered by [`Connection::reply`](crate::Connection::reply).
+    /// A call, `{'$gen_call', From, Request}`, to be answered with
+    /// [`Connection::reply`](crate::Connection::reply).
     Call {
-        /// Whom to answer.
+        /// The caller, to which the answer is sent.
         from: From,
         /// The request term.
         request: Bytes,
     },
-    /// `{'$gen_cast', Message}`.
+    /// A cast, `{'$gen_cast', Message}`.
     Cast(Bytes),
-    /// `{system, From, Request}`, as the functions of `sys` and `gen_server:stop` send it: to be
-    /// answered as a call is, see [`system_refused`].
+    /// A system message, `{system, From, Request}`, which the functions of `sys` and
+    /// `gen_server:stop` send. It is to be answered as a call is; see [`system_refused`].
     System {
-        /// Whom to answer.
+        /// The caller, to which the answer is sent.
         from: From,
         /// The request term.
         request: Bytes,
     },
-    /// Anything else.
+    /// Any other message.
     Other(Bytes),
 }
 
@@ -37,20 +38,20 @@ pub enum Request {
 pub struct From {
     /// The calling process.
     pub pid: Pid,
-    /// What tells it which of its calls is answered.
+    /// The tag by which the process knows which of its calls is answered.
     pub tag: Tag,
 }
 
-/// The tag of a call, which its answer repeats.
+/// The tag of a call, which the answer repeats.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tag {
-    /// `[alias|Ref]`, as `gen_server:call` makes it: the answer goes to the alias.
+    /// `[alias|Ref]`, as `gen_server:call` makes it. The answer is sent to the alias.
     Alias(Reference),
     /// Any other term.
     Other {
-        /// The term, encoded.
+        /// The encoded term.
         term: Bytes,
-        /// The alias to answer to, if the tag names one.
+        /// The alias to which the answer is sent, if the tag names one.
         alias: Option<Reference>,
     },
 }
@@ -64,7 +65,7 @@ impl Tag {
         Self::Other { term: Bytes::copy_from_slice(tag), alias: nested }
     }
 
-    /// The alias to answer to, if the tag names one.
+    /// Returns the alias to which the answer is sent, if the tag names one.
     pub fn alias(&self) -> Option<&Reference> {
         match self {
             Self::Alias(reference) => Some(reference),
@@ -73,17 +74,18 @@ impl Tag {
     }
 }
 
-/// A longer tag is none: it would be kept with every call that waits, and repeated.
+/// The greatest length of a tag in bytes. A tag is kept with every waiting call and repeated in the
+/// answer.
 const MAX_TAG_BYTES: usize = 1024;
 
 /// The label of a call.
 const CALL: &[u8] = b"$gen_call";
-/// The label of a request that every process of OTP understands.
+/// The label of a request that every OTP process understands.
 const SYSTEM: &[u8] = b"system";
 
-/// The answer to a [`Request::System`] of a node whose names are no processes that could be
-/// looked into, suspended or stopped: `{error, {unknown_system_msg, Request}}`, as OTP has it. The
-/// caller of `sys:get_state/1` or `gen_server:stop/1` fails with that reason.
+/// Returns the answer to a [`Request::System`] of a node whose registered names are not processes
+/// that could be inspected, suspended or stopped: `{error, {unknown_system_msg, Request}}`, as OTP
+/// answers. The caller of `sys:get_state/1` or `gen_server:stop/1` fails with this reason.
 pub fn system_refused(request: &[u8]) -> Vec<u8> {
     const REPEATED_UP_TO_BYTES: usize = 1024;
     let mut out = Vec::with_capacity(64);
@@ -99,11 +101,11 @@ pub fn system_refused(request: &[u8]) -> Vec<u8> {
     out
 }
 
-/// How a list of one element begins.
+/// The encoded start of a list with one element.
 const ONE_ELEMENT: &[u8] = &[108, 0, 0, 0, 1];
 
-/// `{'$gen_call', {Pid, Tag}, Request}` with what `tag` and `request` write, one term each:
-/// a call to be sent to a name. The answer is `{Tag, Reply}`, sent to `pid`.
+/// Returns `{'$gen_call', {Pid, Tag}, Request}`, a call to be sent to a name. `tag` and `request`
+/// each write one term. The answer, `{Tag, Reply}`, is sent to `pid`.
 pub fn call(
     pid: &Pid,
     tag: impl FnOnce(&mut Vec<u8>),
@@ -119,9 +121,9 @@ pub fn call(
     Payload::from(out)
 }
 
-/// Sorts `payload`, a valid term, into calls, casts and other messages. Requests
-/// are slices of `payload`; the tag of a caller is a copy. A call with a tag of more than
-/// 1,024 bytes is no call.
+/// Classifies `payload`, a valid term, as a call, a cast or another message. Requests are slices of
+/// `payload`; the tag of a caller is a copy. A call with a tag of more than 1,024 bytes is not
+/// treated as a call.
 pub fn parse(payload: &Bytes) -> Request {
     sort(payload).unwrap_or_else(|| Request::Other(payload.clone()))
 }
@@ -151,13 +153,13 @@ fn sort(payload: &Bytes) -> Option<Request> {
     }
 }
 
-/// What follows the atom `text`, if `term` starts with it.
+/// Returns the bytes after the atom `text` if `term` starts with it.
 fn atom_is<'a>(term: &'a [u8], text: &str) -> Option<&'a [u8]> {
     let (found, rest) = read_atom(term)?;
     (found == text.as_bytes()).then_some(rest)
 }
 
-/// The text of an encoded atom.
+/// Returns the text of an encoded atom.
 pub(crate) fn atom(term: &[u8]) -> Option<&[u8]> {
     Some(read_atom(term)?.0)
 }
@@ -220,7 +222,7 @@ pub(crate) fn read_reference(term: &[u8]) -> Option<Reference> {
     Reference::new(node(text)?, creation, words.get(..count)?)
 }
 
-/// The alias in `[alias|Ref]`.
+/// Returns the reference in `[alias|Ref]`.
 fn alias(tag: &[u8]) -> Option<Reference> {
     read_reference(atom_is(tag.strip_prefix(ONE_ELEMENT)?, "alias")?)
 }

@@ -1,11 +1,11 @@
-//! The queue of one connection: five bounded lanes.
+//! The send queue of one connection, which consists of five bounded lanes.
 
 use std::collections::VecDeque;
 
 /// The priority of a queued message on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Lane {
-    /// Replies, protocol signals, traffic between gateways.
+    /// Replies, signals of the protocol and traffic between gateways.
     Control,
     /// Messages of critical channels.
     Critical,
@@ -18,10 +18,10 @@ pub enum Lane {
 }
 
 impl Lane {
-    /// All lanes, the first to be served first.
+    /// All lanes, in the order in which they are served.
     pub const ALL: [Self; 5] = [Self::Control, Self::Critical, Self::High, Self::Normal, Self::Low];
 
-    /// The name of the lane, in lower case.
+    /// Returns the name of the lane, in lower case.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Control => "control",
@@ -32,47 +32,48 @@ impl Lane {
         }
     }
 
-    /// The place of the lane in [`Lane::ALL`].
+    /// Returns the position of the lane in [`Lane::ALL`].
     pub const fn index(self) -> usize {
         self as usize
     }
 }
 
-/// How much one lane holds. An empty lane takes one item of any size.
+/// The capacity of one lane. An empty lane accepts one item of any size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LaneLimits {
-    /// Bytes.
+    /// The greatest number of bytes.
     pub bytes: usize,
-    /// Messages; an item for several receivers counts as that many.
+    /// The greatest number of messages. An item for several receivers counts once for each
+    /// receiver.
     pub messages: u32,
 }
 
-/// What became of an item, and of others in its lane.
+/// The outcome of pushing an item.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "dropped items are to be counted, an overflow is to close the connection"]
 pub enum Pushed<T> {
-    /// It is queued.
+    /// The item is queued.
     Queued,
-    /// The low lane is full: the new item is given back.
+    /// The low lane is full, and the new item is returned.
     DroppedNewest(T),
-    /// The normal lane was full: the new item is queued, these had to go, oldest first.
+    /// The normal lane was full. The new item is queued, and the oldest items, which are returned
+    /// oldest first, were removed.
     DroppedOldest(Vec<T>),
-    /// A lane that never drops is full: the item is given back, and the receiver
-    /// cannot be served any longer.
+    /// A lane that never drops items is full. The item is returned, and the receiver cannot be
+    /// served any longer.
     Overflow(T),
 }
 
-/// Items waiting to be sent on one connection.
+/// The items that wait to be sent on one connection.
 ///
-/// Higher lanes go first. A lower lane that has to wait is owed one byte for
-/// every [`Lanes::SHARE`] bytes that lanes above it were given, and gets its turn
-/// when the debt covers its next item (the first [`Lanes::TURN_BYTES`] of it, as
-/// longer items are sent in pieces). So a waiting lane gets at least 1/16 of what
-/// goes out above it, and delays a higher lane by one turn at most.
+/// Higher lanes are served first. A lower lane that has to wait is owed one byte for every
+/// [`Lanes::SHARE`] bytes that are sent from the lanes above it, and is served when the debt covers
+/// its next item (only the first [`Lanes::TURN_BYTES`] of the item count, since longer items are
+/// sent in pieces). A waiting lane therefore sends at least 1/16 of the bytes that are sent above
+/// it, and delays a higher lane by at most one turn.
 ///
-/// An item that was sent in part comes back by [`Lanes::put_back`]. It is the next of its
-/// lane and is never dropped: the receiver holds its beginning. The limits do not
-/// count it.
+/// An item that was sent in part is returned by [`Lanes::put_back`]. It is the next item of its
+/// lane and is never dropped, since the receiver holds its beginning. The limits do not count it.
 #[derive(Debug)]
 pub struct Lanes<T> {
     queues: [Queue<T>; 5],
@@ -81,19 +82,19 @@ pub struct Lanes<T> {
 
 #[derive(Debug)]
 struct Queue<T> {
-    /// Sent in part; the last one is the next.
+    /// The items that were sent in part; the last one is sent next.
     begun: Vec<Entry<T>>,
     waiting: VecDeque<Entry<T>>,
-    /// Of `waiting` alone.
+    /// The bytes of `waiting` alone.
     bytes: usize,
     messages: u64,
-    /// Of `begun` alone.
+    /// The bytes of `begun` alone.
     begun_bytes: usize,
     begun_messages: u64,
-    /// Bytes that lanes above were given while this one waited, less what it was
-    /// given for them. Invariant: 0 if the queue is empty, and never more than
-    /// `(SHARE + 5) * TURN_BYTES`: from `SHARE * TURN_BYTES` on it is due, and only
-    /// due lanes above it, four at most and a turn each, still go first.
+    /// The bytes that lanes above sent while this lane waited, less the bytes that it was credited
+    /// for them. Invariant: 0 if the queue is empty, and never more than `(SHARE + 5) *
+    /// TURN_BYTES`. From `SHARE * TURN_BYTES` on the lane is due, and only due lanes above it, at
+    /// most four with a turn each, are still served first.
     passed_over: usize,
 }
 
@@ -153,27 +154,27 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Bytes the next turn sends; `None` if there is nothing to send.
+    /// Returns the number of bytes that the next turn sends, or `None` if the queue is empty.
     fn turn_bytes(&self) -> Option<usize> {
         let next = self.begun.last().or_else(|| self.waiting.front())?;
         Some(turn(next.bytes))
     }
 }
 
-/// What one turn of an item of `bytes` counts for. Never 0: an item costs something.
+/// Returns the cost of one turn of an item of `bytes`. It is never 0.
 fn turn(bytes: usize) -> usize {
     bytes.clamp(1, Lanes::<()>::TURN_BYTES)
 }
 
 impl<T> Lanes<T> {
-    /// A waiting lane gets one byte for so many given to the lanes above it.
+    /// The number of bytes of the lanes above for which a waiting lane gets one byte.
     pub const SHARE: usize = 16;
 
-    /// An item counts for no more than this many bytes at a time. Whoever sends
-    /// longer ones in pieces of this size and puts the rest back is fair.
+    /// The number of bytes by which an item counts at most in one turn. A sender is fair if it
+    /// sends longer items in pieces of this size and puts the rest back.
     pub const TURN_BYTES: usize = 64 * 1024;
 
-    /// Empty lanes with limits in the order of [`Lane::ALL`].
+    /// Returns empty lanes with the given limits, in the order of [`Lane::ALL`].
     pub fn new(limits: [LaneLimits; 5]) -> Self {
         Self { queues: Default::default(), limits }
     }
@@ -189,7 +190,7 @@ impl<T> Lanes<T> {
                 Lane::Control | Lane::Critical | Lane::High => return Pushed::Overflow(item),
                 Lane::Normal => {
                     while !queue.takes(bytes, messages, limits) {
-                        // Ends: an empty lane takes anything.
+                        // The loop ends, since an empty lane accepts any item.
                         dropped.extend(queue.pop_waiting().map(|entry| entry.item));
                     }
                 }
@@ -199,7 +200,7 @@ impl<T> Lanes<T> {
         if dropped.is_empty() { Pushed::Queued } else { Pushed::DroppedOldest(dropped) }
     }
 
-    /// Takes out the next item to send of the lanes down to `lowest`.
+    /// Removes and returns the next item to send from the lanes down to `lowest`.
     pub fn pop(&mut self, lowest: Lane) -> Option<(Lane, T)> {
         let open = Lane::ALL.into_iter().take(lowest.index() + 1);
         let first = open.clone().find(|lane| !self.queues[lane.index()].is_empty())?;
@@ -219,8 +220,8 @@ impl<T> Lanes<T> {
         Some((lane, entry.item))
     }
 
-    /// Gives back an item of which `bytes` bytes and `messages` messages are still
-    /// to be sent. It is the next of its lane.
+    /// Puts back an item of which `bytes` bytes and `messages` messages are still to be sent. It
+    /// becomes the next item of its lane.
     pub fn put_back(&mut self, lane: Lane, bytes: usize, messages: u32, item: T) {
         let queue = &mut self.queues[lane.index()];
         queue.begun_bytes = queue.begun_bytes.saturating_add(bytes);
@@ -228,32 +229,32 @@ impl<T> Lanes<T> {
         queue.begun.push(Entry { bytes, messages, item });
     }
 
-    /// Whether anything waits in the lanes down to `lowest`.
+    /// Returns whether an item waits in the lanes down to `lowest`.
     pub fn waits(&self, lowest: Lane) -> bool {
         !self.queues[..=lowest.index()].iter().all(Queue::is_empty)
     }
 
-    /// The items of a lane, in no order.
+    /// Returns the items of a lane, in no particular order.
     pub fn iter(&self, lane: Lane) -> impl Iterator<Item = &T> {
         let queue = &self.queues[lane.index()];
         queue.begun.iter().chain(&queue.waiting).map(|entry| &entry.item)
     }
 
-    /// Items in a lane.
+    /// Returns the number of items in a lane.
     #[cfg(test)]
     pub fn items(&self, lane: Lane) -> usize {
         let queue = &self.queues[lane.index()];
         queue.begun.len() + queue.waiting.len()
     }
 
-    /// Messages in a lane.
+    /// Returns the number of messages in a lane.
     #[cfg(test)]
     pub fn messages(&self, lane: Lane) -> u64 {
         let queue = &self.queues[lane.index()];
         queue.begun_messages + queue.messages
     }
 
-    /// Bytes in a lane.
+    /// Returns the number of bytes in a lane.
     pub fn bytes(&self, lane: Lane) -> usize {
         let queue = &self.queues[lane.index()];
         queue.begun_bytes.saturating_add(queue.bytes)

@@ -1,12 +1,12 @@
 //! An Erlang hidden node as a library.
 //!
-//! A [`Node`] registers with EPMD, accepts connections from BEAM nodes and dials
-//! them. What peers send arrives through [`Events`]; what goes to peers is pushed to
-//! a [`Connection`]. It knows nothing of channels, workers or any other service.
+//! A [`Node`] registers with EPMD, accepts connections from BEAM nodes and dials them. Messages of
+//! peers arrive through [`Events`]; messages to peers are queued on a [`Connection`]. The crate
+//! knows nothing of channels, workers or any other service.
 //!
-//! There are two layers. Programs use [`process`]: pids with mailboxes, calls, monitors and links,
-//! with owned terms. The layer in this module is for those who pass messages on: encoded terms in,
-//! shared bytes out, nothing decoded or copied.
+//! There are two layers. Programs use [`process`], which offers pids with mailboxes, calls,
+//! monitors and links, and owned terms. The layer in this module is for programs that pass messages
+//! on: encoded terms come in, shared bytes go out, and nothing is decoded or copied.
 
 mod connection;
 #[doc(hidden)]

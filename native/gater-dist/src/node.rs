@@ -15,25 +15,25 @@ use crate::protocol::handshake::Local;
 use crate::protocol::name;
 use crate::{Connection, DialError, DownReason, Events, Peer, Settings, StartError};
 
-/// How long connections may take to notice that they are cut.
+/// The time within which connections that are cut end on their own.
 const CUT_WITHIN: Duration = Duration::from_secs(1);
 
-/// A running hidden node. Cloning gives another handle of the same node.
+/// A running hidden node. A clone is another handle of the same node.
 #[derive(Clone)]
 pub struct Node {
     shared: Arc<Shared>,
 }
 
-/// A node that has its name, its incarnation and its port, and does not run yet.
+/// A node that has its name, its incarnation and its port, but does not run yet.
 ///
-/// Parts that need the node's handle are made between [`Node::prepare`] and
-/// [`PreparedNode::run`]: the handle hands out pids and takes orders to keep connections,
-/// which are carried out once the node runs. Connections of peers wait until then.
-/// Dropping it gives the name back.
+/// Parts of a program that need the handle of the node are made between [`Node::prepare`] and
+/// [`PreparedNode::run`]. The handle hands out pids, and accepts requests to keep connections,
+/// which are carried out once the node runs. Connections of peers wait until then. Dropping the
+/// prepared node unregisters its name.
 #[must_use = "a prepared node serves nobody until it runs"]
 pub struct PreparedNode {
     node: Node,
-    /// What other nodes find it by; `None` if they cannot.
+    /// The registration by which other nodes find this node; `None` if they cannot.
     listed: Option<Listed>,
 }
 
@@ -44,16 +44,16 @@ struct Listed {
 }
 
 impl PreparedNode {
-    /// The handle of the node.
+    /// Returns the handle of the node.
     pub fn handle(&self) -> Node {
         self.node.clone()
     }
 
-    /// Accepts and dials connections from now on, and reports to `events`.
+    /// Starts accepting and dialling connections, and reports to `events`.
     pub fn run(self, events: Arc<dyn Events>) -> Node {
         let Self { node, listed } = self;
         let shared = &node.shared;
-        // It is set here only, and this takes the one prepared node there is.
+        // The events are set only here, and this call consumes the only prepared node.
         let _ = shared.events.set(events);
         if let Some(Listed { short, listener, registration }) = listed {
             shared.tasks.spawn(driver::stay(shared.clone(), short, registration));
@@ -64,12 +64,12 @@ impl PreparedNode {
 }
 
 impl Node {
-    /// Listens, registers with EPMD and accepts connections from then on.
+    /// Starts a node: it listens, registers with EPMD and accepts connections.
     pub async fn start(settings: Settings, events: Arc<dyn Events>) -> Result<Self, StartError> {
         Ok(Self::prepare(settings).await?.run(events))
     }
 
-    /// Listens and registers with EPMD, without accepting connections yet.
+    /// Listens and registers with EPMD, but does not accept connections yet.
     pub async fn prepare(settings: Settings) -> Result<PreparedNode, StartError> {
         let bad_name = || StartError::BadName(settings.name.clone());
         let (short, _) = name::split(&settings.name).ok_or_else(bad_name)?;
@@ -85,14 +85,15 @@ impl Node {
         Ok(PreparedNode { node, listed: Some(Listed { short, listener, registration }) })
     }
 
-    /// Prepares a node that does not listen, that EPMD does not know and that dials nobody. Its
-    /// peers are those that [`Node::adopt`] is given once it runs.
+    /// Prepares a node that does not listen, is not registered with EPMD and dials no other node.
+    /// Its peers are passed to [`Node::adopt`] once it runs.
     pub fn unlisted(settings: Settings, creation: u32) -> Result<PreparedNode, StartError> {
         Self::unfindable(settings, creation, false)
     }
 
-    /// Prepares a node that dials others and does not listen: EPMD does not know it, and nobody
-    /// can connect to it. Needs no EPMD on its own host. For programs that ask something and end.
+    /// Prepares a node that dials other nodes but does not listen. It is not registered with EPMD,
+    /// so no other node can connect to it, and it needs no EPMD on its own host. It is meant for
+    /// programs that ask something and end.
     pub fn dial_only(settings: Settings, creation: u32) -> Result<PreparedNode, StartError> {
         Self::unfindable(settings, creation, true)
     }
@@ -110,43 +111,45 @@ impl Node {
         Ok(PreparedNode { node, listed: None })
     }
 
-    /// Takes `socket` for an established connection with `peer`: what would have been agreed on
-    /// in a handshake is in [`Peer`]. A peer of the same name that is connected is replaced.
+    /// Adopts `socket` as an established connection with `peer`, which holds the values that a
+    /// handshake would have negotiated. A connected peer of the same name is replaced.
     pub fn adopt(&self, socket: UnixStream, peer: Peer) -> std::io::Result<Arc<Connection>> {
-        // A connection reads, writes and shuts down. All stream sockets do so by the same
-        // system calls; the options of TCP alone are refused, which is not an error.
+        // A connection reads, writes and shuts down its socket, for which all stream sockets have
+        // the same system calls. Only the options of TCP are refused, which is not treated as an
+        // error.
         let socket = std::net::TcpStream::from(OwnedFd::from(socket.into_std()?));
         let connection = driver::established(&self.shared, TcpStream::from_std(socket)?, peer);
         connection.map_err(std::io::Error::other)
     }
 
-    /// Uses `cookie` for handshakes that begin from now on. Connections stay as they are.
+    /// Uses `cookie` for handshakes that begin from now on. Existing connections are unaffected.
     pub fn set_cookie(&self, cookie: SecretSlice<u8>) {
         self.shared.set_cookie(cookie);
     }
 
-    /// The full name, `name@host`.
+    /// Returns the full name of the node, `name@host`.
     pub fn name(&self) -> &Atom {
         &self.shared.local.name
     }
 
-    /// The incarnation of this node, given by EPMD.
+    /// Returns the incarnation of this node, which EPMD has assigned.
     pub fn creation(&self) -> u32 {
         self.shared.local.creation
     }
 
-    /// The TCP port connections are accepted on; 0 if the node does not listen.
+    /// Returns the TCP port on which the node accepts connections, or 0 if it does not listen.
     pub fn port(&self) -> u16 {
         self.shared.port
     }
 
-    /// A pid of this node never handed out before. It lives as long as the node.
+    /// Returns a pid that this node has never handed out before. It is valid for the life of the
+    /// node.
     pub fn new_pid(&self) -> Pid {
         self.shared.new_pid()
     }
 
-    /// Keeps a connection to `node`: dials it, and dials it again with growing,
-    /// jittered pauses whenever the connection is lost, until [`Node::release`].
+    /// Keeps a connection to `node`: dials it now, and again with growing, jittered pauses whenever
+    /// the connection is lost, until [`Node::release`] is called.
     pub fn keep(&self, node: &Atom) {
         if self.shared.dialing
             && let Some(until) = self.shared.start_keeping(node)
@@ -156,28 +159,28 @@ impl Node {
         }
     }
 
-    /// Stops dialling `node`. A connection that stands is left alone.
+    /// Stops dialling `node`. An established connection is unaffected.
     pub fn release(&self, node: &Atom) {
         self.shared.stop_keeping(node);
     }
 
-    /// Connects to `node` once, or gives the connection that stands.
+    /// Connects to `node` once, or returns the established connection.
     pub async fn connect(&self, node: &Atom) -> Result<Arc<Connection>, DialError> {
         driver::connect(&self.shared, node).await
     }
 
-    /// The connection to `node`, if one is established.
+    /// Returns the connection to `node`, if it is established.
     pub fn connection(&self, node: &str) -> Option<Arc<Connection>> {
         self.shared.connection(node)
     }
 
-    /// All established connections.
+    /// Returns all established connections.
     pub fn connections(&self) -> Vec<Arc<Connection>> {
         self.shared.connections()
     }
 
-    /// Stops accepting and dialling, leaves EPMD, writes out what is queued for at
-    /// most `deadline`, and closes all connections.
+    /// Shuts the node down: stops accepting and dialling, unregisters from EPMD, writes the queued
+    /// messages for at most `deadline`, and closes all connections.
     pub async fn shutdown(&self, deadline: Duration) {
         self.shared.stop.cancel();
         self.shared.tasks.close();

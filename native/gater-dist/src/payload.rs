@@ -1,4 +1,4 @@
-//! A message body shared by every connection it goes to.
+//! A message body that is shared by all connections on which it is sent.
 
 use std::cell::OnceCell;
 use std::sync::Arc;
@@ -6,24 +6,24 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use gater_term::{Atom, ScanError, Scanner, encode, tag};
 
-/// Bodies up to this many bytes are copied when a payload is made. A longer one shares the
-/// buffer it was read from and keeps it whole, which is at the most about four times as
-/// long: see [`part_of`].
+/// The length up to which bodies are copied when a payload is made, in bytes. A longer body shares
+/// the buffer from which it was read and keeps the whole buffer, which is at most about four times
+/// as long; see [`part_of`].
 const COPY_BELOW: usize = 32 << 10;
 
-/// The start of a term that many messages share: a tuple and its first elements,
-/// which are atoms. On connections with an atom cache the atoms travel as references.
+/// The start of a term that many messages share: a tuple and its first elements, which are atoms.
+/// On connections with an atom cache the atoms are sent as references.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Prefix {
     atoms: Vec<Atom>,
     plain: Bytes,
-    /// Refers to the atoms by their places in the list, the node of the receiver
-    /// being the first there.
+    /// The start with references to the atoms by their places in the list of the frame, in which
+    /// the node of the receiver is the first.
     cached: Bytes,
 }
 
 impl Prefix {
-    /// A tuple of `arity` elements, of which `atoms` are the first.
+    /// Returns a prefix for a tuple of `arity` elements that begins with `atoms`.
     pub fn tuple(arity: u8, atoms: &[Atom]) -> Self {
         let (mut plain, mut cached) = (Vec::new(), Vec::new());
         encode::tuple(&mut plain, arity.into());
@@ -35,16 +35,16 @@ impl Prefix {
         Self { atoms: atoms.to_vec(), plain: plain.into(), cached: cached.into() }
     }
 
-    /// The atoms, in their order.
+    /// Returns the atoms in their order.
     pub fn atoms(&self) -> &[Atom] {
         &self.atoms
     }
 }
 
-/// One encoded term, without the version byte, in up to three parts: a prefix that
-/// many messages share, what the sender encoded itself, and what it only passes on.
+/// One encoded term, without the version byte, in up to three parts: a prefix that many messages
+/// share, a part that the sender encoded itself, and a part that it only passes on.
 ///
-/// Cloning shares all parts.
+/// Clones share all parts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Payload {
     prefix: Option<Arc<Prefix>>,
@@ -52,8 +52,8 @@ pub struct Payload {
     body: Bytes,
 }
 
-/// A message that is put into frames at once where it can be, and becomes a
-/// [`Payload`] only if it has to wait somewhere.
+/// A message that is written into frames at once where possible, and becomes a [`Payload`] only if
+/// it has to wait in a queue.
 #[derive(Debug)]
 pub struct Draft<'a> {
     prefix: &'a Arc<Prefix>,
@@ -62,18 +62,18 @@ pub struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    /// Makes a draft of `prefix` and `body`, which may be a slice of a received
-    /// message; together they are one term.
+    /// Returns a draft of `prefix` and `body`, which together are one term. `body` may be a slice
+    /// of a received message.
     pub fn new(prefix: &'a Arc<Prefix>, body: &'a Bytes) -> Self {
         Self { prefix, body, payload: OnceCell::new() }
     }
 
-    /// The payload, made the first time it is asked for.
+    /// Returns the payload, which the first call makes.
     pub fn payload(&self) -> &Payload {
         self.payload.get_or_init(|| Payload::new(self.prefix, [], self.body.clone()))
     }
 
-    /// The length in bytes, atoms written out.
+    /// Returns the length in bytes with the atoms written out.
     pub(crate) fn len(&self) -> usize {
         self.prefix.plain.len() + self.body.len()
     }
@@ -82,7 +82,7 @@ impl<'a> Draft<'a> {
         self.prefix
     }
 
-    /// Prefix, its atoms as references or written out, and body.
+    /// Returns the prefix and the body. With `cached`, the atoms of the prefix are references.
     pub(crate) fn parts(&self, cached: bool) -> (&'a Bytes, &'a Bytes) {
         (if cached { &self.prefix.cached } else { &self.prefix.plain }, self.body)
     }
@@ -90,9 +90,10 @@ impl<'a> Draft<'a> {
 
 static NOTHING: Bytes = Bytes::new();
 
-/// A `part` of `whole` that may be kept: a slice, unless it would keep much more than itself.
+/// Returns a `part` of `whole` that may be kept: a slice, or a copy where a slice would keep much
+/// more than the part.
 pub(crate) fn part_of(whole: &Bytes, part: &[u8]) -> Bytes {
-    // What is short is copied when it is kept.
+    // A short part is copied by whoever keeps it.
     if part.len() > COPY_BELOW && part.len() < whole.len() / 2 {
         Bytes::copy_from_slice(part)
     } else {
@@ -101,10 +102,10 @@ pub(crate) fn part_of(whole: &Bytes, part: &[u8]) -> Bytes {
 }
 
 impl Payload {
-    /// Makes a payload of `prefix`, `head` and `body`; together they are one term.
+    /// Returns a payload of `prefix`, `head` and `body`, which together are one term.
     ///
-    /// `body` may be a slice of a received message: it is shared when it is long
-    /// and copied when it is short.
+    /// `body` may be a slice of a received message. A long body is shared and a short one is
+    /// copied.
     pub fn new(prefix: &Arc<Prefix>, head: impl AsRef<[u8]>, body: Bytes) -> Self {
         let (prefix, head) = (Some(prefix.clone()), head.as_ref());
         if body.len() > COPY_BELOW {
@@ -116,8 +117,9 @@ impl Payload {
         Self { prefix, head: whole.freeze(), body: Bytes::new() }
     }
 
-    /// Takes `term` if it is exactly one term that every node decodes. The conversions from bytes
-    /// check nothing: a payload that is no term makes a BEAM close the connection.
+    /// Returns a payload of `term`, or an error unless it is exactly one term that every node
+    /// decodes. The conversions from bytes check nothing: a payload that is not a term makes a BEAM
+    /// close the connection.
     pub fn checked(term: Bytes) -> Result<Self, ScanError> {
         let length = Scanner::default().scan(&term, 0)?;
         if length < term.len() {
@@ -126,32 +128,32 @@ impl Payload {
         Ok(term.into())
     }
 
-    /// The length in bytes, atoms written out.
+    /// Returns the length in bytes with the atoms written out.
     pub fn len(&self) -> usize {
         self.wire_len(false)
     }
 
-    /// All of it in one piece, atoms written out.
+    /// Returns the whole term in one piece with the atoms written out.
     pub fn to_vec(&self) -> Vec<u8> {
         self.parts(false).map(|part| &part[..]).concat()
     }
 
-    /// Whether there is nothing in it, which is no term.
+    /// Returns whether the payload is empty, in which case it is not a term.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The prefix, if it has one.
+    /// Returns the prefix, if the payload has one.
     pub(crate) fn prefix(&self) -> Option<&Arc<Prefix>> {
         self.prefix.as_ref()
     }
 
-    /// The length with the atoms of the prefix as references or written out.
+    /// Returns the length in bytes. With `cached`, the atoms of the prefix are references.
     pub(crate) fn wire_len(&self, cached: bool) -> usize {
         self.parts(cached).iter().map(|part| part.len()).sum()
     }
 
-    /// The parts in their order, empty if they are not there.
+    /// Returns the three parts in their order. A missing part is empty.
     pub(crate) fn parts(&self, cached: bool) -> [&Bytes; 3] {
         let prefix = self
             .prefix
@@ -168,7 +170,8 @@ impl From<Vec<u8>> for Payload {
 }
 
 impl From<Bytes> for Payload {
-    /// Takes `term` as it is, unchecked and without copying: meant for bytes of one's own.
+    /// Converts `term` without checking or copying it. It is meant for terms that the program
+    /// encoded itself.
     fn from(term: Bytes) -> Self {
         Self { prefix: None, head: Bytes::new(), body: term }
     }

@@ -1,8 +1,8 @@
-//! Connecting to a node step by step, to find out which step fails.
+//! Connects to a node step by step, to find out which step fails.
 //!
 //! A [`Node`](crate::Node) connects in one go and reports the first error. The functions here are
-//! the same steps one by one: the addresses of a host, what EPMD knows there, the handshake with
-//! both offers of flags. Nothing stays connected.
+//! the individual steps: the addresses of a host, the names that EPMD knows there, and the
+//! handshake with the flags that both sides offer. No connection stays open.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -21,8 +21,8 @@ use crate::{EpmdError, HandshakeError, Peer};
 /// The longest list of names that is read from an EPMD, in bytes.
 const MAX_NAMES_BYTES: u64 = 1 << 20;
 
-/// Returns the addresses of a host, of both families, in the order in which they are dialled;
-/// none if it is unknown.
+/// Returns the addresses of a host, of both families, in the order in which they are dialled. The
+/// list is empty if the host is unknown.
 pub async fn resolve(host: &str, within: Duration) -> Vec<IpAddr> {
     driver::resolve(host, within).await
 }
@@ -57,28 +57,28 @@ fn read_names(answer: &[u8]) -> Option<Vec<(String, u16)>> {
         .collect()
 }
 
-/// How a handshake went.
+/// The outcome of a handshake.
 #[derive(Debug)]
 pub struct Handshake {
     /// The flags that this side offered.
     pub offered: u64,
-    /// The flags that the peer offered, as far as it came to that.
+    /// The flags that the peer offered, if the handshake came that far.
     pub theirs: Option<u64>,
-    /// The name that the peer has given itself.
+    /// The name under which the peer introduced itself, if the handshake came that far.
     pub name: Option<String>,
-    /// The peer, or why there is no connection.
+    /// The peer, or the reason why the handshake failed.
     pub outcome: Result<Peer, HandshakeError>,
 }
 
 impl Handshake {
-    /// The flags that this side needs and the peer lacks.
+    /// Returns the flags that this side needs and the peer lacks.
     pub fn missing(&self) -> u64 {
         self.theirs.map_or(0, |theirs| flags::missing(flags::expand(theirs)))
     }
 }
 
-/// Carries out the handshake with the node that is thought to be called `expected`, as the node
-/// `own` with `cookie`, and leaves the connection to be closed with the socket.
+/// Carries out the handshake with the node that is expected to have the name `expected`, as the
+/// node `own` with `cookie`. The connection ends when the caller closes the socket.
 pub async fn handshake(
     socket: &mut TcpStream,
     own: Atom,
@@ -105,7 +105,7 @@ pub async fn handshake(
     Handshake { offered: flags::OFFERED, theirs, name, outcome }
 }
 
-/// The flags and the name in a challenge: `N flags:8 challenge:4 creation:4 length:2 name`.
+/// Returns the flags and the name in a challenge: `N flags:8 challenge:4 creation:4 length:2 name`.
 fn challenged(message: &[u8]) -> Option<(u64, String)> {
     let (flags, rest) = message.strip_prefix(b"N")?.split_first_chunk::<8>()?;
     let (length, rest) = rest.get(8..)?.split_first_chunk::<2>()?;
@@ -114,7 +114,8 @@ fn challenged(message: &[u8]) -> Option<(u64, String)> {
     Some((u64::from_be_bytes(*flags), name))
 }
 
-/// Returns the names of distribution flags, as `dist.hrl` of OTP's kernel has them without `DFLAG_`.
+/// Returns the names of distribution flags, as `dist.hrl` of OTP's kernel has them without
+/// `DFLAG_`.
 pub fn flag_names(flags: u64) -> Vec<String> {
     flags::names(flags)
 }

@@ -1,4 +1,4 @@
-//! What a hidden node is told when it starts.
+//! The settings with which a hidden node starts.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -10,10 +10,11 @@ use crate::LaneLimits;
 /// The port of EPMD unless `ERL_EPMD_PORT` says otherwise.
 pub const DEFAULT_EPMD_PORT: u16 = 4369;
 
-/// Enough for a caller on the same machine to take an answer and make its next call.
+/// The default of [`Settings::spin`], which suffices for a caller on the same machine to take an
+/// answer and make its next call.
 const SPIN: Duration = Duration::from_micros(100);
 
-/// Whether another thread can run while one polls.
+/// Returns whether the machine can run another thread while one thread polls.
 fn several_cores() -> bool {
     std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1)
 }
@@ -23,52 +24,55 @@ fn several_cores() -> bool {
 pub struct Settings {
     /// The full name, `name@host`.
     pub name: String,
-    /// The secret shared by all nodes of the cluster: the Latin-1 characters of an atom.
+    /// The cookie, which all nodes of the cluster share: the Latin-1 characters of an atom.
     pub cookie: SecretSlice<u8>,
-    /// Where to accept connections; port 0 takes any free port.
+    /// The address on which the node accepts connections; port 0 selects any free port.
     pub listen: SocketAddr,
-    /// The EPMD of this machine. Its port is also the one asked on other machines.
+    /// The address of EPMD on this machine. The same port is used for EPMD on other machines.
     pub epmd: SocketAddr,
-    /// Whether to start `epmd -daemon` when none answers.
+    /// Whether the node starts `epmd -daemon` if no EPMD answers.
     pub start_epmd: bool,
-    /// A peer silent for this long is dead; own ticks go out four times as often
-    /// (`net_ticktime` of OTP).
+    /// The time after which a silent peer is considered dead. The node's own ticks are sent four
+    /// times in this time (`net_ticktime` of OTP).
     pub tick_time: Duration,
-    /// How long a handshake may take in all. Must stay below the 7 s of OTP.
+    /// The time limit of a whole handshake. It must stay below the 7 s of OTP.
     pub handshake_timeout: Duration,
-    /// How long name resolution, EPMD and the TCP connect of a dial may take, each.
+    /// The time limit of each of the steps of a dial: name resolution, EPMD and the TCP connect.
     pub connect_timeout: Duration,
-    /// A connection that takes no byte of queued output for this long is cut.
+    /// The time after which a connection is cut that takes no byte of its queued output.
     pub write_timeout: Duration,
-    /// The first pause between two dials of a kept node; doubles up to `redial_max`.
+    /// The first pause between two dials of a kept node. It doubles up to `redial_max`.
     pub redial_min: Duration,
     /// The longest pause between two dials of a kept node.
     pub redial_max: Duration,
-    /// The longest frame accepted, in bytes.
+    /// The length of the longest frame that is accepted, in bytes.
     pub max_frame: usize,
-    /// The longest message accepted once its fragments are put together, in bytes.
+    /// The length of the longest message that is accepted once it is reassembled from fragments, in
+    /// bytes.
     pub max_message: usize,
-    /// All unfinished fragmented messages of one connection together, in bytes.
+    /// The greatest total length of all unfinished fragmented messages of one connection, in bytes.
     pub max_reassembly: usize,
-    /// Connections established at the same time.
+    /// The greatest number of established connections.
     pub max_connections: usize,
-    /// Accepted sockets whose handshake is unfinished; the oldest gives way to a new one.
+    /// The greatest number of accepted sockets with an unfinished handshake. A new socket displaces
+    /// the oldest.
     pub max_handshakes: usize,
-    /// Dials that have a socket open at the same time; further ones wait.
+    /// The greatest number of dials with an open socket at a time; further dials wait.
     pub max_dials: usize,
-    /// Outgoing messages above this many bytes are sent in fragments of this size.
+    /// The fragment size in bytes. Longer outgoing messages are sent in fragments of this size.
     pub fragment_bytes: usize,
-    /// How long a reader that has answered a call polls for the next one before it sleeps,
-    /// where that was worth it lately. Zero never polls, nor waits for more calls of many callers.
+    /// The time for which a reader that has answered a call polls for the next call before it
+    /// sleeps, where polling was worthwhile recently. Zero disables polling, and waiting for
+    /// further calls of many callers.
     pub spin: Duration,
-    /// How much each lane of a connection may hold, in the order of [`Lane`](crate::Lane).
+    /// The capacity of each lane of a connection, in the order of [`Lane`](crate::Lane).
     pub lanes: [LaneLimits; 5],
 }
 
 impl Settings {
-    /// Settings for the node `name` (`name@host`) with the usual limits.
+    /// Returns settings for the node `name` (`name@host`) with the default limits.
     ///
-    /// EPMD is looked for on the port in `ERL_EPMD_PORT` if that is set.
+    /// The port of EPMD is that in `ERL_EPMD_PORT`, if the variable is set.
     pub fn new(name: impl Into<String>, cookie: SecretSlice<u8>) -> Self {
         let epmd_port = std::env::var("ERL_EPMD_PORT")
             .ok()

@@ -1,4 +1,4 @@
-//! A term that is encoded once and sent to many.
+//! A term that is encoded once and sent to many receivers.
 
 use std::sync::OnceLock;
 
@@ -8,18 +8,18 @@ use gater_term::{Atom, encode, expand, tag};
 
 use crate::LocalPid;
 
-/// Atoms a frame can list, less three for what an answer refers to itself.
+/// The greatest number of atoms that a frame can list, less three to which an answer itself refers.
 const MAX_ATOMS: usize = 252;
 
-/// An encoded term, without the version byte. On connections with an atom cache its atoms
-/// travel as references: a receiver reads those in a fraction of the time that names take.
+/// An encoded term, without the version byte. On connections with an atom cache its atoms are sent
+/// as references, which a receiver reads in a fraction of the time that names take.
 #[derive(Debug)]
 pub struct SharedTerm {
-    /// In the order of their places; the first has place 1.
+    /// The atoms in the order of their places; the first has place 1.
     atoms: Vec<Atom>,
-    /// Absent if there are too many atoms.
+    /// The term with references to atoms, or `None` if there are too many atoms.
     cached: Option<Bytes>,
-    /// Made when it is needed first.
+    /// The term with its atoms written out, which is made on first use.
     plain: OnceLock<Bytes>,
 }
 
@@ -45,7 +45,7 @@ impl Atoms {
             Some(place) => *place,
             None => {
                 self.order.push(atom.clone());
-                // One too many at the most: then the references are not used.
+                // At most one atom too many is counted here; then the references are not used.
                 let place = u8::try_from(self.order.len()).unwrap_or(u8::MAX);
                 self.places.insert(atom.clone(), place);
                 place
@@ -65,7 +65,7 @@ impl Atoms {
 }
 
 impl SharedTerm {
-    /// The term that `write` writes, with [`encode`] and all atoms through [`Atoms`].
+    /// Returns the term that `write` writes with [`encode`], and with [`Atoms`] for all atoms.
     pub fn new(write: impl Fn(&mut Vec<u8>, &mut Atoms)) -> Self {
         let (mut out, mut atoms) = (Vec::new(), Atoms::new(true));
         write(&mut out, &mut atoms);
@@ -77,13 +77,13 @@ impl SharedTerm {
         Self { atoms: Vec::new(), cached: None, plain: Bytes::from(out).into() }
     }
 
-    /// The atoms that a frame has to list after the node of the receiver, and the term with
-    /// references to that list; nothing if there are too many.
+    /// Returns the atoms that a frame has to list after the node of the receiver, and the term with
+    /// references to that list. Returns `None` if there are too many atoms.
     pub(crate) fn cached(&self) -> Option<(&[Atom], &Bytes)> {
         self.cached.as_ref().map(|cached| (self.atoms.as_slice(), cached))
     }
 
-    /// The term with its atoms written out.
+    /// Returns the term with its atoms written out.
     pub fn plain(&self) -> &Bytes {
         self.plain.get_or_init(|| {
             let encoded = |atom: &Atom| {
@@ -91,7 +91,7 @@ impl SharedTerm {
                 encode::atom(&mut out, atom.as_str());
                 out
             };
-            // Place 0 is the receiver's node, which the term does not refer to.
+            // Place 0 is the node of the receiver, to which the term does not refer.
             let atoms: Vec<_> =
                 std::iter::once(Vec::new()).chain(self.atoms.iter().map(encoded)).collect();
             let mut out = BytesMut::new();
@@ -103,7 +103,7 @@ impl SharedTerm {
         })
     }
 
-    /// About how many bytes are sent.
+    /// Returns the approximate number of bytes that are sent.
     pub(crate) fn len(&self) -> usize {
         self.cached.as_ref().unwrap_or_else(|| self.plain()).len()
     }
@@ -121,7 +121,7 @@ mod tests {
         (0..count).map(|n| atom(&format!("node{n}@host"))).collect()
     }
 
-    /// A list that has each name twice.
+    /// Writes a list that contains each name twice.
     fn write(names: &[Atom], out: &mut Vec<u8>, atoms: &mut Atoms) {
         let twice: Vec<_> = names.iter().chain(names).collect();
         encode::list_of(out, twice.into_iter(), |out, name| {
@@ -145,7 +145,7 @@ mod tests {
         let term = list(&names);
         let (listed, cached) = term.cached().unwrap();
         assert_eq!(listed, names);
-        // The tag of the list, its length and its end; the pids.
+        // The length is the sum of the tag, the length and the end of the list, and of the pids.
         assert_eq!(cached.len(), 6 + 2 * MAX_ATOMS * (1 + 2 + 12));
         assert_eq!(term.plain(), &written_out(&names));
     }

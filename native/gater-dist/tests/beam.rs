@@ -1,6 +1,6 @@
-//! The layer for programs, against a real BEAM.
+//! Tests the layer for programs against a real BEAM.
 //!
-//! Without `erl` and `epmd` the tests are skipped, which they say on standard error.
+//! Without `erl` and `epmd` the tests are skipped, which they report on standard error.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -50,7 +50,7 @@ fn quiet(program: &str) -> Command {
 }
 
 impl Beam {
-    /// Starts one; `None` where there is no Erlang.
+    /// Starts a BEAM. Returns `None` where there is no Erlang.
     fn start() -> Option<Self> {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
@@ -84,7 +84,7 @@ impl Beam {
         line.trim_end().to_owned()
     }
 
-    /// The value of an expression.
+    /// Returns the value of an expression.
     fn eval(&mut self, expression: &str) -> String {
         let input = self.input.as_mut().unwrap();
         writeln!(input, "{expression}").unwrap();
@@ -191,7 +191,7 @@ async fn a_beam_calls_monitors_and_links_with_a_server_that_ends() {
         beam.eval("link(P), receive {'EXIT', P, R4} -> R4 after 20000 -> late end."),
         "noproc"
     );
-    // A panic ends the server, and those who watch it know.
+    // A panic ends the server, and the processes that monitor it are told.
     let panicking = node.serve(Some("adder"), Adder(0)).unwrap();
     let reason = beam.eval(&format!("catch gen_server:call({own}, crash)."));
     assert!(reason.starts_with("{'EXIT',{panic,"), "{reason}");
@@ -219,7 +219,7 @@ async fn a_call_has_an_answer_or_a_typed_error() {
     let died = node.call(beam.at("slow"), term!(b), WITHIN).await;
     assert_eq!(died, Err(CallError::Exit(term!(died))));
 
-    // A process that is called when the connection ends.
+    // The process is called while the connection ends.
     beam.eval("register(deaf, spawn(fun() -> timer:sleep(infinity) end)).");
     let mut events = node.events();
     let calling = {
@@ -315,7 +315,7 @@ async fn what_would_break_a_connection_or_go_astray_is_refused() {
     assert!(bad(process.send(("x", "no node"), &term!(hi)).await));
     assert!(bad(process.monitor(long.as_str()).await.map(drop)));
     assert!(process.register(&long).is_err());
-    // A process elsewhere that has the numbers of one that is here.
+    // This pid has the numbers of a local process, but belongs to another node.
     let mut elsewhere = process.pid().clone();
     elsewhere.node = gater_dist::process::Atom::new(&beam.name).unwrap();
     process.send(&elsewhere, &term!(astray)).await.unwrap();
@@ -403,8 +403,8 @@ async fn the_examples_do_what_they_say() {
     assert_eq!(lines.next().unwrap().unwrap(), "ended: stopped");
     assert!(echo.wait().unwrap().success());
 
-    // A channel that is lost and comes back.
-    // It may be called twice by one subscriber: once in vain, just before it had its name.
+    // The channel is lost and returns. One subscriber may call it twice: once without an answer,
+    // just before the channel is registered again.
     let serve = "Answer = fun(Again) -> receive \
             {'$gen_call', F, {subscribe, T, P}} -> \
                 gen_server:reply(F, ok), P ! {channel_message, ch, T, hello}, Again(Again); \

@@ -1,5 +1,5 @@
-//! Two nodes that connect to each other: halfway, past one that only claims to be the other, and
-//! again after a failure.
+//! Tests two nodes that connect to each other: with an unfinished handshake, with a peer that only
+//! claims to be the other node, and again after a failure.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ impl Events for Nothing {
     fn exited(&self, _peer: &Arc<Connection>, _pid: &Pid, _reason: Bytes) {}
 }
 
-/// Panics over every message.
+/// Panics on every message.
 struct Fragile;
 
 impl Events for Fragile {
@@ -51,7 +51,7 @@ impl Events for Fragile {
     fn exited(&self, _peer: &Arc<Connection>, _pid: &Pid, _reason: Bytes) {}
 }
 
-/// As much of a port mapper daemon as two nodes ask for.
+/// A port mapper daemon that implements the requests of two nodes.
 async fn port_mapper() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -71,7 +71,7 @@ async fn serve(mut socket: TcpStream, ports: Arc<Mutex<HashMap<Vec<u8>, u16>>>) 
         socket.read_exact(&mut request).await.unwrap();
         let number = |at: usize| u16::from_be_bytes([request[at], request[at + 1]]);
         let answer = match request[0] {
-            // ALIVE2_REQ: the port, then four bytes about the node and two versions.
+            // ALIVE2_REQ: the port, then four bytes about the node and its two versions.
             120 => {
                 let name = request[11..11 + usize::from(number(9))].to_vec();
                 ports.lock().insert(name, number(1));
@@ -94,7 +94,7 @@ async fn serve(mut socket: TcpStream, ports: Arc<Mutex<HashMap<Vec<u8>, u16>>>) 
     }
 }
 
-/// Tells a port mapper where a node is; it forgets nothing.
+/// Registers a node with a port mapper, which never forgets it.
 async fn register(epmd: SocketAddr, name: &str, port: u16) {
     let mut socket = TcpStream::connect(epmd).await.unwrap();
     let mut request = vec![120];
@@ -118,11 +118,11 @@ async fn node_with(name: &str, epmd: SocketAddr, events: Arc<dyn Events>) -> Nod
     Node::start(settings, events).await.unwrap()
 }
 
-/// Says that it is the node of this name, and no more.
+/// Connects and introduces itself under the name of another node, and sends nothing more.
 async fn claim_to_be(name: &str, at: u16) -> TcpStream {
     let mut socket = TcpStream::connect(("127.0.0.1", at)).await.unwrap();
     let mut message = vec![b'N'];
-    // All flags but the one that asks for a name.
+    // All flags are set except the one that asks for a name.
     message.extend((u64::MAX ^ 1 << 33).to_be_bytes());
     message.extend(1_u32.to_be_bytes());
     message.extend((name.len() as u16).to_be_bytes());
@@ -142,7 +142,7 @@ async fn who_only_claims_to_be_the_other_node_does_not_end_the_dial() {
     let (epmd, theirs) = (port_mapper().await, port_mapper().await);
     let a = node("a@127.0.0.1", epmd).await;
     let b = node("b@127.0.0.1", theirs).await;
-    // What the port mapper of `a` knows as `b` lets nothing through at first.
+    // At first the gate that the port mapper of `a` has registered as `b` passes nothing on.
     let gate = TcpListener::bind("127.0.0.1:0").await.unwrap();
     register(epmd, "b", gate.local_addr().unwrap().port()).await;
     let dial = tokio::spawn({
@@ -214,7 +214,7 @@ async fn what_cannot_be_sent_is_refused_and_the_connection_stays() {
     let (theirs, ours) = (a.new_pid(), b.new_pid());
     assert!(connection.send_pid(Lane::Normal, &theirs, &nil));
     assert!(connection.send_name(Lane::Normal, "anybody", &nil));
-    // A process of this node, which has the numbers of one of the other.
+    // The pid belongs to this node, but has the numbers of a process of the other node.
     assert!(!connection.send_pid(Lane::Normal, &ours, &nil));
     assert!(!connection.send_name(Lane::Normal, &"n".repeat(300), &nil));
     assert!(!connection.send_name(Lane::Normal, "anybody", &nothing));

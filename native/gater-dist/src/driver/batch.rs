@@ -67,7 +67,7 @@ struct FrameStart {
 }
 
 impl Batch {
-    /// An empty batch, the first of a connection.
+    /// Returns an empty batch, the first of a connection.
     pub fn new(format: Format, fragment_bytes: usize) -> Self {
         Self {
             format,
@@ -412,12 +412,12 @@ impl Batch {
         }
     }
 
-    /// Whether nothing is left to be written.
+    /// Returns whether nothing is left to be written.
     pub fn is_written(&self) -> bool {
         self.first >= self.segments.len()
     }
 
-    /// Whether there is room for more.
+    /// Returns whether there is room for more.
     pub fn has_room(&self) -> bool {
         self.bytes < GATHER_BYTES
     }

@@ -40,7 +40,7 @@ pub fn begin() -> Option<Cork> {
     })
 }
 
-/// The number of the cork that this thread holds, if it holds one.
+/// Returns the number of the cork that this thread holds, if it holds one.
 pub fn corker() -> Option<u64> {
     CURRENT.with_borrow(|current| Some(current.corker).filter(|number| *number != 0))
 }

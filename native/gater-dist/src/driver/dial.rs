@@ -100,7 +100,7 @@ pub async fn connect(shared: &Arc<Shared>, node: &Atom) -> Result<Arc<Connection
     }
 }
 
-/// The connection that `node` makes; `None` if it does not, in time.
+/// Returns the connection that `node` makes; `None` if it does not, in time.
 async fn accepted(shared: &Shared, node: &Atom) -> Option<Arc<Connection>> {
     let made = async {
         loop {
@@ -181,7 +181,7 @@ async fn open(
         .map_err(failed)
 }
 
-/// The addresses of a host, of both families, in the order in which the system has them.
+/// Returns the addresses of a host, of both families, in the order in which the system has them.
 pub async fn resolve(host: &str, limit: Duration) -> Vec<IpAddr> {
     if let Ok(ip) = host.parse() {
         return vec![ip];

@@ -140,7 +140,7 @@ async fn closed(connection: &mut TcpStream) {
     while connection.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
 }
 
-/// The port of a node by its name without the host; `None` if it is not running.
+/// Returns the port of a node by its name without the host; `None` if it is not running.
 pub async fn look_up(
     epmd: SocketAddr,
     name: &str,

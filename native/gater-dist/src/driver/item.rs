@@ -58,7 +58,7 @@ pub struct Fragments {
 }
 
 impl Item {
-    /// The bytes of the message.
+    /// Returns the bytes of the message.
     pub fn message_len(&self) -> usize {
         match self {
             Self::Signal(signal) => signal.control.len() + signal.payload.len(),
@@ -70,12 +70,12 @@ impl Item {
         }
     }
 
-    /// Whether its bytes are not its own, so that they need not be copied.
+    /// Returns whether its bytes are not its own, so that they need not be copied.
     pub fn is_shared(&self) -> bool {
         matches!(self, Self::Answer(Answer { reply: Reply::Shared(_), .. }))
     }
 
-    /// The prefix of the message.
+    /// Returns the prefix of the message.
     pub fn prefix(&self) -> Option<&Arc<Prefix>> {
         match self {
             Self::Signal(signal) => signal.payload.prefix(),

@@ -35,8 +35,8 @@ struct Peer {
 }
 
 impl Notices {
-    /// Whether a line of this `kind` about the peer `who` is to be written at `now`: if so, the
-    /// number of such lines that were left out since the last one.
+    /// Returns whether a line of this `kind` about the peer `who` is to be written at `now`: if so,
+    /// the number of such lines that were left out since the last one.
     pub fn admit(&self, kind: &'static str, who: &str, now: Instant) -> Option<u64> {
         let mut guard = self.0.lock();
         let Inner { peers, period } = &mut *guard;

@@ -95,12 +95,12 @@ struct Inner {
 }
 
 impl Inner {
-    /// Whether anything may be written that waits.
+    /// Returns whether anything may be written that waits.
     fn ready(&self) -> bool {
         self.lanes.waits(self.lowest())
     }
 
-    /// The lowest lane that may be written.
+    /// Returns the lowest lane that may be written.
     fn lowest(&self) -> Lane {
         if self.phase == Phase::Open { self.window.lowest() } else { Lane::Low }
     }
@@ -137,7 +137,7 @@ pub enum Next {
 }
 
 impl Outbox {
-    /// An empty queue, which the writer task is to look after first.
+    /// Returns an empty queue, which the writer task is to look after first.
     /// Whether the peer answers `probes` decides if it is waited for, see [`super::window`].
     pub fn new(limits: [LaneLimits; 5], batch: Batch, probes: bool) -> Self {
         let inner = Inner {
@@ -362,7 +362,7 @@ impl Outbox {
         }
     }
 
-    /// The bytes that wait in a lane.
+    /// Returns the bytes that wait in a lane.
     pub fn waiting(&self, lane: Lane) -> usize {
         self.inner.lock().lanes.bytes(lane)
     }

@@ -162,12 +162,12 @@ impl AdaptivePolling {
     }
 }
 
-/// Whether so many call again and again that their next calls come by themselves.
+/// Returns whether so many call again and again that their next calls come by themselves.
 fn many_call(seen: Seen) -> bool {
     seen.callers > FEW && seen.round.is_some()
 }
 
-/// Whether more of those that call again and again will call within a nap, which is short
+/// Returns whether more of those that call again and again will call within a nap, which is short
 /// for them.
 fn more_are_due(seen: Seen) -> bool {
     seen.callers >= MANY

@@ -79,7 +79,8 @@ pub enum Wanted {
 }
 
 impl Shared {
-    /// The state of a node that is about to start. `port` is 0 if it accepts no connections.
+    /// Returns the state of a node that is about to start. `port` is 0 if it accepts no
+    /// connections.
     pub fn new(settings: Settings, local: Local, port: u16, dialing: bool) -> Self {
         let dials = Semaphore::new(settings.max_dials.max(1));
         Self {
@@ -115,7 +116,7 @@ impl Shared {
         *self.new_cookie.lock() = Some(cookie);
     }
 
-    /// A pid that was never handed out.
+    /// Returns a pid that was never handed out.
     pub fn new_pid(&self) -> Pid {
         let number = self.last_pid.fetch_add(1, Ordering::Relaxed) + 1;
         Pid {
@@ -126,18 +127,18 @@ impl Shared {
         }
     }
 
-    /// Whether a pid was handed out.
+    /// Returns whether a pid was handed out.
     pub fn has_pid(&self, id: u32, serial: u32) -> bool {
         let number = u64::from(serial) << ID_BITS | u64::from(id);
         id >> ID_BITS == 0 && (1..=self.last_pid.load(Ordering::Relaxed)).contains(&number)
     }
 
-    /// The connection to a node.
+    /// Returns the connection to a node.
     pub fn connection(&self, node: &str) -> Option<Arc<Connection>> {
         self.table.lock().get(node)?.live_link().cloned()
     }
 
-    /// All connections.
+    /// Returns all connections.
     pub fn connections(&self) -> Vec<Arc<Connection>> {
         self.table.lock().values().filter_map(Entry::live_link).cloned().collect()
     }

@@ -68,7 +68,7 @@ impl Default for Window {
 }
 
 impl Window {
-    /// The window for a peer that answers `probes`, or none and is sent everything at once.
+    /// Returns the window for a peer that answers `probes`, or none and is sent everything at once.
     pub fn new(probes: bool) -> Self {
         Self {
             probes,
@@ -102,7 +102,7 @@ impl Window {
         Some(self.last)
     }
 
-    /// The probe that is answered next.
+    /// Returns the probe that is answered next.
     pub fn awaited(&self) -> Option<u64> {
         let unanswered = self.unanswered.len() as u64;
         (unanswered > 0).then(|| self.last - unanswered + 1)
@@ -137,7 +137,7 @@ impl Window {
         }
     }
 
-    /// The lowest lane that may be written now.
+    /// Returns the lowest lane that may be written now.
     pub fn lowest(&self) -> Lane {
         if self.fastest.is_none() || self.bytes < self.open { Lane::Low } else { URGENT }
     }

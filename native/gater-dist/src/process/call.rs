@@ -1,4 +1,4 @@
-//! Calls: of processes elsewhere, and by them.
+//! Calls from other processes and to other processes.
 
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use crate::gen_server::From;
 use crate::protocol::flags::Watch;
 use crate::term;
 
-/// A process that waits for the answer to its call. Dropping it leaves the caller to its time-out.
+/// A process that waits for the answer to its call. If the caller is dropped without a reply, the
+/// process runs into its time-out.
 #[derive(Debug)]
 pub struct Caller {
     node: Node,
@@ -24,7 +25,7 @@ impl Caller {
         Self { node, from }
     }
 
-    /// The calling process.
+    /// Returns the calling process.
     pub fn pid(&self) -> &gater_term::Pid {
         &self.from.pid
     }
@@ -49,8 +50,8 @@ impl Caller {
     }
 }
 
-/// Forgets a call when it is over, whether it was answered, took too long or was given up: a late
-/// answer is dropped, and the process is monitored no longer.
+/// Ends a call, whether it was answered, timed out or was given up: the process is no longer
+/// monitored, and a late answer is dropped.
 struct Waiting<'a> {
     node: &'a Node,
     alias: &'a Reference,
@@ -75,8 +76,8 @@ impl Drop for Waiting<'_> {
 }
 
 impl Node {
-    /// Calls a `gen_server`, as `gen_server:call/3` does, connecting to its node first if need be.
-    /// The process is monitored meanwhile, so that its end does not cost the whole time.
+    /// Calls a `gen_server`, as `gen_server:call/3` does, and connects to its node first if
+    /// necessary. The process is monitored during the call, so that its end is reported at once.
     pub async fn call(
         &self,
         to: impl Into<Destination>,
@@ -117,7 +118,7 @@ impl Node {
         answer
     }
 
-    /// Notes a call of a process of this node.
+    /// Records a call of a process of this node.
     fn call_here(
         &self,
         target: &Target,

@@ -1,4 +1,4 @@
-//! Whom a message is for.
+//! The destination of a message.
 
 use std::fmt;
 
@@ -49,7 +49,7 @@ impl From<(&str, &str)> for Destination {
 }
 
 impl Destination {
-    /// The process it names, as seen from the node `own`.
+    /// Returns the process that the destination names, as seen from the node `own`.
     pub(super) fn resolve(self, own: &Atom) -> Result<Target, SendError> {
         let (name, node) = match self.0 {
             Kind::Pid(pid) => return Ok(Target::Pid(pid)),
@@ -71,22 +71,22 @@ impl Destination {
     }
 }
 
-/// A process that is monitored or sent to.
+/// A process to which a message is sent or that is monitored.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Target {
-    /// By its pid.
+    /// The process with this pid.
     Pid(Pid),
-    /// By its registered name.
+    /// The process with this registered name.
     Name {
         /// The name.
         name: Atom,
-        /// The node it is registered on.
+        /// The node on which it is registered.
         node: Atom,
     },
 }
 
 impl Target {
-    /// The node of the process.
+    /// Returns the node of the process.
     pub fn node(&self) -> &Atom {
         match self {
             Self::Pid(pid) => &pid.node,

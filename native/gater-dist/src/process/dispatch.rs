@@ -1,4 +1,4 @@
-//! What the connections underneath report, handed to processes.
+//! Passes the events of the connections underneath to processes.
 
 use std::sync::{Arc, Weak};
 
@@ -13,7 +13,7 @@ use crate::protocol::control::{Control, Process, RawPid};
 use crate::protocol::session::{NET_KERNEL, Processes, reference};
 use crate::{Chain, Connection, DialError, DownReason, Events, Message};
 
-/// Receives what happens on the connections of a node, for as long as it has handles.
+/// Receives the events of the connections of a node for as long as the node has handles.
 pub struct Dispatcher(pub Weak<Inner>);
 
 impl Events for Dispatcher {
@@ -32,10 +32,11 @@ impl Events for Dispatcher {
         self.report(|| NodeEvent::Down(peer.peer().name.clone(), reason.clone()));
     }
 
-    /// Processes take all messages in [`Processes::control`].
+    /// Does nothing, since processes take all messages in [`Processes::control`].
     fn message(&self, _peer: &Arc<Connection>, _message: Message<'_>) {}
 
-    /// Processes have monitors of their own, none of which is one of the connection.
+    /// Does nothing, since processes have monitors of their own and do not use those of
+    /// connections.
     fn exited(&self, _peer: &Arc<Connection>, _pid: &Pid, _reason: Bytes) {}
 
     fn unreachable(&self, node: &Atom, error: &DialError) {
@@ -50,7 +51,7 @@ impl Events for Dispatcher {
 impl Dispatcher {
     fn report(&self, event: impl FnOnce() -> NodeEvent) {
         if let Some(inner) = self.0.upgrade() {
-            // Nobody need be listening.
+            // There may be no receiver.
             let _ = inner.events.send(event());
         }
     }
@@ -58,7 +59,7 @@ impl Dispatcher {
 
 impl Processes for Dispatcher {
     fn control(&self, peer: &Arc<Connection>, control: &Control<'_>, payload: &Bytes) -> bool {
-        // A node without handles answers as one without processes.
+        // A node without handles answers like a node without processes.
         self.0.upgrade().is_some_and(|inner| inner.control(peer, control, payload))
     }
 }
@@ -73,7 +74,7 @@ fn pid_of(peer: &Connection, raw: &RawPid<'_>) -> Option<Pid> {
     (pid.node == peer.peer().name && pid.creation == peer.peer().creation).then_some(pid)
 }
 
-/// A slice would keep the whole buffer of the connection.
+/// Returns a copy of the reason. A slice would keep the whole buffer of the connection.
 fn reason_of(reason: &Option<&[u8]>, payload: &Bytes) -> Bytes {
     Bytes::copy_from_slice(reason.unwrap_or(payload))
 }
@@ -89,7 +90,7 @@ impl Inner {
         }
     }
 
-    /// Handles a control message; false if that is left to the node itself.
+    /// Handles a control message. Returns false if the node itself has to handle it.
     fn control(&self, peer: &Arc<Connection>, control: &Control<'_>, payload: &Bytes) -> bool {
         let is_node = |to: &Process<'_>| match to {
             Process::Name { text, .. } => *text == NET_KERNEL.as_bytes(),
@@ -116,7 +117,7 @@ impl Inner {
                 if let (Some(from), Some(to)) = (pid_of(peer, from), pid(to)) {
                     self.state.lock().unlink(&to, &from);
                 }
-                // The node acknowledges it.
+                // The node itself acknowledges the message.
                 return false;
             }
             Control::Exit { from, to, reason } => {
@@ -135,7 +136,7 @@ impl Inner {
             Control::Monitor { from, to, reference: raw } => {
                 if let (Some(from), Some(to), Some(alias)) =
                     (pid_of(peer, from), self.target(to), reference(raw))
-                    // Else a peer could take the place of another one's monitor.
+                    // Otherwise a peer could replace a monitor of another node.
                     && alias.node() == &from.node
                 {
                     self.monitored(peer, &from, to, alias);
@@ -168,14 +169,14 @@ impl Inner {
         self.deliver(to, from, Bytes::copy_from_slice(payload));
     }
 
-    /// `{Tag, Reply}` was sent to the alias of a call.
+    /// Handles `{Tag, Reply}` that was sent to the alias of a call.
     pub fn answered(&self, alias: &Reference, payload: &[u8]) {
         let Some(call) = self.state.lock().answered(alias) else { return };
         let answer = match Term::decode(payload) {
             Ok(Term::Tuple(mut elements)) if elements.len() == 2 => elements.pop(),
             _ => None,
         };
-        // Nobody may wait any longer.
+        // The caller may have stopped waiting.
         let _ = call.answer.send(answer.ok_or(super::CallError::BadAnswer));
     }
 

@@ -1,50 +1,50 @@
-//! What can go wrong when a program sends or calls.
+//! The errors of sending and calling.
 
 use std::time::Duration;
 
 use gater_term::Term;
 
-/// Why a message was not sent.
+/// The reason why a message was not sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
-    /// The name of the process or of its node is none.
+    /// The name is not a valid name of a process or of a node.
     #[error("{0:?} is no name of a process or node")]
     BadName(String),
     /// The message is longer than the settings allow.
     #[error("a message of {bytes} bytes, limit {limit}")]
     TooLong {
-        /// Its bytes.
+        /// The length of the message in bytes.
         bytes: usize,
-        /// The limit.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// There is no connection to the node, and none could be made.
+    /// There is no connection to the node, and connecting failed.
     #[error("no connection: {0}")]
     NoConnection(String),
-    /// The peer takes its data too slowly: too much waits for it. Try again later.
+    /// The peer reads too slowly, so the queue to it is full. Try again later.
     #[error("the queue to the node is full: it takes its data too slowly")]
     Busy,
 }
 
-/// Why a call has no answer.
+/// The reason why a call has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// No answer came in time. One that comes later is dropped.
+    /// No answer came in time. A later answer is dropped.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
-    /// There is no such process.
+    /// The process does not exist.
     #[error("there is no such process")]
     NoProc,
-    /// There is no connection to its node, or it was lost before the answer came.
+    /// There is no connection to the node, or it was lost before the answer came.
     #[error("no connection: {0}")]
     NoConnection(String),
     /// The process ended before it answered.
     #[error("the process ended: {0}")]
     Exit(Term),
-    /// The function that was called by `rpc` failed, or must not be called.
+    /// The function that was called by `rpc` failed or is not allowed.
     #[error("badrpc: {0}")]
     BadRpc(Term),
-    /// The answer is no term that this library decodes.
+    /// The library cannot decode the answer.
     #[error("the answer cannot be read")]
     BadAnswer,
     /// The request was not sent.
@@ -62,7 +62,7 @@ impl From<SendError> for CallError {
 }
 
 impl CallError {
-    /// What the end of a process by `reason` means for its callers.
+    /// Returns the error for the callers of a process that ended with `reason`.
     pub(super) fn of_exit(reason: Term) -> Self {
         match reason.as_atom() {
             Some("noproc") => Self::NoProc,
@@ -72,13 +72,13 @@ impl CallError {
     }
 }
 
-/// Why a name was not registered.
+/// The reason why a name was not registered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RegisterError {
-    /// It is no name, or one that is reserved.
+    /// The name is not valid, or it is reserved.
     #[error("{0:?} cannot be registered")]
     BadName(String),
-    /// Another process has it.
+    /// Another process has registered the name.
     #[error("{0:?} is registered already")]
     Taken(String),
 }

@@ -1,4 +1,4 @@
-//! Servers that BEAMs call, cast to, monitor and link with.
+//! Servers that BEAMs can call, cast to, monitor and link to.
 
 use std::future::{Future, ready};
 
@@ -7,20 +7,20 @@ use tokio::task::JoinHandle;
 
 use super::{Caller, Node, Process, Received, RegisterError};
 
-/// What a server does next.
+/// The next step of a server.
 #[derive(Debug)]
 pub enum Next {
-    /// It goes on.
+    /// The server handles its next message.
     Continue,
-    /// It ends with this reason; `normal` and `shutdown` are no failures.
+    /// The server ends with this reason; `normal` and `shutdown` are not failures.
     Stop(Term),
 }
 
-/// A server in the manner of OTP's `gen_server`. One message is handled at a time.
+/// A server in the manner of OTP's `gen_server`, which handles one message at a time.
 ///
-/// A server that takes long to answer hands its [`Caller`] to a task of its own.
+/// A server that takes long to answer passes its [`Caller`] to a task of its own.
 pub trait GenServer: Send + 'static {
-    /// Handles a call, which is answered by [`Caller::reply`].
+    /// Handles a call, which is answered with [`Caller::reply`].
     fn handle_call(
         &mut self,
         me: &Process,
@@ -28,13 +28,13 @@ pub trait GenServer: Send + 'static {
         caller: Caller,
     ) -> impl Future<Output = Next> + Send;
 
-    /// Handles a cast; ignores it unless implemented.
+    /// Handles a cast. The default implementation ignores it.
     fn handle_cast(&mut self, _me: &Process, _message: Term) -> impl Future<Output = Next> + Send {
         ready(Next::Continue)
     }
 
-    /// Handles any other message or signal. Unless implemented, the exit of a linked process that
-    /// is not `normal` ends the server with the same reason, and all else is ignored.
+    /// Handles any other message or signal. The default implementation ends the server with the
+    /// reason of a linked process whose exit reason is not `normal`, and ignores everything else.
     fn handle_info(&mut self, _me: &Process, info: Received) -> impl Future<Output = Next> + Send {
         ready(match info {
             Received::Exit { reason, .. } if reason.as_atom() != Some("normal") => {
@@ -45,7 +45,7 @@ pub trait GenServer: Send + 'static {
     }
 }
 
-/// A running [`GenServer`]. Dropping the handle leaves it running.
+/// A running [`GenServer`]. Dropping this handle does not stop the server.
 #[derive(Debug)]
 pub struct Server {
     pid: Pid,
@@ -53,25 +53,26 @@ pub struct Server {
 }
 
 impl Server {
-    /// The pid of the server.
+    /// Returns the pid of the server.
     pub fn pid(&self) -> &Pid {
         &self.pid
     }
 
-    /// Waits for its end; returns the reason, which is `panic` if it has panicked.
+    /// Waits for the end of the server and returns its reason, which is `panic` if the server
+    /// panicked.
     pub async fn ended(self) -> Term {
         self.task.await.unwrap_or_else(|_| crate::term!(panic))
     }
 
-    /// Ends it at once, in the middle of what it does.
+    /// Ends the server at once, even while it handles a message.
     pub fn abort(&self) {
         self.task.abort();
     }
 }
 
 impl Node {
-    /// Runs `server` as a process of this node, on a task of its own, registered under `name` if
-    /// there is one.
+    /// Runs `server` as a process of this node on a task of its own, registered under `name` if
+    /// that is given.
     pub fn serve(
         &self,
         name: Option<&str>,

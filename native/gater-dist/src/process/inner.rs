@@ -1,4 +1,4 @@
-//! What all handles of a node share.
+//! The state that all handles of a node share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,19 +16,19 @@ use crate::protocol::encode::Signal;
 use crate::protocol::flags::Watch;
 use crate::{Chain, Connection, Lane};
 
-/// How long queued output may take when the last handle is dropped.
+/// The time for which queued output is still written when the last handle is dropped.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// A node with processes. Dropping it shuts it down.
+/// A node with processes. Dropping the value shuts the node down.
 pub struct Inner {
     /// The node underneath.
     pub lower: crate::Node,
-    /// Stands for callers and senders that are no process.
+    /// The pid that stands for callers and senders that are not processes.
     pub caller: Pid,
     pub state: Mutex<State>,
     pub events: broadcast::Sender<NodeEvent>,
     pub max_message: usize,
-    /// What may wait for a peer before sends are refused.
+    /// The number of bytes that may wait for a peer before sends are refused.
     pub max_waiting: usize,
     pub runtime: Handle,
     pub last_number: AtomicU64,
@@ -42,13 +42,13 @@ impl Drop for Inner {
 }
 
 impl Inner {
-    /// A number that was never used on this node.
+    /// Returns a number that this node has never used before.
     pub fn number(&self) -> u64 {
         self.last_number.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// A reference that was never used on this node. The third word tells it from those of the
-    /// connections underneath.
+    /// Returns a reference that this node has never used before. Its third word distinguishes it
+    /// from the references of the connections underneath.
     pub fn reference(&self) -> Reference {
         const OF_PROCESSES: u32 = 0x4000_0000;
         let number = self.number();
@@ -59,12 +59,12 @@ impl Inner {
             .unwrap_or_else(|| unreachable!("three words are a reference"))
     }
 
-    /// The process that `to` names.
+    /// Returns the process that `to` names.
     pub fn resolve(&self, to: impl Into<Destination>) -> Result<Target, SendError> {
         to.into().resolve(self.lower.name())
     }
 
-    /// The connection to `node`, which is made if there is none.
+    /// Returns the connection to `node`, and connects first if necessary.
     pub async fn connection(&self, node: &Atom) -> Result<Arc<Connection>, SendError> {
         match self.lower.connection(node.as_str()) {
             Some(connection) => Ok(connection),
@@ -100,13 +100,13 @@ impl Inner {
         self.transmit(connection, wire::send(from, with_sender, to, payload))
     }
 
-    /// Refuses what is longer than a message may be.
+    /// Refuses a payload that is longer than a message may be.
     fn admit(&self, payload: &[u8]) -> Result<(), SendError> {
         let (bytes, limit) = (payload.len(), self.max_message);
         if bytes > limit { Err(SendError::TooLong { bytes, limit }) } else { Ok(()) }
     }
 
-    /// Queues a signal, all in one lane: they leave in their order.
+    /// Queues a signal. All signals use one lane, so they are sent in order.
     fn transmit(&self, connection: &Arc<Connection>, signal: Signal) -> Result<(), SendError> {
         if connection.outbox().waiting(Lane::Control) > self.max_waiting {
             return Err(SendError::Busy);
@@ -118,7 +118,8 @@ impl Inner {
         }
     }
 
-    /// Puts a message into the mailbox of a process of this node; whether there is one.
+    /// Puts a message into the mailbox of a process of this node. Returns whether the process
+    /// exists.
     pub fn deliver(&self, to: &Target, from: Option<Pid>, body: Bytes) -> bool {
         let found = {
             let state = self.state.lock();

@@ -12,44 +12,44 @@ use crate::gen_server::{self, Request};
 use crate::protocol::flags::Watch;
 use crate::protocol::session::NET_KERNEL;
 
-/// Something that a process has received.
+/// A message or signal that a process has received.
 #[derive(Debug)]
 pub enum Received {
     /// A message.
     Message {
-        /// The sender, where the peer gives it.
+        /// The sender, if the peer names it.
         from: Option<Pid>,
         /// The message.
         body: Term,
     },
-    /// A call, as of `gen_server:call`.
+    /// A call, as made by `gen_server:call`.
     Call {
-        /// Whom to answer, by [`Caller::reply`].
+        /// The caller, which is answered with [`Caller::reply`].
         caller: Caller,
         /// The request.
         request: Term,
     },
-    /// A cast, as of `gen_server:cast`.
+    /// A cast, as made by `gen_server:cast`.
     Cast(Term),
-    /// A monitored process has ended, never was, or is out of reach (`noconnection`).
+    /// A monitored process has ended, never existed, or is out of reach (`noconnection`).
     Down {
-        /// The monitor, which is over.
+        /// The reference of the monitor, which has ended.
         monitor: Reference,
         /// The process as it was monitored.
         target: Target,
-        /// Why it ended.
+        /// The reason of its end.
         reason: Term,
     },
-    /// A linked process has ended, or another one has sent an exit signal.
+    /// A linked process has ended, or another process has sent an exit signal.
     Exit {
-        /// The process.
+        /// The process that ended or sent the signal.
         from: Pid,
-        /// Why it ended.
+        /// The exit reason.
         reason: Term,
     },
 }
 
-/// A process of a [`Node`]: a pid and a mailbox. It ends when it is dropped.
+/// A process of a [`Node`], with a pid and a mailbox. Dropping the value ends the process.
 #[derive(Debug)]
 pub struct Process {
     node: Node,
@@ -62,23 +62,24 @@ impl Process {
         Self { node, pid, mailbox }
     }
 
-    /// The pid.
+    /// Returns the pid of the process.
     pub fn pid(&self) -> &Pid {
         &self.pid
     }
 
-    /// The node it is on.
+    /// Returns the node of the process.
     pub fn node(&self) -> &Node {
         &self.node
     }
 
-    /// Messages that were dropped: the mailbox was full, or they were nested too deep.
+    /// Returns the number of dropped messages, for which the mailbox was full or which were nested
+    /// too deep.
     pub fn dropped(&self) -> u64 {
         self.mailbox.dropped()
     }
 
-    /// Waits for the next message or signal; `None` once the node was shut down. Nothing is lost
-    /// if the future is dropped.
+    /// Waits for the next message or signal. Returns `None` once the node is shut down. The method
+    /// is cancel-safe.
     pub async fn receive(&mut self) -> Option<Received> {
         loop {
             let item = self.mailbox.next().await?;
@@ -91,7 +92,7 @@ impl Process {
 
     fn decode(&self, item: Item) -> Option<Received> {
         let term = |bytes: &Bytes| Term::decode(bytes).ok();
-        // The end of a process is told even if nobody can read why.
+        // The end of a process is reported even if its reason cannot be decoded.
         let reason = |bytes: &Bytes| term(bytes).unwrap_or_else(|| crate::term!(unreadable_reason));
         Some(match item {
             Item::Message { from, body } => match gen_server::parse(&body) {
@@ -122,25 +123,25 @@ impl Process {
         }
     }
 
-    /// Gives up a name; whether it had it.
+    /// Unregisters a name. Returns whether it was registered for this process.
     pub fn unregister(&self, name: &str) -> bool {
         self.node.0.state.lock().unregister(name, &self.pid)
     }
 
-    /// As [`Node::send`], with this process as the sender.
+    /// Does the same as [`Node::send`], with this process as the sender.
     pub async fn send(&self, to: impl Into<Destination>, message: &Term) -> Result<(), SendError> {
         let to = self.node.0.resolve(to)?;
         self.node.0.send(&self.pid, &to, message.to_vec()).await
     }
 
-    /// As [`Node::cast`], with this process as the sender.
+    /// Does the same as [`Node::cast`], with this process as the sender.
     pub async fn cast(&self, to: impl Into<Destination>, message: &Term) -> Result<(), SendError> {
         let to = self.node.0.resolve(to)?;
         self.node.0.send(&self.pid, &to, wire::gen_cast(message)).await
     }
 
-    /// Monitors a process. Its end arrives as [`Received::Down`] with the returned reference, once;
-    /// at once if there is no such process or no connection.
+    /// Monitors a process. Its end arrives once, as [`Received::Down`] with the returned reference.
+    /// It arrives immediately if the process does not exist or there is no connection.
     pub async fn monitor(&self, target: impl Into<Destination>) -> Result<Reference, SendError> {
         let inner = &self.node.0;
         let (target, reference) = (inner.resolve(target)?, inner.reference());
@@ -162,24 +163,24 @@ impl Process {
         let via = Via::over(&connection);
         state.monitors(&self.pid, reference.clone(), target.clone(), via);
         if connection.format().watch == Watch::Monitor {
-            // Under the lock: signals leave in the order of the table's changes.
+            // The lock is held, so that signals are sent in the order in which the table changes.
             connection.signal(wire::monitor(true, &self.pid, &target, &reference));
         }
         if connection.is_closed() {
-            // Its end may have been handled before.
+            // The end of the connection may have been handled before.
             state.lost(&connection);
         }
         Ok(reference)
     }
 
-    /// Stops monitoring; a [`Received::Down`] of the monitor that waits in the mailbox is
-    /// removed.
+    /// Stops monitoring. A [`Received::Down`] of the monitor that waits in the mailbox is removed.
     pub fn demonitor(&self, monitor: &Reference) {
         self.node.0.state.lock().demonitor(&self.pid, monitor);
     }
 
-    /// Links with a process: the end of either is told to the other as an exit signal; at once if
-    /// there is no such process (`noproc`) or no connection (`noconnection`).
+    /// Links this process with another one. When either ends, the other receives an exit signal;
+    /// this process receives one immediately if the other does not exist (`noproc`) or there is no
+    /// connection (`noconnection`).
     pub async fn link(&self, other: &Pid) {
         let inner = &self.node.0;
         if other.node == *inner.lower.name() {
@@ -204,7 +205,7 @@ impl Process {
         inner.state.lock().unlink_both(inner.number(), &self.pid, other);
     }
 
-    /// Ends the process: what is linked to it or monitors it is told `reason`.
+    /// Ends the process. Linked and monitoring processes are told `reason`.
     pub fn exit(self, reason: &Term) {
         self.end(reason);
     }
@@ -216,7 +217,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Does nothing if it has ended.
+        // This does nothing if the process has ended already.
         let panics = std::thread::panicking();
         self.end(&if panics { crate::term!(panic) } else { crate::term!(normal) });
     }

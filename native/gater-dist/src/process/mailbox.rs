@@ -9,12 +9,13 @@ use tokio::sync::Notify;
 
 use super::Target;
 
-/// How much a mailbox holds.
+/// The capacity of a mailbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Messages that wait.
+    /// The greatest number of waiting messages.
     pub messages: usize,
-    /// Their bytes. An empty mailbox takes one message of any size.
+    /// The greatest number of bytes of waiting messages. An empty mailbox accepts one message of
+    /// any size.
     pub bytes: usize,
 }
 
@@ -24,14 +25,14 @@ impl Default for Limits {
     }
 }
 
-/// Something that has arrived, not decoded yet.
+/// A message or signal that has arrived and is not decoded yet.
 #[derive(Debug)]
 pub enum Item {
-    /// A message, with its sender where the wire gives it.
+    /// A message, with its sender if the peer names it.
     Message { from: Option<Pid>, body: Bytes },
     /// A monitored process has ended.
     Down { monitor: Reference, target: Target, reason: Bytes },
-    /// A linked process has ended, or another one has sent an exit signal.
+    /// A linked process has ended, or another process has sent an exit signal.
     Exit { from: Pid, reason: Bytes },
 }
 
@@ -57,13 +58,13 @@ fn message_bytes(item: &Item) -> Option<usize> {
 }
 
 impl Mailbox {
-    /// An empty mailbox.
+    /// Returns an empty mailbox.
     pub fn new(limits: Limits) -> Self {
         Self { queue: Mutex::default(), limits, arrived: Notify::new() }
     }
 
-    /// Puts a message in. Returns whether it was the first one that was dropped, because the
-    /// mailbox is full.
+    /// Adds a message. Returns true if the mailbox is full and this is the first message that is
+    /// dropped.
     pub fn offer(&self, from: Option<Pid>, body: Bytes) -> bool {
         let mut queue = self.queue.lock();
         let bytes = queue.bytes.saturating_add(body.len());
@@ -81,13 +82,13 @@ impl Mailbox {
         false
     }
 
-    /// Puts in a signal, of which there are no more than monitors and links.
+    /// Adds a signal. Their number is bounded by that of monitors and links.
     pub fn put(&self, item: Item) {
         self.queue.lock().items.push_back(item);
         self.arrived.notify_one();
     }
 
-    /// Puts in an exit signal that no link has caused; false if it was dropped.
+    /// Adds an exit signal that no link has caused. Returns false if it was dropped.
     pub fn offer_exit(&self, from: Pid, reason: Bytes) -> bool {
         let mut queue = self.queue.lock();
         if queue.items.len() >= self.limits.messages.saturating_mul(2) {
@@ -100,31 +101,31 @@ impl Mailbox {
         true
     }
 
-    /// Counts something that was taken out and is of no use.
+    /// Counts a message that was taken out but could not be used.
     pub fn count_dropped(&self) {
         self.queue.lock().dropped += 1;
     }
 
-    /// The number of messages that were dropped.
+    /// Returns the number of dropped messages.
     pub fn dropped(&self) -> u64 {
         self.queue.lock().dropped
     }
 
-    /// Nothing more arrives; what is there can still be taken.
+    /// Closes the mailbox. Nothing more arrives, but waiting items can still be taken.
     pub fn close(&self) {
         self.queue.lock().closed = true;
         self.arrived.notify_one();
     }
 
-    /// Forgets the `DOWN` of a monitor that is given up.
+    /// Removes the `DOWN` of a monitor that was ended.
     pub fn forget(&self, reference: &Reference) {
         let is_it =
             |item: &Item| matches!(item, Item::Down { monitor, .. } if monitor == reference);
         self.queue.lock().items.retain(|item| !is_it(item));
     }
 
-    /// The next item; `None` once the mailbox is closed and empty. Nothing is lost if the future
-    /// is dropped.
+    /// Returns the next item, or `None` once the mailbox is closed and empty. The method is
+    /// cancel-safe.
     pub async fn next(&self) -> Option<Item> {
         loop {
             {

@@ -1,8 +1,8 @@
 //! Processes on a hidden node: the layer for programs.
 //!
-//! [`Node::start`] joins a cluster, [`Node::spawn`] makes a [`Process`] with a pid and a mailbox,
-//! and [`Node::call`] calls a `gen_server` anywhere. A [`GenServer`] is served by
-//! [`Node::serve`]. Terms are [`Term`]s, built by [`term!`](crate::term!).
+//! [`Node::start`] joins a cluster, [`Node::spawn`] creates a [`Process`] with a pid and a mailbox,
+//! and [`Node::call`] calls a `gen_server` on any node. [`Node::serve`] runs a [`GenServer`]. Terms
+//! are values of [`Term`], which [`term!`](crate::term!) builds.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -21,30 +21,30 @@
 //! # }
 //! ```
 //!
-//! # What may be relied on
+//! # Guarantees and limits
 //!
 //! * **Order.** Messages and signals between two processes arrive in the order in which they were
 //!   sent, as long as the connection lasts and each send is awaited before the next one.
-//! * **Loss.** What was on its way when a connection ended may be lost. Monitors and links report
-//!   that with the reason `noconnection`, and calls with [`CallError::NoConnection`].
-//! * **Exit signals** never end a process by themselves: each arrives as [`Received::Exit`], as if
-//!   the process trapped exits, the reason `kill` included.
-//! * **Mailboxes are bounded**, by [`Limits`]. A message that finds its mailbox full is dropped and
+//! * **Loss.** Messages in transit may be lost when a connection ends. Monitors and links report
+//!   the end with the reason `noconnection`, and calls with [`CallError::NoConnection`].
+//! * **Exit signals** never end a process by themselves. Each of them arrives as
+//!   [`Received::Exit`], as if the process trapped exits, even with the reason `kill`.
+//! * **Mailboxes are bounded** by [`Limits`]. A message that finds its mailbox full is dropped and
 //!   counted in [`Process::dropped`]; the first one is logged. `DOWN` and exit signals of monitors
 //!   and links are never dropped.
-//! * **Back-pressure.** Sending does not wait for the receiver. A peer that takes its data more
-//!   slowly than it is sent makes sends fail with [`SendError::Busy`] once its queue is half full
-//!   (32 MiB unless [`Settings::lanes`](crate::Settings) says otherwise).
+//! * **Back-pressure.** Sending does not wait for the receiver. If a peer reads more slowly than it
+//!   is sent data, sends fail with [`SendError::Busy`] once its queue is half full (32 MiB unless
+//!   [`Settings::lanes`](crate::Settings) says otherwise).
 //! * **Drop.** Dropping a [`Process`] ends it with the reason `normal`, or `panic` while its thread
 //!   panics, and its links and monitors are told. When the last handle is dropped ([`Node`],
-//!   [`Process`] or [`Caller`]), the node leaves EPMD and closes its connections; a server keeps
-//!   its node running. [`Node::shutdown`] waits for what is queued.
-//! * **Limits.** A message has at most [`Settings::max_message`](crate::Settings) bytes. A term
-//!   that is received is nested at most [`MAX_DECODED_DEPTH`](gater_term::MAX_DECODED_DEPTH) deep;
-//!   others are dropped and counted. A process has at most [`MAX_WATCHERS`] monitors and links of
-//!   others.
-//! * **Foreign nodes** without monitors, as those of C's `ei`, report the end of a process only
-//!   by the end of the connection.
+//!   [`Process`] or [`Caller`]), the node unregisters from EPMD and closes its connections; a
+//!   server keeps its node running. [`Node::shutdown`] waits until queued messages are written.
+//! * **Limits.** A message has at most [`Settings::max_message`](crate::Settings) bytes. A received
+//!   term is nested at most [`MAX_DECODED_DEPTH`](gater_term::MAX_DECODED_DEPTH) deep; terms that
+//!   are nested deeper are dropped and counted. A process has at most [`MAX_WATCHERS`] monitors and
+//!   links of other processes.
+//! * **Foreign nodes** without monitors, as those of C's `ei`, report the end of a process only by
+//!   the end of the connection.
 
 mod call;
 mod destination;

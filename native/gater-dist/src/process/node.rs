@@ -14,11 +14,11 @@ use super::mailbox::Mailbox;
 use super::{Destination, Limits, NodeEvents, Process, SendError, wire};
 use crate::{Lane, Settings, StartError};
 
-/// Events that a receiver may be behind.
+/// The number of events by which a receiver may be behind.
 const EVENTS_KEPT: usize = 1024;
 
-/// A running hidden node with processes. Cloning returns another handle of the same node, which
-/// stops when the last handle is dropped.
+/// A running hidden node with processes. A clone is another handle of the same node. The node stops
+/// when the last handle is dropped.
 #[derive(Clone)]
 pub struct Node(pub(super) Arc<Inner>);
 
@@ -29,18 +29,19 @@ impl std::fmt::Debug for Node {
 }
 
 impl Node {
-    /// Listens, registers with EPMD and accepts connections from then on. Runs on the tokio runtime
-    /// that it is called on.
+    /// Starts a node: it listens, registers with EPMD and accepts connections. The node runs on the
+    /// current tokio runtime.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let limits = (settings.max_message, control_bytes(&settings));
         Ok(Self::run(crate::Node::prepare(settings).await?, limits))
     }
 
-    /// Starts a node that connects to others and to which nobody can connect: it does not listen,
-    /// and needs no EPMD on its own host. Runs on the tokio runtime that it is called on.
+    /// Starts a node that connects to other nodes but does not accept connections: it does not
+    /// listen, and needs no EPMD on its own host. The node runs on the current tokio runtime.
     pub fn start_dial_only(settings: Settings) -> Result<Self, StartError> {
         let limits = (settings.max_message, control_bytes(&settings));
-        // Incarnations of one name differ; those up to 3 are taken for those of old nodes.
+        // The incarnations of one name must differ. Those up to 3 would be taken for those of old
+        // nodes.
         let creation = getrandom::u32().unwrap_or(u32::MAX) | 4;
         Ok(Self::run(crate::Node::dial_only(settings, creation)?, limits))
     }
@@ -61,36 +62,36 @@ impl Node {
         Self(inner)
     }
 
-    /// The full name, `name@host`.
+    /// Returns the full name of the node, `name@host`.
     pub fn name(&self) -> &Atom {
         self.0.lower.name()
     }
 
-    /// The connected nodes.
+    /// Returns the names of the connected nodes.
     pub fn nodes(&self) -> Vec<Atom> {
         let connections = self.0.lower.connections();
         connections.iter().map(|connection| connection.peer().name.clone()).collect()
     }
 
-    /// Makes a process with a mailbox of the usual [`Limits`].
+    /// Creates a process whose mailbox has the default [`Limits`].
     pub fn spawn(&self) -> Process {
         self.spawn_with(Limits::default())
     }
 
-    /// Makes a process with a mailbox of these limits.
+    /// Creates a process whose mailbox has the given limits.
     pub fn spawn_with(&self, limits: Limits) -> Process {
         let (pid, mailbox) = (self.0.lower.new_pid(), Arc::new(Mailbox::new(limits)));
         self.0.state.lock().begin(pid.clone(), mailbox.clone());
         Process::new(self.clone(), pid, mailbox)
     }
 
-    /// The process of this node that has registered `name`.
+    /// Returns the process of this node that has registered `name`.
     pub fn whereis(&self, name: &str) -> Option<Pid> {
         self.0.state.lock().whereis(name).cloned()
     }
 
-    /// Sends `message`, connecting to the node first if need be. As in Erlang it is no error if
-    /// there is no such process.
+    /// Sends `message`, and connects to the node first if necessary. As in Erlang, a missing
+    /// process is not an error.
     pub async fn send(&self, to: impl Into<Destination>, message: &Term) -> Result<(), SendError> {
         let to = self.0.resolve(to)?;
         self.0.send(&self.0.caller, &to, message.to_vec()).await
@@ -102,27 +103,27 @@ impl Node {
         self.0.send(&self.0.caller, &to, wire::gen_cast(message)).await
     }
 
-    /// Connects to `node`, as `net_kernel:connect_node/1` does. Nodes that are sent to are
-    /// connected to anyway.
+    /// Connects to `node`, as `net_kernel:connect_node/1` does. Sending to a node connects to it
+    /// anyway.
     pub async fn connect(&self, node: &str) -> Result<(), SendError> {
         let node = Atom::new(node).map_err(|_| SendError::BadName(node.to_owned()))?;
         self.0.connection(&node).await.map(drop)
     }
 
-    /// Keeps a connection to `node`, and makes it again with growing pauses whenever it is lost.
+    /// Keeps a connection to `node`, and connects again with growing pauses whenever it is lost.
     pub fn keep(&self, node: &str) -> Result<(), SendError> {
         let atom = Atom::new(node).map_err(|_| SendError::BadName(node.to_owned()))?;
         self.0.lower.keep(&atom);
         Ok(())
     }
 
-    /// What happens to connections from now on.
+    /// Returns the events of connections from now on.
     pub fn events(&self) -> NodeEvents {
         NodeEvents(self.0.events.subscribe())
     }
 
-    /// Stops the node: leaves EPMD, writes out what is queued for at most `within`, and closes all
-    /// connections. Processes that wait for messages get `None`; calls fail.
+    /// Shuts the node down: unregisters from EPMD, writes queued messages for at most `within`, and
+    /// closes all connections. Processes that wait for messages receive `None`, and calls fail.
     pub async fn shutdown(&self, within: Duration) {
         self.0.lower.shutdown(within).await;
         self.0.state.lock().close();

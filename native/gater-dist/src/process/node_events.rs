@@ -1,4 +1,4 @@
-//! What happens to the connections of a node.
+//! The events of the connections of a node.
 
 use gater_term::Atom;
 use tokio::sync::broadcast::Receiver;
@@ -6,26 +6,26 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use crate::DownReason;
 
-/// Something that has happened to a connection.
+/// An event of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeEvent {
-    /// A node is connected.
+    /// The node is connected.
     Up(Atom),
-    /// The connection to a node is gone.
+    /// The connection to the node has ended.
     Down(Atom, DownReason),
-    /// A node that [`Node::keep`](super::Node::keep) is to connect to could not be reached; it is
-    /// tried again.
+    /// A node that [`Node::keep`](super::Node::keep) is to keep connected could not be reached. It
+    /// is dialled again.
     Unreachable(Atom, String),
-    /// So many events were missed: the receiver was more than 1,024 behind.
+    /// This number of events was missed, because the receiver was more than 1,024 events behind.
     Missed(u64),
 }
 
-/// A stream of [`NodeEvent`]s, from the time on when it was made.
+/// A stream of the [`NodeEvent`]s that occur after it was made.
 #[derive(Debug)]
 pub struct NodeEvents(pub(super) Receiver<NodeEvent>);
 
 impl NodeEvents {
-    /// The next event, if there is one already.
+    /// Returns the next event, or `None` if no event is available yet.
     pub fn try_next(&mut self) -> Option<NodeEvent> {
         match self.0.try_recv() {
             Ok(event) => Some(event),
@@ -34,8 +34,7 @@ impl NodeEvents {
         }
     }
 
-    /// Waits for the next event; `None` once the node has ended. Nothing is lost if the future
-    /// is dropped.
+    /// Waits for the next event. Returns `None` once the node has ended. The method is cancel-safe.
     pub async fn next(&mut self) -> Option<NodeEvent> {
         match self.0.recv().await {
             Ok(event) => Some(event),

@@ -1,4 +1,4 @@
-//! Who there is on a node, and who watches whom.
+//! The tables of the processes of a node: their names, calls, links and monitors.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -12,24 +12,24 @@ use super::{CallError, Target, wire};
 use crate::Connection;
 use crate::protocol::encode::Signal;
 
-/// Monitors and links of other processes that one process takes, each. More are refused with the
-/// reason `system_limit`.
+/// The greatest number of monitors, and the greatest number of links, of other processes that one
+/// process accepts. Further ones are refused with the reason `system_limit`.
 pub const MAX_WATCHERS: usize = 100_000;
 
-/// The connection that something depends on; `None` for what is on this node.
+/// The connection on which an entry depends, or `None` for a process of this node.
 #[derive(Debug, Clone)]
 pub struct Via(Option<Weak<Connection>>);
 
 impl Via {
-    /// What is on this node.
+    /// The value for processes of this node.
     pub const HERE: Self = Self(None);
 
-    /// What depends on `connection`.
+    /// Returns the value for an entry that depends on `connection`.
     pub fn over(connection: &Arc<Connection>) -> Self {
         Self(Some(Arc::downgrade(connection)))
     }
 
-    /// Whether it depends on `connection`.
+    /// Returns whether the entry depends on `connection`.
     pub fn is(&self, connection: &Arc<Connection>) -> bool {
         self.0.as_ref().is_some_and(|over| std::ptr::eq(over.as_ptr(), Arc::as_ptr(connection)))
     }
@@ -45,18 +45,18 @@ impl Via {
     }
 }
 
-/// A monitor of one of our processes.
+/// A monitor of a process of this node.
 struct Watcher {
     pid: Pid,
-    /// The process as it was named, encoded.
+    /// The process as the monitor named it, encoded.
     named: Vec<u8>,
     via: Via,
 }
 
-/// A monitor that one of our processes has.
+/// A monitor that a process of this node has on another process.
 struct Monitored {
     target: Target,
-    /// The process, if it is one of ours.
+    /// The monitored process, if it is on this node.
     ours: Option<Pid>,
     via: Via,
 }
@@ -70,9 +70,9 @@ struct Entry {
 
 /// A call that waits for its answer.
 pub struct Pending {
-    /// Takes the answer.
+    /// The sender of the answer.
     pub answer: oneshot::Sender<Result<Term, CallError>>,
-    /// What the call depends on.
+    /// The connection on which the call depends.
     pub via: Via,
 }
 
@@ -81,7 +81,7 @@ pub struct Pending {
 pub struct State {
     processes: HashMap<Pid, Entry>,
     names: HashMap<String, Pid>,
-    /// Which of our processes a monitor of a remote process, or of a caller, is of.
+    /// The process of this node to which a monitor of a remote process, or of a caller, belongs.
     watched: HashMap<Reference, Pid>,
     calls: HashMap<Reference, Pending>,
     closed: bool,
@@ -94,7 +94,7 @@ fn encoded(atom: &str) -> Bytes {
 }
 
 impl State {
-    /// A process begins.
+    /// Adds a process.
     pub fn begin(&mut self, pid: Pid, mailbox: Arc<Mailbox>) {
         if self.closed {
             mailbox.close();
@@ -103,12 +103,12 @@ impl State {
         self.processes.insert(pid, Entry { mailbox, links, watchers, monitors });
     }
 
-    /// The pid of a name.
+    /// Returns the process that has registered a name.
     pub fn whereis(&self, name: &str) -> Option<&Pid> {
         self.names.get(name)
     }
 
-    /// Registers a name unless it is taken.
+    /// Registers a name. Returns false if it is taken.
     pub fn register(&mut self, name: &str, pid: &Pid) -> bool {
         let free = !self.names.contains_key(name);
         if free {
@@ -117,12 +117,12 @@ impl State {
         free
     }
 
-    /// Gives up a name of `pid`.
+    /// Unregisters a name of `pid`. Returns false if `pid` has not registered it.
     pub fn unregister(&mut self, name: &str, pid: &Pid) -> bool {
         self.names.get(name) == Some(pid) && self.names.remove(name).is_some()
     }
 
-    /// Our process of that name or pid.
+    /// Returns the process of this node with a name or pid.
     pub fn find(&self, target: &Target) -> Option<&Pid> {
         match target {
             Target::Pid(pid) => self.processes.get_key_value(pid).map(|(pid, _)| pid),
@@ -130,30 +130,30 @@ impl State {
         }
     }
 
-    /// The mailbox of one of our processes.
+    /// Returns the mailbox of a process of this node.
     pub fn mailbox(&self, pid: &Pid) -> Option<&Arc<Mailbox>> {
         self.processes.get(pid).map(|entry| &entry.mailbox)
     }
 
-    /// A call begins to wait for its answer.
+    /// Adds a call that waits for its answer.
     pub fn call(&mut self, alias: Reference, pending: Pending) {
         self.calls.insert(alias, pending);
     }
 
-    /// A call has its answer, or waits no longer.
+    /// Removes a call that was answered or is no longer waited for.
     pub fn answered(&mut self, alias: &Reference) -> Option<Pending> {
         self.calls.remove(alias)
     }
 
-    /// Notes that `me` monitors a process elsewhere.
+    /// Records that `me` monitors a process elsewhere.
     pub fn monitors(&mut self, me: &Pid, reference: Reference, target: Target, via: Via) {
         if let Some(entry) = self.processes.get_mut(me) {
             entry.monitors.insert(reference, Monitored { target, ours: None, via });
         }
     }
 
-    /// A process monitors one of ours, which is on this node or at the other end of `via`. Fails
-    /// with the reason to be told instead.
+    /// Adds a monitor of a process of this node by a process on this node or at the other end of
+    /// `via`. The error is the exit reason to report instead.
     pub fn watch(
         &mut self,
         by: &Pid,
@@ -179,7 +179,7 @@ impl State {
         Ok(())
     }
 
-    /// A monitor of one of our processes by `by` is given up.
+    /// Removes a monitor of a process of this node that `by` has ended.
     pub fn unwatch(&mut self, reference: &Reference, by: &Pid) {
         let Some(pid) = self.watched.get(reference) else { return };
         if let Some(entry) = self.processes.get_mut(pid)
@@ -190,7 +190,7 @@ impl State {
         }
     }
 
-    /// Our process `me` gives up a monitor.
+    /// Ends a monitor of the process `me` of this node.
     pub fn demonitor(&mut self, me: &Pid, reference: &Reference) {
         let Some(entry) = self.processes.get_mut(me) else { return };
         entry.mailbox.forget(reference);
@@ -202,8 +202,9 @@ impl State {
         }
     }
 
-    /// A process that `me`, one of ours or a caller, monitors has ended. Does nothing if it is not
-    /// monitored, or over another connection than `over`.
+    /// Handles the end of a process that `me`, a process of this node or a caller, monitors. Does
+    /// nothing if the process is not monitored, or is monitored over another connection than
+    /// `over`.
     pub fn down(
         &mut self,
         me: &Pid,
@@ -223,19 +224,20 @@ impl State {
             && let Some(call) = self.calls.remove(reference)
         {
             let error = Term::decode(reason).map_or(CallError::BadAnswer, CallError::of_exit);
-            // Nobody may wait any longer.
+            // The caller may have stopped waiting.
             let _ = call.answer.send(Err(error));
         }
     }
 
-    /// Tells `me` of the end of a process that it could not begin to monitor.
+    /// Reports to `me` the end of a process that it could not start to monitor.
     pub fn down_at_once(&mut self, me: &Pid, monitor: Reference, target: Target, reason: &str) {
         if let Some(entry) = self.processes.get(me) {
             entry.mailbox.put(Item::Down { monitor, target, reason: encoded(reason) });
         }
     }
 
-    /// Links our process `me` with `other`, at the other end of `via`; the reason if it cannot be.
+    /// Links the process `me` of this node with `other`, at the other end of `via`. The error is
+    /// the reason why they cannot be linked.
     pub fn link(&mut self, me: &Pid, other: &Pid, via: Via) -> Result<(), &'static str> {
         let entry = self.processes.get_mut(me).ok_or("noproc")?;
         if entry.links.len() >= MAX_WATCHERS {
@@ -245,7 +247,7 @@ impl State {
         Ok(())
     }
 
-    /// Links two of our processes.
+    /// Links two processes of this node.
     pub fn link_here(&mut self, me: &Pid, other: &Pid) {
         match self.link(other, me, Via::HERE) {
             Ok(()) if self.link(me, other, Via::HERE).is_ok() => {}
@@ -254,12 +256,12 @@ impl State {
         }
     }
 
-    /// Gives up a link; whether there was one.
+    /// Removes a link. Returns the connection on which it depended, or `None` if it did not exist.
     pub fn unlink(&mut self, me: &Pid, other: &Pid) -> Option<Via> {
         self.processes.get_mut(me)?.links.remove(other)
     }
 
-    /// Our process `me` gives up its link with `other`.
+    /// Ends the link of the process `me` of this node with `other`.
     pub fn unlink_both(&mut self, id: u64, me: &Pid, other: &Pid) {
         if let Some(via) = self.unlink(me, other) {
             self.unlink(other, me);
@@ -267,14 +269,14 @@ impl State {
         }
     }
 
-    /// Tells `me` of the end of a process that it could not be linked with.
+    /// Reports to `me` the end of a process with which it could not be linked.
     pub fn exit_at_once(&mut self, me: &Pid, other: &Pid, reason: &str) {
         if let Some(entry) = self.processes.get(me) {
             entry.mailbox.put(Item::Exit { from: other.clone(), reason: encoded(reason) });
         }
     }
 
-    /// A process that may be linked to `me` has ended.
+    /// Handles the end of a process that may be linked to `me`.
     pub fn link_broken(
         &mut self,
         me: &Pid,
@@ -291,7 +293,7 @@ impl State {
         }
     }
 
-    /// One of our processes ends: all who are linked to it or monitor it are told.
+    /// Ends a process of this node. All processes that are linked to it or monitor it are told.
     pub fn end(&mut self, me: &Pid, reason: &Bytes) {
         let Some(entry) = self.processes.remove(me) else { return };
         entry.mailbox.close();
@@ -319,7 +321,7 @@ impl State {
         }
     }
 
-    /// A connection is gone, and with it what depended on it.
+    /// Handles the end of a connection and of everything that depended on it.
     pub fn lost(&mut self, connection: &Arc<Connection>) {
         let reason = encoded("noconnection");
         let Self { processes, watched, calls, .. } = self;
@@ -341,7 +343,7 @@ impl State {
         }
     }
 
-    /// The node has ended: mailboxes close once they are empty, and calls fail.
+    /// Handles the end of the node: mailboxes close once they are empty, and calls fail.
     pub fn close(&mut self) {
         self.closed = true;
         self.processes.values().for_each(|entry| entry.mailbox.close());

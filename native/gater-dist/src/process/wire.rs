@@ -1,4 +1,4 @@
-//! The control messages that processes cause, and the messages of `gen_server`.
+//! The control messages of processes, and the messages of `gen_server`.
 //!
 //! Source: "Protocol between Connected Nodes", ERTS User's Guide.
 
@@ -20,7 +20,7 @@ fn bare(control: Bytes) -> Signal {
     Signal { control, payload: crate::Payload::default() }
 }
 
-/// The encoded pid or name of `target`.
+/// Writes the encoded pid or name of `target`.
 pub fn put_target(out: &mut Vec<u8>, target: &Target) {
     match target {
         Target::Pid(pid) => encode::pid(out, pid),
@@ -28,7 +28,7 @@ pub fn put_target(out: &mut Vec<u8>, target: &Target) {
     }
 }
 
-/// A message from `from`, with its sender if the peer takes it (ops 2, 6 and 22).
+/// Returns a message from `from`, with its sender if the peer accepts it (ops 2, 6 and 22).
 pub fn send(from: &Pid, with_sender: bool, to: &Target, payload: Vec<u8>) -> Signal {
     let control = match to {
         Target::Pid(pid) => control(if with_sender { 22 } else { 2 }, 3, |out| {
@@ -48,7 +48,7 @@ pub fn send(from: &Pid, with_sender: bool, to: &Target, payload: Vec<u8>) -> Sig
     Signal { control, payload: payload.into() }
 }
 
-/// Links `from` and `to` (op 1).
+/// Returns the signal that links `from` and `to` (op 1).
 pub fn link(from: &Pid, to: &Pid) -> Signal {
     bare(control(1, 3, |out| {
         encode::pid(out, from);
@@ -56,7 +56,7 @@ pub fn link(from: &Pid, to: &Pid) -> Signal {
     }))
 }
 
-/// Removes a link; `id` is not 0 (op 35).
+/// Returns the signal that removes a link; `id` must not be 0 (op 35).
 pub fn unlink(id: u64, from: &Pid, to: &Pid) -> Signal {
     bare(control(35, 4, |out| {
         encode::uint(out, id);
@@ -65,7 +65,7 @@ pub fn unlink(id: u64, from: &Pid, to: &Pid) -> Signal {
     }))
 }
 
-/// Begins a monitor (op 19) or ends one (op 20).
+/// Returns the signal that begins a monitor (op 19) or ends one (op 20).
 pub fn monitor(begin: bool, from: &Pid, to: &Target, reference: &Reference) -> Signal {
     bare(control(if begin { 19 } else { 20 }, 4, |out| {
         encode::pid(out, from);
@@ -74,7 +74,7 @@ pub fn monitor(begin: bool, from: &Pid, to: &Target, reference: &Reference) -> S
     }))
 }
 
-/// Tells a linked process that `from` has ended (ops 24 and 3).
+/// Returns the signal that tells a linked process that `from` has ended (ops 24 and 3).
 pub fn exit(in_payload: bool, from: &Pid, to: &Pid, reason: &Bytes) -> Signal {
     let pids = |out: &mut Vec<u8>| {
         encode::pid(out, from);
@@ -89,8 +89,8 @@ pub fn exit(in_payload: bool, from: &Pid, to: &Pid, reason: &Bytes) -> Signal {
     }))
 }
 
-/// Tells the monitoring process `to` that the process `of`, encoded as it was monitored, has
-/// ended (ops 28 and 21).
+/// Returns the signal that tells the monitoring process `to` that the process `of`, encoded as it
+/// was monitored, has ended (ops 28 and 21).
 pub fn monitor_exit(
     in_payload: bool,
     of: &[u8],
@@ -112,7 +112,7 @@ pub fn monitor_exit(
     }))
 }
 
-/// `{'$gen_call', {Pid, [alias|Ref]}, Request}`.
+/// Returns `{'$gen_call', {Pid, [alias|Ref]}, Request}`.
 pub fn gen_call(caller: &Pid, alias: &Reference, request: &Term) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
     encode::tuple(&mut out, 3);
@@ -126,7 +126,7 @@ pub fn gen_call(caller: &Pid, alias: &Reference, request: &Term) -> Vec<u8> {
     out
 }
 
-/// `{'$gen_cast', Message}`.
+/// Returns `{'$gen_cast', Message}`.
 pub fn gen_cast(message: &Term) -> Vec<u8> {
     let mut out = Vec::with_capacity(64);
     encode::tuple(&mut out, 2);

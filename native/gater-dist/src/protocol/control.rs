@@ -32,7 +32,7 @@ pub enum Process<'a> {
 }
 
 impl<'a> Process<'a> {
-    /// The encoded pid or name.
+    /// Returns the encoded pid or name.
     pub fn raw(&self) -> &'a [u8] {
         match self {
             Self::Pid(pid) => pid.raw,
@@ -140,7 +140,7 @@ pub enum Control<'a> {
 
 /// What a control message says of the payload after it.
 impl Control<'_> {
-    /// Whether a payload must follow and is made use of.
+    /// Returns whether a payload must follow and is made use of.
     pub fn needs_payload(&self) -> bool {
         matches!(
             self,
@@ -152,7 +152,7 @@ impl Control<'_> {
         )
     }
 
-    /// The process that sent the message, if that is known.
+    /// Returns the process that sent the message, if that is known.
     pub fn sender(&self) -> Option<&RawPid<'_>> {
         match self {
             Self::Send { from, .. } | Self::SendAlias { from, .. } => from.as_ref(),
@@ -270,7 +270,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// An operation code.
+    /// Returns an operation code.
     fn unsigned(&mut self) -> Option<u64> {
         match self.byte()? {
             SMALL_INTEGER => self.byte().map(u64::from),
@@ -279,7 +279,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The bytes of an integer.
+    /// Returns the bytes of an integer.
     fn integer(&mut self) -> Option<&'a [u8]> {
         let start = self.0;
         match self.byte()? {
@@ -294,7 +294,7 @@ impl<'a> Cursor<'a> {
         start.get(..start.len() - self.0.len())
     }
 
-    /// The text of an atom. Atoms in Latin-1 are read as they are: node and
+    /// Returns the text of an atom. Atoms in Latin-1 are read as they are: node and
     /// registered names are ASCII, in which the two agree.
     fn atom(&mut self) -> Option<&'a [u8]> {
         let len = match self.byte()? {
@@ -345,7 +345,7 @@ impl<'a> Cursor<'a> {
         start.get(..start.len() - self.0.len())
     }
 
-    /// A sender, or an element that is not used.
+    /// Returns a sender, or an element that is not used.
     fn sender(&mut self) -> Option<Option<RawPid<'a>>> {
         match self.0.first()? {
             &NEW_PID | &PID => self.pid().map(Some),

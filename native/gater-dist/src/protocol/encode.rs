@@ -82,7 +82,7 @@ pub fn put_numbers(out: &mut impl BufMut, pid: LocalPid) {
     out.put_u32(pid.creation);
 }
 
-/// An integer of eight bytes.
+/// Returns an integer of eight bytes.
 fn small_big(number: u64) -> Vec<u8> {
     let mut out = vec![tag::SMALL_BIG, 8, 0];
     out.extend(number.to_le_bytes());
@@ -100,7 +100,7 @@ fn tuple(op: u8, elements: &[&[u8]]) -> Vec<u8> {
 }
 
 impl Format {
-    /// The format for a connection between `our_pid`'s node and `peer`, both of
+    /// Returns the format for a connection between `our_pid`'s node and `peer`, both of
     /// which have offered fragments or not.
     pub fn new(our_pid: &Pid, peer: &Peer) -> Self {
         let header = flags::header(peer.flags);
@@ -131,13 +131,13 @@ impl Format {
         }
     }
 
-    /// The start of the frame of a message to a pid of the peer, from the body's first
+    /// Returns the start of the frame of a message to a pid of the peer, from the body's first
     /// byte up to the node in the pid.
     pub fn send_prefix(&self) -> &[u8] {
         &self.send_prefix
     }
 
-    /// The start of the body of a frame that refers to no atoms, up to its control message.
+    /// Returns the start of the body of a frame that refers to no atoms, up to its control message.
     pub fn frame_start(&self) -> &'static [u8] {
         if self.header { &[131, 68, 0] } else { &[112, 131] }
     }
@@ -147,7 +147,7 @@ impl Format {
         self.payload_prefix
     }
 
-    /// The length of the frame of a signal.
+    /// Returns the length of the frame of a signal.
     pub fn signal_len(&self, control: usize, payload: usize) -> usize {
         let prefix = if payload == 0 { 0 } else { self.payload_prefix.len() };
         4 + self.frame_start().len() + control + prefix + payload
@@ -163,14 +163,14 @@ impl Format {
         }
     }
 
-    /// A message to a registered name.
+    /// Returns a message to a registered name.
     pub fn send_name(&self, name: &str) -> Bytes {
         let mut atom = Vec::with_capacity(name.len() + 3);
         put_atom(&mut atom, name);
         tuple(6, &[&self.our_pid, &UNUSED, &atom]).into()
     }
 
-    /// The reference of our monitor `number`, encoded.
+    /// Returns the reference of our monitor `number`, encoded.
     pub fn monitor_reference(&self, number: u64) -> Vec<u8> {
         let mut out = Vec::with_capacity(15 + self.our_reference.len());
         out.push(tag::NEWER_REFERENCE);
@@ -200,7 +200,7 @@ impl Format {
         Signal { control: control.into(), payload: Payload::default() }
     }
 
-    /// A probe that nothing waits for: the answer shows that a silent peer is there.
+    /// Returns a probe that nothing waits for: the answer shows that a silent peer is there.
     pub fn liveness_probe(&self) -> Signal {
         self.probe(LIVENESS)
     }
@@ -213,7 +213,7 @@ impl Format {
         Signal { control: control.into(), payload: Payload::default() }
     }
 
-    /// Whether this is the encoded reference of a probe.
+    /// Returns whether this is the encoded reference of a probe.
     pub fn is_probe(&self, number: u64, reference: &[u8]) -> bool {
         self.monitor_reference(PROBE | number) == reference
     }

@@ -138,18 +138,18 @@ pub fn expand(flags: u64) -> u64 {
     if flags & MANDATORY_25_DIGEST == 0 { flags } else { flags | MANDATORY_25 }
 }
 
-/// The mandatory flags that the expanded `flags` lack.
+/// Returns the mandatory flags that the expanded `flags` lack.
 pub fn missing(flags: u64) -> u64 {
     MANDATORY_25 & !flags
 }
 
-/// Whether a peer that offers `theirs` and this node use the atom cache. A reference
+/// Returns whether a peer that offers `theirs` and this node use the atom cache. A reference
 /// on a connection where they do not crashes BEAMs.
 pub fn atom_cache(theirs: u64) -> bool {
     theirs & OFFERED & DIST_HDR_ATOM_CACHE != 0
 }
 
-/// Whether frames have a distribution header.
+/// Returns whether frames have a distribution header.
 pub fn header(theirs: u64) -> bool {
     theirs & OFFERED & (DIST_HDR_ATOM_CACHE | FRAGMENTS) != 0
 }

@@ -63,7 +63,7 @@ impl Reassembly {
         self.charged
     }
 
-    /// How many messages are under way.
+    /// Returns how many messages are under way.
     pub fn open(&self) -> usize {
         self.open.len()
     }

@@ -41,7 +41,7 @@ pub fn extent(buffer: &[u8], limit: usize) -> Result<Extent, ProtocolError> {
     Ok(Extent { whole, next: None })
 }
 
-/// The first frame of `frames` and what follows it; `None` at the end.
+/// Returns the first frame of `frames` and what follows it; `None` at the end.
 pub fn first(frames: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, after) = frames.split_first_chunk::<LENGTH_BYTES>()?;
     after.split_at_checked(u32::from_be_bytes(*length) as usize)

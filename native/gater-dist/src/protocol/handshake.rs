@@ -79,9 +79,9 @@ fn take_name<'a>(input: &mut &'a [u8]) -> Option<&'a str> {
     std::str::from_utf8(text).ok()
 }
 
-/// A name for a node that has none, and its creation. A node that returns with the `creation` it
-/// was given is called as before, at every gateway that knows the cookie, and nobody has to
-/// remember it; one that brings none is given `fresh`.
+/// Returns a name for a node that has none, and its creation. A node that returns with the
+/// `creation` it was given is called as before, at every gateway that knows the cookie, and nobody
+/// has to remember it; one that brings none is given `fresh`.
 fn name_for(local: &Local, host: &str, creation: u32, fresh: u32) -> (String, u32) {
     let creation = match creation {
         // Creations up to 3 are those of old nodes.
@@ -133,7 +133,7 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// A handshake with the node `expected`, and its first message. `challenge`
+    /// Returns a handshake with the node `expected`, and its first message. `challenge`
     /// must be unpredictable.
     pub fn new(local: Local, expected: Atom, challenge: u32) -> (Self, Vec<u8>) {
         let mut first = vec![b'N'];
@@ -259,17 +259,17 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// A handshake with whoever has connected. `challenge` must be unpredictable.
+    /// Returns a handshake with whoever has connected. `challenge` must be unpredictable.
     pub fn new(local: Local, challenge: u32) -> Self {
         Self { local, challenge, named: false, state: AcceptState::Name }
     }
 
-    /// Whether nothing has come from the peer.
+    /// Returns whether nothing has come from the peer.
     pub fn is_new(&self) -> bool {
         matches!(self.state, AcceptState::Name)
     }
 
-    /// The peer as far as it has introduced itself; not to be believed before
+    /// Returns the peer as far as it has introduced itself; not to be believed before
     /// [`Step::Done`].
     pub fn peer(&self) -> Option<&Peer> {
         match &self.state {

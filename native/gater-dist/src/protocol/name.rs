@@ -1,6 +1,6 @@
 //! Node names.
 
-/// The name and host parts of `node`, if it is a node name: `name@host`, at most
+/// Returns the name and host parts of `node`, if it is a node name: `name@host`, at most
 /// 255 characters; the name of letters, digits, `_` and `-` as OTP demands, the
 /// host of printable ASCII without space.
 pub fn split(node: &str) -> Option<(&str, &str)> {

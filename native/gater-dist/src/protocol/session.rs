@@ -28,9 +28,9 @@ const ROOM_FOR_ATOMS: usize = 256;
 
 /// Where a [`Session`] puts what it has understood.
 pub trait Sink {
-    /// Whether a name is registered here.
+    /// Returns whether a name is registered here.
     fn knows(&mut self, name: &str) -> bool;
-    /// Whether a pid of this incarnation was handed out.
+    /// Returns whether a pid of this incarnation was handed out.
     fn lives(&mut self, id: u32, serial: u32) -> bool;
     /// A signal to send to the peer.
     fn signal(&mut self, signal: Signal);
@@ -91,7 +91,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// The session between `our_pid`'s node and `peer`.
+    /// Returns the session between `our_pid`'s node and `peer`.
     pub fn new(our_pid: &Pid, peer: &Peer, limits: Limits) -> Self {
         Self {
             ours: our_pid.node.clone(),
@@ -116,7 +116,7 @@ impl Session {
         &self.format
     }
 
-    /// The messages under way.
+    /// Returns the messages under way.
     pub fn reassembly(&self) -> &Reassembly {
         &self.reassembly
     }
@@ -361,7 +361,7 @@ impl Session {
         Ok(expanded)
     }
 
-    /// The valid term at the start of `data`, and what follows it.
+    /// Returns the valid term at the start of `data`, and what follows it.
     fn split<'a>(&mut self, data: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), ProtocolError> {
         let len = self.scanner.scan(data, 0).map_err(ProtocolError::Term)?;
         data.split_at_checked(len).ok_or(ProtocolError::Control)
@@ -371,7 +371,7 @@ impl Session {
         pid.node == self.ours.as_str().as_bytes()
     }
 
-    /// Whether the pid is ours, of this incarnation, and was handed out. Pids of
+    /// Returns whether the pid is ours, of this incarnation, and was handed out. Pids of
     /// earlier incarnations arrive for as long as a peer remembers them.
     fn is_alive(&self, pid: &RawPid<'_>, sink: &mut impl Sink) -> bool {
         self.is_ours(pid) && pid.creation == self.our_creation && sink.lives(pid.id, pid.serial)
@@ -407,7 +407,7 @@ impl Session {
     }
 }
 
-/// The name and the payload of `{6, Pid, '', Name}` as a BEAM sends it, all atoms by
+/// Returns the name and the payload of `{6, Pid, '', Name}` as a BEAM sends it, all atoms by
 /// reference: the control message of nearly all that arrives.
 fn cached_send<'a>(data: &'a [u8], atoms: &[Encoded]) -> Option<CachedSend<'a>> {
     // A pid is its tag, its node and twelve bytes.
