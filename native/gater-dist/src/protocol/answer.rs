@@ -1,4 +1,4 @@
-//! The answer to a call, as it goes to its caller.
+//! The answer to a call, as it is sent to the caller.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::encode::{Format, UNUSED, put_atom, put_numbers};
 use crate::gen_server::{From, Tag};
 use crate::{LocalPid, SharedTerm};
 
-/// About what an answer takes besides the reply and a tag of the caller's own.
+/// The approximate number of bytes of an answer besides the reply and a tag that is not an alias.
 const HEAD_BYTES: usize = 128;
 const SEND: u8 = 2;
 const ALIAS_SEND: u8 = 33;
@@ -17,23 +17,23 @@ const ALIAS_SEND: u8 = 33;
 /// An answer: `{Tag, Reply}` for a caller.
 #[derive(Debug)]
 pub struct Answer {
-    /// Whom to answer.
+    /// The caller to which the answer is sent.
     pub from: From,
-    /// What.
+    /// The reply.
     pub reply: Reply,
 }
 
-/// What a call is answered with.
+/// The reply to a call.
 #[derive(Debug)]
 pub enum Reply {
-    /// An encoded term of one's own.
+    /// An encoded term for this caller alone.
     Own(Bytes),
-    /// A term that others get as well.
+    /// An encoded term that other callers receive as well.
     Shared(Arc<SharedTerm>),
 }
 
 impl Answer {
-    /// About how many bytes are sent.
+    /// Returns the approximate number of bytes that are sent.
     pub fn bytes(&self) -> usize {
         let tag = match &self.from.tag {
             Tag::Alias(_) => 0,
@@ -47,18 +47,19 @@ impl Answer {
     }
 }
 
-/// Where the atoms of an answer are in the list of a frame, after the peer's node.
+/// The places of the atoms of an answer in the atom list of a frame, in which the node of the peer
+/// comes first.
 #[derive(Debug, Clone, Copy)]
 pub struct Places {
-    /// Of this node.
+    /// The place of the name of this node.
     pub own: u8,
-    /// Of `alias`.
+    /// The place of the atom `alias`.
     pub alias: u8,
 }
 
 impl Format {
-    /// Writes the control message of an answer, and its payload up to the reply: the atoms
-    /// as references if their `places` are known.
+    /// Writes the control message of an answer, and its payload up to the reply. The atoms are
+    /// written as references if their `places` are known.
     pub fn put_answer(&self, out: &mut Vec<u8>, from: &From, places: Option<Places>) {
         match from.tag.alias() {
             Some(alias) => {
@@ -98,7 +99,7 @@ impl Format {
         }
     }
 
-    /// Writes a node, which mostly is the peer.
+    /// Writes the name of a node, which usually is the peer.
     fn put_node(&self, out: &mut Vec<u8>, node: &Atom, places: Option<Places>) {
         put_place(out, node, places.filter(|_| *node == self.peer).map(|_| 0));
     }

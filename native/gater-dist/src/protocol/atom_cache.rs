@@ -1,9 +1,9 @@
-//! The atom cache of a connection: atoms that both ends know by number.
+//! The atom cache of a connection: atoms to which both ends refer by number.
 //!
-//! Each direction has its own 2048 slots. A frame lists the atoms it refers to by
-//! slot, with their text when a slot is new, and its terms refer to the list.
-//! What arrives is written out at once, so nothing behind this module knows of the
-//! cache; what leaves refers to the few atoms the gateway writes itself.
+//! Each direction has its own 2048 slots. A frame lists the atoms to which it refers by slot, with
+//! their texts if the slots are new, and its terms refer to the list. The references of incoming
+//! terms are replaced at once, so no code behind this module knows of the cache. Outgoing frames
+//! use references for the few atoms that the gateway itself writes.
 //!
 //! Source: "Distribution Header", ERTS User's Guide.
 
@@ -15,38 +15,38 @@ use gater_term::{Atom, encode};
 
 use crate::ProtocolError;
 
-/// Slots of a direction.
+/// The number of slots of one direction.
 const SLOTS: usize = 2048;
-/// The flag of an atom whose text comes with it.
+/// The flag of an atom whose text follows.
 const NEW: u8 = 8;
 
 /// An atom, encoded.
 pub type Encoded = Arc<[u8]>;
 
-/// What the peer has put into its slots.
+/// The atoms that the peer has put into its slots.
 #[derive(Debug, Default)]
 pub struct Incoming {
     /// Whether both ends have agreed to use the cache.
     agreed: bool,
     slots: HashMap<u16, Encoded>,
-    /// The list that was read last, if it would be read the same again: messages of one
-    /// kind have one list. Empty otherwise.
+    /// The list that was read last, if reading it again would have the same result; otherwise
+    /// empty. Messages of one kind have the same list.
     last: Vec<u8>,
 }
 
 impl Incoming {
-    /// Without atoms.
+    /// Returns a cache without atoms.
     pub fn new(agreed: bool) -> Self {
         Self { agreed, slots: HashMap::default(), last: Vec::new() }
     }
 
-    /// `atoms` are other ones than those that were read last.
+    /// Forgets the last list, because `atoms` was replaced after it was read.
     pub fn forget_last(&mut self) {
         self.last.clear();
     }
 
-    /// Reads the list of a frame into `atoms`, which holds those that were read last, unless
-    /// [`Incoming::forget_last`] was told; gives what follows it.
+    /// Reads the list of a frame into `atoms` and returns the bytes after it. `atoms` must hold the
+    /// atoms of the last list, unless [`Incoming::forget_last`] was called.
     pub fn read<'a>(
         &mut self,
         header: &'a [u8],
@@ -113,17 +113,17 @@ impl Incoming {
     }
 }
 
-/// What this node has put into its slots.
+/// The atoms that this node has put into its slots.
 #[derive(Debug, Default)]
 pub struct Outgoing {
     slots: HashMap<Atom, u16>,
 }
 
 impl Outgoing {
-    /// Writes the list of a frame that refers to `atoms`, which are few. True if the
-    /// same list will be written the next time: all of them were known.
+    /// Writes the list of a frame that refers to the few `atoms`. Returns whether every atom was
+    /// known, in which case the next list of these atoms has the same bytes.
     ///
-    /// False and nothing written if there is no slot left.
+    /// Returns `None` and writes nothing if the slots do not suffice.
     pub fn write(&mut self, atoms: &[&Atom], out: &mut Vec<u8>) -> Option<bool> {
         let count = u8::try_from(atoms.len()).ok()?;
         if self.slots.len() + atoms.len() > SLOTS {
@@ -135,7 +135,7 @@ impl Outgoing {
                 *byte |= if at.is_multiple_of(2) { flag } else { flag << 4 };
             }
         };
-        // Texts of more than 255 bytes need lengths of two bytes, all of them then.
+        // If a text has more than 255 bytes, all lengths have two bytes.
         let long = atoms.iter().any(|atom| atom.as_str().len() > 255);
         set(atoms.len(), u8::from(long));
         let mut refs = Vec::new();

@@ -1,11 +1,11 @@
-//! Control messages: the tuple in front of each payload, read in place.
+//! Control messages, the tuples in front of payloads, which are read in place.
 //!
 //! Source: "Protocol between Connected Nodes", ERTS User's Guide.
 
-/// A process identifier as it lies in the input.
+/// A process identifier within the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RawPid<'a> {
-    /// The whole encoded pid, to be echoed.
+    /// The whole encoded pid, which replies repeat.
     pub raw: &'a [u8],
     /// The text of its node.
     pub node: &'a [u8],
@@ -20,13 +20,13 @@ pub struct RawPid<'a> {
 /// A process or a registered name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Process<'a> {
-    /// By pid.
+    /// A process, by its pid.
     Pid(RawPid<'a>),
-    /// By name.
+    /// A registered name.
     Name {
-        /// The whole encoded atom, to be echoed.
+        /// The whole encoded atom, which replies repeat.
         raw: &'a [u8],
-        /// Its text.
+        /// The text of the name.
         text: &'a [u8],
     },
 }
@@ -46,101 +46,100 @@ impl<'a> Process<'a> {
 pub enum Control<'a> {
     /// A message to a process or a name (ops 2, 6, 12, 16, 22, 23).
     Send {
-        /// The sender, if it says so.
+        /// The sender, if the message names it.
         from: Option<RawPid<'a>>,
         /// The receiver.
         to: Process<'a>,
     },
     /// A message to an alias (ops 33, 34).
     SendAlias {
-        /// The sender, if it says so.
+        /// The sender, if the message names it.
         from: Option<RawPid<'a>>,
         /// The alias.
         to: &'a [u8],
     },
-    /// Op 1.
+    /// A link of a process of the peer to a process of this node (op 1).
     Link {
-        /// The peer's process.
+        /// The process of the peer.
         from: RawPid<'a>,
-        /// Ours.
+        /// The process of this node.
         to: RawPid<'a>,
     },
-    /// A process has ended that is linked to one of ours (ops 3, 24).
+    /// A process has ended that is linked to a process of this node (ops 3, 24).
     Exit {
         /// The process that has ended.
         from: RawPid<'a>,
-        /// Ours.
+        /// The process of this node.
         to: RawPid<'a>,
-        /// The reason, if it is in the control message and not the payload.
+        /// The reason, if it is in the control message and not in the payload.
         reason: Option<&'a [u8]>,
     },
-    /// Op 35, to be acknowledged before anything else.
+    /// The removal of a link (op 35), which must be acknowledged before anything else.
     UnlinkId {
-        /// What to acknowledge.
+        /// The id that the acknowledgement repeats.
         id: &'a [u8],
-        /// The peer's process.
+        /// The process of the peer.
         from: RawPid<'a>,
-        /// Ours.
+        /// The process of this node.
         to: RawPid<'a>,
     },
-    /// Op 19.
+    /// A monitor of a process of this node (op 19).
     Monitor {
-        /// The peer's process.
+        /// The process of the peer.
         from: RawPid<'a>,
-        /// Ours.
+        /// The process of this node.
         to: Process<'a>,
-        /// Tells the monitor.
+        /// The reference of the monitor.
         reference: &'a [u8],
     },
     /// A monitored process has ended (ops 21, 28).
     MonitorExit {
         /// The process that has ended.
         from: Process<'a>,
-        /// The monitoring process, ours.
+        /// The monitoring process of this node.
         to: RawPid<'a>,
-        /// Tells the monitor.
+        /// The reference of the monitor.
         reference: &'a [u8],
-        /// The reason, if it is in the control message and not the payload.
+        /// The reason, if it is in the control message and not in the payload.
         reason: Option<&'a [u8]>,
     },
-    /// An exit signal that was sent by hand, as of `exit/2` (ops 8, 26).
+    /// An exit signal that was sent explicitly, as by `exit/2` (ops 8, 26).
     ExitSignal {
         /// The process that has sent it.
         from: RawPid<'a>,
-        /// Ours.
+        /// The process of this node.
         to: RawPid<'a>,
-        /// The reason, if it is in the control message and not the payload.
+        /// The reason, if it is in the control message and not in the payload.
         reason: Option<&'a [u8]>,
     },
-    /// Op 20.
+    /// The end of a monitor (op 20).
     Demonitor {
-        /// The peer's process.
+        /// The process of the peer.
         from: RawPid<'a>,
-        /// Tells the monitor.
+        /// The reference of the monitor.
         reference: &'a [u8],
     },
-    /// Ops 29, 30.
+    /// A request to spawn a process (ops 29, 30).
     SpawnRequest {
-        /// Tells the request.
+        /// The reference of the request.
         request: &'a [u8],
-        /// The peer's process.
+        /// The process of the peer.
         from: RawPid<'a>,
     },
-    /// A known operation that asks nothing of processes that never end.
+    /// A known operation that requires nothing of processes that never end.
     Ignored {
         /// The operation.
         op: u64,
     },
-    /// An operation nobody negotiated.
+    /// An operation that was not negotiated.
     Unknown {
         /// The operation.
         op: u64,
     },
 }
 
-/// What a control message says of the payload after it.
 impl Control<'_> {
-    /// Returns whether a payload must follow and is made use of.
+    /// Returns whether a payload must follow and is used.
     pub fn needs_payload(&self) -> bool {
         matches!(
             self,
@@ -152,7 +151,7 @@ impl Control<'_> {
         )
     }
 
-    /// Returns the process that sent the message, if that is known.
+    /// Returns the process that sent the message, if the message names it.
     pub fn sender(&self) -> Option<&RawPid<'_>> {
         match self {
             Self::Send { from, .. } | Self::SendAlias { from, .. } => from.as_ref(),
@@ -162,19 +161,20 @@ impl Control<'_> {
     }
 }
 
-/// Reads the control message `term`, one whole valid term without version byte.
-/// `None` if it is no tuple of a known shape.
+/// Parses the control message `term`, one whole valid term without the version byte. Returns `None`
+/// unless it is a tuple of a known shape.
 pub fn parse(term: &[u8]) -> Option<Control<'_>> {
     let mut at = Cursor(term);
     let arity = at.tuple()?;
     let op = at.unsigned()?;
     let control = match (op, arity) {
         (1, 3) => Control::Link { from: at.pid()?, to: at.pid()? },
-        // SEND, SEND_TT, SEND_SENDER, SEND_SENDER_TT: unused or sender, receiver.
+        // SEND, SEND_TT, SEND_SENDER, SEND_SENDER_TT: an unused element or the sender, then the
+        // receiver.
         (2 | 22, 3) | (12 | 23, 4) => {
             Control::Send { from: at.sender()?, to: Process::Pid(at.pid()?) }
         }
-        // REG_SEND, REG_SEND_TT: sender, unused, name.
+        // REG_SEND, REG_SEND_TT: the sender, an unused element, then the name.
         (6, 4) | (16, 5) => {
             let from = at.pid()?;
             at.skip_small()?;
@@ -233,7 +233,7 @@ const NEWER_REFERENCE: u8 = 90;
 const ATOM_UTF8: u8 = 118;
 const SMALL_ATOM_UTF8: u8 = 119;
 
-/// A cursor over terms already known to be valid; it errs on all others.
+/// A cursor over terms that are known to be valid. Its methods return `None` for other terms.
 #[derive(Clone, Copy)]
 struct Cursor<'a>(&'a [u8]);
 
@@ -270,7 +270,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Returns an operation code.
+    /// Reads an operation code.
     fn unsigned(&mut self) -> Option<u64> {
         match self.byte()? {
             SMALL_INTEGER => self.byte().map(u64::from),
@@ -279,7 +279,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Returns the bytes of an integer.
+    /// Reads an integer and returns its encoded bytes.
     fn integer(&mut self) -> Option<&'a [u8]> {
         let start = self.0;
         match self.byte()? {
@@ -294,8 +294,8 @@ impl<'a> Cursor<'a> {
         start.get(..start.len() - self.0.len())
     }
 
-    /// Returns the text of an atom. Atoms in Latin-1 are read as they are: node and
-    /// registered names are ASCII, in which the two agree.
+    /// Reads an atom and returns its text. Latin-1 is not converted, since node names and
+    /// registered names are ASCII, in which the two encodings agree.
     fn atom(&mut self) -> Option<&'a [u8]> {
         let len = match self.byte()? {
             SMALL_ATOM_UTF8 | SMALL_ATOM => usize::from(self.byte()?),
@@ -345,7 +345,7 @@ impl<'a> Cursor<'a> {
         start.get(..start.len() - self.0.len())
     }
 
-    /// Returns a sender, or an element that is not used.
+    /// Reads a sender or an unused element.
     fn sender(&mut self) -> Option<Option<RawPid<'a>>> {
         match self.0.first()? {
             &NEW_PID | &PID => self.pid().map(Some),
@@ -353,13 +353,13 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// An element that is not used, in practice `''`.
+    /// Passes an unused element, which in practice is `''`.
     fn skip_small(&mut self) -> Option<()> {
         match self.0.first()? {
             &NEW_PID | &PID => self.pid().map(drop),
             &SMALL_INTEGER | &INTEGER | &SMALL_BIG => self.integer().map(drop),
             &NIL => self.byte().map(drop),
-            // `{}`, which some libraries send here.
+            // Some libraries send `{}` here.
             &SMALL_TUPLE => self.tuple().filter(|arity| *arity == 0).map(drop),
             _ => self.atom().map(drop),
         }

@@ -1,4 +1,4 @@
-//! Control messages and frames this node sends.
+//! The control messages and frames that this node sends.
 
 use bytes::{BufMut, Bytes};
 use gater_term::{Atom, Pid, tag};
@@ -6,35 +6,35 @@ use gater_term::{Atom, Pid, tag};
 use super::flags::{self, Watch};
 use crate::{LocalPid, Payload, Peer};
 
-/// `''`, for elements that are unused.
+/// The atom `''`, for unused elements.
 pub(super) const UNUSED: [u8; 2] = [119, 0];
 /// The atom `noproc`.
 pub const NOPROC: [u8; 8] = *b"\x77\x06noproc";
-/// The atom `undefined`, the only one that `register/2` takes for no process.
+/// The atom `undefined`, the only atom under which `register/2` registers no process.
 const UNDEFINED: [u8; 11] = *b"\x77\x09undefined";
-/// In the numbers of probes, which monitors of processes never reach.
+/// A bit that is set in the numbers of probes and never reached by monitors of processes.
 const PROBE: u64 = 1 << 63;
-/// The number of a probe that no window waits for, see [`Format::liveness_probe`].
+/// The number of a probe for whose answer no window waits; see [`Format::liveness_probe`].
 const LIVENESS: u64 = 1 << 62;
 const NOTSUP: [u8; 8] = *b"\x77\x06notsup";
 
-/// A control message with the payload that belongs to it.
+/// A control message with its payload.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Signal {
     /// The control tuple, encoded.
     pub control: Bytes,
-    /// The payload, empty if there is none.
+    /// The payload, or an empty one if the control message has none.
     pub payload: Payload,
 }
 
-/// What decides on a connection how signals and frames look.
+/// The negotiated properties of a connection that determine the form of signals and frames.
 #[derive(Debug, Clone)]
 pub struct Format {
-    /// Frames have a distribution header.
+    /// Whether frames have a distribution header.
     pub header: bool,
-    /// Long messages are fragmented.
+    /// Whether long messages are fragmented.
     pub fragments: bool,
-    /// Atoms may be references to the cache.
+    /// Whether atoms may be references to the cache.
     pub atom_cache: bool,
     /// The node at the other end.
     pub peer: Atom,
@@ -42,17 +42,17 @@ pub struct Format {
     pub ours: Atom,
     /// The atom `alias`.
     pub alias: Atom,
-    /// Exit reasons go into the payload.
+    /// Whether exit reasons are in the payload.
     pub exit_payload: bool,
-    /// How the end of the peer's processes is noticed.
+    /// The way in which the end of the peer's processes is detected.
     pub watch: Watch,
     send_prefix: Box<[u8]>,
     payload_prefix: &'static [u8],
-    /// Our pid in signals that name one, encoded.
+    /// The encoded pid of this node in signals that need one.
     our_pid: Box<[u8]>,
-    /// Its numbers.
+    /// The numbers of this pid.
     pub(super) our_local: LocalPid,
-    /// Our node and creation, as they end a reference.
+    /// The node and the creation of this node, as the end of an encoded reference.
     our_reference: Box<[u8]>,
 }
 
@@ -82,7 +82,7 @@ pub fn put_numbers(out: &mut impl BufMut, pid: LocalPid) {
     out.put_u32(pid.creation);
 }
 
-/// Returns an integer of eight bytes.
+/// Returns an encoded integer of eight bytes.
 fn small_big(number: u64) -> Vec<u8> {
     let mut out = vec![tag::SMALL_BIG, 8, 0];
     out.extend(number.to_le_bytes());
@@ -100,8 +100,8 @@ fn tuple(op: u8, elements: &[&[u8]]) -> Vec<u8> {
 }
 
 impl Format {
-    /// Returns the format for a connection between `our_pid`'s node and `peer`, both of
-    /// which have offered fragments or not.
+    /// Returns the format for a connection between the node of `our_pid` and `peer`, according to
+    /// the flags that both offer.
     pub fn new(our_pid: &Pid, peer: &Peer) -> Self {
         let header = flags::header(peer.flags);
         let mut send_prefix = if header { vec![131, 68, 0] } else { vec![112, 131] };
@@ -131,18 +131,19 @@ impl Format {
         }
     }
 
-    /// Returns the start of the frame of a message to a pid of the peer, from the body's first
-    /// byte up to the node in the pid.
+    /// Returns the start of the frame of a message to a pid of the peer, from the first byte of the
+    /// body up to the node in the pid.
     pub fn send_prefix(&self) -> &[u8] {
         &self.send_prefix
     }
 
-    /// Returns the start of the body of a frame that refers to no atoms, up to its control message.
+    /// Returns the start of the body of a frame without references to atoms, up to its control
+    /// message.
     pub fn frame_start(&self) -> &'static [u8] {
         if self.header { &[131, 68, 0] } else { &[112, 131] }
     }
 
-    /// Bytes between control message and payload.
+    /// Returns the bytes between the control message and the payload.
     pub fn payload_prefix(&self) -> &'static [u8] {
         self.payload_prefix
     }
@@ -153,7 +154,8 @@ impl Format {
         4 + self.frame_start().len() + control + prefix + payload
     }
 
-    /// Writes the frame of a signal up to its payload of `payload` bytes, 0 for none.
+    /// Writes the frame of a signal up to its payload, which has `payload` bytes (0 if there is
+    /// none).
     pub fn put_signal(&self, out: &mut impl BufMut, control: &[u8], payload: usize) {
         out.put_u32((self.signal_len(control.len(), payload) - 4) as u32);
         out.put_slice(self.frame_start());
@@ -163,14 +165,14 @@ impl Format {
         }
     }
 
-    /// Returns a message to a registered name.
+    /// Returns the control message of a message to a registered name.
     pub fn send_name(&self, name: &str) -> Bytes {
         let mut atom = Vec::with_capacity(name.len() + 3);
         put_atom(&mut atom, name);
         tuple(6, &[&self.our_pid, &UNUSED, &atom]).into()
     }
 
-    /// Returns the reference of our monitor `number`, encoded.
+    /// Returns the encoded reference of this node's monitor `number`.
     pub fn monitor_reference(&self, number: u64) -> Vec<u8> {
         let mut out = Vec::with_capacity(15 + self.our_reference.len());
         out.push(tag::NEWER_REFERENCE);
@@ -183,8 +185,9 @@ impl Format {
         out
     }
 
-    /// Begins or ends to watch a process of the peer, by the monitor `number` (ops 19 and 20) or by
-    /// a link (ops 1 and 35). Not to be asked for where the connection is watched instead.
+    /// Returns the signal that begins or ends monitoring a process of the peer, by the monitor
+    /// `number` (ops 19 and 20) or by a link (ops 1 and 35). It must not be called where only the
+    /// end of the connection is detected.
     pub fn monitor(&self, begin: bool, process: LocalPid, number: u64) -> Signal {
         let mut pid = Vec::with_capacity(64);
         pid.push(tag::NEW_PID);
@@ -192,7 +195,7 @@ impl Format {
         put_numbers(&mut pid, process);
         let control = match (self.watch, begin) {
             (Watch::Link, true) => tuple(1, &[&self.our_pid, &pid]),
-            // Ids of 64 bits must not be 0; those of monitors never are.
+            // Unlink ids have 64 bits and must not be 0; numbers of monitors never are.
             (Watch::Link, false) => tuple(35, &[&small_big(number), &self.our_pid, &pid]),
             (_, true) => tuple(19, &[&self.our_pid, &pid, &self.monitor_reference(number)]),
             (_, false) => tuple(20, &[&self.our_pid, &pid, &self.monitor_reference(number)]),
@@ -200,25 +203,26 @@ impl Format {
         Signal { control: control.into(), payload: Payload::default() }
     }
 
-    /// Returns a probe that nothing waits for: the answer shows that a silent peer is there.
+    /// Returns a probe for which no window waits. Its answer shows that a silent peer is alive.
     pub fn liveness_probe(&self) -> Signal {
         self.probe(LIVENESS)
     }
 
-    /// Monitors a name that no process can have: the answer tells that everything before was
-    /// read.
+    /// Returns a probe: a monitor of a name that no process can have. Its answer shows that the
+    /// peer has read everything before it.
     pub fn probe(&self, number: u64) -> Signal {
         let reference = self.monitor_reference(PROBE | number);
         let control = tuple(19, &[&self.our_pid, &UNDEFINED, &reference]);
         Signal { control: control.into(), payload: Payload::default() }
     }
 
-    /// Returns whether this is the encoded reference of a probe.
+    /// Returns whether `reference` is the encoded reference of the probe `number`.
     pub fn is_probe(&self, number: u64, reference: &[u8]) -> bool {
         self.monitor_reference(PROBE | number) == reference
     }
 
-    /// Tells the monitoring process that there is no such process. All encoded.
+    /// Returns the signal that tells a monitoring process that the process does not exist. All
+    /// arguments are encoded.
     pub fn monitor_noproc(&self, from: &[u8], to: &[u8], reference: &[u8]) -> Signal {
         if self.exit_payload {
             let control = tuple(28, &[from, to, reference]).into();
@@ -229,7 +233,8 @@ impl Format {
         }
     }
 
-    /// Tells the linking process that there is no such process. All encoded.
+    /// Returns the signal that tells a linking process that the process does not exist. All
+    /// arguments are encoded.
     pub fn link_noproc(&self, from: &[u8], to: &[u8]) -> Signal {
         if self.exit_payload {
             let control = tuple(24, &[from, to]).into();
@@ -240,12 +245,12 @@ impl Format {
         }
     }
 
-    /// Acknowledges the removal of a link. All encoded.
+    /// Returns the acknowledgement of the removal of a link. All arguments are encoded.
     pub fn unlink_ack(&self, id: &[u8], from: &[u8], to: &[u8]) -> Signal {
         Signal { control: tuple(36, &[id, from, to]).into(), payload: Payload::default() }
     }
 
-    /// Refuses to spawn. All encoded.
+    /// Returns the refusal to spawn a process. All arguments are encoded.
     pub fn spawn_refused(&self, request: &[u8], to: &[u8]) -> Signal {
         let control = tuple(31, &[request, to, &[tag::SMALL_INTEGER, 0], &NOTSUP]);
         Signal { control: control.into(), payload: Payload::default() }

@@ -1,6 +1,6 @@
 //! Distribution flags (`dist.hrl` of the kernel application).
 
-/// The node is visible: absent for hidden nodes.
+/// The node is visible. Hidden nodes do not set this flag.
 pub const PUBLISHED: u64 = 0x1;
 /// References of more than one word.
 pub const EXTENDED_REFERENCES: u64 = 0x4;
@@ -22,7 +22,7 @@ pub const BIT_BINARIES: u64 = 0x400;
 pub const NEW_FLOATS: u64 = 0x800;
 /// Unicode in the I/O protocol.
 pub const UNICODE_IO: u64 = 0x1000;
-/// The atom cache in distribution headers. Not offered.
+/// The atom cache in distribution headers.
 pub const DIST_HDR_ATOM_CACHE: u64 = 0x2000;
 /// `SMALL_ATOM_UTF8_EXT`.
 pub const SMALL_ATOM_TAGS: u64 = 0x4000;
@@ -44,13 +44,12 @@ pub const FRAGMENTS: u64 = 0x80_0000;
 pub const HANDSHAKE_23: u64 = 0x100_0000;
 /// Ops 35 and 36.
 pub const UNLINK_ID: u64 = 0x200_0000;
-/// Stands for every flag in [`MANDATORY_25`]. Bit 26, as `dist.hrl` has it (the
-/// manual says 36).
+/// Stands for every flag in [`MANDATORY_25`]. It is bit 26, as in `dist.hrl` (the manual says 36).
 pub const MANDATORY_25_DIGEST: u64 = 0x400_0000;
-/// Op 29: functions are run on request. Not offered: `erpc` then fails at the caller without
-/// asking.
+/// Op 29: functions are executed on request. The node does not offer it, so `erpc` fails at the
+/// caller without a request.
 pub const SPAWN: u64 = 1 << 32;
-/// The peer asks for a name. Offered to a peer that does.
+/// The peer asks for a name. The node offers it to a peer that asks.
 pub const NAME_ME: u64 = 1 << 33;
 /// Node containers of version 4.
 pub const V4_NC: u64 = 1 << 34;
@@ -60,7 +59,7 @@ pub const ALIAS: u64 = 1 << 35;
 /// Op 37: signals with a flag for each variant.
 pub const ALTACT_SIG: u64 = 1 << 37;
 
-/// The flags by the names that `dist.hrl` has for them, without `DFLAG_`.
+/// The flags with their names in `dist.hrl`, without `DFLAG_`.
 const NAMES: [(u64, &str); 27] = [
     (PUBLISHED, "PUBLISHED"),
     (EXTENDED_REFERENCES, "EXTENDED_REFERENCES"),
@@ -91,7 +90,7 @@ const NAMES: [(u64, &str); 27] = [
     (ALTACT_SIG, "ALTACT_SIG"),
 ];
 
-/// Returns the names of `flags`; one that has none is called by its bit.
+/// Returns the names of `flags`. A flag without a name is described by its bit.
 pub fn names(flags: u64) -> Vec<String> {
     let bits = (0..u64::BITS).map(|bit| 1 << bit).filter(|flag| flags & flag != 0);
     bits.map(|flag: u64| {
@@ -104,7 +103,7 @@ pub fn names(flags: u64) -> Vec<String> {
     .collect()
 }
 
-/// What every node since OTP 25 must have.
+/// The flags that every node since OTP 25 must have.
 pub const MANDATORY_25: u64 = EXTENDED_REFERENCES
     | FUN_TAGS
     | NEW_FUN_TAGS
@@ -117,7 +116,7 @@ pub const MANDATORY_25: u64 = EXTENDED_REFERENCES
     | BIG_CREATION
     | HANDSHAKE_23;
 
-/// What this node offers.
+/// The flags that this node offers.
 pub const OFFERED: u64 = MANDATORY_25
     | MANDATORY_25_DIGEST
     | DIST_MONITOR
@@ -133,18 +132,18 @@ pub const OFFERED: u64 = MANDATORY_25
     | V4_NC
     | ALIAS;
 
-/// `flags` with those filled in that the digest bit stands for.
+/// Returns `flags` with the flags for which the digest bit stands.
 pub fn expand(flags: u64) -> u64 {
     if flags & MANDATORY_25_DIGEST == 0 { flags } else { flags | MANDATORY_25 }
 }
 
-/// Returns the mandatory flags that the expanded `flags` lack.
+/// Returns the mandatory flags that are missing in the expanded `flags`.
 pub fn missing(flags: u64) -> u64 {
     MANDATORY_25 & !flags
 }
 
-/// Returns whether a peer that offers `theirs` and this node use the atom cache. A reference
-/// on a connection where they do not crashes BEAMs.
+/// Returns whether this node and a peer that offers `theirs` use the atom cache. A reference to the
+/// cache crashes a BEAM that has not negotiated it.
 pub fn atom_cache(theirs: u64) -> bool {
     theirs & OFFERED & DIST_HDR_ATOM_CACHE != 0
 }
@@ -154,20 +153,20 @@ pub fn header(theirs: u64) -> bool {
     theirs & OFFERED & (DIST_HDR_ATOM_CACHE | FRAGMENTS) != 0
 }
 
-/// How the end of a peer's processes is noticed.
+/// The ways in which the end of a peer's processes is detected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Watch {
-    /// By monitors, as between BEAMs.
+    /// Monitors, as between BEAMs.
     Monitor,
-    /// By links: nodes of Java's `jinterface` close the connection over a monitor.
+    /// Links, since nodes of Java's `jinterface` close the connection when they receive a monitor.
     Link,
-    /// By the end of the connection. Programs of C's `ei` are handed both kinds of signal, but
-    /// nothing answers them: such a node has no process but the program itself.
+    /// The end of the connection. Programs of C's `ei` receive both kinds of signal, but do not
+    /// answer them: such a node has no process but the program itself.
     Connection,
 }
 
-/// How to watch the processes of a peer that offers `theirs`. Monitors need both flags: `ei`
-/// offers the first alone.
+/// Returns the way in which the processes of a peer that offers `theirs` are monitored. Monitors
+/// need both flags, since `ei` offers only the first.
 pub fn watch(theirs: u64) -> Watch {
     let offers = |flag| theirs & flag != 0;
     match (offers(DIST_MONITOR), offers(DIST_MONITOR_NAME)) {
@@ -183,7 +182,7 @@ mod tests {
 
     #[test]
     fn the_offer_is_what_real_nodes_were_tried_with() {
-        // Seen from OTP 25 and 27, less SPAWN and PUBLISHED.
+        // As offered by OTP 25 and 27, except for SPAWN and PUBLISHED.
         let otp = 0xd_07df_7fbd_u64;
         assert_eq!(OFFERED & !otp, 0);
         assert_eq!(otp & !OFFERED, PUBLISHED | SPAWN);
@@ -198,7 +197,7 @@ mod tests {
 
     #[test]
     fn foreign_nodes_are_watched_by_what_they_offer() {
-        // Seen from OTP 25: a BEAM, jinterface 1.13.1 and ei 5.3.
+        // As offered by a BEAM of OTP 25, by jinterface 1.13.1 and by ei 5.3.
         for (theirs, expected) in [
             (0xd_07df_7fbd, Watch::Monitor),
             (0x4_0707_0f94, Watch::Link),

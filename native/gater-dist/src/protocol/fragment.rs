@@ -1,8 +1,8 @@
-//! Putting fragmented messages together.
+//! Reassembles fragmented messages.
 //!
-//! Nothing is reserved for what a peer announces: memory grows with the bytes that
-//! have arrived. Invariant: the sum of the buffers' capacities and a fixed charge
-//! per message under way is at most [`Limits::total`].
+//! No memory is reserved for announced lengths: memory grows with the bytes that have arrived.
+//! Invariant: the sum of the capacities of the buffers and a fixed charge per unfinished message is
+//! at most [`Limits::total`].
 
 use std::collections::hash_map::Entry;
 use std::time::Duration;
@@ -13,38 +13,38 @@ use foldhash::HashMap;
 use super::atom_cache::Encoded;
 use crate::ProtocolError;
 
-/// Room in front of a message of several fragments, for the start of it to grow when its
-/// atoms are written out.
+/// The number of bytes that are free in front of a message of several fragments, so that its start
+/// can grow when its atoms are written out.
 pub const ROOM: usize = 1024;
-/// What a message under way costs besides its bytes.
+/// The number of bytes that an unfinished message is charged besides its data.
 const CHARGE: usize = 256;
 
-/// Bounds on the messages under way on one connection.
+/// The limits on the unfinished messages of one connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// The longest message, in bytes, control message included.
+    /// The greatest length of a message in bytes, including the control message.
     pub message: usize,
-    /// All messages under way together, in bytes.
+    /// The greatest total length of all unfinished messages in bytes.
     pub total: usize,
-    /// When room is needed, a message under way that has not grown for this long is
-    /// given up: its sender died halfway.
+    /// The time after which an unfinished message that has not grown may be discarded when room is
+    /// needed, since its sender has died while sending it.
     pub stale: Duration,
 }
 
 #[derive(Debug)]
 struct Unfinished {
     next_id: u64,
-    /// The atoms its terms refer to, as they were when it began.
+    /// The atoms to which its terms refer, as they were in its first fragment.
     atoms: Vec<Encoded>,
     data: BytesMut,
-    /// Charged for anything but data.
+    /// The number of bytes that are charged besides the data.
     kept: usize,
     charged: usize,
-    /// Since the start of the connection.
+    /// The time of the last fragment since the start of the connection.
     grown_at: Duration,
 }
 
-/// The messages under way on one connection.
+/// The unfinished messages of one connection.
 #[derive(Debug)]
 pub struct Reassembly {
     limits: Limits,
@@ -53,24 +53,24 @@ pub struct Reassembly {
 }
 
 impl Reassembly {
-    /// Without messages under way.
+    /// Returns a value without unfinished messages.
     pub fn new(limits: Limits) -> Self {
         Self { limits, open: HashMap::default(), charged: 0 }
     }
 
-    /// Bytes accounted for the messages under way.
+    /// Returns the number of bytes that are charged for the unfinished messages.
     pub fn charged(&self) -> usize {
         self.charged
     }
 
-    /// Returns how many messages are under way.
+    /// Returns the number of unfinished messages.
     pub fn open(&self) -> usize {
         self.open.len()
     }
 
-    /// Takes the first of `id` fragments and the atoms the message refers to; `now`
-    /// counts from any fixed time. Gives control message and payload if the first
-    /// fragment is the last one as well.
+    /// Handles the first of `id` fragments with the atoms to which the message refers. `now` counts
+    /// from any fixed time. Returns the control message and the payload if there are no further
+    /// fragments.
     pub fn first(
         &mut self,
         sequence: u64,
@@ -82,7 +82,7 @@ impl Reassembly {
         if data.len() > self.limits.message {
             return Err(ProtocolError::MessageTooLong(self.limits.message));
         }
-        // Empty fragments are legal, but nobody needs more fragments than bytes.
+        // Empty fragments are legal, but no sender needs more fragments than the message has bytes.
         if id > self.limits.message as u64 {
             return Err(ProtocolError::Fragment("more fragments than a message may have bytes"));
         }
@@ -106,8 +106,8 @@ impl Reassembly {
         Ok(None)
     }
 
-    /// Takes a further fragment. With the last, gives control message and payload after
-    /// [`ROOM`] bytes without meaning, and the atoms they refer to.
+    /// Handles a further fragment. After the last one, returns the control message and the payload
+    /// behind [`ROOM`] meaningless bytes, and the atoms to which they refer.
     pub fn next(
         &mut self,
         sequence: u64,
@@ -145,7 +145,7 @@ impl Reassembly {
         Ok(None)
     }
 
-    /// Gives up stale messages if `more` bytes do not fit otherwise.
+    /// Discards stale messages if `more` bytes do not fit otherwise.
     fn make_room(&mut self, more: usize, now: Duration) -> Result<(), ProtocolError> {
         if self.charged.saturating_add(more) <= self.limits.total {
             return Ok(());

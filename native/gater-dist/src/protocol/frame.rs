@@ -5,7 +5,7 @@
 
 use crate::ProtocolError;
 
-/// The bytes of the length in front of each frame.
+/// The number of bytes of the length in front of each frame.
 pub const LENGTH_BYTES: usize = 4;
 const VERSION: u8 = 131;
 const DIST_HEADER: u8 = 68;
@@ -13,17 +13,17 @@ const DIST_FRAG_HEADER: u8 = 69;
 const DIST_FRAG_CONT: u8 = 70;
 const PASS_THROUGH: u8 = 112;
 
-/// How much of a buffer is whole frames.
+/// The extent of the frames in a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// The bytes of the whole frames at its start, lengths included.
+    /// The number of bytes of the complete frames at its start, including their lengths.
     pub whole: usize,
-    /// The bytes of the frame after them, length included, as soon as its length
+    /// The number of bytes of the incomplete frame after them, including its length, if the length
     /// has arrived.
     pub next: Option<usize>,
 }
 
-/// Measures the frames in `buffer`; none may exceed `limit` bytes.
+/// Measures the frames in `buffer`. Returns an error if a frame exceeds `limit` bytes.
 pub fn extent(buffer: &[u8], limit: usize) -> Result<Extent, ProtocolError> {
     let mut whole = 0;
     let mut rest = buffer;
@@ -41,7 +41,7 @@ pub fn extent(buffer: &[u8], limit: usize) -> Result<Extent, ProtocolError> {
     Ok(Extent { whole, next: None })
 }
 
-/// Returns the first frame of `frames` and what follows it; `None` at the end.
+/// Returns the first frame of `frames` and the bytes after it, or `None` at the end.
 pub fn first(frames: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, after) = frames.split_first_chunk::<LENGTH_BYTES>()?;
     after.split_at_checked(u32::from_be_bytes(*length) as usize)
@@ -50,35 +50,36 @@ pub fn first(frames: &[u8]) -> Option<(&[u8], &[u8])> {
 /// The body of a frame by its kind. The slices end where the frame ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Frame<'a> {
-    /// An empty frame: the peer lives.
+    /// An empty frame, which shows that the peer is alive.
     Tick,
-    /// A list of atoms, a control message and its payload, if any; no version bytes
-    /// in between.
+    /// A list of atoms, a control message and its payload, if any, without version bytes in
+    /// between.
     Whole(&'a [u8]),
     /// The first of `id` fragments of the message `sequence`.
     First {
-        /// Tells the messages under way apart. Never 0.
+        /// The identifier of the message among the unfinished ones. Never 0.
         sequence: u64,
-        /// How many fragments there are. Never 0.
+        /// The number of fragments. Never 0.
         id: u64,
         /// A list of atoms, the control message and the start of the payload.
         data: &'a [u8],
     },
-    /// A further fragment; the last one has the id 1.
+    /// A further fragment. The last fragment has the id 1.
     Next {
-        /// As in the first fragment.
+        /// The identifier of the message, as in the first fragment.
         sequence: u64,
-        /// One less than in the fragment before. Never 0.
+        /// The number of fragments from this one on, which is one less than in the fragment before.
+        /// Never 0.
         id: u64,
-        /// More of the payload.
+        /// The next part of the payload.
         data: &'a [u8],
     },
-    /// A control message and its payload, each with a version byte. Used when
-    /// neither fragments nor the atom cache were negotiated.
+    /// A control message and its payload, each with a version byte. This form is used if neither
+    /// fragments nor the atom cache were negotiated.
     PassThrough(&'a [u8]),
 }
 
-/// Tells what a frame body is.
+/// Parses the body of a frame.
 pub fn parse(body: &[u8]) -> Result<Frame<'_>, ProtocolError> {
     match body {
         [] => Ok(Frame::Tick),
@@ -101,7 +102,7 @@ fn fragment(rest: &[u8]) -> Result<(u64, u64, &[u8]), ProtocolError> {
     let (sequence, rest) = rest.split_first_chunk::<8>().ok_or(cut.clone())?;
     let (id, rest) = rest.split_first_chunk::<8>().ok_or(cut)?;
     let (sequence, id) = (u64::from_be_bytes(*sequence), u64::from_be_bytes(*id));
-    // Either of them zero makes a BEAM crash: nobody sends it in good faith.
+    // Zero in either place crashes a BEAM, so no peer sends it in good faith.
     if sequence == 0 {
         return Err(ProtocolError::Fragment("sequence id 0"));
     }

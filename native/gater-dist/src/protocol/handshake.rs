@@ -1,8 +1,8 @@
-//! The handshake of OTP 23 and later, both ways, as state machines.
+//! The handshake of OTP 23 and later, for both sides, as state machines.
 //!
-//! They take and give handshake messages without their length prefix: two bytes
-//! over TCP, four over TLS, which is the driver's business. The driver also owns
-//! the clock: a handshake must end within [`Settings::handshake_timeout`].
+//! The state machines consume and produce handshake messages without their length prefix (two bytes
+//! over TCP, four over TLS), which the driver adds and removes. The driver also owns the clock: a
+//! handshake must end within [`Settings::handshake_timeout`].
 //!
 //! Source: "Distribution Handshake", ERTS User's Guide, and `dist_util.erl`.
 //!
@@ -16,11 +16,11 @@ use subtle::ConstantTimeEq;
 use super::{flags, name};
 use crate::{HandshakeError, Peer};
 
-/// The longest message read during a handshake: a name message with a name of 255
+/// The greatest length of a message during a handshake in bytes. A name message with a name of 255
 /// characters is well below it.
 pub const MAX_MESSAGE: usize = 2048;
 
-/// What this node says of itself.
+/// The identity of this node in a handshake.
 #[derive(Debug, Clone)]
 pub struct Local {
     /// The full name.
@@ -31,19 +31,19 @@ pub struct Local {
     pub cookie: SecretSlice<u8>,
 }
 
-/// What to do after a message was handled.
+/// The next step after a message was handled.
 #[derive(Debug)]
 pub enum Step {
-    /// Wait for the next message.
+    /// The driver waits for the next message.
     Wait,
-    /// Send these messages, then wait for the next one.
+    /// The driver sends these messages, then waits for the next one.
     Send(Vec<Vec<u8>>),
-    /// Dialling: the peer believes there is a connection to us. Call
-    /// [`Dialer::alive`] with whether to go on.
+    /// The peer that was dialled believes that it is connected to this node. The driver calls
+    /// [`Dialer::alive`] to say whether to continue.
     Alive,
-    /// Accepting: the peer has said its name. Call [`Acceptor::status`].
+    /// The peer that has connected has sent its name. The driver calls [`Acceptor::status`].
     Named,
-    /// Send these messages; then the connection is established.
+    /// The driver sends these messages; then the connection is established.
     Done(Vec<Vec<u8>>, Peer),
 }
 
@@ -58,7 +58,8 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     a.ct_eq(b).into()
 }
 
-/// `N flags challenge creation name` or `N flags creation name`.
+/// Writes the name of this node with its length in two bytes, which ends the name and challenge
+/// messages.
 fn put_name(out: &mut Vec<u8>, local: &Local) {
     let text = local.name.as_str().as_bytes();
     out.put_u16(text.len() as u16);
@@ -74,17 +75,17 @@ fn take<const N: usize>(input: &mut &[u8]) -> Option<[u8; N]> {
 fn take_name<'a>(input: &mut &'a [u8]) -> Option<&'a str> {
     let len = usize::from(u16::from_be_bytes(take(input)?));
     let text = input.get(..len)?;
-    // What follows the name is for versions to come and is ignored, as OTP does.
+    // Bytes after the name are reserved for later versions and ignored, as OTP does.
     input.advance(len);
     std::str::from_utf8(text).ok()
 }
 
-/// Returns a name for a node that has none, and its creation. A node that returns with the
-/// `creation` it was given is called as before, at every gateway that knows the cookie, and nobody
-/// has to remember it; one that brings none is given `fresh`.
+/// Returns a name and a creation for a node that has no name. A node that returns with the
+/// `creation` that it was given gets the same name again, at every gateway that knows the cookie
+/// and without any stored state. A node without a creation is given `fresh`.
 fn name_for(local: &Local, host: &str, creation: u32, fresh: u32) -> (String, u32) {
     let creation = match creation {
-        // Creations up to 3 are those of old nodes.
+        // Creations up to 3 are used by old nodes.
         0..=3 => fresh | 4,
         known => known,
     };
@@ -123,7 +124,7 @@ enum DialState {
     Over,
 }
 
-/// The side that connected.
+/// The side that has connected.
 #[derive(Debug)]
 pub struct Dialer {
     local: Local,
@@ -133,8 +134,8 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// Returns a handshake with the node `expected`, and its first message. `challenge`
-    /// must be unpredictable.
+    /// Returns the state of a handshake with the node `expected`, and the first message.
+    /// `challenge` must be unpredictable.
     pub fn new(local: Local, expected: Atom, challenge: u32) -> (Self, Vec<u8>) {
         let mut first = vec![b'N'];
         first.put_u64(flags::OFFERED);
@@ -143,8 +144,8 @@ impl Dialer {
         (Self { local, expected, challenge, state: DialState::Status }, first)
     }
 
-    /// Takes the next message of the peer. No message may be given after an error
-    /// or [`Step::Done`].
+    /// Handles the next message of the peer. The method must not be called again after an error or
+    /// [`Step::Done`].
     pub fn handle(&mut self, message: &[u8]) -> Result<Step, HandshakeError> {
         match std::mem::replace(&mut self.state, DialState::Over) {
             DialState::Status => self.on_status(message),
@@ -154,17 +155,18 @@ impl Dialer {
         }
     }
 
-    /// Answers [`Step::Alive`]: whether to go on although the peer believes in an
-    /// older connection, which it then drops.
+    /// Answers [`Step::Alive`]. With `go_on`, the handshake continues and the peer drops the older
+    /// connection in which it believes.
     pub fn alive(&mut self, go_on: bool) -> Vec<u8> {
         self.state = if go_on { DialState::Challenge } else { DialState::Over };
         if go_on { b"strue".to_vec() } else { b"sfalse".to_vec() }
     }
 
-    /// What it means that the peer closed the socket now.
+    /// Returns the error for a peer that closes the socket at this point.
     pub fn closed(&self) -> HandshakeError {
         match self.state {
-            // A node that finds our challenge reply wrong closes without a word.
+            // A node that finds the challenge reply to be wrong closes the socket without a
+            // message.
             DialState::Ack(_) => HandshakeError::WrongCookie,
             DialState::Challenge => HandshakeError::Closed("a challenge"),
             _ => HandshakeError::Closed("a status"),
@@ -173,7 +175,7 @@ impl Dialer {
 
     fn on_status(&mut self, message: &[u8]) -> Result<Step, HandshakeError> {
         match message {
-            // The peer had its own attempt under way and gives it up.
+            // With `ok_simultaneous` the peer gives up its own attempt.
             b"sok" | b"sok_simultaneous" => {
                 self.state = DialState::Challenge;
                 Ok(Step::Wait)
@@ -224,18 +226,19 @@ impl Dialer {
     }
 }
 
-/// What the accepting side makes of a name.
+/// The decision of the accepting side about a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// Go on.
+    /// The handshake continues.
     Ok,
-    /// Go on; our own attempt to reach that node is given up.
+    /// The handshake continues, and this node gives up its own attempt to connect to the peer.
     OkSimultaneous,
-    /// Our own attempt to reach that node goes first.
+    /// The handshake ends, since this node's own attempt takes precedence.
     Nok,
-    /// There is a connection to that node: does it want to replace it?
+    /// This node is connected to the peer already, and asks whether the peer wants to replace the
+    /// connection.
     Alive,
-    /// Not now.
+    /// The connection is not allowed at present.
     NotAllowed,
 }
 
@@ -248,28 +251,29 @@ enum AcceptState {
     Over,
 }
 
-/// The side that was connected to.
+/// The side that accepted the connection.
 #[derive(Debug)]
 pub struct Acceptor {
     local: Local,
     challenge: u32,
-    /// Whether the peer was given its name.
+    /// Whether the peer asked for a name and was given one.
     named: bool,
     state: AcceptState,
 }
 
 impl Acceptor {
-    /// Returns a handshake with whoever has connected. `challenge` must be unpredictable.
+    /// Returns the state of a handshake with a peer that has connected. `challenge` must be
+    /// unpredictable.
     pub fn new(local: Local, challenge: u32) -> Self {
         Self { local, challenge, named: false, state: AcceptState::Name }
     }
 
-    /// Returns whether nothing has come from the peer.
+    /// Returns whether the peer has sent nothing yet.
     pub fn is_new(&self) -> bool {
         matches!(self.state, AcceptState::Name)
     }
 
-    /// Returns the peer as far as it has introduced itself; not to be believed before
+    /// Returns the peer as far as it has introduced itself. Its identity is proved only by
     /// [`Step::Done`].
     pub fn peer(&self) -> Option<&Peer> {
         match &self.state {
@@ -280,8 +284,8 @@ impl Acceptor {
         }
     }
 
-    /// Takes the next message of the peer. No message may be given after an error
-    /// or [`Step::Done`].
+    /// Handles the next message of the peer. The method must not be called again after an error or
+    /// [`Step::Done`].
     pub fn handle(&mut self, message: &[u8]) -> Result<Step, HandshakeError> {
         match std::mem::replace(&mut self.state, AcceptState::Over) {
             AcceptState::Name => self.on_name(message),
@@ -295,15 +299,16 @@ impl Acceptor {
         }
     }
 
-    /// Answers [`Step::Named`]: gives the messages to send and whether the
-    /// handshake goes on after them.
+    /// Answers [`Step::Named`]. Returns the messages to send, and whether the handshake continues
+    /// after them.
     pub fn status(&mut self, status: Status) -> (Vec<Vec<u8>>, Result<(), HandshakeError>) {
         let AcceptState::Named(peer) = std::mem::replace(&mut self.state, AcceptState::Over) else {
             return (Vec::new(), Err(HandshakeError::Malformed("order")));
         };
         match status {
-            // A peer that has no name yet believes in no connection: one that stands under the
-            // name is broken and gives way, once the peer has shown that it knows the cookie.
+            // A peer without a name does not believe in any connection. A connection under the name
+            // that it is given is broken, and is replaced once the peer has shown that it knows the
+            // cookie.
             Status::Ok | Status::OkSimultaneous | Status::Alive if self.named => {
                 let mut message = b"snamed:".to_vec();
                 let text = peer.name.as_str().as_bytes();
@@ -327,7 +332,7 @@ impl Acceptor {
         }
     }
 
-    /// What it means that the peer closed the socket now.
+    /// Returns the error for a peer that closes the socket at this point.
     pub fn closed(&self) -> HandshakeError {
         match self.state {
             AcceptState::Name => HandshakeError::Closed("a name"),
@@ -350,7 +355,8 @@ impl Acceptor {
             peer(&self.local, text, offered, creation)?
         } else {
             self.named = true;
-            // The challenge is as good as any other random number: it is told to the peer next.
+            // The challenge is as good as any other random number, since the peer learns it next
+            // anyway.
             let (name, creation) = name_for(&self.local, text, creation, self.challenge);
             peer(&self.local, &name, offered & !flags::NAME_ME, creation)?
         };
@@ -359,8 +365,8 @@ impl Acceptor {
     }
 
     fn challenge_to(&mut self, peer: Peer) -> Vec<u8> {
-        // A peer without a name goes by the flags that both sides have: it takes the name that it
-        // was given only if it finds its request there.
+        // A peer without a name evaluates the flags that both sides have set, and accepts the name
+        // only if its request is among them.
         let name_me = if self.named { flags::NAME_ME } else { 0 };
         let mut message = vec![b'N'];
         message.put_u64(flags::OFFERED | name_me);

@@ -1,8 +1,8 @@
 //! Node names.
 
-/// Returns the name and host parts of `node`, if it is a node name: `name@host`, at most
-/// 255 characters; the name of letters, digits, `_` and `-` as OTP demands, the
-/// host of printable ASCII without space.
+/// Returns the name and the host of `node` if it is a node name `name@host` of at most 255
+/// characters. The name must consist of letters, digits, `_` and `-`, as OTP demands, and the host
+/// of printable ASCII without spaces.
 pub fn split(node: &str) -> Option<(&str, &str)> {
     if node.len() > 255 {
         return None;

@@ -1,7 +1,8 @@
-//! What arrives on an established connection, frame by frame.
+//! Handles the frames that arrive on an established connection.
 //!
-//! Our processes never end before the connection does, so nothing is remembered
-//! about who monitors or links to them: a peer cannot make this grow.
+//! A session remembers no monitors or links: the pids of a node without processes never end before
+//! the connection does, so a peer cannot make any table grow. A node with processes handles their
+//! signals itself, see [`Sink::process`].
 
 use std::time::Duration;
 
@@ -18,52 +19,53 @@ use crate::gen_server::{self, From, Request};
 use crate::payload::part_of;
 use crate::{LocalPid, Peer, ProtocolError, Target};
 
-/// The name every node has, which answers `net_adm:ping`.
+/// The name that every node has, and that answers `net_adm:ping`.
 pub const NET_KERNEL: &str = "net_kernel";
 
-/// Room that has grown beyond this for a long message is given back after it.
+/// The capacity of the expansion buffer that is kept after a long message, in bytes.
 const KEPT_BYTES: usize = 512 << 10;
-/// What the atoms of a message usually take.
+/// The number of bytes that the atoms of a message usually take.
 const ROOM_FOR_ATOMS: usize = 256;
 
-/// Where a [`Session`] puts what it has understood.
+/// Receives what a [`Session`] has decoded.
 pub trait Sink {
-    /// Returns whether a name is registered here.
+    /// Returns whether a name is registered on this node.
     fn knows(&mut self, name: &str) -> bool;
     /// Returns whether a pid of this incarnation was handed out.
     fn lives(&mut self, id: u32, serial: u32) -> bool;
-    /// A signal to send to the peer.
+    /// Sends a signal to the peer.
     fn signal(&mut self, signal: Signal);
-    /// The answer to a call.
+    /// Sends the answer to a call.
     fn reply(&mut self, from: &From, reply: Bytes);
-    /// An empty frame has come, which tells that the peer is there.
+    /// Handles an empty frame, which shows that the peer is alive.
     fn tick(&mut self);
-    /// A message has arrived. The payload is one valid term.
+    /// Handles a message. The payload is one valid term.
     fn message(&mut self, to: Target<'_>, payload: Bytes);
-    /// A process of the peer has ended that we monitor by `reference`, encoded.
+    /// Handles the end of a process of the peer that is monitored by the encoded `reference`.
     fn exited(&mut self, pid: LocalPid, reference: &[u8], reason: Bytes);
-    /// A process of the peer has ended that we may be linked to.
+    /// Handles the end of a process of the peer that may be linked to this node.
     fn link_broken(&mut self, pid: LocalPid, reason: Bytes);
-    /// The peer has answered a probe, of this encoded reference.
+    /// Handles the answer of the peer to the probe with this encoded reference.
     fn probe_answered(&mut self, reference: &[u8]);
-    /// A control message with its payload, before anything else is done about it; whether that
-    /// is all there is to do. A node without processes leaves everything to the session.
+    /// Handles a control message with its payload before the session does. Returns whether nothing
+    /// is left to do. A node without processes leaves everything to the session.
     fn process(&mut self, _control: &Control<'_>, _payload: &Bytes) -> bool {
         false
     }
-    /// The peer used an operation nobody negotiated.
+    /// Handles an operation that was not negotiated.
     fn unknown_operation(&mut self, op: u64);
-    /// Does `work`, which takes as long as a message of so many `bytes` makes it: others need
-    /// not wait for it.
+    /// Does `work`, which takes time in proportion to a message of `bytes` bytes, without blocking
+    /// other tasks.
     fn run_blocking<R>(bytes: usize, work: impl FnOnce() -> R) -> R {
         let _ = bytes;
         work()
     }
 }
 
-/// Takes control messages to processes, for nodes that have some.
+/// Handles control messages to processes, for nodes that have processes.
 pub trait Processes: Send + Sync {
-    /// Handles a control message of `peer`; whether nothing is left to do. Must not block.
+    /// Handles a control message of `peer`. Returns whether nothing is left to do. The method must
+    /// not block.
     fn control(
         &self,
         peer: &std::sync::Arc<crate::Connection>,
@@ -84,14 +86,14 @@ pub struct Session {
     reassembly: Reassembly,
     scanner: Scanner,
     cache: Incoming,
-    /// The atoms the frame at hand refers to.
+    /// The atoms to which the current frame refers.
     atoms: Vec<Encoded>,
-    /// Room for terms whose atoms are written out.
+    /// The buffer for terms whose atoms are written out.
     expanded: BytesMut,
 }
 
 impl Session {
-    /// Returns the session between `our_pid`'s node and `peer`.
+    /// Returns the session between the node of `our_pid` and `peer`.
     pub fn new(our_pid: &Pid, peer: &Peer, limits: Limits) -> Self {
         Self {
             ours: our_pid.node.clone(),
@@ -111,18 +113,18 @@ impl Session {
         }
     }
 
-    /// How to write to this peer.
+    /// Returns the format of frames for this peer.
     pub fn format(&self) -> &Format {
         &self.format
     }
 
-    /// Returns the messages under way.
+    /// Returns the unfinished fragmented messages.
     pub fn reassembly(&self) -> &Reassembly {
         &self.reassembly
     }
 
-    /// Handles every frame of `frames`, which holds whole frames only. `now` counts
-    /// from any fixed time.
+    /// Handles every frame of `frames`, which must hold complete frames only. `now` counts from any
+    /// fixed time.
     pub fn frames<S: Sink>(
         &mut self,
         frames: &Bytes,
@@ -160,8 +162,8 @@ impl Session {
         Ok(())
     }
 
-    /// A message that came in fragments, after [`ROOM`] bytes. Long ones stay where they
-    /// are: only the start is written anew, when the atoms are all there.
+    /// Handles a reassembled message, which begins after [`ROOM`] bytes. A long message stays where
+    /// it is: only its start is rewritten with its atoms written out.
     fn put_together(
         &mut self,
         mut whole: BytesMut,
@@ -199,7 +201,7 @@ impl Session {
         self.dispatch(&whole, control, payload, sink)
     }
 
-    /// Control message and payload without version bytes; `data` lies in `buffer`.
+    /// Handles a control message and its payload without version bytes. `data` is part of `buffer`.
     fn message(
         &mut self,
         buffer: &Bytes,
@@ -218,7 +220,7 @@ impl Session {
         self.dispatch(buffer, control, payload, sink)
     }
 
-    /// The same, with version bytes.
+    /// Handles a control message and its payload with version bytes.
     fn pass_through(
         &mut self,
         buffer: &Bytes,
@@ -245,7 +247,7 @@ impl Session {
             if payload.len() > self.max_message {
                 return Err(ProtocolError::MessageTooLong(self.max_message));
             }
-            // What follows the term is ignored, as a BEAM does.
+            // Bytes after the term are ignored, as a BEAM does.
             let (payload, _) =
                 self.split(payload).map_err(|error| error.sent_by(control.sender()))?;
             part_of(buffer, payload)
@@ -276,7 +278,7 @@ impl Session {
                 sink.link_broken(pid, reason);
             }
             Control::UnlinkId { id, from, to } => {
-                // An acknowledgement to another incarnation would cut the connection.
+                // An acknowledgement to another incarnation would make the peer cut the connection.
                 if self.is_of_peer(&from) {
                     sink.signal(self.format.unlink_ack(id, to.raw, from.raw));
                 }
@@ -300,7 +302,7 @@ impl Session {
                     sink.signal(self.format.spawn_refused(request, from.raw));
                 }
             }
-            // Only probes monitor names.
+            // Only probes monitor names, so this is the answer to a probe.
             Control::MonitorExit { from: Process::Name { .. }, reference, .. } => {
                 sink.probe_answered(reference);
             }
@@ -310,7 +312,7 @@ impl Session {
         Ok(())
     }
 
-    /// A message to a name that is an atom of the list.
+    /// Handles a message to a name that is an atom of the list.
     fn cached_name(
         &mut self,
         name: Encoded,
@@ -346,11 +348,11 @@ impl Session {
         }
     }
 
-    /// Control message and payload with their atoms written out.
+    /// Returns the control message and the payload with their atoms written out.
     fn expand(&mut self, data: &[u8]) -> Result<Bytes, ProtocolError> {
         self.expanded.clear();
         self.expanded.reserve(data.len() + ROOM_FOR_ATOMS);
-        // Either part may be as long as the limit.
+        // Each of the two parts may be as long as the limit.
         let limit = self.max_message.saturating_mul(2);
         let control = gater_term::expand(data, &self.atoms, limit, &mut self.expanded)?;
         if let Some(payload) = data.get(control..).filter(|rest| !rest.is_empty()) {
@@ -361,7 +363,7 @@ impl Session {
         Ok(expanded)
     }
 
-    /// Returns the valid term at the start of `data`, and what follows it.
+    /// Returns the valid term at the start of `data`, and the bytes after it.
     fn split<'a>(&mut self, data: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), ProtocolError> {
         let len = self.scanner.scan(data, 0).map_err(ProtocolError::Term)?;
         data.split_at_checked(len).ok_or(ProtocolError::Control)
@@ -371,7 +373,7 @@ impl Session {
         pid.node == self.ours.as_str().as_bytes()
     }
 
-    /// Returns whether the pid is ours, of this incarnation, and was handed out. Pids of
+    /// Returns whether the pid belongs to this incarnation of this node and was handed out. Pids of
     /// earlier incarnations arrive for as long as a peer remembers them.
     fn is_alive(&self, pid: &RawPid<'_>, sink: &mut impl Sink) -> bool {
         self.is_ours(pid) && pid.creation == self.our_creation && sink.lives(pid.id, pid.serial)
@@ -407,10 +409,10 @@ impl Session {
     }
 }
 
-/// Returns the name and the payload of `{6, Pid, '', Name}` as a BEAM sends it, all atoms by
-/// reference: the control message of nearly all that arrives.
+/// Returns the name and the payload of `{6, Pid, '', Name}` as a BEAM sends it, with all atoms as
+/// references. Nearly all messages have this control message.
 fn cached_send<'a>(data: &'a [u8], atoms: &[Encoded]) -> Option<CachedSend<'a>> {
-    // A pid is its tag, its node and twelve bytes.
+    // A pid consists of its tag, its node and twelve bytes.
     let (control, payload) = data.split_first_chunk::<23>()?;
     let &[104, 4, 97, 6, 88, 82, node, ref numbers @ .., 82, unused, 82, name] = control else {
         return None;
@@ -429,10 +431,10 @@ fn cached_send<'a>(data: &'a [u8], atoms: &[Encoded]) -> Option<CachedSend<'a>> 
     Some(send).filter(|send| !send.payload.is_empty())
 }
 
-/// A message to a name, see [`cached_send`].
+/// A message to a name; see [`cached_send`].
 struct CachedSend<'a> {
     name: Encoded,
-    /// Its node, which is not written out, is the peer.
+    /// The sender. Its node, which is not written out, is the peer.
     sender: RawPid<'a>,
     payload: &'a [u8],
 }
@@ -441,8 +443,8 @@ fn known(text: &[u8], sink: &mut impl Sink) -> bool {
     std::str::from_utf8(text).is_ok_and(|name| name == NET_KERNEL || sink.knows(name))
 }
 
-/// `{is_auth, Node}` is `net_adm:ping`: any answer but `yes` makes the BEAM drop
-/// the connection.
+/// Returns the answer to a request of `net_kernel`. `{is_auth, Node}` is `net_adm:ping`; any answer
+/// but `yes` would make the BEAM drop the connection.
 fn net_kernel(request: &[u8]) -> &'static [u8] {
     if request.starts_with(b"\x68\x02\x77\x07is_auth")
         || request.starts_with(b"\x68\x02\x64\x00\x07is_auth")
@@ -461,8 +463,8 @@ fn unversioned(data: &[u8]) -> Result<&[u8], ProtocolError> {
     }
 }
 
-/// Reads a reference; `None` if it has too many words or a node in Latin-1 that
-/// is not ASCII.
+/// Reads a reference. Returns `None` if it has too many words, or a node in Latin-1 that is not
+/// ASCII.
 pub(crate) fn reference(term: &[u8]) -> Option<Reference> {
     gen_server::read_reference(term)
 }

@@ -1,4 +1,4 @@
-//! Shapes of control messages. Those that erl_dist can write are tried in the
+//! Tests of the shapes of control messages. The shapes that erl_dist can write are covered by the
 //! tests of the session.
 
 use proptest::prelude::*;

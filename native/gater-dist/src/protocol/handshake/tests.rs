@@ -1,4 +1,4 @@
-//! Two handshakes against each other in memory.
+//! Tests with two handshakes that run against each other in memory.
 
 use std::collections::VecDeque;
 
@@ -14,7 +14,7 @@ fn local(name: &str, cookie: &str) -> Local {
 
 type Ended = Result<Peer, HandshakeError>;
 
-/// Runs both sides until neither can go on; an error of one side closes the socket.
+/// Runs both sides until neither can continue. An error of one side closes the socket.
 fn run(dial: Local, expected: &str, accept: Local, status: Status, alive: bool) -> (Ended, Ended) {
     let (mut dialer, first) = Dialer::new(dial, Atom::new(expected).unwrap(), 1);
     let mut acceptor = Acceptor::new(accept, 2);
@@ -144,7 +144,7 @@ fn a_node_without_a_name_is_given_one_and_the_same_when_it_returns() {
     expected.put_slice(first.name.as_str().as_bytes());
     expected.put_u32(first.creation);
     assert_eq!(status, expected);
-    // Its last connection may still stand.
+    // The node's previous connection may still exist.
     for status in [Status::Ok, Status::Alive] {
         let (_, again) = named("h", first.creation, 999, status).unwrap();
         assert_eq!((again.name, again.creation), (first.name.clone(), first.creation));

@@ -5,7 +5,7 @@ use crate::Payload;
 
 const NOW: Duration = Duration::ZERO;
 
-/// Keeps the messages to names.
+/// A sink that keeps the messages to names.
 #[derive(Default)]
 struct Kept(Vec<(String, Vec<u8>)>);
 
@@ -56,7 +56,8 @@ const LIST: &[u8] = b"\x04\x88\x88\x00\x00\x03a@h\x01\x00\x02\x03srv\x03\x04tail
 const SAME_LIST: &[u8] = b"\x04\x00\x00\x00\x00\x01\x02\x03";
 const CONTROL: &[u8] = b"\x68\x04\x61\x06\x58\x52\x00\0\0\0\x01\0\0\0\0\0\0\0\x02\x52\x01\x52\x02";
 
-/// A list of so many references and a binary, as it is sent and written out.
+/// Returns a list of `references` references and a binary, as it is sent and with its atoms written
+/// out.
 fn payload(references: usize, bytes: usize) -> (Vec<u8>, Vec<u8>) {
     let mut start = vec![108];
     start.extend((references as u32 + 1).to_be_bytes());
@@ -71,7 +72,7 @@ fn payload(references: usize, bytes: usize) -> (Vec<u8>, Vec<u8>) {
 proptest! {
     #[test]
     fn a_message_is_the_same_whole_and_in_fragments(
-        // Above some 250 references there is no room for the atoms in front.
+        // With more than about 250 references the atoms no longer fit in front of the payload.
         references in 0_usize..600,
         bytes in 0_usize..5000,
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 1..5),
@@ -120,12 +121,12 @@ struct Side {
     seen: Seen,
 }
 
-/// What a session has told its end.
+/// The events that a session has reported to its end.
 #[derive(Default)]
 struct Seen {
-    /// The process that lives there, by its numbers.
+    /// The numbers of the process that exists at this end.
     lives: Option<(u32, u32)>,
-    /// Not sent yet.
+    /// The signals that were not sent yet.
     signals: Vec<Signal>,
     exited: Vec<(LocalPid, Vec<u8>, Bytes)>,
     probes: Vec<Vec<u8>>,
@@ -175,7 +176,7 @@ impl Side {
         Self { session: Session::new(ours, &peer, limits), seen: Seen::default() }
     }
 
-    /// Sends what this end has to say to the other one, as it goes over the wire.
+    /// Sends the signals of this end to the other end in their wire form.
     fn talk_to(&mut self, other: &mut Self) {
         let format = self.session.format();
         let mut frames = BytesMut::new();
@@ -202,7 +203,8 @@ fn control(op: u8, elements: &[&[u8]]) -> Bytes {
     [&[104, 1 + elements.len() as u8, 97, op][..], &elements.concat()].concat().into()
 }
 
-/// A gateway whose only process is number 1, and a BEAM, that agreed on all flags or on none.
+/// Returns pairs of a gateway, whose only process is number 1, and a BEAM, which agreed on all
+/// flags or on none.
 fn pairs() -> [(Side, Side); 2] {
     let (ours, theirs) = (pid("gater@h", 1, 1), pid("a@h", 4, 2));
     [u64::MAX, 0].map(|flags| {
@@ -212,7 +214,7 @@ fn pairs() -> [(Side, Side); 2] {
     })
 }
 
-/// What the gateway answers to a signal of the BEAM; the answer is accepted there.
+/// Returns the answer of the gateway to a signal of the BEAM, after the BEAM has accepted it.
 fn answer(gateway: &mut Side, beam: &mut Side, control: Bytes, payload: &[u8]) -> Vec<Signal> {
     let payload = Payload::from(payload.to_vec());
     beam.seen.signals.push(Signal { control, payload });
