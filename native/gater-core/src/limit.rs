@@ -4,14 +4,12 @@
 //! algorithm (ITU-T I.371), which is the time at which the bucket will be full again. A full bucket
 //! needs no memory at all.
 
-mod hash;
 mod shared;
 
 use std::num::NonZeroU32;
 
 use foldhash::HashMap;
 
-pub use self::hash::TopicHasher;
 pub use self::shared::SharedLimiter;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;

@@ -1,7 +1,10 @@
 //! Token buckets that many threads use at once without a lock.
 
+use std::hash::BuildHasher;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use foldhash::quality::RandomState;
 
 use super::Gcra;
 
@@ -17,13 +20,14 @@ struct Bucket {
 
 /// Token buckets by topic, for one rate, in a table of fixed size.
 ///
-/// A topic is identified by a hash of 64 bits. Two topics with the same hash share a bucket, so the
-/// hash should be unpredictable. When all buckets for a topic are taken, it replaces the topic
+/// A topic is identified by a hash of 64 bits, with a random key for each limiter. Two topics with
+/// the same hash share a bucket. When all buckets for a topic are taken, it replaces the topic
 /// whose bucket is, or will be, full first. The replaced topic starts with a full bucket when it is
 /// used again.
 #[derive(Debug)]
 pub struct SharedLimiter {
     bucket: Gcra,
+    hasher: RandomState,
     sets: Box<[[Bucket; WAYS]]>,
 }
 
@@ -36,14 +40,20 @@ impl SharedLimiter {
         let sets = (max_topics * 2).div_ceil(WAYS).next_power_of_two();
         Self {
             bucket: Gcra::new(rate),
+            hasher: RandomState::default(),
             sets: std::iter::repeat_with(Default::default).take(sets).collect(),
         }
     }
 
-    /// Returns whether a message may be published on the topic with this hash at `now_nanos` of a
-    /// monotonic clock. An allowed message is counted.
+    /// Returns whether a message may be published on the topic at `now_nanos` of a monotonic
+    /// clock. An allowed message is counted.
     #[inline]
-    pub fn check(&self, hash: u64, now_nanos: u64) -> bool {
+    pub fn check(&self, topic: &[u8], now_nanos: u64) -> bool {
+        self.check_hashed(self.hasher.hash_one(topic), now_nanos)
+    }
+
+    #[inline]
+    fn check_hashed(&self, hash: u64, now_nanos: u64) -> bool {
         let owner = hash | 1;
         // The upper bits choose the set, since the lowest bit is not kept in `owner`.
         let Some(set) = self.sets.get((hash >> 32) as usize & (self.sets.len() - 1)) else {
@@ -87,7 +97,7 @@ mod tests {
     #[test]
     fn a_topic_has_its_rate_and_as_many_at_once_after_a_pause() {
         let limiter = limiter(10, 100);
-        let burst = |now| (0..100).filter(|_| limiter.check(7, now)).count();
+        let burst = |now| (0..100).filter(|_| limiter.check(b"t", now)).count();
         assert_eq!(burst(0), 10);
         assert_eq!(burst(SECOND / 2), 5);
         assert_eq!(burst(10 * SECOND), 10);
@@ -96,17 +106,17 @@ mod tests {
     #[test]
     fn topics_do_not_share_a_rate() {
         let limiter = limiter(1, 1000);
-        let hash = |topic: u64| topic.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        assert!((1..500).all(|topic| limiter.check(hash(topic), 0)));
-        assert!((1..500).all(|topic| !limiter.check(hash(topic), 0)));
+        let check = |topic: u64| limiter.check(&topic.to_be_bytes(), 0);
+        assert!((1..500).all(check));
+        assert!(!(1..500).any(check));
     }
 
     #[test]
     fn who_loses_its_place_starts_with_a_full_bucket() {
         let limiter = limiter(1, 1);
         let topics: Vec<u64> = (1..=WAYS as u64 + 1).map(|topic| topic << 1).collect();
-        assert!(topics.iter().all(|topic| limiter.check(*topic, 0)));
-        assert!(limiter.check(topics[0], 0));
+        assert!(topics.iter().all(|topic| limiter.check_hashed(*topic, 0)));
+        assert!(limiter.check_hashed(topics[0], 0));
     }
 
     #[test]
@@ -114,7 +124,7 @@ mod tests {
         let limiter = limiter(1000, 16);
         let taken: usize = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
-                .map(|_| scope.spawn(|| (0..1000).filter(|_| limiter.check(5, 0)).count()))
+                .map(|_| scope.spawn(|| (0..1000).filter(|_| limiter.check(b"t", 0)).count()))
                 .collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });

@@ -17,6 +17,12 @@
 //!
 //! The socket itself is asked, not the runtime: that knows only what another thread has
 //! woken up for.
+//!
+//! What it is worth (`tests/bench/run --quick --only latency --only registry`, on two cores, with
+//! and without in turns): the median round trip of a publish call takes 0.35 to 0.65 of the
+//! Erlang gateway's time, and 0.96 to 0.98 without polling. `get_workers` of 1,000 workers with
+//! 32 clients reaches 1.9 to 2.5 of its rate, 1.4 to 2.2 without naps and 1.3 to 1.8 without
+//! both.
 
 use std::io::{ErrorKind, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
