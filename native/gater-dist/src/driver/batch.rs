@@ -1,4 +1,4 @@
-//! Frames gathered for one write.
+//! Frames that are collected for one write.
 
 use std::io::{ErrorKind, IoSlice};
 use std::ops::Range;
@@ -14,36 +14,36 @@ use crate::protocol::atom_cache::Outgoing;
 use crate::protocol::encode::{Format, Signal, put_numbers};
 use crate::{Draft, Payload, Prefix};
 
-/// Frames gathered for one write: enough to make system calls cheap, little
-/// enough for a message of a higher lane to come next soon.
+/// The number of bytes that are collected for one write: enough to make system calls cheap, and few
+/// enough for a message of a higher lane to be sent soon.
 const GATHER_BYTES: usize = 256 << 10;
-/// Parts of a payload up to this length are copied between their headers: that is
-/// cheaper than a slice of their own.
+/// The length in bytes up to which parts of a payload are copied between their headers, which is
+/// cheaper than a slice for each of them.
 const COPY_BELOW: usize = 4 << 10;
-/// Slices handed to one system call.
+/// The greatest number of slices that are passed to one system call.
 const MAX_SLICES: usize = 64;
-/// Prefixes whose frames start is remembered, per connection: more than there are
-/// channels anywhere.
+/// The greatest number of prefixes per connection whose frame starts are remembered. It exceeds the
+/// number of channels of any gateway.
 const MAX_STARTS: usize = 256;
 /// An empty frame.
 const TICK: [u8; 4] = [0; 4];
 
-/// Frames for one gathered write: small parts copied into one buffer, long
-/// payloads by reference.
+/// Frames for one vectored write. Small parts are copied into one buffer, and long payloads are
+/// referenced.
 pub struct Batch {
     format: Format,
     fragment_bytes: usize,
     next_sequence: u64,
     atoms: Outgoing,
     starts: Vec<FrameStart>,
-    /// How the bodies of frames with answers of one's own start once the peer knows the atoms.
+    /// The start of the body of a frame with an unshared answer, once the peer knows the atoms.
     answer_start: Option<Box<[u8]>>,
     copied: Vec<u8>,
-    /// In the order of the wire. Ranges are of `copied`.
+    /// The parts in the order of the wire. Ranges refer to `copied`.
     segments: Vec<Segment>,
-    /// In all segments together.
+    /// The number of bytes in all segments.
     bytes: usize,
-    /// Segments that are out, and bytes of the next that are.
+    /// The number of segments that are written, and the number of written bytes of the next one.
     first: usize,
     offset: usize,
 }
@@ -59,15 +59,15 @@ enum Segment {
     Shared(Bytes),
 }
 
-/// How frames with the same prefix start once the peer knows their atoms.
+/// The start of frames with one prefix, once the peer knows its atoms.
 struct FrameStart {
     prefix: Option<Arc<Prefix>>,
-    /// From the body's first byte up to the node in the pid of the receiver.
+    /// The bytes from the first byte of the body up to the node in the pid of the receiver.
     bytes: Box<[u8]>,
 }
 
 impl Batch {
-    /// Returns an empty batch, the first of a connection.
+    /// Returns an empty batch, the first one of a connection.
     pub fn new(format: Format, fragment_bytes: usize) -> Self {
         Self {
             format,
@@ -84,16 +84,16 @@ impl Batch {
         }
     }
 
-    /// Forgets what was written.
+    /// Removes the frames, which have been written.
     pub fn clear(&mut self) {
         self.copied.clear();
-        // One long burst must not hold its memory for good.
+        // One long burst must not keep its memory for good.
         self.copied.shrink_to(2 * GATHER_BYTES);
         self.segments.clear();
         (self.bytes, self.first, self.offset) = (0, 0, 0);
     }
 
-    /// Gives back memory that only bursts need.
+    /// Frees memory that only bursts need.
     pub fn trim(&mut self) {
         if self.is_written() {
             self.clear();
@@ -114,13 +114,13 @@ impl Batch {
         self.copied_since(at);
     }
 
-    /// Bytes of all frames.
+    /// Returns the number of bytes of all frames that were ever added.
     pub fn bytes_added(&self) -> usize {
         self.bytes
     }
 
-    /// Adds the frames of an item; gives back what is left of it when enough is
-    /// gathered.
+    /// Adds the frames of an item. Returns the rest of the item if the batch is full before its
+    /// end.
     pub fn add(&mut self, item: Item) -> Option<Item> {
         match item {
             Item::Signal(signal) => {
@@ -153,8 +153,8 @@ impl Batch {
         }
     }
 
-    /// Adds a message that is not longer than a fragment for one receiver after the
-    /// other while there is room; how many there was room for.
+    /// Adds a message that is not longer than a fragment for one receiver after another while there
+    /// is room. Returns the number of receivers for which there was room.
     pub fn add_draft(&mut self, to: &[LocalPid], draft: &Draft<'_>) -> usize {
         for (served, receiver) in to.iter().enumerate() {
             if !self.has_room() {
@@ -253,7 +253,7 @@ impl Batch {
         Self::after(rest)
     }
 
-    /// What remains after a fragment: more of them, or the next receivers.
+    /// Returns the rest of an item after a fragment: further fragments, or the next receivers.
     fn after(rest: Fragments) -> Option<Item> {
         if rest.left > 0 {
             return Some(Item::Rest(rest));
@@ -262,14 +262,14 @@ impl Batch {
         (from < to.len()).then_some(Item::Many { to, from, payload: rest.payload })
     }
 
-    /// Makes room for the length of a frame; gives the place.
+    /// Reserves the length of a frame and returns its offset.
     fn begin(&mut self) -> usize {
         let at = self.copied.len();
         self.copied.extend([0; 4]);
         at
     }
 
-    /// The part of a frame that is copied is complete; `more` bytes of it follow.
+    /// Completes the copied part of a frame, which `more` bytes follow.
     fn finish(&mut self, at: usize, more: usize) {
         let len = (self.copied.len() - at - 4 + more) as u32;
         if let Some(place) = self.copied.get_mut(at..at + 4) {
@@ -278,8 +278,8 @@ impl Batch {
         self.copied_since(at);
     }
 
-    /// Writes the start of a frame, without its first `skip` bytes, up to the node in
-    /// the pid of the receiver. Whether atoms are references.
+    /// Writes the start of a frame, without its first `skip` bytes, up to the node in the pid of
+    /// the receiver. Returns whether its atoms are references.
     fn start_frame(&mut self, prefix: Option<&Arc<Prefix>>, skip: usize) -> bool {
         let plain = self.format.send_prefix();
         if !self.format.atom_cache {
@@ -303,7 +303,7 @@ impl Batch {
             self.copied.extend_from_slice(plain.get(skip..).unwrap_or_default());
             return false;
         };
-        // {2, '', Pid}, the node of which is the first atom of the list.
+        // {2, '', Pid}, in which the node is the first atom of the list.
         bytes.extend([104, 3, 97, 2, 119, 0, 88, 82, 0]);
         self.copied.extend_from_slice(bytes.get(skip..).unwrap_or_default());
         if all_known && self.starts.len() < MAX_STARTS {
@@ -328,8 +328,8 @@ impl Batch {
         self.shared(reply, 0..reply.len());
     }
 
-    /// Writes the start of the body of a frame with an answer, up to its control message; where
-    /// the atoms are, if they are listed.
+    /// Writes the start of the body of a frame with an answer, up to its control message. Returns
+    /// the places of the atoms if they are listed.
     fn begin_answer(&mut self, reply: &Reply) -> Option<Places> {
         let listed = self.list_answer_atoms(reply);
         if listed.is_none() {
@@ -346,7 +346,7 @@ impl Batch {
             Reply::Own(_) => &[],
             Reply::Shared(term) => term.cached()?.0,
         };
-        // The peer's node comes first, and what a shared term refers to is next.
+        // The node of the peer comes first, followed by the atoms to which a shared term refers.
         let own = u8::try_from(1 + of_reply.len()).ok()?;
         let places = Places { own, alias: own.checked_add(1)? };
         if let (Reply::Own(_), Some(start)) = (reply, &self.answer_start) {
@@ -367,7 +367,7 @@ impl Batch {
         Some(places)
     }
 
-    /// Adds part of a payload.
+    /// Adds a part of a payload.
     fn payload(&mut self, payload: &Payload, cached: bool, range: Range<usize>) {
         let mut start = 0;
         for part in payload.parts(cached) {
@@ -395,7 +395,7 @@ impl Batch {
         self.copied_since(at);
     }
 
-    /// What was copied since `at` goes out next.
+    /// Adds the bytes that were copied since `at` as the next segment.
     fn copied_since(&mut self, at: usize) {
         let end = self.copied.len();
         self.bytes += end - at;
@@ -412,17 +412,17 @@ impl Batch {
         }
     }
 
-    /// Returns whether nothing is left to be written.
+    /// Returns whether everything is written.
     pub fn is_written(&self) -> bool {
         self.first >= self.segments.len()
     }
 
-    /// Returns whether there is room for more.
+    /// Returns whether there is room for more frames.
     pub fn has_room(&self) -> bool {
         self.bytes < GATHER_BYTES
     }
 
-    /// Writes as much as the socket takes without waiting; whether that was all.
+    /// Writes as much as the socket takes without waiting. Returns whether everything is written.
     pub fn try_write(&mut self, socket: &OwnedWriteHalf) -> std::io::Result<bool> {
         while let Some(segments) = self.segments.get(self.first..).filter(|rest| !rest.is_empty()) {
             let mut slices = [IoSlice::new(&[]); MAX_SLICES];
@@ -444,14 +444,14 @@ impl Batch {
         Ok(true)
     }
 
-    /// What is still to be written.
+    /// Returns the bytes that are still to be written.
     #[cfg(test)]
     pub fn bytes_left(&self) -> Vec<u8> {
         let segments = self.segments.iter().skip(self.first);
         segments.flat_map(|segment| self.slice(segment)).skip(self.offset).copied().collect()
     }
 
-    /// So many bytes more are out.
+    /// Records that `written` further bytes were written.
     fn advance(&mut self, mut written: usize) {
         while let Some(segment) = self.segments.get(self.first) {
             let left = self.slice(segment).len() - self.offset;

@@ -1,38 +1,41 @@
-//! How many processes of a peer call at once, and how long their calls take, as seen from
-//! the answers.
+//! Caller statistics: the number of processes of a peer that call concurrently, and the duration of
+//! their calls, derived from the answers.
 //!
-//! One caller is watched at a time: the answers from one that it gets to its next are as many
-//! as call at once.
+//! One caller is watched at a time. The number of answers between two answers to this caller is the
+//! number of concurrent callers.
 
 use std::time::Duration;
 
 use gater_term::Pid;
 
-/// A caller is given up after twice as many answers as callers were seen last, and these.
+/// A caller is no longer watched after twice as many answers as there were callers last, plus this
+/// number.
 const SPARE: u32 = 8;
-/// More callers are not told apart.
+/// The greatest number of callers that is distinguished.
 const MAX: u32 = 1024;
 
-/// Counts answers and callers.
+/// Counts answers and estimates the number of callers.
 #[derive(Debug)]
 pub struct CallerStats {
-    /// The number and serial of the caller that is watched, and when it got its last answer.
+    /// The id and the serial of the watched caller, and the time of its last answer.
     watched: Option<(u32, u32, Duration)>,
-    /// Answers since then.
+    /// The number of answers since then.
     since: u32,
     seen: Seen,
 }
 
-/// What was seen.
+/// The statistics of a period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
-    /// Answers since that was asked for the last time.
+    /// The number of answers in the period.
     pub answers: u32,
-    /// Those of them that were given while their calls were read, and waited for nothing.
+    /// The number of these answers that were given while the calls were being read, without
+    /// waiting.
     pub at_once: u32,
-    /// How many call at once; of those that call just once, how many did since one was watched.
+    /// The number of concurrent callers. For processes that call only once, the number of them
+    /// since one was watched.
     pub callers: u32,
-    /// From one answer to a caller to its next; nothing if it does not call again.
+    /// The time between two answers to one caller, or `None` if it does not call again.
     pub round: Option<Duration>,
 }
 
@@ -44,8 +47,8 @@ impl Default for CallerStats {
 }
 
 impl CallerStats {
-    /// `caller` gets an answer, `at_once` or later than its call was read; `now` is the time
-    /// on any clock.
+    /// Records an answer to `caller`, which was given `at_once` or later than its call was read.
+    /// `now` is the time on any fixed clock.
     pub fn answered(&mut self, caller: &Pid, at_once: bool, now: impl FnOnce() -> Duration) {
         self.seen.answers = self.seen.answers.saturating_add(1);
         self.seen.at_once += u32::from(at_once && self.seen.at_once < u32::MAX);
@@ -62,7 +65,7 @@ impl CallerStats {
         (self.watched, self.since) = (Some((id, serial, now)), 0);
     }
 
-    /// What was seen; answers are counted anew.
+    /// Returns the statistics since the last call, and starts a new period.
     pub fn take(&mut self) -> Seen {
         let seen = self.seen;
         (self.seen.answers, self.seen.at_once) = (0, 0);
@@ -81,7 +84,7 @@ mod tests {
         Pid { node: Atom::new("n@h").unwrap(), id, serial: 0, creation: 1 }
     }
 
-    /// One answer after the other, a step of time apart.
+    /// Records the answers one after the other, with a step of time between them.
     fn after(answered: impl IntoIterator<Item = u32>) -> Seen {
         let mut callers = CallerStats::default();
         for (id, time) in answered.into_iter().zip(1..) {

@@ -1,9 +1,9 @@
-//! What a reader task sends while it handles what it has read at once.
+//! Write coalescing in a reader task while it handles bytes that were read together.
 //!
-//! A thread that holds a cork puts frames straight into the batches of the connections
-//! that nobody writes to at the time, and writes the batches when it has handled all
-//! it has read: no queue, no wake-up of another task and one system call for each
-//! connection. A lone message goes out before the reader waits again.
+//! A thread that holds a cork writes frames directly into the batches of connections that no other
+//! thread writes to at the time, and flushes the batches when it has handled everything it has
+//! read. This needs no queue, does not wake another task, and costs one system call per connection.
+//! A single message is sent before the reader waits again.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::Connection;
 
-/// Connections that the holder of a cork writes to itself; those beyond are left to their tasks.
+/// The number of connections that the holder of a cork flushes itself; the writer tasks flush the
+/// others.
 const WRITTEN_HERE: usize = 8;
 
 static LAST: AtomicU64 = AtomicU64::new(0);
@@ -21,15 +22,15 @@ thread_local! {
 }
 
 struct Current {
-    /// Never given out twice; 0 while this thread holds no cork.
+    /// The number of the cork that this thread holds, which is never reused; 0 if it holds none.
     corker: u64,
     touched: Vec<Arc<Connection>>,
 }
 
-/// The thread coalesces what it sends until this is dropped, which writes.
+/// While this value exists, the thread coalesces its writes. Dropping it flushes them.
 pub struct Cork(u64);
 
-/// Has this thread coalesce what it sends from now on, unless it does already.
+/// Makes this thread coalesce its writes from now on. Returns `None` if it does already.
 pub fn begin() -> Option<Cork> {
     CURRENT.with_borrow_mut(|current| {
         if current.corker != 0 {
@@ -40,12 +41,12 @@ pub fn begin() -> Option<Cork> {
     })
 }
 
-/// Returns the number of the cork that this thread holds, if it holds one.
+/// Returns the number of the cork that this thread holds, or `None` if it holds none.
 pub fn corker() -> Option<u64> {
     CURRENT.with_borrow(|current| Some(current.corker).filter(|number| *number != 0))
 }
 
-/// Has `connection` written when the cork is dropped.
+/// Flushes `connection` when the cork is dropped.
 pub fn touch(connection: Arc<Connection>) {
     CURRENT.with_borrow_mut(|current| current.touched.push(connection));
 }

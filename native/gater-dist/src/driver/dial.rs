@@ -1,4 +1,4 @@
-//! Connecting to other nodes, and keeping connected.
+//! Connects to other nodes, and keeps connections to them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::protocol::handshake::{Dialer, Step};
 use crate::protocol::name;
 use crate::{Chain, Connection, DialError, HandshakeError, Peer};
 
-/// Addresses of a host that are tried.
+/// The greatest number of addresses of a host that are tried.
 const MAX_ADDRESSES: usize = 8;
 
 /// Keeps a connection to `node` until `until` is cancelled.
@@ -33,7 +33,7 @@ pub async fn keep(shared: Arc<Shared>, node: Atom, until: CancellationToken) {
                     () = until.cancelled() => return,
                     () = connection.ended().cancelled() => {}
                 }
-                // A connection that breaks at once is as bad as none.
+                // A connection that breaks at once counts like a failed dial.
                 if since.elapsed() >= pause {
                     pause = shared.settings.redial_min;
                     continue;
@@ -54,18 +54,18 @@ pub async fn keep(shared: Arc<Shared>, node: Atom, until: CancellationToken) {
     }
 }
 
-/// Half of `pause` to all of it, so that nodes do not dial in step.
+/// Returns a random time between half of `pause` and all of it, so that nodes do not dial in step.
 fn jittered(pause: Duration) -> Duration {
     let part = getrandom::u32().unwrap_or(u32::MAX);
     pause / 2 + (pause / 2).mul_f64(f64::from(part) / f64::from(u32::MAX))
 }
 
-/// Connects to `node`, or gives the connection that stands.
+/// Connects to `node`, or returns the established connection.
 pub async fn connect(shared: &Arc<Shared>, node: &Atom) -> Result<Arc<Connection>, DialError> {
     if *node == shared.local.name || name::split(node.as_str()).is_none() {
         return Err(DialError::BadName(node.as_str().to_owned()));
     }
-    // A node that is prepared dials when it runs.
+    // A prepared node dials once it runs.
     tokio::select! {
         _ = shared.events.wait() => {}
         () = shared.stop.cancelled() => return Err(DialError::Stopped),
@@ -87,9 +87,9 @@ pub async fn connect(shared: &Arc<Shared>, node: &Atom) -> Result<Arc<Connection
                     }
                 };
                 match outcome {
-                    // The peer has connected to us meanwhile.
+                    // The peer has connected to this node during the dial.
                     Err(DialError::Handshake(HandshakeError::AlreadyConnected)) => {}
-                    // It is about to.
+                    // The peer is about to connect to this node.
                     Err(DialError::Handshake(error @ HandshakeError::Simultaneous)) => {
                         return accepted(shared, node).await.ok_or(error.into());
                     }
@@ -100,7 +100,7 @@ pub async fn connect(shared: &Arc<Shared>, node: &Atom) -> Result<Arc<Connection
     }
 }
 
-/// Returns the connection that `node` makes; `None` if it does not, in time.
+/// Waits for the connection that `node` makes. Returns `None` if it does not connect in time.
 async fn accepted(shared: &Shared, node: &Atom) -> Option<Arc<Connection>> {
     let made = async {
         loop {
@@ -119,7 +119,7 @@ async fn accepted(shared: &Shared, node: &Atom) -> Option<Arc<Connection>> {
     }
 }
 
-/// Says that a dial is over, however it ended.
+/// Reports the end of a dial when it is dropped, however the dial ended.
 struct Dialed<'a> {
     shared: &'a Shared,
     node: &'a Atom,
@@ -137,16 +137,17 @@ async fn dial(shared: &Arc<Shared>, node: &Atom) -> Result<Arc<Connection>, Dial
     let settings = &shared.settings;
     let mut outcome = Err(DialError::Resolve(node.as_str().to_owned()));
     let addresses = resolve(host, settings.connect_timeout).await;
-    // Held until the connection is counted as one, or the socket is closed.
+    // The permit is held until the connection is counted or the socket is closed.
     let _permit = shared.dials.acquire().await.map_err(|_| DialError::Stopped)?;
-    // The node may listen on one of the families alone, and so may its EPMD.
+    // The node, and its EPMD too, may listen on only one of the address families.
     for ip in addresses {
         match open(shared, node, name, ip).await {
             Ok(socket) => {
                 outcome = Ok(socket);
                 break;
             }
-            // The first address is the one that its name is meant to stand for.
+            // The error for the first address is kept, since it is the preferred address of the
+            // name.
             Err(error) if matches!(outcome, Err(DialError::Resolve(_))) => outcome = Err(error),
             Err(error) => {
                 tracing::debug!(%node, %ip, error = %Chain(&error), "not reached there either")
@@ -161,7 +162,7 @@ async fn dial(shared: &Arc<Shared>, node: &Atom) -> Result<Arc<Connection>, Dial
     link::start(shared, socket, peer)
 }
 
-/// Asks the EPMD at `ip` for the node and connects to it there.
+/// Asks the EPMD at `ip` for the port of the node and connects to it.
 async fn open(
     shared: &Shared,
     node: &Atom,
@@ -181,7 +182,7 @@ async fn open(
         .map_err(failed)
 }
 
-/// Returns the addresses of a host, of both families, in the order in which the system has them.
+/// Returns the addresses of a host, of both families, in the order of the system's resolver.
 pub async fn resolve(host: &str, limit: Duration) -> Vec<IpAddr> {
     if let Ok(ip) = host.parse() {
         return vec![ip];
@@ -204,14 +205,15 @@ async fn shake(
 ) -> Result<Peer, HandshakeError> {
     let challenge = getrandom::u32().map_err(std::io::Error::from)?;
     let dialer = Dialer::new(shared.identity(), node.clone(), challenge);
-    // A peer that believes in a connection has lost one that we have lost, too, or that it has made
-    // while we dialled.
+    // If the peer believes in a connection that this node does not have, either both have lost it
+    // or the peer has made it during the dial.
     let is_new = || shared.connection(node.as_str()).is_none();
     carry_out(dialer, socket, is_new, |_| ()).await
 }
 
-/// Carries out the handshake of a [`Dialer`], with its first message. `go_on` is asked if the peer
-/// believes in a connection already; `heard` is shown every message of the peer.
+/// Carries out the handshake of a [`Dialer`], beginning with its first message. `go_on` is called
+/// if the peer believes that it is connected already, and `heard` is called with every message of
+/// the peer.
 pub async fn carry_out(
     (mut dialer, first): (Dialer, Vec<u8>),
     socket: &mut TcpStream,

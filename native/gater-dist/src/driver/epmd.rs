@@ -1,5 +1,4 @@
-//! The Erlang Port Mapper Daemon: telling it where this node is, asking it where
-//! others are.
+//! The client of the Erlang Port Mapper Daemon, which registers this node and looks up others.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Stdio;
@@ -16,21 +15,21 @@ use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 use super::shared::Shared;
 use crate::{Chain, EpmdError, Settings};
 
-/// How long a daemon that was just started may take to answer.
+/// The time within which a daemon that was just started must answer.
 const START_WITHIN: Duration = Duration::from_secs(5);
-/// The pause between two tries to reach a daemon.
+/// The pause between two attempts to reach a daemon.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
-/// The pause between two tries to register again.
+/// The pause between two attempts to register again.
 const REREGISTER_AFTER: Duration = Duration::from_secs(1);
 
-/// A registration, which lasts as long as its connection.
+/// A registration, which lasts as long as its connection to the daemon.
 pub struct Registration {
     connection: TcpStream,
-    /// The incarnation the daemon has given this node.
+    /// The incarnation that the daemon has assigned to this node.
     pub creation: u32,
 }
 
-/// Registers a hidden node; starts a daemon on this machine if there is none.
+/// Registers a hidden node. Starts a daemon on this machine if none runs.
 pub async fn register(
     settings: &Settings,
     name: &str,
@@ -53,8 +52,8 @@ pub async fn register(
     }
 }
 
-/// Registers with the daemon at the address of the settings, or at the other loopback address: a
-/// host may have one of the two families alone.
+/// Registers with the daemon at the configured address, or at the loopback address of the other
+/// family, since a host may have only one of them.
 async fn register_once(
     settings: &Settings,
     name: &str,
@@ -95,7 +94,8 @@ async fn register_at(
     Ok(Registration { connection: connection.into_inner(), creation: creation.get() })
 }
 
-/// The daemon goes to the background itself; another one may win the race.
+/// Starts a daemon, which moves to the background itself. If several are started, one of them wins
+/// the port.
 async fn start_daemon(port: u16) {
     let spawned = Command::new("epmd")
         .args(["-daemon", "-port", &port.to_string()])
@@ -110,7 +110,7 @@ async fn start_daemon(port: u16) {
     }
 }
 
-/// Stays registered until the node stops: a daemon that went away is told again.
+/// Stays registered until the node stops, and registers again with a daemon that was restarted.
 pub async fn stay(shared: Arc<Shared>, name: String, registration: Registration) {
     let mut connection = registration.connection;
     loop {
@@ -124,7 +124,7 @@ pub async fn stay(shared: Arc<Shared>, name: String, registration: Registration)
                 () = shared.stop.cancelled() => return,
                 () = sleep(REREGISTER_AFTER) => {}
             }
-            // The incarnation stays that of the first registration, as in OTP.
+            // The node keeps the incarnation of its first registration, as in OTP.
             match register(&shared.settings, &name, shared.port).await {
                 Ok(again) => break again.connection,
                 Err(error) => tracing::warn!(error = %Chain(&error), "not registered with epmd"),
@@ -134,13 +134,13 @@ pub async fn stay(shared: Arc<Shared>, name: String, registration: Registration)
     }
 }
 
-/// Returns when the daemon closes; it never sends anything.
+/// Waits until the daemon closes the connection. It never sends anything on it.
 async fn closed(connection: &mut TcpStream) {
     let mut buffer = [0; 64];
     while connection.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
 }
 
-/// Returns the port of a node by its name without the host; `None` if it is not running.
+/// Returns the port of a node by its name without the host, or `None` if it is not running.
 pub async fn look_up(
     epmd: SocketAddr,
     name: &str,

@@ -1,4 +1,4 @@
-//! What can be sent on one connection.
+//! The items of the send queue of a connection.
 
 use std::sync::Arc;
 
@@ -8,57 +8,57 @@ use crate::protocol::answer::{Answer, Reply};
 use crate::protocol::encode::Signal;
 use crate::{Payload, Prefix};
 
-/// About what a monitor takes on the wire.
+/// The approximate number of bytes of a monitor signal.
 const MONITOR_BYTES: usize = 128;
 
-/// Something to send.
+/// An item of the send queue.
 #[derive(Debug)]
 pub enum Item {
-    /// A control message, never fragmented.
+    /// A control message, which is never fragmented.
     Signal(Signal),
-    /// Monitors of processes of the peer by their numbers, those before `from` excepted.
+    /// Monitors of several processes of the peer. Those before `from` are already sent.
     Monitors {
-        /// The processes.
+        /// The processes with the numbers of their monitors.
         of: Box<[(LocalPid, u64)]>,
-        /// The place of the first one not monitored yet. Invariant: `from < of.len()`.
+        /// The index of the first process that is not monitored yet. Invariant: `from < of.len()`.
         from: usize,
     },
-    /// The answer to a call, never fragmented.
+    /// The answer to a call, which is never fragmented.
     Answer(Answer),
     /// A message to one process.
     One(LocalPid, Payload),
-    /// A message to several processes, those before `from` excepted.
+    /// A message to several processes. Those before `from` are already served.
     Many {
         /// The receivers.
         to: Arc<[LocalPid]>,
-        /// The place of the first one not served yet. Invariant: `from < to.len()`.
+        /// The index of the first receiver that is not served yet. Invariant: `from < to.len()`.
         from: usize,
-        /// What each is sent.
+        /// The message.
         payload: Payload,
     },
-    /// The rest of a message of which some fragments are out.
+    /// The rest of a message of which some fragments are sent.
     Rest(Fragments),
 }
 
-/// A message that leaves in fragments.
+/// A message that is sent in fragments.
 #[derive(Debug)]
 pub struct Fragments {
-    /// Tells it apart on its connection. Never 0.
+    /// The identifier of the message among the unfinished ones of its connection. Never 0.
     pub sequence: u64,
-    /// Fragments still to be sent. Never 0.
+    /// The number of fragments that are still to be sent. Never 0.
     pub left: u64,
-    /// Bytes of the payload that are out.
+    /// The number of bytes of the payload that are sent.
     pub sent: usize,
-    /// What is sent.
+    /// The payload.
     pub payload: Payload,
     /// Whether the atoms of its prefix are references.
     pub cached: bool,
-    /// The receivers that come after this one, if any.
+    /// The receivers after this one, if any, and the index of the next.
     pub then: Option<(Arc<[LocalPid]>, usize)>,
 }
 
 impl Item {
-    /// Returns the bytes of the message.
+    /// Returns the length of the message in bytes.
     pub fn message_len(&self) -> usize {
         match self {
             Self::Signal(signal) => signal.control.len() + signal.payload.len(),
@@ -70,7 +70,7 @@ impl Item {
         }
     }
 
-    /// Returns whether its bytes are not its own, so that they need not be copied.
+    /// Returns whether the bytes of the message are shared and therefore not copied.
     pub fn is_shared(&self) -> bool {
         matches!(self, Self::Answer(Answer { reply: Reply::Shared(_), .. }))
     }
@@ -86,7 +86,8 @@ impl Item {
         }
     }
 
-    /// What the item occupies, and how many messages it stands for.
+    /// Returns the number of bytes that the item occupies, and the number of messages it stands
+    /// for.
     pub fn size(&self) -> (usize, u32) {
         const ENTRY: usize = 64;
         match self {

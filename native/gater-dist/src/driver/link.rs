@@ -13,16 +13,16 @@ use crate::protocol::fragment::Limits;
 use crate::protocol::session::Session;
 use crate::{Connection, DialError, DownReason, Peer};
 
-/// Bytes the kernel may hold unsent. What waits here cannot be overtaken.
+/// The number of unsent bytes that the kernel may hold. Messages there cannot be overtaken.
 const UNSENT_BYTES: u32 = 256 << 10;
-/// An unfinished message that has not grown for this long may be given up.
+/// The time after which an unfinished message that has not grown may be discarded.
 const STALE_AFTER: Duration = Duration::from_secs(60);
 
 /// The atom `noconnection`.
 const NOCONNECTION: &[u8] = b"\x77\x0cnoconnection";
 
-/// Registers the connection and runs it to its end. Fails while the node does not run, and if there
-/// are as many connections as the settings allow; the socket is closed then.
+/// Registers the connection and runs it to its end. Returns an error, and closes the socket, while
+/// the node does not run or if there are as many connections as the settings allow.
 pub fn start(
     shared: &Arc<Shared>,
     socket: TcpStream,
@@ -95,8 +95,8 @@ async fn run(
     drop(over);
 }
 
-/// Says that a connection is over, even if the task that read from it has panicked: else the
-/// peer could not come back.
+/// Reports the end of a connection when it is dropped, even if the task that read from it has
+/// panicked, since the peer could not connect again otherwise.
 struct Over<'a> {
     shared: &'a Shared,
     connection: &'a Arc<Connection>,
@@ -105,7 +105,7 @@ struct Over<'a> {
 impl Drop for Over<'_> {
     fn drop(&mut self) {
         let Self { shared, connection } = self;
-        // The first reason counts.
+        // Only the first reason is kept, so this one applies if no other was set.
         connection.end(DownReason::Requested("its reader has failed"));
         connection.outbox().detach();
         shared.unlinked(connection);
@@ -125,7 +125,7 @@ impl Drop for Over<'_> {
     }
 }
 
-/// Sets what makes small messages go at once and dead peers be noticed.
+/// Sets the socket options that send small messages at once and detect dead peers.
 fn tune(socket: &TcpStream) {
     let socket = SockRef::from(socket);
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(30));

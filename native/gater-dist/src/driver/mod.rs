@@ -1,9 +1,8 @@
 //! The protocol on sockets, timers and tasks.
 //!
-//! Two tasks per connection: the reader takes what arrives, calls
-//! [`Events`](crate::Events) and writes what it sends there and then; the writer takes
-//! what has to wait in the [`outbox`]. They share the [`Connection`](crate::Connection)
-//! and nothing else.
+//! Each connection has two tasks. The reader handles the bytes that arrive, calls
+//! [`Events`](crate::Events), and writes immediate replies itself; the writer sends the messages
+//! that wait in the [`outbox`]. They share only the [`Connection`](crate::Connection).
 
 mod accept;
 pub mod batch;

@@ -1,8 +1,8 @@
-//! Log lines about peers that are refused, at a bounded rate.
+//! Log lines about refused peers, at a bounded rate.
 //!
-//! Whoever reaches the port can cause such a line. So of one kind and one peer there is a line a
-//! minute, with the number of those that were left out since the last one, and of all of them
-//! together a few in a second.
+//! Any host that reaches the port can cause such a line. Lines of one kind about one peer are
+//! therefore written once a minute, with the number of lines that were left out since the last one,
+//! and the number of all such lines is limited to a few per second.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -11,11 +11,11 @@ use parking_lot::Mutex;
 
 /// The least time between two lines of one kind about one peer.
 const REPEATED_AFTER: Duration = Duration::from_secs(60);
-/// The time in which at most [`MAX_LINES`] are written.
+/// The period in which at most [`MAX_LINES`] are written.
 const PERIOD: Duration = Duration::from_secs(10);
-/// Lines in a [`PERIOD`].
+/// The greatest number of lines in a [`PERIOD`].
 const MAX_LINES: u32 = 50;
-/// Peers that are remembered.
+/// The greatest number of peers that are remembered.
 const MAX_PEERS: usize = 1024;
 
 /// Decides which lines are written.
@@ -35,14 +35,14 @@ struct Peer {
 }
 
 impl Notices {
-    /// Returns whether a line of this `kind` about the peer `who` is to be written at `now`: if so,
-    /// the number of such lines that were left out since the last one.
+    /// Decides whether a line of this `kind` about the peer `who` is written at `now`. If so,
+    /// returns the number of such lines that were left out since the last one.
     pub fn admit(&self, kind: &'static str, who: &str, now: Instant) -> Option<u64> {
         let mut guard = self.0.lock();
         let Inner { peers, period } = &mut *guard;
         if peers.len() >= MAX_PEERS {
-            // Those that were said long ago and not repeated make room first; in a flood of
-            // peers that come once all do.
+            // Peers whose last line is old and was not repeated are forgotten first. In a flood of
+            // peers that appear once, all of them are forgotten.
             let recent = |peer: &Peer| peer.said.is_some_and(|at| now - at < REPEATED_AFTER);
             peers.retain(|_, peer| recent(peer) || peer.left_out > 0);
             if peers.len() >= MAX_PEERS {

@@ -1,28 +1,28 @@
-//! When to read a socket: as soon as something has come, after polling for it, or a little
-//! later.
+//! Adaptive polling: decides whether a reader waits for its socket, polls it, or sleeps briefly
+//! before it reads.
 //!
-//! To put a thread to sleep and to wake it takes longer than to answer a call, and who
-//! calls again and again has its next call there within that time. So a reader that has
-//! just answered a call polls for a short while, as the schedulers of a BEAM do, if that was
-//! worth it lately: where it was not, it is tried ever more rarely. Frames that need no answer
-//! may come before the call does, as its monitor. Other tasks of the thread run in between.
-//! Where many call again and again, where several calls have come together, and where none waits
-//! for an answer, the next come by themselves, and polling would take from the callers what they
-//! need.
+//! Putting a thread to sleep and waking it takes longer than answering a call, and a process that
+//! calls repeatedly has its next call ready within that time. A reader that has just answered a
+//! call therefore polls for a short time, as the schedulers of a BEAM do, if that was worthwhile
+//! recently; where it was not, polling is tried ever more rarely. Frames that need no answer, such
+//! as the monitor of a call, may arrive before the call does. Other tasks of the thread run between
+//! two polls. Where many processes call repeatedly, where several calls have arrived together, and
+//! where no caller waits for an answer, the next calls arrive anyway, and polling would take
+//! processor time from the callers.
 //!
-//! Where many call at once and their calls take long, since each has to be read, decoded and
-//! asked again by one busy BEAM, the reader naps when it has answered just a few of them: more
-//! calls come meanwhile, and what is answered together reaches the BEAM together. That costs
-//! both ends less, and it is what makes a BEAM use more than one of its schedulers.
+//! Where many processes call concurrently and their calls take long, because one busy BEAM has to
+//! read, decode and repeat each of them, the reader sleeps briefly after it has answered only a few
+//! of them. Further calls arrive during this pause, and their answers reach the BEAM together. This
+//! costs both ends less, and it makes a BEAM use more than one of its schedulers.
 //!
-//! The socket itself is asked, not the runtime: that knows only what another thread has
-//! woken up for.
+//! The reader polls the socket itself and not the runtime, which only knows of events for which
+//! another thread was woken.
 //!
-//! What it is worth (`tests/bench/run --quick --only latency --only registry`, on two cores, with
-//! and without in turns): the median round trip of a publish call takes 0.35 to 0.65 of the
-//! Erlang gateway's time, and 0.96 to 0.98 without polling. `get_workers` of 1,000 workers with
-//! 32 clients reaches 1.9 to 2.5 of its rate, 1.4 to 2.2 without naps and 1.3 to 1.8 without
-//! both.
+//! The benefit was measured with `tests/bench/run --quick --only latency --only registry` on two
+//! cores, with and without polling in turns. The median round trip of a publish call takes 0.35 to
+//! 0.65 of the Erlang gateway's time, and 0.96 to 0.98 without polling. `get_workers` of 1,000
+//! workers with 32 clients reaches 1.9 to 2.5 of the Erlang gateway's rate, 1.4 to 2.2 without
+//! pauses, and 1.3 to 1.8 without both.
 
 use std::io::{ErrorKind, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,29 +37,30 @@ use tokio::task::yield_now;
 
 use super::caller_stats::Seen;
 
-/// After so many failures in a row polling is tried about once in 2 to that power reads.
+/// After this many failures in a row, polling is tried about once in 2^`MAX_FAILURES` reads.
 const MAX_FAILURES: u32 = 8;
 
-/// Up to so many callers are polled for: a few find the reader asleep more often than not.
+/// The greatest number of callers for which the reader polls. A few callers find the reader asleep
+/// more often than not.
 const FEW: u32 = 4;
 
-/// Callers from so many on are waited for.
+/// The least number of callers for which the reader pauses.
 const MANY: u32 = 16;
-/// More calls are waited for when less than this part of the callers was answered.
+/// The reader pauses if fewer than one in this many callers were answered.
 const PART: u32 = 2;
-/// How long they are waited for.
+/// The duration of the pause.
 const NAP: Duration = Duration::from_micros(50);
-/// Their calls take so many times that, at the least.
+/// The least duration of the callers' calls, in units of the pause.
 const ROUND: u32 = 10;
 
-/// What is read at once while polling: more than a call takes, mostly.
+/// The number of bytes that are read at once while polling, which usually suffices for a call.
 const CALL_BYTES: usize = 2 << 10;
 
-/// Whether a reader of a node polls or naps: one at a time.
+/// Whether a reader of the node polls or pauses. Only one reader does at a time.
 #[derive(Debug, Default)]
 pub struct Spinning(AtomicBool);
 
-/// Held meanwhile.
+/// Locked while a reader polls or pauses, so that only one reader of the node does so at a time.
 struct Turn<'a>(&'a Spinning);
 
 impl Spinning {
@@ -75,25 +76,26 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// What one reader knows of its peer.
+/// The polling state of one reader.
 #[derive(Debug)]
 pub struct AdaptivePolling {
     spin: Duration,
-    /// In a row.
+    /// The number of consecutive failures.
     failures: u32,
-    /// Answers until polling is tried again.
+    /// The number of answers until polling is tried again.
     pause: u32,
-    /// Until when the next call is waited for.
+    /// The time until which the reader polls for the next call.
     until: Option<Instant>,
 }
 
 impl AdaptivePolling {
-    /// Polls for at most `spin` at a time.
+    /// Returns a state that polls for at most `spin` at a time.
     pub fn new(spin: Duration) -> Self {
         Self { spin, failures: 0, pause: 0, until: None }
     }
 
-    /// Reads what there is into `buffer`, and waits for it; `callers` were answered just now.
+    /// Reads available bytes into `buffer`, and waits for them if there are none. `callers` are the
+    /// statistics of the calls that were just answered.
     pub async fn read(
         &mut self,
         callers: Seen,
@@ -112,7 +114,7 @@ impl AdaptivePolling {
             && more_are_due(callers)
             && let Some(_turn) = spinning.turn()
         {
-            // Too short a time for the timers of the runtime.
+            // The pause is too short for the timers of the runtime.
             std::thread::sleep(NAP);
         }
         if let Some(until) = self.until
@@ -126,7 +128,8 @@ impl AdaptivePolling {
         socket.read_buf(buffer).await
     }
 
-    /// Reads what comes soon; an error of [`ErrorKind::WouldBlock`] if nothing does.
+    /// Polls the socket. Returns an error of the kind [`ErrorKind::WouldBlock`] if nothing arrives
+    /// in time.
     async fn poll(
         &mut self,
         until: Instant,
@@ -168,13 +171,13 @@ impl AdaptivePolling {
     }
 }
 
-/// Returns whether so many call again and again that their next calls come by themselves.
+/// Returns whether so many processes call repeatedly that the next calls arrive without polling.
 fn many_call(seen: Seen) -> bool {
     seen.callers > FEW && seen.round.is_some()
 }
 
-/// Returns whether more of those that call again and again will call within a nap, which is short
-/// for them.
+/// Returns whether further calls are expected within a pause that is short in comparison with the
+/// duration of the calls.
 fn more_are_due(seen: Seen) -> bool {
     seen.callers >= MANY
         && (1..seen.callers / PART).contains(&seen.at_once)
@@ -201,9 +204,9 @@ mod tests {
             more_are_due(Seen { answers: at_once, at_once, callers, round })
         };
         assert!(seen(1, 32, 1000));
-        // None was answered, enough were, or just a few call.
+        // No call was answered, enough calls were answered, or there are only a few callers.
         assert!(!seen(0, 32, 1000) && !seen(16, 32, 1000) && !seen(1, 8, 1000));
-        // The nap would take them long, or nobody would call meanwhile.
+        // The pause is long in comparison with the calls, or no call would arrive during it.
         assert!(!seen(1, 32, 100) && !seen(1, 32, 10_000));
         assert!(!more_are_due(Seen { answers: 1, at_once: 1, callers: 100, round: None }));
     }

@@ -1,4 +1,4 @@
-//! What all tasks of a node share.
+//! The state that all tasks of a node share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,30 +17,31 @@ use super::polling::Spinning;
 use crate::protocol::handshake::{Local, Status};
 use crate::{Connection, DialError, Events, Peer, Settings};
 
-/// Process numbers have 28 bits; what is above goes into the serial.
+/// The number of bits of a process number. Higher bits are stored in the serial.
 const ID_BITS: u32 = 28;
 
 /// The state of a node.
 pub struct Shared {
     pub settings: Settings,
     pub local: Local,
-    /// Replaces the cookie in `local` and in `settings` for the handshakes to come.
+    /// The cookie that replaces the one in `local` and in `settings` for new handshakes.
     new_cookie: Mutex<Option<SecretSlice<u8>>>,
-    /// Whether this node dials others.
+    /// Whether this node dials other nodes.
     pub dialing: bool,
     pub port: u16,
-    /// Set when the node begins to run; nothing is accepted or dialled before.
+    /// The receiver of events, which is set when the node begins to run. Nothing is accepted or
+    /// dialled before.
     pub events: SetOnce<Arc<dyn Events>>,
     /// Cancelled when the node is to stop.
     pub stop: CancellationToken,
-    /// Everything that runs for the node.
+    /// All tasks of the node.
     pub tasks: TaskTracker,
     pub runtime: Handle,
-    /// Told whenever a link or a dial comes or goes.
+    /// Notified whenever a connection or a dial begins or ends.
     pub changed: Notify,
-    /// Held by the reader that polls or naps, one at a time.
+    /// Locked by the reader that polls or pauses.
     pub spinning: Spinning,
-    /// Decides which lines about refused peers are logged.
+    /// Limits the log lines about refused peers.
     pub notices: Notices,
     /// One permit for each dial that may have a socket open.
     pub dials: Semaphore,
@@ -48,13 +49,13 @@ pub struct Shared {
     table: Mutex<HashMap<Atom, Entry>>,
 }
 
-/// What is known of one other node.
+/// The state of this node's relation to one other node.
 #[derive(Default)]
 struct Entry {
     link: Option<Arc<Connection>>,
-    /// Cancelled to give up the dial that is under way.
+    /// The token that cancels the dial in progress.
     dialing: Option<CancellationToken>,
-    /// Cancelled to keep the connection no longer.
+    /// The token whose cancellation ends keeping the connection.
     keeping: Option<CancellationToken>,
 }
 
@@ -68,13 +69,13 @@ impl Entry {
     }
 }
 
-/// What is to be done to have a connection.
+/// The step that leads to a connection with a node.
 pub enum Wanted {
-    /// There is one.
+    /// The node is connected.
     Connected(Arc<Connection>),
-    /// Somebody is at it.
+    /// Another task is dialling the node.
     UnderWay,
-    /// Dial, unless the token is cancelled meanwhile.
+    /// The caller dials the node, unless the token is cancelled in between.
     Dial(CancellationToken),
 }
 
@@ -102,7 +103,7 @@ impl Shared {
         }
     }
 
-    /// What this node says of itself in a handshake that begins now.
+    /// Returns the identity of this node for a handshake that begins now.
     pub fn identity(&self) -> Local {
         let mut local = self.local.clone();
         if let Some(cookie) = &*self.new_cookie.lock() {
@@ -116,7 +117,7 @@ impl Shared {
         *self.new_cookie.lock() = Some(cookie);
     }
 
-    /// Returns a pid that was never handed out.
+    /// Returns a pid that was never handed out before.
     pub fn new_pid(&self) -> Pid {
         let number = self.last_pid.fetch_add(1, Ordering::Relaxed) + 1;
         Pid {
@@ -143,7 +144,7 @@ impl Shared {
         self.table.lock().values().filter_map(Entry::live_link).cloned().collect()
     }
 
-    /// How to receive a peer that wants to connect.
+    /// Decides about a peer that wants to connect.
     pub fn judge(&self, peer: &Peer) -> Status {
         let mut table = self.table.lock();
         if let Some(entry) = table.get_mut(peer.name.as_str()) {
@@ -151,8 +152,9 @@ impl Shared {
                 return Status::Alive;
             }
             if entry.dialing.is_some() {
-                // Both dial: the one with the greater name goes on (`net_kernel.erl`). That it
-                // is who it says is yet to be seen: the dial is given up when that is known.
+                // Both nodes dial, and the one with the greater name takes precedence
+                // (`net_kernel.erl`). The peer has not proved its name yet, so the dial is given up
+                // only after the proof.
                 return if self.local.name.as_str() > peer.name.as_str() {
                     Status::Nok
                 } else {
@@ -167,9 +169,9 @@ impl Shared {
         Status::Ok
     }
 
-    /// Puts a new connection in its place, and gives up a dial that is under way. Returns the
-    /// connection it replaces. Fails if there are as many connections as the settings allow: many
-    /// handshakes may have begun while there was room for one more.
+    /// Registers a new connection and gives up a dial in progress. Returns the connection that it
+    /// replaces. Returns an error if there are as many connections as the settings allow, since
+    /// many handshakes may have begun while there was room for one more.
     pub fn linked(
         &self,
         connection: &Arc<Connection>,
@@ -191,7 +193,7 @@ impl Shared {
         Ok(replaced)
     }
 
-    /// A connection has ended.
+    /// Removes a connection that has ended.
     pub fn unlinked(&self, connection: &Arc<Connection>) {
         self.update(&connection.peer().name, |entry| {
             if entry.link.as_ref().is_some_and(|link| Arc::ptr_eq(link, connection)) {
@@ -200,7 +202,7 @@ impl Shared {
         });
     }
 
-    /// What to do to be connected to `node`.
+    /// Returns the step that leads to a connection with `node`.
     pub fn want(&self, node: &Atom) -> Result<Wanted, DialError> {
         if self.stop.is_cancelled() {
             return Err(DialError::Stopped);
@@ -231,12 +233,12 @@ impl Shared {
         Ok(Wanted::Dial(token))
     }
 
-    /// A dial is over.
+    /// Records that a dial has ended.
     pub fn dialed(&self, node: &Atom) {
         self.update(node, |entry| entry.dialing = None);
     }
 
-    /// Marks a node to be kept connected; `None` if it is already.
+    /// Marks a node to be kept connected. Returns `None` if it is marked already.
     pub fn start_keeping(&self, node: &Atom) -> Option<CancellationToken> {
         let mut table = self.table.lock();
         let entry = table.entry(node.clone()).or_default();
@@ -248,7 +250,7 @@ impl Shared {
         Some(token)
     }
 
-    /// Keeps a node connected no longer.
+    /// Stops keeping a node connected.
     pub fn stop_keeping(&self, node: &Atom) {
         self.update(node, |entry| {
             if let Some(token) = entry.keeping.take() {

@@ -1,4 +1,4 @@
-//! The task that writes what waits on one connection, and ticks.
+//! The task that writes the queued messages of one connection, and its ticks.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -14,10 +14,11 @@ use super::batch::Batch;
 use super::outbox::Next;
 use crate::{Connection, DownReason};
 
-/// Full batches written without a turn for other tasks: some milliseconds at most.
+/// The number of full batches that are written before other tasks get a turn: some milliseconds at
+/// most.
 const FULL_IN_A_ROW: u32 = 8;
 
-/// Writes until the connection ends. Gives the reason if writing was it.
+/// Writes until the connection ends. Returns the reason if writing caused the end.
 pub async fn run(
     connection: Arc<Connection>,
     socket: Arc<OwnedWriteHalf>,
@@ -37,7 +38,7 @@ pub async fn run(
                     return Some(reason);
                 }
                 if full >= FULL_IN_A_ROW {
-                    // The other tasks of the thread have a turn.
+                    // The other tasks of the thread get a turn.
                     full = 0;
                     yield_now().await;
                 }
@@ -62,8 +63,9 @@ pub async fn run(
                 }
             },
             Next::End => {
-                // Tells the peer that no more comes; it closes when it has read all.
-                // A socket that is broken already needs no telling.
+                // Shutting down tells the peer that nothing more follows; it closes when it has
+                // read everything. An error is ignored, since it means that the socket is broken
+                // already.
                 let stream: &TcpStream = (*socket).as_ref();
                 let _ = SockRef::from(stream).shutdown(std::net::Shutdown::Write);
                 return None;
@@ -72,7 +74,7 @@ pub async fn run(
     }
 }
 
-/// Waits until what has been held up `since` then has been so for too long.
+/// Waits until the output that has been held up since `since` exceeds the limit.
 async fn overdue(since: Option<Instant>, limit: Duration) {
     match since {
         Some(since) => sleep_until((since + limit).into()).await,
@@ -80,7 +82,7 @@ async fn overdue(since: Option<Instant>, limit: Duration) {
     }
 }
 
-/// Writes everything; the socket must take something within `limit`, again and again.
+/// Writes everything. The socket must take some bytes within each period of `limit`.
 async fn write(
     batch: &mut Batch,
     socket: &OwnedWriteHalf,

@@ -29,7 +29,7 @@ fn reference(out: &mut Vec<u8>, reference: &Reference) {
     reference.words().iter().for_each(|word| out.put_u32(*word));
 }
 
-/// `[alias|Ref]` with that many words.
+/// Returns `[alias|Ref]` with a reference of `words` words.
 fn alias(node: &str, words: usize) -> (Vec<u8>, Reference) {
     let alias = Reference::new(atom(node), 3, &[1, 2, 3, 4, 5][..words]).unwrap();
     let tag = encoded(|out| {
@@ -40,7 +40,7 @@ fn alias(node: &str, words: usize) -> (Vec<u8>, Reference) {
     (tag, alias)
 }
 
-/// The control messages and payloads of all frames, atoms written out.
+/// Returns the control messages and payloads of all frames, with their atoms written out.
 fn received(batch: &Batch, cached: bool, incoming: &mut Incoming) -> Vec<(Vec<u8>, Vec<u8>)> {
     let bytes = batch.bytes_left();
     let (mut rest, mut all) = (&bytes[..], Vec::new());
@@ -62,7 +62,7 @@ fn received(batch: &Batch, cached: bool, incoming: &mut Incoming) -> Vec<(Vec<u8
     all
 }
 
-/// A call as it arrives, with that tag.
+/// Returns a caller with this tag, as it arrives in a call.
 fn from(tag: &[u8]) -> From {
     let call = gen_server::call(
         &pid("peer@h"),
