@@ -6,7 +6,7 @@
 -module(gater_cluster).
 
 -export([start/1, stop/1, world/1, gateways/1, beams/1, handle/2, log/2, keep_logs/2]).
--export([kill/2, terminate/2, up/2, pause/2, resume/2, wipe/2, state/2]).
+-export([kill/2, terminate/2, up/2, up_alone/2, pause/2, resume/2, wipe/2, state/2]).
 -export([isolate/2, split/3, cut/3, sever/3, mend/1, retire/2]).
 -export([add_gateway/2, outsider/1, on/2, on/3, call/4, call/5, status/2, leader/1, settled/1, settle/1,
          command/3]).
@@ -101,6 +101,10 @@ terminate(Cluster, Node) -> ask(Cluster, {terminate, Node}).
 %% @doc Starts a member that is down, or a gateway that was only named so far.
 -spec up(cluster(), node()) -> ok.
 up(Cluster, Node) -> ask(Cluster, {up, Node}).
+
+%% @doc Starts a gateway that is down without `--cluster'.
+-spec up_alone(cluster(), node()) -> ok.
+up_alone(Cluster, Node) -> ask(Cluster, {up_alone, Node}).
 
 %% @doc SIGSTOP.
 -spec pause(cluster(), node()) -> ok.
@@ -214,7 +218,7 @@ settle(Cluster) -> gater_harness:until(fun() -> settled(Cluster) end, ?SETTLE_MS
 
 %% @doc `esdb-gater cluster ARGUMENTS' as an operator types it, at a gateway: exit code and output.
 -spec command(cluster(), node(), [string()]) -> {integer(), string()}.
-command(Cluster, Gateway, Arguments) -> ask(Cluster, {command, Gateway, Arguments}).
+command(Cluster, Gateway, Arguments) -> run(ask(Cluster, {command, Gateway, Arguments})).
 
 %%% The process
 
@@ -282,6 +286,9 @@ serve(add_outsider, State0) ->
 serve({up, Node}, State) ->
     Member = #{state := down} = member(Node, State),
     {ok, put_member(Node, Member#{handle => launch(Node, Member, State), state := up}, State)};
+serve({up_alone, Node}, State) ->
+    Member = #{state := down} = member(Node, State),
+    {ok, put_member(Node, Member#{handle => launch(Node, Member, State#{founders := []}), state := up}, State)};
 serve({kill, Node}, State = #{world := World}) ->
     Member = #{kind := Kind, handle := Handle} = member(Node, State),
     case Kind of
@@ -320,8 +327,8 @@ serve(mend, State = #{net := Net}) ->
     {case Net of none -> ok; _ -> gater_cluster_net:mend(Net) end, State};
 serve({command, Gateway, Arguments}, State = #{world := World}) ->
     Cookie = filename:join(gater_harness:dir(World), "cookie"),
-    {run(via(member(Gateway, State), State) ++ [gater_harness:program(), "cluster" | Arguments]
-         ++ ["--name", atom_to_list(Gateway), "--cookie-file", Cookie]), State}.
+    {via(member(Gateway, State), State) ++ [gater_harness:program(), "cluster" | Arguments]
+     ++ ["--name", atom_to_list(Gateway), "--cookie-file", Cookie], State}.
 
 named(Kind, Options, State = #{members := Members, net := Net, tag := Tag}) ->
     Number = map_size(Members) + 1,

@@ -189,6 +189,7 @@ fn read(answer: &[u8]) -> Result<Outcome, OrderError> {
 fn status(reader: &mut Reader<'_>) -> Result<Outcome, OrderError> {
     let mut lines = String::new();
     let mut members = String::new();
+    let mut missing = String::new();
     let mut code = 0;
     for _ in 0..reader.map()? {
         let key = reader.atom()?.into_owned();
@@ -207,6 +208,12 @@ fn status(reader: &mut Reader<'_>) -> Result<Outcome, OrderError> {
                     members,
                     "  {name}  NEVER SEEN: in --cluster and no member; is the name misspelt?"
                 );
+            }
+            let _ = reader.nil();
+        } else if key == "missing" {
+            for _ in 0..reader.list()? {
+                let text = String::from_utf8_lossy(reader.binary()?).into_owned();
+                let _ = writeln!(missing, "  {text}");
             }
             let _ = reader.nil();
         } else {
@@ -228,7 +235,10 @@ fn status(reader: &mut Reader<'_>) -> Result<Outcome, OrderError> {
     if !members.is_empty() {
         let _ = writeln!(lines, "members");
     }
-    Ok(Outcome { text: lines + &members, code })
+    if !missing.is_empty() {
+        members.push_str("missing\n");
+    }
+    Ok(Outcome { text: lines + &members + &missing, code })
 }
 
 fn fields(reader: &mut Reader<'_>) -> Result<Vec<String>, OrderError> {

@@ -50,7 +50,7 @@ impl ClusterService {
     }
 
     /// `{ok, #{node, id, role, health, term, leader, applied, registrations, refused, members,
-    /// unseen}}`.
+    /// unseen, missing}}`.
     fn status(&self) -> Vec<u8> {
         let view = self.cluster.view();
         let own = self.cluster.name();
@@ -63,7 +63,7 @@ impl ClusterService {
         let mut out = Vec::with_capacity(512);
         encode::tuple(&mut out, 2);
         encode::atom(&mut out, "ok");
-        encode::map(&mut out, 11);
+        encode::map(&mut out, 12);
         for (key, text) in [
             ("node", own),
             ("role", if self.cluster.is_removed() { "removed" } else { view.role.name() }),
@@ -100,6 +100,11 @@ impl ClusterService {
         encode::atom(&mut out, "unseen");
         let unseen = self.cluster.unseen(&view);
         encode::list_of(&mut out, unseen.iter(), |out, name| encode::atom(out, name));
+        encode::atom(&mut out, "missing");
+        let missing = self.cluster.missing(&view);
+        encode::list_of(&mut out, missing.iter(), |out, text| {
+            encode::binary(out, text.as_bytes());
+        });
         out
     }
 }

@@ -51,6 +51,30 @@ impl Cluster {
         Health::Healthy
     }
 
+    /// What the cluster lacks, as far as this gateway can tell, in sentences for people.
+    pub fn missing(&self, view: &ClusterView) -> Vec<String> {
+        let mut missing = Vec::new();
+        if view.role == Role::Waiting {
+            missing.push(format!("{} is no member of a cluster yet", self.name()));
+        } else if view.leader.is_none() {
+            missing.push("no gateway leads".to_owned());
+        }
+        for (id, (member, votes)) in &view.members {
+            let name = if *id == view.id { self.name() } else { member.name.as_str() };
+            if !self.is_member_connected(view, *id) {
+                missing.push(format!("{name} is not connected"));
+            } else if !votes {
+                missing.push(match self.replica.lag(*id) {
+                    Some(lag) => format!("{name} does not vote yet: it lacks {lag} entries"),
+                    None => format!("{name} does not vote yet"),
+                });
+            }
+        }
+        let unseen = self.unseen(view).into_iter();
+        missing.extend(unseen.map(|name| format!("{name} is in --cluster and was never a member")));
+        missing
+    }
+
     /// The gateways that are listed and were never members: a name that is misspelt, or one that
     /// was not started yet. The cluster does not count on them.
     pub fn unseen(&self, view: &ClusterView) -> Vec<String> {

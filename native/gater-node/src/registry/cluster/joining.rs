@@ -13,8 +13,10 @@ use super::wire::{Answer, Hello, Question};
 use super::{ADD_WITHIN, Cluster, links::ANSWER_WITHIN};
 use crate::registry::replica::{Member, Role};
 
-/// How often a gateway that is no member yet tries again.
-const TRY_EVERY: Duration = Duration::from_millis(200);
+/// How long a gateway that is no member yet waits for another to connect before it tries again.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// The same while a bootstrap is under way, where gateways wait for each other.
+const BALLOT_AGAIN: Duration = Duration::from_millis(200);
 /// How long those that are there wait for the rest before they found without them.
 const WAIT_FOR_ALL: Duration = Duration::from_secs(2);
 /// How much longer each waits for those before it, by name, to propose.
@@ -31,22 +33,34 @@ pub async fn join(cluster: Arc<Cluster>) {
     let mut since = Instant::now();
     let mut said = String::new();
     let mut slow = SlowBootstrap::default();
+    let mut bell = cluster.links.listen();
+    let mut changes = cluster.replica.changes();
     while cluster.view().role == Role::Waiting {
-        match attempt(&cluster, since).await {
+        let pause = match attempt(&cluster, since).await {
             Ok(Attempt::TooFew(missing)) => {
                 since = Instant::now();
                 slow.waits_for(&missing);
+                TRY_AGAIN
             }
-            Ok(Attempt::Open) => slow.is_open(&cluster).await,
+            Ok(Attempt::Open) => {
+                slow.is_open(&cluster).await;
+                BALLOT_AGAIN
+            }
             Err(reason) => {
-                // Once, not five times a second.
+                // Once, not with every attempt.
                 if reason != said {
                     tracing::warn!(reason, "not a member of the cluster");
                     said = reason;
                 }
+                TRY_AGAIN
             }
+        };
+        tokio::select! {
+            // The cluster holds the other end.
+            _ = bell.changed() => {}
+            () = cluster.replica.changed(&mut changes) => {}
+            () = sleep(pause) => {}
         }
-        sleep(TRY_EVERY).await;
     }
     let view = cluster.view();
     if view.members.len() > 1 {

@@ -15,6 +15,7 @@ pub mod key;
 pub mod links;
 mod liveness;
 pub mod network;
+mod promotion;
 pub mod refusals;
 pub mod rpc;
 pub mod trust;
@@ -29,7 +30,7 @@ use std::time::Duration;
 use gater_dist::{Chain, Connection, Lane};
 use gater_term::Atom;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use self::bootstrap::{Bootstrap, ClusterId};
@@ -186,6 +187,8 @@ impl Cluster {
         supervise("the cluster is joined", stop, move || joining::join(of.clone()));
         let of = self.clone();
         supervise("the cluster's health is watched", stop, move || health::watch(of.clone()));
+        let of = self.clone();
+        supervise("members are given a vote", stop, move || promotion::watch(of.clone()));
     }
 
     /// The name of this gateway.
@@ -621,10 +624,12 @@ impl Cluster {
                  the members, and with the same cluster.key if they have one"
             ));
         };
-        if self.view().is_voter(hello.id) {
+        let view = self.view();
+        if view.is_voter(hello.id) {
             return Ok(());
         }
-        if hello.founded {
+        // A member without a vote has the registry of this cluster.
+        if hello.founded && !view.members.contains_key(&hello.id) {
             return Err(format!(
                 "{name} has a registry of its own: start it with --cluster on an empty data directory"
             ));
@@ -653,16 +658,27 @@ impl Cluster {
         None
     }
 
+    /// Makes a gateway a member, and has it vote as soon as it has caught up.
     async fn enter(&self, id: NodeId, name: String) -> Result<(), String> {
-        let entered = async {
+        let until = Instant::now() + ADD_WITHIN;
+        let busy = |_| "another change of the members takes too long: ask again".to_owned();
+        let for_people = |error: MemberError| error.to_string();
+        self.links.also(&name);
+        let joined = async {
             self.replica.take_name(self.own_name.as_str()).await?;
-            self.links.also(&name);
-            self.replica.add(id, Member { name }).await
+            self.replica.add_learner(id, Member { name: name.clone() }).await
         };
-        match tokio::time::timeout(ADD_WITHIN, entered).await {
-            Ok(result) => result.map_err(|error: MemberError| error.to_string()),
-            Err(_) => Err("it did not catch up in time; it goes on trying".into()),
+        timeout_at(until, joined).await.map_err(busy)?.map_err(for_people)?;
+        match timeout_at(until, self.replica.caught_up(id)).await {
+            Ok(result) => result.map_err(for_people)?,
+            Err(_) => {
+                return Err(format!(
+                    "{name} is a member and does not vote yet: it has not caught up in time, and \
+                     votes as soon as it has"
+                ));
+            }
         }
+        timeout_at(until, self.replica.promote(id)).await.map_err(busy)?.map_err(for_people)
     }
 
     async fn remove_here(&self, name: &str) -> Result<(), String> {

@@ -3,12 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use openraft::error::{ClientWriteError, RaftError};
+use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::metrics::RaftServerMetrics;
-use openraft::{ChangeMembers, ServerState};
+use openraft::{ChangeMembers, Membership, ServerState};
+use tokio::time::timeout;
 
 use super::Replica;
 use super::types::{Member, NodeId};
+
+/// A member that lacks so many entries has caught up: it gets the rest while it votes.
+const NEAR: u64 = 1_000;
+/// How long a change that is under way is waited for before it is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What a gateway is in its cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,12 +65,6 @@ impl ClusterView {
     /// The node name of a member.
     pub fn name_of(&self, id: NodeId) -> Option<&str> {
         self.members.get(&id).map(|(member, _)| member.name.as_str())
-    }
-
-    /// The members of that name: one, unless one was replaced and is on its way out.
-    fn named(&self, name: &str) -> BTreeSet<NodeId> {
-        let named = |member: &Member| member.name == name;
-        self.members.iter().filter(|(_, (member, _))| named(member)).map(|(id, _)| *id).collect()
     }
 
     /// Whether this gateway has a vote.
@@ -175,51 +175,167 @@ impl Replica {
 
     /// Has a gateway catch up and then vote. Whoever had its name before is a member no more.
     pub async fn add(&self, id: NodeId, member: Member) -> Result<(), MemberError> {
-        let mut replaced = self.view().named(&member.name);
-        replaced.remove(&id);
-        self.raft.add_learner(id, member, true).await?;
-        let mut voters: BTreeSet<_> = self.view().voters().collect();
-        voters.insert(id);
-        voters.retain(|voter| !replaced.contains(voter));
-        self.raft.change_membership(voters, false).await?;
+        self.add_learner(id, member).await?;
+        self.caught_up(id).await?;
+        self.promote(id).await
+    }
+
+    /// Makes a gateway a member that follows without a vote, unless it is a member.
+    pub async fn add_learner(&self, id: NodeId, member: Member) -> Result<(), MemberError> {
+        let _turn = self.changing.lock().await;
+        if self.membership().await?.get_node(&id).is_some() {
+            return Ok(());
+        }
+        self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, member)])), true).await
+    }
+
+    /// Returns when a member has nearly all entries that this gateway, which leads, has.
+    pub async fn caught_up(&self, id: NodeId) -> Result<(), MemberError> {
+        let mut metrics = self.raft.metrics();
+        loop {
+            match self.lag(id) {
+                None => return Err(MemberError::NotLeader),
+                Some(lag) if lag <= NEAR => return Ok(()),
+                Some(_) => {}
+            }
+            if metrics.changed().await.is_err() {
+                return Err(MemberError::NotLeader);
+            }
+        }
+    }
+
+    /// How many entries a member lacks. `None` if this gateway does not lead.
+    pub fn lag(&self, id: NodeId) -> Option<u64> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let last = metrics.last_log_index.map_or(0, |index| index.saturating_add(1));
+        let replication = metrics.replication.as_ref()?;
+        if id == metrics.id {
+            return Some(0);
+        }
+        let matched = replication.get(&id).copied().flatten();
+        Some(last.saturating_sub(matched.map_or(0, |matched| matched.index.saturating_add(1))))
+    }
+
+    /// Whether a member that does not vote yet has caught up so far that it may.
+    pub fn may_vote(&self, id: NodeId) -> bool {
+        self.lag(id).is_some_and(|lag| lag <= NEAR)
+    }
+
+    /// Gives a member a vote. Whoever had its name before is a member no more.
+    pub async fn promote(&self, id: NodeId) -> Result<(), MemberError> {
+        let _turn = self.changing.lock().await;
+        let members = self.membership().await?;
+        let name = &members.get_node(&id).ok_or(MemberError::Unknown)?.name;
+        let replaced: BTreeSet<_> = members
+            .nodes()
+            .filter(|(other, member)| **other != id && member.name == *name)
+            .map(|(other, _)| *other)
+            .collect();
+        let mut voters = last_voters(&members);
+        let is_done = voters.contains(&id)
+            && voters.is_disjoint(&replaced)
+            && members.get_joint_config().len() == 1;
+        if !is_done {
+            voters.insert(id);
+            voters.retain(|voter| !replaced.contains(voter));
+            self.change(ChangeMembers::ReplaceAllVoters(voters), false).await?;
+        }
         self.drop_learners(&replaced).await
     }
 
     /// Takes a gateway out of the cluster.
     pub async fn remove(&self, name: &str) -> Result<(), MemberError> {
-        let view = self.view();
-        let named = view.named(name);
+        let _turn = self.changing.lock().await;
+        let members = self.membership().await?;
+        let named: BTreeSet<_> =
+            members.nodes().filter(|(_, member)| member.name == name).map(|(id, _)| *id).collect();
         if named.is_empty() {
             return Err(MemberError::Unknown);
         }
-        let voters: BTreeSet<_> = view.voters().filter(|id| !named.contains(id)).collect();
-        if voters.is_empty() {
+        let voters = last_voters(&members);
+        let staying: BTreeSet<_> = voters.difference(&named).copied().collect();
+        if staying.is_empty() {
             return Err(MemberError::Last);
         }
-        if voters.len() < view.voters().count() {
-            self.raft.change_membership(voters, false).await?;
+        if staying.len() < voters.len() || members.get_joint_config().len() > 1 {
+            self.change(ChangeMembers::ReplaceAllVoters(staying), false).await?;
         }
         self.drop_learners(&named).await
     }
 
+    /// Takes members without a vote out of the cluster.
+    pub async fn remove_learner(&self, id: NodeId) -> Result<(), MemberError> {
+        let _turn = self.changing.lock().await;
+        self.drop_learners(&BTreeSet::from([id])).await
+    }
+
+    /// Completes a change of the members that an earlier leader has begun.
+    pub async fn complete_change(&self) -> Result<(), MemberError> {
+        let _turn = self.changing.lock().await;
+        let members = self.membership().await?;
+        if members.get_joint_config().len() <= 1 {
+            return Ok(());
+        }
+        self.change(ChangeMembers::ReplaceAllVoters(last_voters(&members)), false).await
+    }
+
+    /// Whether a change of the members has begun and is not done.
+    pub fn is_changing(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.membership_config.membership().get_joint_config().len() > 1
+    }
+
     /// Those of `ids` that are members without a vote are none any more.
     async fn drop_learners(&self, ids: &BTreeSet<NodeId>) -> Result<(), MemberError> {
+        let members = self.membership().await?;
         let learners: BTreeSet<_> =
-            self.view().members.keys().filter(|id| ids.contains(id)).copied().collect();
-        if !learners.is_empty() {
-            self.raft.change_membership(ChangeMembers::RemoveNodes(learners), false).await?;
+            members.learner_ids().filter(|learner| ids.contains(learner)).collect();
+        if learners.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        self.change(ChangeMembers::RemoveNodes(learners), false).await
+    }
+
+    /// The members as the log has them now. Metrics may lag behind it.
+    async fn membership(&self) -> Result<Membership<NodeId, Member>, MemberError> {
+        let members = self
+            .raft
+            .with_raft_state(|state| state.membership_state.effective().membership().clone());
+        members.await.map_err(|error| MemberError::Refused(error.to_string()))
+    }
+
+    /// Changes the members. What an earlier leader has begun is waited for: it ends, or its
+    /// successor leads.
+    async fn change(
+        &self,
+        changes: ChangeMembers<NodeId, Member>,
+        retain: bool,
+    ) -> Result<(), MemberError> {
+        let mut metrics = self.raft.metrics();
+        loop {
+            match self.raft.change_membership(changes.clone(), retain).await {
+                Ok(_) => return Ok(()),
+                Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                    ChangeMembershipError::InProgress(_),
+                ))) => {
+                    let _ = timeout(LOOK_AGAIN, metrics.changed()).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// Gives this gateway, the only member, the name that others reach it by.
     pub async fn take_name(&self, name: &str) -> Result<(), MemberError> {
-        let view = self.view();
-        let alone = view.members.len() == 1 && view.votes();
-        if alone && view.name_of(view.id) != Some(name) {
+        let _turn = self.changing.lock().await;
+        let members = self.membership().await?;
+        let id = self.node_id();
+        let alone = members.nodes().count() == 1 && members.voter_ids().any(|voter| voter == id);
+        if alone && members.get_node(&id).is_some_and(|member| member.name != name) {
             let member = Member { name: name.to_owned() };
-            let nodes = BTreeMap::from([(view.id, member)]);
-            self.raft.change_membership(ChangeMembers::SetNodes(nodes), true).await?;
+            self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, member)])), true).await?;
         }
         Ok(())
     }
@@ -235,6 +351,11 @@ impl Replica {
     pub fn retire(&self) {
         self.raft.runtime_config().elect(false);
     }
+}
+
+/// Those who vote once a change that is under way is done.
+fn last_voters(members: &Membership<NodeId, Member>) -> BTreeSet<NodeId> {
+    members.get_joint_config().last().cloned().unwrap_or_default()
 }
 
 /// See [`Replica::changes`].

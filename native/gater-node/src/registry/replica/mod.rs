@@ -97,6 +97,8 @@ pub struct Replica {
     log: LogStore,
     coalescer: Coalescer,
     intake: Intake,
+    /// Changes of the members are made one after the other.
+    changing: tokio::sync::Mutex<()>,
 }
 
 impl Replica {
@@ -162,7 +164,8 @@ impl Replica {
                     Destination { raft: raft.clone(), machine: machine.clone(), leader };
                 let within = settings.propose_within;
                 let coalescer = Coalescer::start(destination, settings.max_waiting, within);
-                Ok(Self { raft, machine, log, coalescer, intake: Intake::default() })
+                let (intake, changing) = (Intake::default(), tokio::sync::Mutex::default());
+                Ok(Self { raft, machine, log, coalescer, intake, changing })
             }
             Err(error) => {
                 close(log).await;
