@@ -17,8 +17,8 @@ init([]) ->
     Config = esdb_gater_config:current(),
     Children =
         case maps:get(gateways, Config, []) of
-            [] -> [events(), pipe(), program(), embedded(), session(#{mode => embedded}, Config)];
-            Gateways -> [events(), session(#{mode => named, gateways => Gateways}, Config)]
+            [] -> [events(), pipe(), program(), embedded(), link(#{mode => embedded}, Config)];
+            Gateways -> [events(), link(#{mode => named, gateways => Gateways}, Config)]
         end,
     ok = esdb_gater_names:await_free([Name || #{id := Name} <- Children]),
     {ok, {#{strategy => one_for_one, intensity => 30, period => 10}, Children}}.
@@ -38,6 +38,6 @@ embedded() ->
 events() ->
     #{id => esdb_gater_events, start => {esdb_gater_events, start_link, []}}.
 
-session(Options, Config) ->
+link(Options, Config) ->
     Timed = maps:merge(Options, maps:with([gateway_timeout_ms, registration], Config)),
-    #{id => esdb_gater_worker_registry, start => {esdb_gater_session, start_link, [Timed]}}.
+    #{id => esdb_gater_worker_registry, start => {esdb_gater_link_process, start_link, [Timed]}}.

@@ -7,9 +7,7 @@
 %%%
 %%% Among equals one that has not failed since it last served goes first, then one on the host of
 %%% this node, then the order given. One that fails makes way for the next at once. When all
-%%% have failed there is a pause that doubles with each round, from 50 ms to 5 s, with random 50
-%%% to 100 percent of it waited, so that many nodes that lost the same gateway do not come back
-%%% together.
+%%% have failed there is a pause that doubles with each round, from 50 ms to 5 s.
 %%% @end
 -module(esdb_gater_gateways).
 
@@ -51,7 +49,7 @@ current(Gateways) ->
         [] -> none
     end.
 
-%% @doc This one has failed. Gives how many milliseconds to wait before the next.
+%% @doc This one has failed. Returns the milliseconds to wait at most before the next is tried.
 -spec failed(node(), gateways()) -> {Pause :: non_neg_integer(), gateways()}.
 failed(Node, #gateways{failed = Failed, doubtful = Doubtful, rounds = Rounds} = Gateways) ->
     Without = Gateways#gateways{failed = lists:usort([Node | Failed]),
@@ -63,8 +61,7 @@ failed(Node, #gateways{failed = Failed, doubtful = Doubtful, rounds = Rounds} = 
 
 %% At most 2^16 times the minimum: the shift must not build a big number.
 pause(Rounds) ->
-    Pause = min(?PAUSE_MAX, ?PAUSE_MIN bsl min(Rounds, 16)),
-    Pause - rand:uniform(Pause div 2 + 1) + 1.
+    min(?PAUSE_MAX, ?PAUSE_MIN bsl min(Rounds, 16)).
 
 %% @doc This one serves.
 -spec succeeded(node(), gateways()) -> gateways().

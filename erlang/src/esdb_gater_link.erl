@@ -1,6 +1,6 @@
 %%% @private
 %%% @doc The link of this node to a gateway, as the rest of the application calls it. The
-%%% process behind it is {@link esdb_gater_session}; what can be known without asking it comes
+%%% process behind it is {@link esdb_gater_link_process}; what can be known without asking it comes
 %%% from {@link esdb_gater_shared_state}.
 %%% @end
 -module(esdb_gater_link).

@@ -1,14 +1,15 @@
 %%% @private
 %%% @doc Registrations and their withdrawals that the link carries to a gateway: those that
-%%% wait for one, and those that are sent and not yet answered. A caller waits five seconds.
+%%% wait for one, and those that are sent and not yet answered. Pure: {@link esdb_gater_link_core}
+%%% has their timers set and their callers answered.
 %%%
 %%% A registration that the gateway takes after its caller was told that it failed is *late*. It is
 %%% to be taken back, unless another one of the same pair succeeds; so while others are pending, it
 %%% is remembered and the last of them decides. Invariant: a late pair has one pending.
 -module(esdb_gater_pending).
 
--export([new/0, add/5, sent/2, unsent/1, gateway_lost/1, take_unregistrations/1, take/2, expire/2, late/3, take_late/3,
-         answer/2, size/1]).
+-export([new/0, add/5, sent/2, unsent/1, gateway_lost/1, take_unregistrations/1, take/2, expire/2,
+         late/3, take_late/3, size/1]).
 
 -export_type([pending/0, id/0, kind/0]).
 
@@ -21,7 +22,6 @@
     store :: atom(),
     pid :: pid(),
     from :: gen_server:from() | none,
-    timer :: reference(),
     sent = false :: boolean()               % to the gateway in use
 }).
 
@@ -34,19 +34,15 @@
 
 -opaque pending() :: #pending{}.
 
--define(TIMEOUT, 5000).
-
 %% @doc Nothing waits.
 -spec new() -> pending().
 new() -> #pending{}.
 
-%% @doc One more. Unless taken before, the calling process is sent `{expire_request, Id}' in
-%% time, for {@link expire/2}.
+%% @doc Adds a request, which is to be taken or, in time, expired by the returned id.
 -spec add(kind(), StoreId :: atom(), pid(), gen_server:from() | none, pending()) ->
           {id(), pending()}.
 add(Kind, Store, Pid, From, #pending{requests = Requests, next = Id} = Pending) ->
-    Timer = erlang:send_after(?TIMEOUT, self(), {expire_request, Id}),
-    Request = #request{kind = Kind, store = Store, pid = Pid, from = From, timer = Timer},
+    Request = #request{kind = Kind, store = Store, pid = Pid, from = From},
     {Id, count(Request, 1, Pending#pending{requests = Requests#{Id => Request}, next = Id + 1})}.
 
 %% @doc It is on its way to the gateway in use.
@@ -73,34 +69,33 @@ gateway_lost(#pending{requests = Requests} = Pending) ->
 
 %% @doc Takes all withdrawals of registrations, in the order they came.
 -spec take_unregistrations(pending()) ->
-          {[{StoreId :: atom(), pid(), gen_server:from() | none}], pending()}.
+          {[{id(), StoreId :: atom(), pid(), gen_server:from() | none}], pending()}.
 take_unregistrations(#pending{requests = Requests} = Pending) ->
     Ids = lists:sort([Id || {Id, #request{kind = unregister}} <- maps:to_list(Requests)]),
     lists:mapfoldl(fun(Id, Acc) ->
                        #pending{requests = #{Id := #request{store = Store, pid = Pid}}} = Acc,
                        {From, Rest} = take(Id, Acc),
-                       {{Store, Pid, From}, Rest}
+                       {{Id, Store, Pid, From}, Rest}
                    end, Pending, Ids).
 
 %% @doc It is answered; `late' if its caller has been told that it failed.
 -spec take(id(), pending()) -> {gen_server:from() | none, pending()} | late.
 take(Id, #pending{requests = Requests} = Pending) ->
     case maps:take(Id, Requests) of
-        {#request{from = From, timer = Timer} = Request, Rest} ->
-            _ = erlang:cancel_timer(Timer),
+        {#request{from = From} = Request, Rest} ->
             {From, count(Request, -1, Pending#pending{requests = Rest})};
         error ->
             late
     end.
 
-%% @doc It has waited long enough. Gives what it was; `late' if it was answered before.
--spec expire(id(), pending()) -> {kind(), StoreId :: atom(), pid(), pending()} | late.
+%% @doc Takes a request that has waited long enough; `late' if it was answered before.
+-spec expire(id(), pending()) ->
+          {gen_server:from() | none, StoreId :: atom(), pid(), pending()} | late.
 expire(Id, #pending{requests = Requests} = Pending) ->
     case Requests of
-        #{Id := #request{kind = Kind, store = Store, pid = Pid}} ->
+        #{Id := #request{store = Store, pid = Pid}} ->
             {From, Rest} = take(Id, Pending),
-            answer(From, {error, no_gateway}),
-            {Kind, Store, Pid, Rest};
+            {From, Store, Pid, Rest};
         _ ->
             late
     end.
@@ -119,11 +114,6 @@ take_late(Store, Pid, #pending{late = Late, registrations = Registrations} = Pen
         true -> {true, Pending#pending{late = maps:remove(Pair, Late)}};
         false -> {false, Pending}
     end.
-
-%% @doc Answers a caller, if there is one.
--spec answer(gen_server:from() | none, term()) -> ok.
-answer(none, _Answer) -> ok;
-answer(From, Answer) -> gen_server:reply(From, Answer).
 
 %% @doc How many there are.
 -spec size(pending()) -> non_neg_integer().

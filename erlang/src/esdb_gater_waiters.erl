@@ -1,50 +1,47 @@
 %%% @private
 %%% @doc Callers of the link that wait for a gateway, for the first copy of the registry, or, at
-%%% the start of the application, until it is known whether there is one.
+%%% the start of the application, until it is known whether there is one. Pure:
+%%% {@link esdb_gater_link_core} has their timers set and the returned answers sent.
+%%%
+%%% Their calls are not postponed events of the link, because each has a time limit of its own.
+%%% @end
 -module(esdb_gater_waiters).
 
--export([new/0, add/4, wake/2, give_up/1, expire/2]).
+-export([new/0, add/3, wake/2, give_up/1, expire/2]).
 
--export_type([waiters/0, what/0]).
+-export_type([waiters/0, what/0, answer/0]).
 
 -type what() :: copy | gateway | start.
--opaque waiters() :: #{reference() => {what(), gen_server:from()}}.
+-type answer() :: {gen_statem:from(), ok | {ok, node()} | {error, no_gateway}}.
+-opaque waiters() :: #{gen_statem:from() => what()}.
 
-%% @doc Nobody waits.
+%% @doc Returns that nobody waits.
 -spec new() -> waiters().
 new() -> #{}.
 
-%% @doc One more waits. Unless woken before, the calling process is sent
-%% `{expire_waiting, Ref}' after so many milliseconds, for {@link expire/2}.
--spec add(what(), Milliseconds :: non_neg_integer(), gen_server:from(), waiters()) ->
-          waiters().
-add(What, Milliseconds, From, Awaiting) ->
-    Ref = make_ref(),
-    _ = erlang:send_after(Milliseconds, self(), {expire_waiting, Ref}),
-    Awaiting#{Ref => {What, From}}.
+%% @doc Adds a caller.
+-spec add(what(), gen_statem:from(), waiters()) -> waiters().
+add(What, From, Waiters) ->
+    Waiters#{From => What}.
 
 %% @doc There is a gateway: everybody is answered.
--spec wake(node(), waiters()) -> waiters().
-wake(Gateway, Awaiting) ->
-    maps:foreach(fun(_, {gateway, From}) -> gen_server:reply(From, {ok, Gateway});
-                    (_, {_, From}) -> gen_server:reply(From, ok)
-                 end, Awaiting),
-    new().
+-spec wake(node(), waiters()) -> {[answer()], waiters()}.
+wake(Gateway, Waiters) ->
+    {[case What of
+          gateway -> {From, {ok, Gateway}};
+          _ -> {From, ok}
+      end || {From, What} <- maps:to_list(Waiters)], new()}.
 
 %% @doc No gateway is within reach now: those who start the application need not wait for one.
--spec give_up(waiters()) -> waiters().
-give_up(Awaiting) ->
-    maps:filter(fun(_, {start, From}) -> gen_server:reply(From, {error, no_gateway}), false;
-                   (_, _) -> true
-                end, Awaiting).
+-spec give_up(waiters()) -> {[answer()], waiters()}.
+give_up(Waiters) ->
+    {[{From, {error, no_gateway}} || {From, start} <- maps:to_list(Waiters)],
+     maps:filter(fun(_, What) -> What =/= start end, Waiters)}.
 
-%% @doc One has waited long enough.
--spec expire(reference(), waiters()) -> waiters().
-expire(Ref, Awaiting) ->
-    case maps:take(Ref, Awaiting) of
-        {{_, From}, Rest} ->
-            gen_server:reply(From, {error, no_gateway}),
-            Rest;
-        error ->
-            Awaiting
+%% @doc A caller has waited long enough.
+-spec expire(gen_statem:from(), waiters()) -> {[answer()], waiters()}.
+expire(From, Waiters) ->
+    case Waiters of
+        #{From := _} -> {[{From, {error, no_gateway}}], maps:remove(From, Waiters)};
+        _ -> {[], Waiters}
     end.

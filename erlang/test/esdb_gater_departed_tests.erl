@@ -12,7 +12,3 @@ it_does_not_grow_without_bound_test() ->
     F = lists:foldl(fun esdb_gater_departed:add/2, esdb_gater_departed:new(), Names),
     ?assertEqual(64, length([N || N <- Names, esdb_gater_departed:member(N, F)])),
     ?assert(esdb_gater_departed:member(lists:last(Names), F)).
-
-leaving_a_gateway_that_is_gone_ends_too_test() ->
-    ok = esdb_gater_departed:leave('nobody@nowhere', self()),
-    receive {left, 'nobody@nowhere'} -> ok end.

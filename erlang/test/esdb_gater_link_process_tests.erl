@@ -1,4 +1,4 @@
--module(esdb_gater_session_tests).
+-module(esdb_gater_link_process_tests).
 
 -include_lib("eunit/include/eunit.hrl").
 
@@ -7,10 +7,10 @@ with_link(Fun) ->
     Tables = [ets:new(Name, Options)
               || {Name, Options} <- esdb_gater_workers:tables() ++ esdb_gater_desired:tables()
                      ++ esdb_gater_shared_state:tables()],
-    {ok, Link} = esdb_gater_session:start_link(#{mode => embedded}),
+    {ok, Link} = esdb_gater_link_process:start_link(#{mode => embedded}),
     try Fun(Link)
     after
-        ok = gen_server:stop(Link),
+        ok = gen_statem:stop(Link),
         lists:foreach(fun ets:delete/1, Tables)
     end.
 
