@@ -1,18 +1,18 @@
-//! Tells the program which commit it was built from: `ESDB_GATER_COMMIT` of the environment, or
-//! else what the folder `.git` says, which is read without the program `git`.
+//! Passes the commit to the program from which it is built: the value of `ESDB_GATER_COMMIT`, or
+//! else the commit in the directory `.git`, which is read without the program `git`.
 
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Digits of a commit that are shown.
+/// The number of digits of the commit that are shown.
 const SHOWN: usize = 12;
 
 fn main() {
     println!("cargo::rerun-if-env-changed=ESDB_GATER_COMMIT");
     println!("cargo::rerun-if-changed=build.rs");
     let told = env::var("ESDB_GATER_COMMIT").ok().filter(|commit| !commit.is_empty());
-    // A check or a test build is not to be repeated after every commit.
+    // A check or a test build should not be repeated after every commit.
     let release = env::var("PROFILE").is_ok_and(|profile| profile == "release");
     let commit = told.or_else(|| if release { from_git() } else { None });
     let commit = commit.unwrap_or_else(|| "unknown".into());
@@ -26,13 +26,13 @@ fn from_git() -> Option<String> {
     let git = if dot_git.is_dir() {
         dot_git
     } else {
-        // A work tree of its own: a file that says where its folder is.
+        // In a linked work tree, `.git` is a file that names the directory.
         let text = fs::read_to_string(&dot_git).ok()?;
         dot_git.parent()?.join(text.strip_prefix("gitdir:")?.trim())
     };
     let head = read(&git.join("HEAD"))?;
     let Some(reference) = head.strip_prefix("ref:").map(str::trim) else { return Some(head) };
-    // Branches are kept where the main work tree keeps them.
+    // Branches are stored in the directory of the main work tree.
     let common = match fs::read_to_string(git.join("commondir")) {
         Ok(path) => git.join(path.trim()),
         Err(_) => git,
@@ -40,7 +40,7 @@ fn from_git() -> Option<String> {
     read(&common.join(reference)).or_else(|| packed(&common.join("packed-refs"), reference))
 }
 
-/// The text of a file that decides which commit it is.
+/// Reads a file on which the commit depends.
 fn read(path: &Path) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     println!("cargo::rerun-if-changed={}", path.display());

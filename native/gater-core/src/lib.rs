@@ -2,7 +2,7 @@
 //! The gateway program and the NIF share this crate.
 //!
 //! Nothing here opens a socket, reads a clock or draws a random number: times and seeds are
-//! arguments. The only exception is [`limit::TopicHasher`], whose key is random.
+//! arguments. The only exception is [`limit::SharedLimiter`], whose hash key is random.
 
 pub mod capability;
 pub mod channel;

@@ -1,4 +1,4 @@
-//! A running gateway: the parts, put together, started and stopped.
+//! A running gateway: its parts are assembled, started and stopped here.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -39,18 +39,18 @@ use crate::transport::router::Router;
 use crate::transport::tuning::Tuning;
 use crate::transport::unreached::Unreached;
 
-/// How long a start waits for the nodes of restored workers before it says ready.
+/// The time for which a start waits for the nodes of restored workers before it reports readiness.
 const REJOIN_WITHIN: Duration = Duration::from_secs(2);
-/// How often nodes that stay away are looked for.
+/// The interval of the search for nodes that stay disconnected.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// The creation of a node that only the BEAM knows that runs it.
+/// The creation of a node that is known only to the BEAM that runs it.
 const PIPED_CREATION: u32 = 1;
 
-/// What a BEAM without a name writes as its own into pids and references.
+/// The node name that a BEAM without a name writes into its own pids and references.
 const NAMELESS: &str = "nonode@nohost";
 
-/// A gateway that serves.
+/// A running gateway.
 pub struct Gateway {
     node: Node,
     replica: Arc<Replica>,
@@ -58,7 +58,7 @@ pub struct Gateway {
     stop: CancellationToken,
 }
 
-/// Why a gateway did not start.
+/// The reason why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The registry's data could not be opened.
@@ -67,21 +67,21 @@ pub enum StartError {
     /// The distribution node could not be started.
     #[error("cannot start the node")]
     Node(#[from] gater_dist::StartError),
-    /// The connection over standard input and output could not be made.
+    /// The connection over standard input and output could not be established.
     #[error("cannot use standard input and output")]
     Pipe(#[source] std::io::Error),
-    /// There are too few file descriptors.
+    /// The operating system allows too few file descriptors.
     #[error(transparent)]
     Descriptors(#[from] descriptors::TooFew),
-    /// A name in the configuration is no atom.
+    /// A name in the configuration is not an atom.
     #[error("{0:?} is not a node name")]
     Name(String),
 }
 
 impl Gateway {
-    /// Restores the registry, starts the node and reconnects to the nodes of
-    /// restored workers, and accepts connections on `listen`. When this returns, the gateway
-    /// serves.
+    /// Starts a gateway: restores the registry, starts the node, reconnects to the nodes of
+    /// restored workers, and accepts connections on `listen`. The gateway is ready when this
+    /// returns.
     pub async fn start(config: &Config, listen: SocketAddr) -> Result<Self, StartError> {
         let own_name = atom(&config.name)?;
         let settings = node_settings(config, listen, descriptors::claim()?);
@@ -120,7 +120,7 @@ impl Gateway {
         } else {
             Replica::open_with(&config.data_dir, settings, network, on_change).await?
         };
-        // What was on disk is not told as changes.
+        // The registrations that were on disk are not reported as changes.
         replica.follow(|state| {
             for (store, epoch, pid) in state.iter() {
                 follower.registered(store, pid, epoch);
@@ -207,7 +207,7 @@ impl Gateway {
         supervise("the cluster of BEAMs is followed", &stop, move || {
             mesh.clone().follow(own.clone())
         });
-        // The first look-up after a restart shall find what the last one before it found.
+        // The first look-up after a restart shall have the same result as the last one before it.
         let _ = timeout(REJOIN_WITHIN, peers.all_online()).await;
 
         let told = router.clone();
@@ -224,40 +224,40 @@ impl Gateway {
         Ok(Self { node, replica, secret, stop })
     }
 
-    /// The name of the node.
+    /// Returns the name of the node.
     pub fn name(&self) -> &Atom {
         self.node.name()
     }
 
-    /// The port connections are accepted on.
+    /// Returns the port on which connections are accepted.
     pub fn port(&self) -> u16 {
         self.node.port()
     }
 
-    /// Changes the secret of this gateway. The one before verifies for a while.
+    /// Changes the secret of this gateway. The previous secret verifies for a limited time.
     pub fn set_secret(&self, secret: &[u8]) {
         self.secret.rotate(secret);
     }
 
-    /// Takes `socket` for a connection with the BEAM that runs this program and has no name. Its
+    /// Adopts `socket` as a connection with the BEAM that runs this program and has no name. Its
     /// pids are those of `nonode@nohost`.
     pub fn adopt_nameless(&self, socket: UnixStream) -> Result<Arc<Connection>, StartError> {
         let peer = Peer::without_handshake(atom(NAMELESS)?, 0);
         self.node.adopt(socket, peer).map_err(StartError::Pipe)
     }
 
-    /// Uses `cookie` for connections that are made from now on.
+    /// Uses `cookie` for connections that are established from now on.
     pub fn set_cookie(&self, cookie: SecretSlice<u8>) {
         self.node.set_cookie(cookie);
         tracing::info!("the cookie was changed");
     }
 
-    /// Resolves when the registry can be written no more, with the reason.
+    /// Returns a future that resolves with the reason when the registry can no longer be written.
     pub fn failed(&self) -> impl Future<Output = String> + Send + use<> {
         self.replica.failed()
     }
 
-    /// Takes no new work, writes out what is queued for at most `deadline`, and stops.
+    /// Stops the gateway: accepts no new work, and writes queued messages for at most `deadline`.
     pub async fn drain(&self, deadline: Duration) {
         self.stop.cancel();
         self.node.shutdown(deadline).await;
@@ -265,7 +265,7 @@ impl Gateway {
     }
 }
 
-/// Carries the changes of the replicated registry to the parts that follow it.
+/// Passes the changes of the replicated registry to the parts that follow it.
 struct Follower {
     peers: Arc<Peers>,
     directory: Arc<Directory>,
@@ -310,7 +310,7 @@ fn node_settings(config: &Config, listen: SocketAddr, share: descriptors::Share)
     settings
 }
 
-/// Gives up nodes that nobody has reached for the grace time.
+/// Gives up nodes that no gateway has reached for the grace time.
 async fn sweep(router: Arc<Router>, lost_grace: Duration) {
     let mut ticks = tokio::time::interval(SWEEP_EVERY);
     loop {
@@ -324,7 +324,7 @@ async fn sweep(router: Arc<Router>, lost_grace: Duration) {
     }
 }
 
-/// Tells the shims which gateways there are, whenever that changes, and greets the members.
+/// Tells the shims which gateways exist whenever this changes, and greets the members.
 async fn tell_gateways(router: Arc<Router>) {
     let replica = router.cluster.replica();
     let mut changes = replica.changes();
@@ -333,7 +333,7 @@ async fn tell_gateways(router: Arc<Router>) {
     loop {
         let names = router.cluster.gateways();
         if told.as_ref() != Some(&names) {
-            // Names of members were names of nodes when they became members.
+            // A member's name was checked to be a node name when it became a member.
             router.sessions.set_gateways(names.iter().filter_map(|name| atom(name).ok()).collect());
             told = Some(names);
         }
@@ -342,9 +342,10 @@ async fn tell_gateways(router: Arc<Router>) {
         }
         tokio::select! {
             () = replica.changed(&mut changes) => {}
-            // The cluster holds the other end.
+            // The cluster holds the sender, so this never fails.
             _ = bell.changed() => {}
-            // A member may have been greeted before it knew this gateway for one.
+            // A member may have been greeted before it knew this gateway to be one, so it is
+            // greeted again.
             () = tokio::time::sleep(SWEEP_EVERY) => {}
         }
     }

@@ -1,7 +1,8 @@
 //! The gateway as the port program of a BEAM (`esdb-gater start --hosted`).
 //!
-//! Everything goes in frames over standard input and output: a length of four bytes, which is
-//! `{packet, 4}` of an Erlang port, and so many bytes, of which the first is the kind:
+//! All communication is in frames over standard input and output. A frame is a length of four
+//! bytes, which is `{packet, 4}` of an Erlang port, followed by that number of bytes, of which the
+//! first is the kind:
 //!
 //! | to the program | | from the program | |
 //! |---|---|---|---|
@@ -13,11 +14,12 @@
 //! | none | a tick | | |
 //!
 //! `K` comes before `C`, and again whenever the BEAM's cookie changes. The end of standard input
-//! means what `Q` means. So the secret and the cookie are in no argument, no environment and no
-//! file, and nothing has to be cleaned up after whatever end of the BEAM.
+//! has the same meaning as `Q`. The secret and the cookie are therefore in no argument, no
+//! environment variable and no file, and nothing has to be cleaned up however the BEAM ends.
 //!
-//! A BEAM without a name (`nonode@nohost`) cannot be connected to. Its frames are those of a
-//! distribution connection without distribution header, and to the gateway it is one more peer.
+//! No node can connect to a BEAM without a name (`nonode@nohost`). Its frames are those of a
+//! distribution connection without a distribution header, and the gateway treats it as one more
+//! peer.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -38,9 +40,11 @@ use crate::gateway::{Gateway, StartError};
 use crate::observe::logs::{Log, LogError};
 use crate::run::{self, RunError, Signals};
 
-/// The longest frame: a distribution message of the greatest length and what goes with it.
+/// The length of the longest frame: a distribution message of the greatest length with its
+/// overhead.
 const MAX_FRAME_BYTES: usize = (64 << 20) + (64 << 10);
-/// Frames that wait to be handled. They wait in the pipe then, and their senders with them.
+/// The number of frames that wait to be handled. Further frames wait in the pipe and block their
+/// senders.
 const WAITING_FRAMES: usize = 64;
 
 const COOKIE: u8 = b'K';
@@ -51,22 +55,22 @@ const READY: u8 = b'R';
 const FAILURE: u8 = b'E';
 const DISTRIBUTION: u8 = 112;
 
-/// Why a hosted gateway ended before it was told to.
+/// The reason why a hosted gateway ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum HostedError {
     /// The configuration cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Standard input or output is no pipe, or broke.
+    /// Standard input or output is not a pipe, or it failed.
     #[error("--hosted is for a BEAM that runs this program as a port: {0}")]
     Pipe(#[from] io::Error),
-    /// There is no log.
+    /// The log could not be started.
     #[error("cannot start the log")]
     Log(#[from] LogError),
     /// The gateway did not start, or failed.
     #[error(transparent)]
     Run(#[from] RunError),
-    /// The BEAM sent what it must not send.
+    /// The BEAM sent a frame that it must not send.
     #[error("the BEAM sent {0}")]
     Frame(&'static str),
 }
@@ -77,7 +81,8 @@ impl From<StartError> for HostedError {
     }
 }
 
-/// Reads the configuration, starts a gateway, says that it is ready, and serves until told to end.
+/// Reads the configuration, starts a gateway, reports readiness, and serves until it is told to
+/// end.
 pub fn run(flags: Flags, in_memory: bool, piped: bool) -> Result<(), HostedError> {
     let is_impatient = |error: &HostedError| matches!(error, HostedError::Run(RunError::Impatient));
     run::block_on(is_impatient, async {
@@ -89,7 +94,7 @@ pub fn run(flags: Flags, in_memory: bool, piped: bool) -> Result<(), HostedError
         let _log = Log::start(&loaded.config.log)?;
 
         let (frames, mut received) = mpsc::channel(WAITING_FRAMES);
-        // It ends with the runtime.
+        // The task ends with the runtime.
         tokio::spawn(async move {
             while let Some(frame) = input.next().await.transpose() {
                 if frames.send(frame).await.is_err() {
@@ -107,14 +112,14 @@ pub fn run(flags: Flags, in_memory: bool, piped: bool) -> Result<(), HostedError
         let gateway = Arc::new(started);
         let link = loaded.config.piped.then(|| Link::open(&gateway, output)).transpose()?;
         let told = follow(gateway.clone(), received, link);
-        // Whoever runs it has it started again with another configuration.
+        // The BEAM restarts the program to change its configuration.
         let reload =
             || tracing::info!("SIGHUP ignored: the BEAM says how this gateway is configured");
         Ok(run::serve(&gateway, signals, told, reload).await?)
     })
 }
 
-/// Says on standard output why the program ends.
+/// Writes the reason of the program's end to standard output.
 pub fn tell_failure(text: &str) {
     let mut frame = Vec::new();
     let length = u32::try_from(text.len() + 1).unwrap_or(0);
@@ -122,7 +127,7 @@ pub fn tell_failure(text: &str) {
     frame.push(FAILURE);
     frame.extend(text.as_bytes());
     let mut out = io::stdout().lock();
-    // A BEAM that is gone does not read it, and need not.
+    // The write fails if the BEAM has ended, which then needs no reason.
     let _ = out.write_all(&frame).and_then(|()| out.flush());
 }
 
@@ -135,7 +140,7 @@ async fn write_frame(output: &mut Sender, kind: u8, body: &[u8]) -> io::Result<(
     output.write_all(&frame).await
 }
 
-/// Frames of standard input.
+/// The frames of standard input.
 struct Input {
     pipe: Receiver,
     buffer: BytesMut,
@@ -147,7 +152,7 @@ impl Input {
         Ok(Self { pipe, buffer: BytesMut::new() })
     }
 
-    /// The next frame with its length; `None` at the end.
+    /// Returns the next frame with its length, or `None` at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, HostedError> {
         loop {
             if let Some(length) = self.buffer.first_chunk::<4>() {
@@ -165,7 +170,7 @@ impl Input {
         }
     }
 
-    /// What comes before the gateway starts; `None` if the BEAM ends first.
+    /// Returns the values that come before the gateway starts, or `None` if the BEAM ends first.
     async fn given(&mut self) -> Result<Option<Given>, HostedError> {
         let mut given = Given::default();
         while let Some(frame) = self.next().await? {
@@ -191,7 +196,7 @@ fn not_text(what: &'static str) -> HostedError {
     HostedError::Frame("text that is not UTF-8")
 }
 
-/// Kind and body of a frame, without its length.
+/// Returns the kind and the body of a frame, without its length.
 fn parts(frame: &Bytes) -> (Option<u8>, Bytes) {
     let mut body = frame.slice(4.min(frame.len())..);
     let kind = body.first().copied();
@@ -199,7 +204,7 @@ fn parts(frame: &Bytes) -> (Option<u8>, Bytes) {
     (kind, body)
 }
 
-/// What the BEAM has given before the gateway starts.
+/// The values that the BEAM has passed before the gateway starts.
 #[derive(Default)]
 struct Given {
     configuration: String,
@@ -211,7 +216,7 @@ impl Given {
     fn load(self, mut flags: Flags, in_memory: bool, piped: bool) -> Result<Loaded, ConfigError> {
         let (configuration, cookie) = (self.configuration, self.cookie);
         flags.hosted = Some(Hosted { configuration, cookie, in_memory, piped });
-        // Nobody but this process sees that environment.
+        // Only this process sees that environment.
         let environment: Environment = match self.secret {
             Some(secret) => config::environment().with("ESDB_GATER_SECRET", secret),
             None => config::environment(),
@@ -222,10 +227,9 @@ impl Given {
 
 type Received = mpsc::Receiver<Result<Bytes, HostedError>>;
 
-/// Resolves when the BEAM ends, while the gateway is not there yet.
+/// Resolves when the BEAM ends before the gateway has started.
 async fn told_to_end(frames: &mut Received) {
-    // A cookie that has changed already is in the pipe again soon: the BEAM tells it when the
-    // gateway is ready.
+    // A changed cookie is not lost: the BEAM sends it again when the gateway is ready.
     while let Some(Ok(frame)) = frames.recv().await {
         if parts(&frame).0 == Some(QUIT) {
             return;
@@ -233,7 +237,7 @@ async fn told_to_end(frames: &mut Received) {
     }
 }
 
-/// Carries out what comes, until the end; gives its reason.
+/// Handles the frames until the end, and returns its reason.
 async fn follow(
     gateway: Arc<Gateway>,
     mut frames: Received,
@@ -272,8 +276,8 @@ async fn lost(link: &Option<Link>) {
     }
 }
 
-/// The connection with a BEAM without a name. The node has one end of a pair of sockets; what
-/// comes on standard input goes to the other, and what comes from there to standard output.
+/// The connection with a BEAM without a name. The node has one end of a pair of sockets. Bytes of
+/// standard input are copied to the other end, and bytes of that end to standard output.
 struct Link {
     write: OwnedWriteHalf,
     connection: Arc<Connection>,
@@ -285,7 +289,7 @@ impl Link {
         let connection = gateway.adopt_nameless(ours)?;
         let (mut read, write) = theirs.into_split();
         tokio::spawn(async move {
-            // Whichever end closes: the node notices, and with it the gateway.
+            // Whichever end closes, the node notices it and ends the gateway.
             if let Err(error) = tokio::io::copy(&mut read, &mut output).await {
                 tracing::debug!(%error, "standard output");
             }

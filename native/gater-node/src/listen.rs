@@ -1,4 +1,4 @@
-//! Where a gateway accepts connections.
+//! The address on which a gateway accepts connections.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -8,24 +8,24 @@ use tokio::time::timeout;
 
 use crate::config::Config;
 
-/// How long it may take to find the addresses of the gateway's own host.
+/// The time limit of resolving the gateway's own host.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(5);
 
-/// An address to listen on, and what the operator should hear of it.
+/// An address to listen on, and a warning for the operator.
 #[derive(Debug)]
 pub struct Listen {
-    /// The address; port 0 takes any free port.
+    /// The address; port 0 selects any free port.
     pub address: SocketAddr,
-    /// A sentence, if somebody should act.
+    /// A sentence for the operator, if action is needed.
     pub warning: Option<String>,
 }
 
-/// Where the gateway of `config` listens: where it is told to; else where other nodes look for
-/// it, which is at the host of its name. A host that is not this machine, as far as it can
-/// tell, leaves the loopback address.
+/// Chooses the address on which the gateway of `config` listens: the configured one, or else the
+/// address of the host of its name, where other nodes look for it. If that host does not appear to
+/// be this machine, the loopback address is chosen.
 pub async fn choose(config: &Config) -> Listen {
     if config.piped {
-        // It listens nowhere.
+        // The gateway does not listen.
         return Listen {
             address: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             warning: None,
@@ -72,12 +72,12 @@ async fn resolve(host: &str) -> Vec<IpAddr> {
         return Vec::new();
     };
     let mut addresses: Vec<_> = found.map(|address| address.ip()).collect();
-    // BEAMs use IPv4 unless they are told otherwise. The order of each family stays.
+    // BEAMs use IPv4 by default, so it comes first. The order within each family is preserved.
     addresses.sort_by_key(IpAddr::is_ipv6);
     addresses
 }
 
-/// Whether sockets of this machine can have the address.
+/// Returns whether sockets of this machine can be bound to the address.
 fn is_ours(address: IpAddr) -> bool {
     std::net::TcpListener::bind(SocketAddr::new(address, 0)).is_ok()
 }
@@ -109,7 +109,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_that_leads_to_another_machine_is_warned_of() {
-        // Addresses for documentation, which no machine has.
+        // These addresses are reserved for documentation, so no machine has them.
         for host in ["192.0.2.1", "2001:db8::1"] {
             let listen = of(&format!("g@{host}"), None).await;
             assert!(listen.address.ip().is_loopback());

@@ -1,4 +1,4 @@
-//! esdb-gater: the gateway program.
+//! The gateway program `esdb-gater`.
 
 use std::error::Error;
 use std::io::Write;
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What ends the program but success.
+/// A failure that ends the program.
 struct Failure {
     code: ExitCode,
     text: String,
@@ -60,7 +60,7 @@ impl Failure {
     }
 }
 
-/// `esdb-gater start`.
+/// Runs `esdb-gater start`.
 fn start(flags: Flags, embedded: bool) -> Result<(), Failure> {
     let read = || config::load(flags.clone(), config::environment());
     let loaded = read().map_err(|error| Failure::usage(&error))?;
@@ -68,7 +68,7 @@ fn start(flags: Flags, embedded: bool) -> Result<(), Failure> {
     run::run(&loaded, embedded, &log, read).map_err(|error| Failure::other(&error))
 }
 
-/// `esdb-gater start --hosted`.
+/// Runs `esdb-gater start --hosted`.
 fn host(flags: Flags, in_memory: bool, piped: bool) -> Result<(), Failure> {
     hosted::run(flags, in_memory, piped).map_err(|error| match error {
         HostedError::Config(error) => Failure::usage(&error),
@@ -76,7 +76,7 @@ fn host(flags: Flags, in_memory: bool, piped: bool) -> Result<(), Failure> {
     })
 }
 
-/// `esdb-gater cluster`. Nothing is logged: the answer is all there is to say.
+/// Runs `esdb-gater cluster`. Nothing is logged, since the answer is the only output.
 fn cluster(flags: Flags, order: &Order) -> Result<ExitCode, Failure> {
     let loaded =
         config::load(flags, config::environment()).map_err(|error| Failure::usage(&error))?;
@@ -89,7 +89,7 @@ fn cluster(flags: Flags, order: &Order) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Prints what was asked for; that nobody reads it changes nothing.
+/// Prints an answer. An error is ignored, since it means that nobody reads the output.
 fn answer(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());

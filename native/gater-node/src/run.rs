@@ -1,4 +1,4 @@
-//! From a checked configuration to a gateway that serves, and to its end.
+//! Starts a gateway from a checked configuration, and serves until its end.
 
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -12,42 +12,41 @@ use crate::gateway::{Gateway, StartError};
 use crate::listen;
 use crate::observe::logs::Log;
 
-/// How long a stopping gateway tries to write out what is queued.
+/// The time for which a stopping gateway writes queued messages.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 
-/// The commit the program was built from, see `build.rs`.
+/// The commit from which the program was built; see `build.rs`.
 const COMMIT: &str = env!("ESDB_GATER_BUILD_COMMIT");
 
-/// Why the program ended before it was told to.
+/// The reason why the program ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// Threads, timers or signal handlers could not be had.
+    /// Threads, timers or signal handlers could not be created.
     #[error("the operating system refused what a gateway needs")]
     System(#[from] std::io::Error),
     /// The gateway did not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// The registry could not be written any more: going on would lose data.
+    /// The registry can no longer be written, so continuing would lose data.
     #[error("the registry failed: {0}")]
     Registry(String),
-    /// A second signal came while what was queued was written out.
+    /// A second signal arrived while queued messages were being written.
     #[error("told to stop a second time: what was queued may not have been written out")]
     Impatient,
 }
 
-/// How many threads there are, if that is set; the runtime reads it.
+/// The variable that sets the number of threads; the runtime reads it.
 const THREADS: &str = "TOKIO_WORKER_THREADS";
 
-/// Half of the cores. The others are for those who call and are called: on a machine that
-/// is shared with them more threads take more to wake each other than they do.
+/// Returns half of the number of cores. The others are for the callers and callees: on a machine
+/// that they share, more threads spend more time on waking each other than they gain.
 fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
 }
 
-/// Starts a gateway, prints the ready line on standard output, and serves until
-/// SIGTERM or SIGINT; an `embedded` one until something comes on standard input, or its
-/// end, as well. Then drains, unless a second signal comes. SIGHUP has the configuration
-/// `read` again.
+/// Starts a gateway, prints the ready line on standard output, and serves until SIGTERM or SIGINT;
+/// an `embedded` gateway also until its standard input has data or ends. Then it drains, unless a
+/// second signal arrives. SIGHUP `read`s the configuration again.
 pub fn run(
     loaded: &Loaded,
     embedded: bool,
@@ -55,7 +54,7 @@ pub fn run(
     read: impl Fn() -> Result<Loaded, ConfigError>,
 ) -> Result<(), RunError> {
     block_on(|error| matches!(error, RunError::Impatient), async {
-        // From here on a signal drains, also one that comes while the gateway starts.
+        // From here on a signal drains, even one that arrives while the gateway starts.
         let signals = Signals::new()?;
         let parent_gone = embedded.then(end_of_input).transpose()?;
         let gateway = start(loaded).await?;
@@ -70,8 +69,8 @@ pub fn run(
     })
 }
 
-/// Runs `serving` on a runtime for a gateway. What is still being written at the end is waited for,
-/// unless the error `is_impatient`.
+/// Runs `serving` on a runtime for a gateway. At the end it waits for pending writes, unless the
+/// error `is_impatient`.
 pub(crate) fn block_on<E: From<std::io::Error>>(
     is_impatient: impl Fn(&E) -> bool,
     serving: impl Future<Output = Result<(), E>>,
@@ -88,7 +87,7 @@ pub(crate) fn block_on<E: From<std::io::Error>>(
     outcome
 }
 
-/// Starts a gateway, and logs what it was told.
+/// Starts a gateway and logs its configuration.
 pub(crate) async fn start(loaded: &Loaded) -> Result<Gateway, StartError> {
     let config = &loaded.config;
     let listen = listen::choose(config).await;
@@ -108,8 +107,8 @@ pub(crate) async fn start(loaded: &Loaded) -> Result<Gateway, StartError> {
     Gateway::start(config, listen.address).await
 }
 
-/// Serves until a signal comes, `told` says why to end, or the registry fails; calls `reload` for
-/// each SIGHUP. Then drains, unless a second signal comes.
+/// Serves until a signal arrives, `told` resolves with a reason to end, or the registry fails.
+/// Calls `reload` for each SIGHUP. Then it drains, unless a second signal arrives.
 pub(crate) async fn serve(
     gateway: &Gateway,
     mut signals: Signals,
@@ -129,7 +128,7 @@ pub(crate) async fn serve(
     tokio::select! {
         biased;
         () = gateway.drain(DRAIN_WITHIN) => {}
-        // The configuration of a gateway that stops is of no interest any more.
+        // A gateway that stops ignores changes of its configuration.
         signal = signals.stop(|| ()) => {
             tracing::warn!(signal, "told to stop a second time: ends at once");
             return Err(RunError::Impatient);
@@ -139,7 +138,7 @@ pub(crate) async fn serve(
     outcome.map(|_| ())
 }
 
-/// The signals that would end the program if nobody listened for them.
+/// The signals that would end the program without a handler.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -149,7 +148,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// From here on they do not end the process any more.
+    /// Installs the handlers. From here on these signals do not end the process.
     pub(crate) fn new() -> Result<Self, std::io::Error> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -160,7 +159,7 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal to stop, and returns its name. Calls `reload` for each SIGHUP.
+    /// Waits for a signal to stop and returns its name. Calls `reload` for each SIGHUP.
     async fn stop(&mut self, mut reload: impl FnMut()) -> &'static str {
         loop {
             let ignored = tokio::select! {
@@ -178,11 +177,11 @@ impl Signals {
     }
 }
 
-/// Takes over from the configuration what can be changed while a gateway runs.
+/// Applies those changes of the configuration that need no restart.
 struct Reloader<'a, R> {
     gateway: &'a Gateway,
     log: &'a Log,
-    /// As it was read last.
+    /// The configuration that was read last.
     config: Config,
     read: R,
 }
@@ -204,7 +203,7 @@ impl<R: Fn() -> Result<Loaded, ConfigError>> Reloader<'_, R> {
         for warning in warnings {
             tracing::warn!("{warning}");
         }
-        // One that was set by a call since then stays, unless the configured one is another now.
+        // A secret that was set by a call is kept unless the configured secret has changed.
         if secret {
             self.gateway.set_secret(config.secret_bytes());
         }
@@ -213,24 +212,24 @@ impl<R: Fn() -> Result<Loaded, ConfigError>> Reloader<'_, R> {
     }
 }
 
-/// The one line that says that the gateway serves.
+/// Prints the line that reports readiness.
 fn announce(gateway: &Gateway) {
     let mut out = std::io::stdout().lock();
     let line = writeln!(out, "ready node={} port={}", gateway.name(), gateway.port());
-    // Nobody may be reading; the gateway serves all the same.
+    // The gateway serves even if nobody reads the line.
     if line.and_then(|()| out.flush()).is_err() {
         tracing::debug!("standard output is closed");
     }
     tracing::info!(node = %gateway.name(), port = gateway.port(), "ready");
 }
 
-/// Resolves when standard input ends or has something. A thread of its own reads it: a pending
-/// read on the runtime's threads would hold up its end.
+/// Returns a channel that resolves when standard input ends or has data. It is read by a thread of
+/// its own, since a pending read on a thread of the runtime would delay the end of the runtime.
 fn end_of_input() -> Result<oneshot::Receiver<()>, std::io::Error> {
     let (done, ended) = oneshot::channel();
     std::thread::Builder::new().name("stdin".into()).spawn(move || {
-        // Any input asks for the same as its end: the owner of a port that closes
-        // the input could not see the program's exit any more.
+        // Input has the same effect as its end. The owner of a port needs this: if it closed the
+        // input, it could no longer see the exit of the program.
         let _ = std::io::stdin().read_exact(&mut [0]);
         // The receiver is gone if the gateway stops for another reason.
         let _ = done.send(());
@@ -240,7 +239,7 @@ fn end_of_input() -> Result<oneshot::Receiver<()>, std::io::Error> {
 
 async fn ended(input: Option<oneshot::Receiver<()>>) {
     match input {
-        // The sender goes only after the end of input.
+        // The sender is dropped only after the end of the input.
         Some(ended) => drop(ended.await),
         None => std::future::pending().await,
     }

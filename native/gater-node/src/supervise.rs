@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-/// The pause before a task that has panicked begins again.
+/// The pause before a task that has panicked is restarted.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Runs the task that `begin` makes until it ends by itself or `stop` is cancelled. If it
-/// panics, that is logged under `name` and the task begins again, for as long as it takes:
-/// what it looks after would be left alone otherwise, and nobody would notice.
+/// Runs the task that `begin` makes until it ends by itself or `stop` is cancelled. If the task
+/// panics, the panic is logged under `name` and the task is restarted, however often this happens,
+/// since its work would otherwise stop unnoticed.
 pub fn supervise<F>(
     name: &'static str,
     stop: &CancellationToken,
@@ -24,7 +24,7 @@ pub fn supervise<F>(
         loop {
             let task = tokio::spawn(stop.clone().run_until_cancelled_owned(begin()));
             let Err(error) = task.await else { return };
-            // The runtime ends, and this task with it.
+            // The task was cancelled because the runtime ends.
             let Ok(panic) = error.try_into_panic() else { return };
             tracing::error!(task = name, panic = text(&*panic), "a task failed and begins again");
             tokio::select! {
@@ -35,7 +35,7 @@ pub fn supervise<F>(
     });
 }
 
-/// What a panic says.
+/// Returns the message of a panic.
 fn text(panic: &(dyn Any + Send)) -> &str {
     match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
         (Some(text), _) => text,
@@ -65,7 +65,7 @@ mod tests {
             }
         });
         ended.acquire().await.unwrap().forget();
-        // It does not begin once more.
+        // The task is not restarted.
         sleep(AGAIN_AFTER * 10).await;
         assert_eq!(begun.load(Ordering::Relaxed), 3);
     }

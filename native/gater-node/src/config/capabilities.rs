@@ -1,4 +1,4 @@
-//! Which capability tokens a gateway asks for.
+//! The configuration of capability tokens.
 
 use super::error::ConfigError;
 use super::sources::Sources;
@@ -7,27 +7,28 @@ use super::value;
 /// Whether publishers and subscribers need a token.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Tokens are not looked at.
+    /// Tokens are ignored.
     #[default]
     Disabled,
-    /// Who has a token is judged by it; nobody needs one.
+    /// A token is verified if there is one, but it is not required.
     Optional,
-    /// Nobody publishes or subscribes without a token.
+    /// Publishing and subscribing require a token.
     Required,
 }
 
-/// Which tokens hold.
+/// The rules by which tokens are accepted.
 #[derive(Debug, Clone, Default)]
 pub struct Capabilities {
     /// Whether tokens are needed.
     pub mode: Mode,
-    /// Who may grant, by `did:key`.
+    /// The root keys that may grant, as `did:key` names.
     pub roots: Vec<String>,
-    /// Who tokens may be made out to, by `did:key`; anybody if nobody is named.
+    /// The accepted audiences of tokens, as `did:key` names. If the list is empty, any audience is
+    /// accepted.
     pub audience: Vec<String>,
 }
 
-/// The section `capabilities`.
+/// Loads the section `capabilities`.
 pub fn load(sources: &mut Sources) -> Result<Capabilities, ConfigError> {
     let mode = sources.take("capabilities.mode", value::capability_mode)?;
     let flat = sources.take("capability_mode", value::capability_mode)?;

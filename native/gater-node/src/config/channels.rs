@@ -1,4 +1,4 @@
-//! The channels: the ten of the reference, changed, and those of the user's own.
+//! The channels: the ten default channels, with changed rules, and the user's own channels.
 
 use gater_core::channel::{DEFAULTS, Policy, Priority};
 
@@ -6,9 +6,9 @@ use super::error::ConfigError;
 use super::sources::Sources;
 use super::value::{self, Given};
 
-/// Beginnings of the names of processes of a gateway and of the application on a BEAM.
+/// The prefixes of the names of processes of a gateway, and of the application on a BEAM.
 const TAKEN_PREFIXES: [&str; 2] = ["esdb_gater_", "erl_esdb_gater"];
-/// Names of processes that a BEAM has, where a channel is a process as well.
+/// The names of processes of a BEAM, on which each channel is a registered process, too.
 const TAKEN: [&str; 32] = [
     "application_controller",
     "auth",
@@ -43,12 +43,12 @@ const TAKEN: [&str; 32] = [
     "user",
     "user_drv",
 ];
-/// The most channels. Each takes memory on every connected node.
+/// The greatest number of channels. Each channel takes memory on every connected node.
 const MAX_CHANNELS: usize = 1_000;
-/// The longest name of a channel, in characters: it is an atom.
+/// The length of the longest channel name in characters, since the name is an atom.
 const MAX_NAME: usize = 255;
 
-/// The channels with their rules: the defaults in their order, then the others by name.
+/// Loads the channels with their rules: the defaults in their order, then the others by name.
 pub fn load(sources: &mut Sources) -> Result<Vec<(String, Policy)>, ConfigError> {
     let mut channels: Vec<(String, Policy)> =
         DEFAULTS.iter().map(|(name, policy)| ((*name).to_owned(), *policy)).collect();
@@ -78,7 +78,7 @@ pub fn load(sources: &mut Sources) -> Result<Vec<(String, Policy)>, ConfigError>
                 "max_rate" => value::rate(value).map(|it| policy.max_rate = it),
                 "hmac" => value::hmac(value).map(|it| policy.hmac = it),
                 "replay_last" => value::flag(value).map(|it| policy.replay_last = it),
-                // Warned of already.
+                // A warning was issued already.
                 _ => Ok(()),
             };
             changed.map_err(|problem| bad(key, &problem))?;

@@ -1,4 +1,4 @@
-//! The key that the gateways of a cluster prove to each other that they know.
+//! The cluster key, whose knowledge the gateways of a cluster prove to each other.
 
 use std::fs::File;
 use std::io::Read;
@@ -11,14 +11,14 @@ use super::error::ConfigError;
 use super::sources::Sources;
 use super::value;
 
-/// A shorter key can be guessed.
+/// The length of the shortest key in bytes; shorter keys could be guessed.
 const MIN_BYTES: usize = 16;
-/// More than any key needs.
+/// The greatest length of a key in bytes.
 const MAX_BYTES: u64 = 4096;
-/// The permissions of anybody but the owner.
+/// The permission bits of everybody but the owner.
 const OTHERS: u32 = 0o077;
 
-/// The key of the sources, if there is one. No error shows it.
+/// Finds the configured key, if there is one. Errors do not contain it.
 pub fn find(sources: &mut Sources) -> Result<Option<SecretSlice<u8>>, ConfigError> {
     match (sources.rank("cluster.key"), sources.rank("cluster.key_file")) {
         (Some(text), Some(file)) if text == file => {
@@ -40,11 +40,11 @@ pub fn find(sources: &mut Sources) -> Result<Option<SecretSlice<u8>>, ConfigErro
     }
 }
 
-/// The key in a file, without the end of its last line.
+/// Reads the key in a file, without the line end of its last line.
 fn read(path: &Path) -> Result<SecretSlice<u8>, String> {
     let cannot = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
     let file = File::open(path).map_err(cannot)?;
-    // Of the open file: what is judged is what is read.
+    // The permissions are those of the open file, so they apply to the bytes that are read.
     check_mode(path, file.metadata().map_err(cannot)?.permissions().mode())?;
     let mut key = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut key).map_err(cannot)?;

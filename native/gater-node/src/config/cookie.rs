@@ -1,9 +1,10 @@
-//! The cookie: given, in a file, or in the file where Erlang keeps it.
+//! The cookie: a configured one, one in a configured file, or the one in the file where Erlang
+//! keeps it.
 //!
-//! To Erlang a cookie is a list of Latin-1 characters, and nodes prove to each other that they
-//! know these bytes. So text is turned into them. A flag or a variable is text in UTF-8 where
-//! the locale says so, as for `erl -setcookie`; else its bytes are taken as they are. A file is
-//! text if it is UTF-8.
+//! For Erlang a cookie is a list of Latin-1 characters, and nodes prove to each other that they
+//! know these bytes. Text is therefore converted to Latin-1. A flag or a variable is text in UTF-8
+//! if the locale says so, as for `erl -setcookie`; otherwise its bytes are used unchanged. A file
+//! is text if it is valid UTF-8.
 
 use std::fs::File;
 use std::io::Read;
@@ -16,12 +17,12 @@ use super::error::ConfigError;
 use super::sources::{Cookie, OTHERS, Sources};
 use super::value;
 
-/// The longest cookie, in characters, which are bytes: it is an atom.
+/// The length of the longest cookie in characters, which are bytes, since the cookie is an atom.
 const MAX_CHARS: usize = 255;
-/// More than any cookie takes, in bytes.
+/// The number of bytes of a file that are read, which is more than any cookie takes.
 const MAX_BYTES: u64 = 4096;
 
-/// The cookie of the sources; without one, that in `$HOME/.erlang.cookie`.
+/// Finds the configured cookie, or the one in `$HOME/.erlang.cookie` if none is configured.
 pub fn find(sources: &mut Sources) -> Result<SecretSlice<u8>, ConfigError> {
     match (sources.rank("cookie"), sources.rank("cookie_file")) {
         (Some(text), Some(file)) if text == file => {
@@ -81,11 +82,11 @@ fn default(sources: &Sources) -> Result<SecretSlice<u8>, ConfigError> {
     check(cookie).map_err(bad)
 }
 
-/// The cookie in a file, and the permission bits of the file.
+/// Reads the cookie in a file, and returns it with the permission bits of the file.
 fn read(path: &Path) -> Result<(Cookie, u32), String> {
     let cannot = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
     let file = File::open(path).map_err(cannot)?;
-    // Of the open file: what is judged is what is read.
+    // The permissions are those of the open file, so they apply to the bytes that are read.
     let mode = file.metadata().map_err(cannot)?.permissions().mode() & 0o7777;
     let mut bytes = Vec::new();
     file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(cannot)?;

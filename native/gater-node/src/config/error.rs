@@ -1,15 +1,15 @@
-//! What is wrong with a configuration.
+//! Errors of a configuration.
 
 use std::fmt;
 
-/// A value that cannot be used, or one that is missing.
+/// A value that is invalid or missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// The key as it stands in the file, such as `security.message_ttl_seconds`.
+    /// The key in the configuration file, such as `security.message_ttl_seconds`.
     pub key: String,
-    /// Where the value comes from; empty if there is none.
+    /// The source of the value, or an empty text if it is missing.
     pub origin: String,
-    /// What is wrong, after "KEY ".
+    /// The problem, as the end of a sentence that begins with the key.
     pub problem: String,
 }
 

@@ -1,10 +1,10 @@
-//! The keys there are, and the nearest one to a key there is not.
+//! The known keys, and the search for the known key that is nearest to an unknown one.
 
 /// A key of the file, and the variable that overrides it.
 pub struct Key {
-    /// Where it stands in the file.
+    /// The path of the key in the file.
     pub path: &'static str,
-    /// Its variable, if it has one.
+    /// The variable of the key, if it has one.
     pub variable: Option<&'static str>,
 }
 
@@ -12,7 +12,7 @@ const fn key(path: &'static str, variable: Option<&'static str>) -> Key {
     Key { path, variable }
 }
 
-/// All keys, but for those of channels.
+/// All keys except those of channels.
 pub const KEYS: [Key; 36] = [
     key("name", Some("ESDB_GATER_NAME")),
     key("cookie", Some("ESDB_GATER_COOKIE")),
@@ -41,11 +41,11 @@ pub const KEYS: [Key; 36] = [
     key("capabilities.mode", None),
     key("capabilities.roots", None),
     key("capabilities.audience", None),
-    // As the original has them.
+    // These keys have the names of the Erlang gateway.
     key("hmac_secret", None),
     key("capability_mode", None),
     key("telemetry_handlers", None),
-    // Of the BEAM side: known, and none of the gateway's business.
+    // These keys belong to the BEAM side. They are known, but the gateway does not use them.
     key("gateways", None),
     key("gateway_timeout_ms", None),
     key("program", None),
@@ -57,15 +57,15 @@ pub const KEYS: [Key; 36] = [
 /// The keys of a channel.
 pub const CHANNEL_KEYS: [&str; 4] = ["priority", "max_rate", "hmac", "replay_last"];
 
-/// What the names of all variables of ours begin with.
+/// The prefix of the names of all variables of the gateway.
 pub const VARIABLE_PREFIX: &str = "ESDB_GATER_";
-/// The variable that names the file.
+/// The variable that names the configuration file.
 pub const CONFIG_VARIABLE: &str = "ESDB_GATER_CONFIG";
-/// Variables that are read while the program is built, and mean nothing to it when it runs.
+/// The variables that are read while the program is built and have no effect when it runs.
 pub const BUILD_VARIABLES: [&str; 3] =
     ["ESDB_GATER_COMMIT", "ESDB_GATER_PREBUILT", "ESDB_GATER_SKIP_NATIVE"];
 
-/// The variable of the key at `path`.
+/// Returns the variable of the key at `path`.
 pub fn variable(path: &str) -> Option<&'static str> {
     KEYS.iter().find(|key| key.path == path)?.variable
 }
@@ -73,12 +73,12 @@ pub fn variable(path: &str) -> Option<&'static str> {
 /// The sections of the file.
 pub const SECTIONS: [&str; 5] = ["capabilities", "channels", "cluster", "retry", "security"];
 
-/// The most changes that make one name of another that was meant.
+/// The greatest number of changes between a misspelt name and the name that was meant.
 const MOST_CHANGES: usize = 3;
-/// The shortest beginning that stands for a name.
+/// The length of the shortest prefix that stands for a name.
 const LEAST_PREFIX: usize = 3;
 
-/// The flag of the key at `path`.
+/// Returns the flag of the key at `path`.
 pub fn flag(path: &str) -> String {
     match path {
         "cluster.members" => "--cluster".into(),
@@ -86,7 +86,7 @@ pub fn flag(path: &str) -> String {
     }
 }
 
-/// The candidate that takes the fewest changes to become, with their number.
+/// Returns the candidate with the smallest edit distance, and this distance.
 pub fn nearest<'a>(
     wrong: &str,
     candidates: impl IntoIterator<Item = &'a str>,
@@ -97,11 +97,12 @@ pub fn nearest<'a>(
         .min_by_key(|(distance, _)| *distance)
 }
 
-/// The path that was meant by one that is not known: the nearest to the whole of it or to its
-/// last part, if one is near. Near is what takes a change for every three characters, three at
-/// most and one at least, and what begins with the unknown name.
+/// Returns the known path that an unknown path was probably meant to be: the nearest to the whole
+/// of it or to its last part, if one is near. A name is near if its edit distance is at most one
+/// for every three characters, but at least one and at most three, or if it begins with the unknown
+/// name.
 ///
-/// `esdb_gater_nearest` of the application judges by the same rule.
+/// `esdb_gater_nearest` of the application applies the same rule.
 pub fn meant(wrong: &str, known: impl IntoIterator<Item = String>) -> Option<String> {
     let name = last(wrong);
     let length = name.chars().count();
@@ -114,7 +115,7 @@ pub fn meant(wrong: &str, known: impl IntoIterator<Item = String>) -> Option<Str
             strsim::osa_distance(wrong, path).min(strsim::osa_distance(name, last))
         }
     };
-    // Of two that are equally near, the one of the same section.
+    // If two paths are equally near, the one in the same section is chosen.
     let rated =
         known.into_iter().map(|path| (rate(&path), strsim::osa_distance(wrong, &path), path));
     rated.min().filter(|(rate, _, _)| *rate <= limit).map(|(_, _, path)| path)

@@ -1,8 +1,8 @@
-//! The configuration of a gateway: flags over environment over file over defaults.
+//! The configuration of a gateway. Flags override the environment, which overrides the file, which
+//! overrides the defaults.
 //!
-//! The file is TOML with the keys of the application's `sys.config`; keys of the
-//! gateway's own stand beside them. A key nobody knows is a warning, a bad value
-//! is an error that names its key.
+//! The file is TOML with the keys of the application's `sys.config`, and with further keys of the
+//! gateway. An unknown key causes a warning, and an invalid value an error that names its key.
 //!
 //! | key | flag, variable | value | default |
 //! |---|---|---|---|
@@ -38,10 +38,11 @@
 //! | `retry.prefer` | | `any`, `local` | `any` |
 //! | `telemetry_handlers` | | list that may hold `logger` | none |
 //!
-//! `hmac_secret` at the top level is `security.hmac_secret`, as in the original, and
-//! `capability_mode` is `capabilities.mode` where there are roots. `gateways`,
-//! `gateway_timeout_ms`, `program`, `registration` and `lineage_scopes` are keys of the BEAM side and
-//! are passed over. The file itself is given by `--config` or `ESDB_GATER_CONFIG`. It must be its owner's alone if it holds the cookie or the secret.
+//! `hmac_secret` at the top level is `security.hmac_secret`, and `capability_mode` is
+//! `capabilities.mode` if there are roots, as in the Erlang gateway. `gateways`,
+//! `gateway_timeout_ms`, `program`, `registration` and `lineage_scopes` are keys of the BEAM side
+//! and are ignored. The file itself is given by `--config` or `ESDB_GATER_CONFIG`. If it contains
+//! the cookie or the secret, only its owner may have access to it.
 
 mod capabilities;
 mod channels;
@@ -66,67 +67,68 @@ use self::sources::Sources;
 pub use self::sources::{Environment, Flags, Hosted};
 pub(crate) use self::value::is_node_name;
 
-/// All that a gateway is told.
+/// The configuration of a gateway.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The full node name, `name@host`.
     pub name: String,
-    /// The secret of the cluster's nodes, in Latin-1.
+    /// The cookie of the cluster's nodes, in Latin-1.
     pub cookie: SecretSlice<u8>,
-    /// Where connections are accepted; port 0 takes any free port. `None` stands for any free
-    /// port where the host of the name can be reached.
+    /// The address on which connections are accepted; port 0 selects any free port. `None` stands
+    /// for any free port at the host of the name.
     pub listen: Option<SocketAddr>,
-    /// Where the registry is kept, unless it is in memory.
+    /// The directory of the registry, unless it is in memory.
     pub data_dir: PathBuf,
     /// Whether the registry is kept in memory and nothing is written.
     pub in_memory: bool,
-    /// Whether the gateway has no distribution of its own and its only peer is the BEAM that
-    /// runs it, over standard input and output.
+    /// Whether the gateway has no distribution of its own, and its only peer is the BEAM that runs
+    /// it, over standard input and output.
     pub piped: bool,
-    /// Nodes to connect to at the start and to stay connected with.
+    /// The nodes to which the gateway connects at its start and stays connected.
     pub join: Vec<String>,
-    /// The gateways that keep one registry together, this one among them; none if it is alone.
+    /// The gateways that replicate one registry, including this one. The list is empty for a single
+    /// gateway.
     pub cluster: Vec<String>,
-    /// The key that the gateways of the cluster prove to each other that they know.
+    /// The key whose knowledge the gateways of the cluster prove to each other.
     pub cluster_key: Option<SecretSlice<u8>>,
-    /// How long a node may be away before its workers are given up.
+    /// The time after which the workers of a disconnected node are given up.
     pub lost_grace: Duration,
-    /// Nodes with workers or subscribers, at most.
+    /// The greatest number of nodes with workers or subscribers.
     pub max_nodes: usize,
-    /// Whether BEAMs are asked to read and write more at a time on their connections.
+    /// Whether BEAMs are asked to use larger buffers on their connections.
     pub tune_peers: bool,
-    /// How long a signed message is good.
+    /// The time for which a signed message is valid.
     pub message_ttl: Duration,
-    /// The channels by name: the ten of the reference and those of the user's own.
+    /// The channels by name: the ten default channels and the user's own.
     pub channels: Vec<(String, Policy)>,
-    /// Which capability tokens are asked for.
+    /// The rules for capability tokens.
     pub capabilities: Capabilities,
-    /// What is logged: a filter of the crate `tracing-subscriber`; empty for the default.
+    /// The log filter, as of the crate `tracing-subscriber`; empty for the default.
     pub log: String,
-    /// A node that shows no sign of life for this long is disconnected.
+    /// The time after which a node without a sign of life is disconnected.
     pub net_ticktime: Duration,
-    /// Whether no secret is configured, so that one was drawn at random.
+    /// Whether no secret is configured, in which case a random one was drawn.
     pub random_secret: bool,
     secret: SecretSlice<u8>,
 }
 
 impl Config {
-    /// The secret that messages are signed with.
+    /// Returns the secret with which messages are signed.
     pub fn secret_bytes(&self) -> &[u8] {
         self.secret.expose_secret()
     }
 }
 
-/// A configuration, and what its user should hear.
+/// A configuration, and the warnings for its user.
 #[derive(Debug)]
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
-    /// Sentences, one each.
+    /// The warnings, one sentence each.
     pub warnings: Vec<String>,
 }
 
-/// Puts the configuration together. Reads the configuration file and the cookie file.
+/// Assembles the configuration. Reads the configuration file and the cookie file.
 pub fn load(flags: Flags, environment: Environment) -> Result<Loaded, ConfigError> {
     let (in_memory, piped) =
         flags.hosted.as_ref().map_or((false, false), |hosted| (hosted.in_memory, hosted.piped));
@@ -169,12 +171,13 @@ pub fn load(flags: Flags, environment: Environment) -> Result<Loaded, ConfigErro
     Ok(Loaded { config, warnings: sources.finish() })
 }
 
-/// The secret, whether it was drawn at random, and how long a signed message is good.
+/// Returns the secret, whether it was drawn at random, and the time for which a signed message is
+/// valid.
 fn security(sources: &mut Sources) -> Result<(SecretSlice<u8>, bool, Duration), ConfigError> {
     let ttl = sources
         .take("security.message_ttl_seconds", value::seconds)?
         .unwrap_or(Duration::from_secs(300));
-    // As the original has it.
+    // The Erlang gateway has this key at the top level.
     let flat = sources.take_secret("hmac_secret")?;
     if let Some(secret) = sources.take_secret("security.hmac_secret")? {
         if flat.is_some() {
@@ -200,7 +203,7 @@ fn security(sources: &mut Sources) -> Result<(SecretSlice<u8>, bool, Duration), 
     Ok((random.into(), true, ttl))
 }
 
-/// Checks the keys that only the application on a BEAM uses: the file is shared.
+/// Checks the keys that only the application on a BEAM uses, since both read the same file.
 fn check_keys_of_the_application(sources: &mut Sources) -> Result<(), ConfigError> {
     sources.take("telemetry_handlers", value::telemetry_handlers)?;
     sources.take("cluster.ra_cluster_name", value::text)?;
@@ -230,8 +233,8 @@ fn check_keys_of_the_application(sources: &mut Sources) -> Result<(), ConfigErro
     Ok(())
 }
 
-/// `$XDG_STATE_HOME/esdb-gater/NAME`, with the usual place of that variable if it is
-/// not set, and `/var/lib/esdb-gater/NAME` for who has no home.
+/// Returns `$XDG_STATE_HOME/esdb-gater/NAME`, with the default of this variable if it is not set,
+/// or `/var/lib/esdb-gater/NAME` if there is no home directory.
 fn default_data_dir(environment: &Environment, name: &str) -> PathBuf {
     let absolute = |key: &str| -> Option<PathBuf> {
         environment.get(key).map(PathBuf::from).filter(|path| path.is_absolute())
@@ -239,11 +242,11 @@ fn default_data_dir(environment: &Environment, name: &str) -> PathBuf {
     let state = absolute("XDG_STATE_HOME")
         .or_else(|| Some(absolute("HOME")?.join(".local/state")))
         .unwrap_or_else(|| PathBuf::from("/var/lib"));
-    // A host is any text without space: it must not lead elsewhere.
+    // A host is any text without spaces, so it could contain a path separator.
     state.join("esdb-gater").join(name.replace('/', "_"))
 }
 
-/// The environment of this process.
+/// Returns the environment of this process.
 pub fn environment() -> Environment {
     Environment::new(std::env::vars_os().collect::<Vec<(OsString, OsString)>>())
 }

@@ -1,4 +1,4 @@
-//! Where values come from, and which of them wins.
+//! The sources of values and their precedence.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -15,12 +15,12 @@ use super::error::ConfigError;
 use super::keys::{self, BUILD_VARIABLES, CONFIG_VARIABLE, KEYS, VARIABLE_PREFIX};
 use super::value::{Given, Problem};
 
-/// The longest configuration file that is read, in bytes.
+/// The length of the longest configuration file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
-/// The permissions of anybody but the owner.
+/// The permission bits of everybody but the owner.
 pub const OTHERS: u32 = 0o077;
 
-/// What the command line says. An empty list is as good as none.
+/// The flags of the command line. An empty list is the same as no flag.
 #[derive(Debug, Clone, Default)]
 pub struct Flags {
     /// `--name`.
@@ -33,54 +33,54 @@ pub struct Flags {
     pub config: Option<PathBuf>,
     /// `--data-dir`.
     pub data_dir: Option<PathBuf>,
-    /// `--join`, as often as it stands there.
+    /// The values of all `--join` flags.
     pub join: Vec<String>,
-    /// `--cluster`, as often as it stands there, each with commas or without.
+    /// The values of all `--cluster` flags, each with or without commas.
     pub cluster: Vec<String>,
     /// `--cluster-key-file`.
     pub cluster_key_file: Option<PathBuf>,
     /// `--listen`.
     pub listen: Option<String>,
-    /// What a BEAM says that runs the gateway as its port (`--hosted`).
+    /// The values that a BEAM passes that runs the gateway as its port (`--hosted`).
     pub hosted: Option<Hosted>,
 }
 
-/// What a gateway is told that a BEAM runs as its port.
+/// The values that a BEAM passes to a gateway that it runs as its port.
 #[derive(Debug, Clone, Default)]
 pub struct Hosted {
-    /// The configuration, TOML. It takes the place of a configuration file.
+    /// The configuration in TOML, which replaces a configuration file.
     pub configuration: String,
     /// The cookie of the BEAM, in Latin-1.
     pub cookie: Option<Vec<u8>>,
     /// Whether the registry is kept in memory and nothing is written.
     pub in_memory: bool,
-    /// Whether the BEAM has no name: it is the only peer, over standard input and output.
+    /// Whether the BEAM has no name and is the only peer, over standard input and output.
     pub piped: bool,
 }
 
-/// The variables of a process.
+/// The environment variables of a process.
 #[derive(Debug, Clone, Default)]
 pub struct Environment(BTreeMap<OsString, OsString>);
 
 impl Environment {
-    /// The variables in `variables`.
+    /// Returns an environment with the given variables.
     pub fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         Self(variables.into_iter().collect())
     }
 
-    /// The same with one variable set to `value`.
+    /// Returns the environment with one variable set to `value`.
     #[must_use]
     pub fn with(mut self, name: &str, value: Vec<u8>) -> Self {
         self.0.insert(name.into(), OsString::from_vec(value));
         self
     }
 
-    /// The value of a variable.
+    /// Returns the value of a variable.
     pub fn get(&self, name: &str) -> Option<&OsStr> {
         self.0.get(OsStr::new(name)).map(OsString::as_os_str)
     }
 
-    /// Whether programs take text to be in UTF-8, by the variables that C libraries go by.
+    /// Returns whether the locale is UTF-8, according to the variables that C libraries use.
     pub fn is_utf8(&self) -> bool {
         let set = |name| self.get(name).filter(|value| !value.is_empty());
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set);
@@ -89,11 +89,11 @@ impl Environment {
     }
 }
 
-/// A cookie as it was given.
+/// A cookie in the form in which it was given.
 pub enum Cookie {
-    /// Characters.
+    /// Characters, to be converted to Latin-1.
     Text(String),
-    /// Bytes that are to be taken as they are.
+    /// Bytes, to be used unchanged.
     Bytes(Vec<u8>),
 }
 
@@ -102,18 +102,18 @@ pub struct Sources {
     flags: BTreeMap<&'static str, Value>,
     /// The cookie of the BEAM that runs this program as its port, in Latin-1.
     hosted_cookie: Option<Vec<u8>>,
-    /// The one flag that need not be text in UTF-8.
+    /// The flag `--cookie`, the only one that need not be UTF-8.
     cookie_flag: Option<OsString>,
     environment: Environment,
     file: Table,
     file_name: String,
-    /// The permission bits of the file.
+    /// The permission bits of the configuration file.
     file_mode: u32,
     warnings: Vec<String>,
 }
 
 impl Sources {
-    /// The sources, with the configuration file read if there is one.
+    /// Returns the sources after reading the configuration file, if there is one.
     pub fn new(flags: Flags, environment: Environment) -> Result<Self, ConfigError> {
         let (path, origin) = match (&flags.config, environment.get(CONFIG_VARIABLE)) {
             (Some(path), _) => (Some(path.clone()), "--config"),
@@ -150,7 +150,7 @@ impl Sources {
         Ok(sources)
     }
 
-    /// The value of the key at `path` as `parse` understands it, from the first source that has it.
+    /// Returns the value of the key at `path` from the first source that has it, parsed by `parse`.
     pub fn take<T>(
         &self,
         path: &str,
@@ -161,7 +161,8 @@ impl Sources {
         parse(given).map(Some).map_err(|problem| ConfigError::new(path, &origin, problem))
     }
 
-    /// As [`Sources::take`] for a value that must not be shown and need not be text.
+    /// Does the same as [`Sources::take`] for a value that must not be displayed and need not be
+    /// text.
     pub fn take_secret(&self, path: &str) -> Result<Option<SecretSlice<u8>>, ConfigError> {
         let variable = keys::variable(path);
         let set = variable.and_then(|name| Some((name, self.environment.get(name)?)));
@@ -181,7 +182,8 @@ impl Sources {
         }
     }
 
-    /// The cookie from the first source that has it, not checked. Errors do not show it.
+    /// Returns the cookie from the first source that has it, without checking it. Errors do not
+    /// contain it.
     pub fn cookie(&self) -> Result<Option<Cookie>, ConfigError> {
         if let Some(cookie) = &self.hosted_cookie {
             return Ok(Some(Cookie::Bytes(cookie.clone())));
@@ -198,12 +200,12 @@ impl Sources {
         Ok(Some(Cookie::Text(value.as_str().unwrap_or_default().into())))
     }
 
-    /// Whether the cookie that is used stands on the command line.
+    /// Returns whether the cookie in use was given on the command line.
     pub fn has_cookie_flag(&self) -> bool {
         self.hosted_cookie.is_none() && self.cookie_flag.is_some()
     }
 
-    /// Refuses a secret that stands at `path` of a file that is not its owner's alone.
+    /// Refuses a secret at `path` of the configuration file if others have access to the file.
     fn check_private(&self, path: &str) -> Result<(), ConfigError> {
         if self.file_mode & OTHERS == 0 {
             return Ok(());
@@ -215,12 +217,13 @@ impl Sources {
         Err(ConfigError::new(path, &self.file_name, problem))
     }
 
-    /// Where the winning value of `path` comes from; empty if there is none.
+    /// Returns the source of the effective value of `path`, or an empty text if there is none.
     pub fn origin(&self, path: &str) -> String {
         self.find(path).ok().flatten().map_or_else(String::new, |(origin, _, _)| origin)
     }
 
-    /// How early the winning value of `path` comes: flags are 0; `None` if there is none.
+    /// Returns the rank of the source of the effective value of `path`, or `None` if there is none.
+    /// Flags have rank 0.
     pub fn rank(&self, path: &str) -> Option<u8> {
         let cookie = self.cookie_flag.is_some() || self.hosted_cookie.is_some();
         if self.flags.contains_key(path) || (path == "cookie" && cookie) {
@@ -232,23 +235,23 @@ impl Sources {
         }
     }
 
-    /// The error that the value of `path` is bad, though it was taken.
+    /// Returns the error for a value of `path` that was taken but is invalid.
     pub fn bad(&self, path: &str, problem: &str) -> ConfigError {
         ConfigError::new(path, &self.origin(path), problem)
     }
 
-    /// The tables of the file under `channels`, by name.
+    /// Returns the tables of the file under `channels`, by name.
     pub fn channels(&self) -> impl Iterator<Item = (&String, &Table)> {
         let channels = self.file.get("channels").and_then(Value::as_table);
         channels.into_iter().flatten().filter_map(|(name, value)| Some((name, value.as_table()?)))
     }
 
-    /// The name of the configuration file.
+    /// Returns the name of the configuration file.
     pub fn file_name(&self) -> &str {
         &self.file_name
     }
 
-    /// The environment.
+    /// Returns the environment.
     pub fn environment(&self) -> &Environment {
         &self.environment
     }
@@ -258,12 +261,13 @@ impl Sources {
         self.warnings.push(warning);
     }
 
-    /// All warnings.
+    /// Returns all warnings.
     pub fn finish(self) -> Vec<String> {
         self.warnings
     }
 
-    /// Where the winning value comes from, the value, and whether it is text for want of types.
+    /// Returns the source of the effective value, the value, and whether it is text because the
+    /// source has no types.
     fn find(&self, path: &str) -> Result<Option<(String, Value, bool)>, ConfigError> {
         if let Some((flag, value)) = self.flags.get_key_value(path) {
             return Ok(Some((keys::flag(flag), value.clone(), true)));
@@ -286,7 +290,7 @@ impl Sources {
         }
     }
 
-    /// Warns of keys that nobody knows, and refuses what should be a table and is not.
+    /// Warns of unknown keys, and refuses other values where a table is required.
     fn check_keys(&mut self) -> Result<(), ConfigError> {
         let mut unknown = Vec::new();
         let table = |path: &str, value: &Value| {
@@ -329,7 +333,7 @@ impl Sources {
         Ok(())
     }
 
-    /// Warns of variables that look like ours and are not.
+    /// Warns of unknown variables with the prefix of the gateway.
     fn check_variables(&mut self) {
         let known = || {
             let of_keys = KEYS.iter().filter_map(|key| key.variable);
@@ -342,7 +346,7 @@ impl Sources {
             if known().chain(BUILD_VARIABLES).any(|known| known == name) {
                 continue;
             }
-            // A name that would have to be changed in most of its letters is not near.
+            // A name is not near if more than half of its letters would have to be changed.
             let near = keys::nearest(&name, known())
                 .filter(|(distance, _)| *distance <= own.chars().count() / 2)
                 .map_or_else(String::new, |(_, near)| format!("; did you mean {near}?"));
@@ -352,9 +356,9 @@ impl Sources {
     }
 }
 
-/// The known key that was meant by `wrong`.
+/// Returns the known key that `wrong` was probably meant to be.
 fn nearest_key(wrong: &str) -> Option<String> {
-    // The rest of this table is the user's.
+    // The keys below `channels` are names that the user chooses.
     let keys = KEYS.iter().map(|key| key.path).filter(|path| *path != "channels");
     keys::meant(wrong, keys.chain(keys::SECTIONS).map(Into::into))
 }
@@ -387,11 +391,11 @@ fn flag_values(flags: Flags) -> Result<BTreeMap<&'static str, Value>, ConfigErro
     Ok(values)
 }
 
-/// What a file holds, and its permission bits.
+/// Reads a file, and returns its table with its permission bits.
 fn read_file(path: &Path) -> Result<(Table, u32), Problem> {
     let cannot = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
     let file = fs::File::open(path).map_err(cannot)?;
-    // Of the open file: what is judged is what is read.
+    // The permissions are those of the open file, so they apply to the bytes that are read.
     let metadata = file.metadata().map_err(cannot)?;
     if metadata.len() > MAX_FILE_BYTES {
         return Err(format!("{} is longer than {MAX_FILE_BYTES} bytes", path.display()));
@@ -404,7 +408,8 @@ fn read_file(path: &Path) -> Result<(Table, u32), Problem> {
 
 fn parse(text: &str, name: &str) -> Result<Table, Problem> {
     text.parse().map_err(|error: toml::de::Error| {
-        // The error shows the line, in which a secret may stand: its place is enough.
+        // The full error would quote the line, which may contain a secret, so only its position is
+        // shown.
         let line = error
             .span()
             .and_then(|span| text.get(..span.start))

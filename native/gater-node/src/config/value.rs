@@ -1,5 +1,5 @@
-//! What values may be. A value comes from TOML with its type, or as text from a flag or a
-//! variable, which have no types. The errors complete "KEY ...".
+//! Parsers of values. A value comes from TOML with its type, or as text from a flag or a variable,
+//! which have no types. Errors complete a sentence that begins with the key.
 //!
 //! `esdb_gater_config` of the application has the same rules.
 
@@ -15,15 +15,16 @@ use toml::Value;
 use super::capabilities::Mode;
 use crate::observe::logs;
 
-/// What is wrong with a value.
+/// The problem with a value, as the end of a sentence.
 pub type Problem = String;
 
-/// The longest time that can be configured: a year. Beyond it clocks would overflow.
+/// The longest time that can be configured, a year, in seconds. Much longer times would overflow
+/// clocks.
 const MAX_SECONDS: i64 = 366 * 24 * 60 * 60;
-/// The longest time in milliseconds that a timer of a BEAM takes.
+/// The longest time of a BEAM's timer in milliseconds.
 const MAX_MILLISECONDS: i64 = 0xffff_ffff;
 
-/// A value as it was given.
+/// A value in the form in which it was given.
 #[derive(Debug, Clone, Copy)]
 pub struct Given<'a> {
     value: &'a Value,
@@ -31,17 +32,17 @@ pub struct Given<'a> {
 }
 
 impl<'a> Given<'a> {
-    /// A value with a type, from the file.
+    /// Returns a value with a type, from the file.
     pub fn typed(value: &'a Value) -> Self {
         Self { value, is_text: false }
     }
 
-    /// A value of a flag or a variable: whatever it says, it is text, or a list of texts.
+    /// Returns a value of a flag or a variable, which is always text or a list of texts.
     pub fn text(value: &'a Value) -> Self {
         Self { value, is_text: true }
     }
 
-    /// The text, if it is one.
+    /// Returns the text, or `None` if the value is not text.
     pub fn as_str(&self) -> Option<&'a str> {
         self.value.as_str()
     }
@@ -70,13 +71,13 @@ fn integer(given: Given<'_>, range: std::ops::RangeInclusive<i64>) -> Option<i64
     given.as_integer().filter(|number| range.contains(number))
 }
 
-/// What is logged.
+/// Parses a log filter.
 pub fn log_filter(given: Given<'_>) -> Result<String, Problem> {
     let Some(filter) = given.as_str() else { return Err(must_be("a text", given)) };
     logs::check(filter).map(|()| filter.to_owned()).map_err(|error| error.to_string())
 }
 
-/// Text that is not empty.
+/// Parses text that is not empty.
 pub fn text(given: Given<'_>) -> Result<String, Problem> {
     match given.as_str() {
         Some(text) if !text.is_empty() => Ok(text.into()),
@@ -84,7 +85,7 @@ pub fn text(given: Given<'_>) -> Result<String, Problem> {
     }
 }
 
-/// A path.
+/// Parses a path.
 pub fn path(given: Given<'_>) -> Result<PathBuf, Problem> {
     match given.as_str() {
         Some(text) if !text.is_empty() && !text.contains('\0') => Ok(text.into()),
@@ -92,7 +93,7 @@ pub fn path(given: Given<'_>) -> Result<PathBuf, Problem> {
     }
 }
 
-/// The full name of a node.
+/// Parses the full name of a node.
 pub fn node_name(given: Given<'_>) -> Result<String, Problem> {
     match given.as_str() {
         Some(name) if is_node_name(name) => Ok(name.into()),
@@ -100,7 +101,7 @@ pub fn node_name(given: Given<'_>) -> Result<String, Problem> {
     }
 }
 
-/// Names of nodes: a list, or text with commas between them.
+/// Parses names of nodes: a list, or text with commas between the names.
 pub fn node_names(given: Given<'_>) -> Result<Vec<String>, Problem> {
     let names = match given.value {
         Value::Array(names) => names.iter().map(Value::as_str).collect(),
@@ -115,7 +116,8 @@ pub fn node_names(given: Given<'_>) -> Result<Vec<String>, Problem> {
         .ok_or_else(|| must_be("a list of node names", given))
 }
 
-/// As OTP has it: letters, digits, `_` and `-`, then `@`, then a host.
+/// Returns whether OTP accepts the text as a node name: letters, digits, `_` and `-`, then `@`,
+/// then a host.
 pub fn is_node_name(name: &str) -> bool {
     let Some((alive, host)) = name.split_once('@') else { return false };
     name.len() <= 255
@@ -125,13 +127,13 @@ pub fn is_node_name(name: &str) -> bool {
         && host.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'@' | b'\''))
 }
 
-/// An address with a port.
+/// Parses an address with a port.
 pub fn socket_address(given: Given<'_>) -> Result<SocketAddr, Problem> {
     let parsed = given.as_str().and_then(|text| text.parse().ok());
     parsed.ok_or_else(|| must_be("an address and a port such as 127.0.0.1:0", given))
 }
 
-/// Seconds, at least one.
+/// Parses a positive number of seconds.
 pub fn seconds(given: Given<'_>) -> Result<Duration, Problem> {
     integer(given, 1..=MAX_SECONDS)
         .and_then(|seconds| u64::try_from(seconds).ok())
@@ -139,7 +141,7 @@ pub fn seconds(given: Given<'_>) -> Result<Duration, Problem> {
         .ok_or_else(|| must_be("seconds, a whole number from 1 to 31622400 (a year)", given))
 }
 
-/// The time after which silent nodes are disconnected.
+/// Parses the time after which silent nodes are disconnected.
 pub fn ticktime(given: Given<'_>) -> Result<Duration, Problem> {
     integer(given, 4..=3600)
         .and_then(|seconds| u64::try_from(seconds).ok())
@@ -147,7 +149,7 @@ pub fn ticktime(given: Given<'_>) -> Result<Duration, Problem> {
         .ok_or_else(|| must_be("seconds, a whole number from 4 to 3600", given))
 }
 
-/// Milliseconds, also none.
+/// Parses a number of milliseconds, which may be 0.
 pub fn milliseconds(given: Given<'_>) -> Result<Duration, Problem> {
     integer(given, 0..=MAX_MILLISECONDS)
         .and_then(|milliseconds| u64::try_from(milliseconds).ok())
@@ -155,19 +157,19 @@ pub fn milliseconds(given: Given<'_>) -> Result<Duration, Problem> {
         .ok_or_else(|| must_be("milliseconds, a whole number from 0 to 4294967295", given))
 }
 
-/// A number of things, at least one.
+/// Parses a positive number.
 pub fn positive(given: Given<'_>) -> Result<NonZeroU32, Problem> {
     integer(given, 1..=u32::MAX.into())
         .and_then(|number| NonZeroU32::new(u32::try_from(number).ok()?))
         .ok_or_else(|| must_be("a whole number from 1 to 4294967295", given))
 }
 
-/// A number of things in memory, at least one.
+/// Parses a positive number of items in memory.
 pub fn count(given: Given<'_>) -> Result<usize, Problem> {
     positive(given).map(|number| usize::try_from(number.get()).unwrap_or(usize::MAX))
 }
 
-/// Messages per second; `None` is without limit.
+/// Parses a number of messages per second; `None` means no limit.
 pub fn rate(given: Given<'_>) -> Result<Option<NonZeroU32>, Problem> {
     if given.as_str() == Some("infinity") {
         return Ok(None);
@@ -176,14 +178,14 @@ pub fn rate(given: Given<'_>) -> Result<Option<NonZeroU32>, Problem> {
     positive(given).map(Some).map_err(|_| must_be(expected, given))
 }
 
-/// A number of retries, also none.
+/// Parses a number of retries, which may be 0.
 pub fn retries(given: Given<'_>) -> Result<u32, Problem> {
     integer(given, 0..=i64::from(u32::MAX) - 1)
         .and_then(|number| u32::try_from(number).ok())
         .ok_or_else(|| must_be("a whole number from 0 to 4294967294", given))
 }
 
-/// Milliseconds from the first call on; `None` is without end.
+/// Parses a time in milliseconds after the first call; `None` means no end.
 pub fn deadline(given: Given<'_>) -> Result<Option<Duration>, Problem> {
     if given.as_str() == Some("infinity") {
         return Ok(None);
@@ -195,7 +197,7 @@ pub fn deadline(given: Given<'_>) -> Result<Option<Duration>, Problem> {
     }
 }
 
-/// Whether tokens are needed.
+/// Parses the mode of capability tokens.
 pub fn capability_mode(given: Given<'_>) -> Result<Mode, Problem> {
     word(given, &["disabled", "optional", "required"]).map(|word| match word {
         "optional" => Mode::Optional,
@@ -204,7 +206,7 @@ pub fn capability_mode(given: Given<'_>) -> Result<Mode, Problem> {
     })
 }
 
-/// Names of Ed25519 keys.
+/// Parses `did:key` names of Ed25519 keys.
 pub fn dids(given: Given<'_>) -> Result<Vec<String>, Problem> {
     let texts = given.value.as_array().map(|values| values.iter().map(Value::as_str).collect());
     texts
@@ -214,7 +216,7 @@ pub fn dids(given: Given<'_>) -> Result<Vec<String>, Problem> {
         .ok_or_else(|| must_be("a list of did:key names of Ed25519 keys", given))
 }
 
-/// One of some words.
+/// Parses one of the given words.
 pub fn word(given: Given<'_>, words: &[&'static str]) -> Result<&'static str, Problem> {
     let found = words.iter().find(|word| given.as_str() == Some(**word));
     found.copied().ok_or_else(|| {
@@ -223,7 +225,7 @@ pub fn word(given: Given<'_>, words: &[&'static str]) -> Result<&'static str, Pr
     })
 }
 
-/// A priority.
+/// Parses a priority.
 pub fn priority(given: Given<'_>) -> Result<Priority, Problem> {
     match given.as_str() {
         Some("critical") => Ok(Priority::Critical),
@@ -234,7 +236,7 @@ pub fn priority(given: Given<'_>) -> Result<Priority, Problem> {
     }
 }
 
-/// Whether messages must be signed.
+/// Parses whether messages must be signed.
 pub fn hmac(given: Given<'_>) -> Result<Hmac, Problem> {
     match given.as_str() {
         Some("required") => Ok(Hmac::Required),
@@ -243,12 +245,12 @@ pub fn hmac(given: Given<'_>) -> Result<Hmac, Problem> {
     }
 }
 
-/// Yes or no.
+/// Parses a boolean.
 pub fn flag(given: Given<'_>) -> Result<bool, Problem> {
     given.as_bool().ok_or_else(|| must_be("true or false", given))
 }
 
-/// The telemetry handlers of the BEAM side: a list that may hold `"logger"`.
+/// Parses the telemetry handlers of the BEAM side, a list that may contain `"logger"`.
 pub fn telemetry_handlers(given: Given<'_>) -> Result<(), Problem> {
     match given.value.as_array() {
         Some(names) if names.iter().all(|name| name.as_str() == Some("logger")) => Ok(()),

@@ -1,8 +1,8 @@
-//! What was published and not delivered, counted by channel, node, lane and reason.
+//! Counts of messages that were published but not delivered, by channel, node, lane and reason.
 //!
-//! Nothing is lost in silence: each loss is counted here ([`Drops::encode`] shows the counts) and
-//! told to telemetry handlers. The log says once for each node that messages to it are being lost,
-//! and how many were lost when that is over.
+//! No message is lost silently: each loss is counted here ([`Drops::encode`] returns the counts)
+//! and reported to telemetry handlers. The log reports once per node that messages to it are being
+//! lost, and the number of lost messages when that ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,26 +15,27 @@ use parking_lot::Mutex;
 use crate::observe::telemetry::{Event, Telemetry};
 use crate::transport::peers::Presence;
 
-/// Counts that are kept. Losses of further ones are counted as those of `OTHERS`.
+/// The greatest number of counts. Losses beyond it are counted under `OTHERS`.
 const MAX_COUNTS: usize = 4096;
-/// In the place of the node where there are too many, and for nodes that are not known any more.
+/// The name that replaces the node where there are too many counts, and for nodes that are no
+/// longer known.
 pub(super) const OTHERS: &str = "others";
-/// A node that is connected gets its messages again when it has lost none for this long.
+/// The time without a loss after which the outage of a connected node has ended.
 const OVER_AFTER: Duration = Duration::from_secs(5);
 
-/// Why a message did not reach its subscriber.
+/// The reason why a message did not reach its subscriber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
     /// The lane of its connection was full.
     QueueFull,
-    /// It waited on a connection that ended.
+    /// The message waited on a connection that ended.
     ConnectionLost,
-    /// There was no connection to the node when it was published.
+    /// There was no connection to the node when the message was published.
     NotConnected,
 }
 
 impl Reason {
-    /// The reason as telemetry handlers see it.
+    /// Returns the name of the reason for telemetry handlers.
     pub fn as_atom(self) -> &'static str {
         match self {
             Self::QueueFull => "queue_full",
@@ -61,7 +62,7 @@ struct Key {
     reason: Reason,
 }
 
-/// The counts since the start.
+/// The counts since the start of the gateway.
 pub struct Drops {
     inner: Mutex<Inner>,
     telemetry: Arc<Telemetry>,
@@ -70,23 +71,23 @@ pub struct Drops {
 #[derive(Default)]
 struct Inner {
     counts: BTreeMap<Key, u64>,
-    /// By node; there are never more than counts.
+    /// The outages by node. There are never more outages than counts.
     outages: BTreeMap<Atom, Outage>,
 }
 
-/// A time in which messages to a node are lost.
+/// A period in which messages to a node are lost.
 struct Outage {
     lost: u64,
     last: Instant,
 }
 
 impl Drops {
-    /// No losses yet.
+    /// Returns counts without losses.
     pub fn new(telemetry: Arc<Telemetry>) -> Self {
         Self { inner: Mutex::default(), telemetry }
     }
 
-    /// So many messages of a channel did not reach their subscribers on `node`.
+    /// Counts `messages` messages of a channel that did not reach their subscribers on `node`.
     pub fn count(&self, channel: &Atom, node: &Atom, lane: Lane, reason: Reason, messages: u64) {
         let key = Key { channel: channel.clone(), node: node.clone(), lane, reason };
         if self.add(key, messages, Instant::now()) {
@@ -106,7 +107,7 @@ impl Drops {
         });
     }
 
-    /// Adds to a count. Returns whether an outage of the node begins with it.
+    /// Adds to a count. Returns whether an outage of the node begins with this loss.
     fn add(&self, mut key: Key, messages: u64, now: Instant) -> bool {
         let mut inner = self.inner.lock();
         let Inner { counts, outages } = &mut *inner;
@@ -125,8 +126,8 @@ impl Drops {
         begins
     }
 
-    /// Adds the counts of nodes that are not known any more to those of `OTHERS`, so that they do
-    /// not grow with every node that ever was, and logs the end of outages.
+    /// Merges the counts of nodes that are no longer known into those of `OTHERS`, so that they do
+    /// not grow with every node that ever existed, and logs the ends of outages.
     pub fn sweep(&self, now: Instant, presence: impl Fn(&Atom) -> Presence) {
         for (node, lost) in self.settle(now, presence) {
             tracing::info!(
@@ -137,13 +138,13 @@ impl Drops {
         }
     }
 
-    /// The outages that are over, with the messages that were lost in each.
+    /// Returns the outages that have ended, with the number of messages that were lost in each.
     fn settle(&self, now: Instant, presence: impl Fn(&Atom) -> Presence) -> Vec<(Atom, u64)> {
         let nodes: BTreeSet<Atom> = {
             let inner = self.inner.lock();
             inner.counts.keys().map(|key| &key.node).chain(inner.outages.keys()).cloned().collect()
         };
-        // Asked without the lock: who is asked has one of its own.
+        // The lock is released during this call, since `presence` takes a lock of its own.
         let known: BTreeMap<Atom, Presence> = nodes
             .into_iter()
             .filter(|node| node.as_str() != OTHERS)
@@ -168,7 +169,7 @@ impl Drops {
         over.into_iter().filter_map(ended).collect()
     }
 
-    /// `[#{channel, node, lane, reason, count}]`
+    /// Writes `[#{channel, node, lane, reason, count}]`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let inner = self.inner.lock();
         encode::list_of(out, inner.counts.iter(), |out, (key, count)| {
@@ -179,7 +180,7 @@ impl Drops {
     }
 }
 
-/// Adds the counts for which `into` names another key to those of that key.
+/// Merges the counts for which `into` returns another key into the count of that key.
 pub(super) fn fold<K: Ord + Clone>(counts: &mut BTreeMap<K, u64>, into: impl Fn(&K) -> Option<K>) {
     let moved: Vec<(K, K)> =
         counts.keys().filter_map(|key| Some((key.clone(), into(key)?))).collect();
@@ -191,7 +192,8 @@ pub(super) fn fold<K: Ord + Clone>(counts: &mut BTreeMap<K, u64>, into: impl Fn(
     }
 }
 
-/// `#{channel, node, lane, reason}`, to be followed by `more` pairs.
+/// Writes `#{channel, node, lane, reason}` for a map of `more` further pairs, which the caller
+/// writes.
 fn encode_key(
     out: &mut Vec<u8>,
     channel: &Atom,
@@ -293,7 +295,7 @@ mod tests {
         assert_eq!(drops.settle(later, |_| Presence::Connected), [(atom("a@h"), 1230)]);
         assert!(drops.settle(later, |_| Presence::Connected).is_empty());
         assert!(drops.add(key("one", Reason::QueueFull), 1, later));
-        // One that is given up has had its outage.
+        // The outage of a node that was given up has ended.
         assert_eq!(drops.settle(later, |_| Presence::Unknown), [(atom("a@h"), 1)]);
     }
 }

@@ -1,9 +1,9 @@
-//! Logs: on standard error, as text for a person and as JSON for a machine.
+//! Logs on standard error, as text for people and as JSON for programs.
 //!
-//! Lines are written by a thread of their own, so that neither a full disk nor a reader that
-//! is gone or does not read stops or slows the gateway. A line that cannot be written, or that
-//! comes while too many wait, is dropped and counted ([`lost`]); the number is logged as soon
-//! as standard error takes lines again.
+//! A thread of its own writes the lines, so that neither a full disk nor a reader that is gone or
+//! does not read stops or slows the gateway. A line that cannot be written, or that arrives while
+//! too many lines wait, is dropped and counted ([`lost`]). The number of dropped lines is logged as
+//! soon as standard error accepts lines again.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::Cell;
@@ -21,34 +21,34 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
-/// What is logged unless the configuration says otherwise. What openraft says of its inner
-/// life is worded and counted by the gateway itself (see `registry::cluster::health`).
+/// The default filter. The events inside openraft are described and counted by the gateway itself
+/// (see `registry::cluster::health`).
 const DEFAULT: &str = "info";
-/// Lines that may wait to be written: some megabytes.
+/// The greatest number of waiting lines, which is some megabytes.
 const MAX_WAITING: usize = 8192;
-/// How long the end of the program waits for the last lines to be written.
+/// The time for which the end of the program waits for the last lines to be written.
 const FLUSH_WITHIN: Duration = Duration::from_secs(1);
-/// The pause between two looks at a queue that is full.
+/// The interval at which a full queue is checked.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Lines that were dropped since the start.
+/// The number of lines that were dropped since the start.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// Why logging cannot start.
+/// The reason why logging cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The filter cannot be understood.
+    /// The filter is invalid.
     #[error("must be a level or a filter such as info or gater_dist=debug,info: {0}")]
     Filter(String),
-    /// It was started already.
+    /// Logging was started already.
     #[error("logging is started already")]
     Started,
-    /// The thread that writes cannot be had.
+    /// The thread that writes could not be created.
     #[error("no thread for the log: {0}")]
     Thread(#[from] io::Error),
 }
 
-/// The number of log lines that were dropped since the start.
+/// Returns the number of log lines that were dropped since the start.
 pub fn lost() -> u64 {
     LOST.load(Ordering::Relaxed)
 }
@@ -58,7 +58,7 @@ pub fn check(filter: &str) -> Result<(), LogError> {
     parse(filter).map(drop)
 }
 
-/// The running log. Waits for the last lines, for a moment, when it is dropped.
+/// The running log. Dropping it waits a short time for the last lines to be written.
 #[derive(Debug)]
 pub struct Log {
     filter: reload::Handle<EnvFilter, Registry>,
@@ -66,8 +66,8 @@ pub struct Log {
 }
 
 impl Log {
-    /// Starts to log what `filter` lets through; an empty one is the default. Panics are logged
-    /// from then on, instead of being written to standard error by the thread that panics.
+    /// Starts to log the events that `filter` admits; an empty filter is the default. From then on
+    /// panics are logged, and no longer written to standard error by the thread that panics.
     pub fn start(filter: &str) -> Result<Self, LogError> {
         let (filter, handle) = reload::Layer::new(parse(filter)?);
         let lines = Lines::start()?;
@@ -83,10 +83,10 @@ impl Log {
         Ok(Self { filter: handle, lines })
     }
 
-    /// Logs what `filter` lets through from now on.
+    /// Logs the events that `filter` admits from now on.
     pub fn set_filter(&self, filter: &str) -> Result<(), LogError> {
         let filter = parse(filter)?;
-        // The subscriber lives as long as the program.
+        // The subscriber lives as long as the program, so this fails only before it was set.
         self.filter.reload(filter).map_err(|_| LogError::Started)
     }
 }
@@ -97,12 +97,12 @@ impl Drop for Log {
     }
 }
 
-/// Writes `text` to standard error, for a moment at most, whether or not it can be written.
+/// Writes `text` to standard error, and waits only a short time if it cannot be written.
 pub fn complain(text: &str) {
     let (done, written) = sync_channel(1);
     let text = text.to_owned();
     let writing = thread::Builder::new().spawn(move || {
-        // There is nowhere else to say it.
+        // Standard error is the only place for this text, so an error is ignored.
         let _ = Output::new().write(text.as_bytes());
         let _ = done.send(());
     });
@@ -116,7 +116,7 @@ fn parse(filter: &str) -> Result<EnvFilter, LogError> {
         "" => DEFAULT,
         filter => filter,
     };
-    // A level alone is for the gateway; whoever wants to see openraft's lines names it.
+    // A level alone applies to the gateway. Users who want to see the lines of openraft name it.
     let filter = if filter.contains("openraft") {
         filter.to_owned()
     } else {
@@ -126,12 +126,12 @@ fn parse(filter: &str) -> Result<EnvFilter, LogError> {
 }
 
 thread_local! {
-    /// Whether this thread is logging that it panics: a panic in there must not log again.
+    /// Whether this thread is logging a panic. A panic while doing so must not be logged again.
     static PANICS: Cell<bool> = const { Cell::new(false) };
 }
 
 fn panicked(info: &PanicHookInfo<'_>) {
-    // A thread that is ending has no such variable any more, and logs nothing.
+    // A thread that is ending has destroyed this variable, and logs nothing.
     if PANICS.try_with(|panics| panics.replace(true)).unwrap_or(true) {
         return;
     }
@@ -158,14 +158,14 @@ fn panicked(info: &PanicHookInfo<'_>) {
     PANICS.with(|panics| panics.set(false));
 }
 
-/// Something for the thread that writes.
+/// A message for the thread that writes.
 enum Entry {
     Line(Vec<u8>),
-    /// Everything before is to be written; then this is to be told.
+    /// A request to write everything before it and then to answer.
     Flush(SyncSender<()>),
 }
 
-/// The way to the thread that writes.
+/// The sender to the thread that writes.
 #[derive(Debug, Clone)]
 struct Lines(SyncSender<Entry>);
 
@@ -187,7 +187,7 @@ impl Lines {
             entry = back;
             thread::sleep(LOOK_EVERY);
         }
-        // In time or not: the program ends.
+        // The program ends whether or not the lines were written in time.
         let _ = written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
     }
 }
@@ -232,18 +232,18 @@ fn write_lines(entries: &Receiver<Entry>) {
                     told = lost;
                 }
             }
-            // Whoever waits for it may have given up.
+            // The waiting thread may have given up.
             Entry::Flush(done) => drop(done.try_send(())),
         }
     }
 }
 
-/// Standard error without the lock of [`stderr`]: whoever is stuck in a write must not hold up
-/// those who complain at the end.
+/// Standard error without the lock of [`stderr`], since a thread that is blocked in a write must
+/// not block the last lines at the end of the program.
 struct Output {
-    /// Absent if the program was started without standard error.
+    /// The file, or `None` if the program was started without standard error.
     file: Option<File>,
-    /// Whether the last line was cut off.
+    /// Whether the last line was written only in part.
     torn: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What a gateway tells about itself: logs, events and counts of what was dropped.
+//! Observability: logs, telemetry events, and counts of dropped messages and refused requests.
 
 pub mod drops;
 pub mod logs;

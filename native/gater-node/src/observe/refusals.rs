@@ -1,7 +1,7 @@
-//! What was to be published, or subscribed to, and was refused, counted by channel, publishing node and reason.
+//! Counts of refused publications and subscriptions, by channel, publishing node and reason.
 //!
-//! The publisher is told with the answer; here it can be seen by whoever operates the gateway: a
-//! node with another secret, or one that publishes too much.
+//! The publisher learns of a refusal from the answer. The counts show it to the operator of the
+//! gateway, for example for a node with another secret, or one that publishes too much.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::observe::drops::{OTHERS, fold};
 use crate::services::channel::local::Refusal;
 use crate::transport::peers::Presence;
 
-/// Counts that are kept. Refusals of further nodes are counted as those of `OTHERS`.
+/// The greatest number of counts. Refusals of further nodes are counted under `OTHERS`.
 const MAX_COUNTS: usize = 4096;
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,14 +22,14 @@ struct Key {
     reason: &'static str,
 }
 
-/// The counts since the start.
+/// The counts since the start of the gateway.
 #[derive(Debug, Default)]
 pub struct Refusals(Mutex<BTreeMap<Key, u64>>);
 
 impl Refusals {
-    /// A request of `node` was refused on `channel`. Signatures and capabilities are logged whenever
-    /// their number has doubled; a rate that is used up is the business of the publisher, who slows
-    /// down.
+    /// Counts a request of `node` that was refused on `channel`. Refusals because of signatures and
+    /// capabilities are logged whenever their number has doubled. An exhausted rate is not logged,
+    /// since the publisher has to slow down.
     pub fn count(&self, channel: &Atom, node: &Atom, refusal: Refusal) {
         let reason = refusal.as_atom();
         let count = self.add(Key { channel: channel.clone(), node: node.clone(), reason });
@@ -69,9 +69,9 @@ impl Refusals {
         *count
     }
 
-    /// Adds the counts of nodes that are not known any more to those of `OTHERS`.
+    /// Merges the counts of nodes that are no longer known into those of `OTHERS`.
     pub fn sweep(&self, presence: impl Fn(&Atom) -> Presence) {
-        // Asked without the lock: who is asked has one of its own.
+        // The lock is released during the call of `presence`, which takes a lock of its own.
         let nodes: BTreeSet<Atom> = self.0.lock().keys().map(|key| key.node.clone()).collect();
         let departed: BTreeSet<Atom> = nodes
             .into_iter()
@@ -83,7 +83,7 @@ impl Refusals {
         });
     }
 
-    /// `[#{channel, node, reason, count}]`
+    /// Writes `[#{channel, node, reason, count}]`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let counts = self.0.lock();
         encode::list_of(out, counts.iter(), |out, (key, count)| {

@@ -1,7 +1,6 @@
 //! Events of the gateway for the telemetry handlers of linked BEAM nodes.
 //!
-//! Nothing is encoded or sent while nobody listens: [`Telemetry::wants`] is one
-//! atomic load.
+//! Nothing is encoded or sent without a listener: [`Telemetry::wants`] is one atomic load.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,7 +12,7 @@ use parking_lot::RwLock;
 use crate::clock;
 use crate::transport::peers::PeerRef;
 
-/// An event that happens in the gateway.
+/// An event of the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Event {
@@ -42,7 +41,7 @@ impl Event {
         Self::Dropped,
     ];
 
-    /// The name of the event, as the list of atoms telemetry knows it by.
+    /// Returns the name of the event in telemetry, as a list of atoms.
     pub fn name(self) -> &'static [&'static str] {
         match self {
             Self::WorkerRegistered => &["esdb_gater", "worker", "registered"],
@@ -59,7 +58,7 @@ impl Event {
     }
 }
 
-/// Who listens to which events.
+/// The listeners of each event.
 #[derive(Default)]
 pub struct Telemetry {
     wanted: AtomicU32,
@@ -73,12 +72,12 @@ struct Listener {
 }
 
 impl Telemetry {
-    /// Whether anybody listens to `event`.
+    /// Returns whether any process listens to `event`.
     pub fn wants(&self, event: Event) -> bool {
         self.wanted.load(Ordering::Relaxed) & event.bit() != 0
     }
 
-    /// From now on a process listens to `events` and to no others.
+    /// Makes a process listen to `events`, and to no others.
     pub fn listen(&self, peer: &PeerRef, local: LocalPid, events: &[Event]) {
         let events = events.iter().fold(0, |bits, event| bits | event.bit());
         let mut listeners = self.listeners.write();
@@ -89,7 +88,7 @@ impl Telemetry {
         self.recount(&listeners);
     }
 
-    /// Nothing is sent any more to the processes of an incarnation.
+    /// Removes the listeners of an incarnation.
     pub fn forget_peer(&self, peer: &PeerRef) {
         let mut listeners = self.listeners.write();
         listeners.retain(|listener| listener.peer != *peer);
@@ -101,8 +100,8 @@ impl Telemetry {
         self.wanted.store(wanted, Ordering::Relaxed);
     }
 
-    /// A node is connected or gone; `counts` gives the nodes that are connected to any gateway of
-    /// the cluster, and its gateways.
+    /// Reports that a node is connected or disconnected. `counts` returns the number of nodes that
+    /// are connected to any gateway of the cluster, and the number of gateways.
     pub fn node(&self, event: Event, node: &Atom, counts: impl FnOnce() -> (usize, usize)) {
         self.emit(event, |out| {
             encode::map(out, 1);
@@ -119,7 +118,7 @@ impl Telemetry {
         });
     }
 
-    /// A worker was registered or unregistered.
+    /// Reports that a worker was registered or unregistered.
     pub fn worker(&self, event: Event, store: &Atom, pid: &Pid) {
         self.emit(event, |out| {
             let with_node = event == Event::WorkerRegistered;
@@ -138,8 +137,8 @@ impl Telemetry {
         });
     }
 
-    /// Sends `{esdb_gater_event, Name, Measurements, Metadata}` to whoever listens;
-    /// `body` writes the two maps and runs only if somebody does.
+    /// Sends `{esdb_gater_event, Name, Measurements, Metadata}` to all listeners. `body` writes the
+    /// two maps, and runs only if there is a listener.
     pub fn emit(&self, event: Event, body: impl FnOnce(&mut Vec<u8>)) {
         if !self.wants(event) {
             return;

@@ -1,29 +1,31 @@
-//! File descriptors: how many there are, and what they are used for.
+//! File descriptors: their limit, and its division among their uses.
 //!
-//! A gateway that has none left cannot begin the next segment of its log, and ends. So the number
-//! of sockets is bounded by what the operating system allows, less what the gateway needs itself:
-//! `RESERVE + connections + handshakes + 1 + dials` is never more than the limit.
+//! A gateway without free file descriptors cannot begin the next segment of its log, and ends. The
+//! number of sockets is therefore limited to the number that the operating system allows, less the
+//! number that the gateway itself needs. Invariant: `RESERVE + connections + handshakes + 1 +
+//! dials` never exceeds the limit.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Enough for the most connections a gateway takes and all that goes with them.
+/// The number of file descriptors that suffices for the greatest number of connections and
+/// everything that goes with them.
 const WANTED: u64 = 8192;
-/// What the gateway needs itself: log and snapshot, listener, EPMD, signals, timers, the standard
-/// streams, and what looks up the addresses of hosts.
+/// The number of file descriptors that the gateway itself needs: for the log and the snapshot, the
+/// listener, EPMD, signals, timers, the standard streams, and resolving hosts.
 const RESERVE: u64 = 96;
-/// The most connections, unfinished handshakes and dials that a gateway has at a time.
+/// The greatest numbers of connections, unfinished handshakes and dials at a time.
 const MOST: Share = Share { connections: 4096, handshakes: 256, dials: 64 };
-/// With fewer connections a gateway is of no use.
+/// The least number of connections with which a gateway is useful.
 const LEAST_CONNECTIONS: u64 = 8;
 
-/// How many sockets there may be of each kind.
+/// The numbers of sockets by kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share {
     /// Established connections.
     pub connections: usize,
     /// Accepted connections whose handshake is unfinished.
     pub handshakes: usize,
-    /// Dials under way.
+    /// Dials in progress.
     pub dials: usize,
 }
 
@@ -38,8 +40,8 @@ pub struct TooFew {
     needed: u64,
 }
 
-/// Raises the number of files that this process may have open as far as it is allowed to and as
-/// useful, and returns how it is shared out. The log says how many connections that allows.
+/// Raises the number of files that this process may open as far as it is allowed and useful, and
+/// returns its division among the uses. Logs the number of connections that this allows.
 pub fn claim() -> Result<Share, TooFew> {
     let limit = raise();
     let share = share(limit)?;
@@ -58,9 +60,9 @@ pub fn claim() -> Result<Share, TooFew> {
     Ok(share)
 }
 
-/// Raises the soft limit towards [`WANTED`]; returns the one that holds from now on.
+/// Raises the soft limit towards [`WANTED`] and returns the limit from now on.
 fn raise() -> u64 {
-    // No value stands for no limit.
+    // A missing value means that there is no limit.
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let current = current.unwrap_or(WANTED);
     let possible = WANTED.min(maximum.unwrap_or(WANTED));
@@ -82,14 +84,14 @@ fn share(limit: u64) -> Result<Share, TooFew> {
     let dials = of(sockets / 16, MOST.dials);
     let connections = sockets.saturating_sub((handshakes + dials) as u64);
     if connections < LEAST_CONNECTIONS {
-        // Of one and a half times as many sockets no more than a third are for the others.
+        // Of one and a half times as many sockets, at most a third are for handshakes and dials.
         let needed = RESERVE + 1 + LEAST_CONNECTIONS * 3 / 2;
         return Err(TooFew { limit, needed });
     }
     Ok(Share { connections: of(connections, MOST.connections), handshakes, dials })
 }
 
-/// That part of the sockets: one at least, `most` at most.
+/// Returns a part of the sockets: at least one, at most `most`.
 fn of(part: u64, most: usize) -> usize {
     usize::try_from(part).unwrap_or(most).clamp(1, most)
 }

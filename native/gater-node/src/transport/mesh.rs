@@ -1,9 +1,9 @@
-//! A BEAM cluster that the gateway joins (`--join`): its nodes are learnt and followed.
+//! A BEAM cluster that the gateway joins (`--join`), whose nodes it discovers and follows.
 //!
-//! A hidden node is meshed with nobody by itself. So one node of the cluster after the other
-//! is asked for `erlang:nodes()`, one a second, and at once when one of them comes or goes;
-//! every node that is named is dialled. The nodes to join are dialled for ever, the others as
-//! long as some node of the cluster knows them.
+//! A hidden node is not part of any mesh by itself. The gateway therefore asks one node of the
+//! cluster after another for `erlang:nodes()`, once a second, and immediately when a node connects
+//! or disconnects, and dials every node that is named. The nodes to join are dialled for ever, and
+//! the others as long as some node of the cluster names them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,30 +18,30 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::config::is_node_name;
 use crate::services::rpc::Rex;
 
-/// How often one node of the cluster is asked.
+/// The interval at which one node of the cluster is asked.
 const ASK_EVERY: Duration = Duration::from_secs(1);
-/// The shortest time between two questions, however many nodes come and go.
+/// The shortest time between two requests, however many nodes connect and disconnect.
 const ASK_AT_MOST_EVERY: Duration = Duration::from_millis(100);
 /// The first and the longest pause between two dials of a node.
 const REDIAL_MIN: Duration = Duration::from_millis(250);
 const REDIAL_MAX: Duration = Duration::from_secs(5);
-/// A node that nobody has named for this long, and that is not connected, is forgotten.
+/// The time after which a node is forgotten that is not connected and that no node has named.
 const FORGET_AFTER: Duration = Duration::from_secs(30);
 
-/// The nodes of the cluster as far as they are known.
+/// The known nodes of the cluster.
 #[derive(Debug)]
 struct View {
     max_nodes: usize,
     nodes: BTreeMap<Atom, Known>,
-    /// Who was asked last.
+    /// The node that was asked last.
     asked: Option<Atom>,
 }
 
 #[derive(Debug)]
 struct Known {
-    /// It was configured, and is never forgotten.
+    /// Whether the node is configured, in which case it is never forgotten.
     seed: bool,
-    /// When a node of the cluster has named it last, or it was connected.
+    /// The last time at which a node of the cluster named it or it was connected.
     seen: Instant,
     dial_at: Instant,
     pause: Duration,
@@ -59,7 +59,7 @@ impl View {
         Self { max_nodes, nodes, asked: None }
     }
 
-    /// A node of the cluster has named these. There may be more than are taken.
+    /// Records nodes that a node of the cluster has named. Nodes beyond the limit are ignored.
     fn named(&mut self, nodes: impl IntoIterator<Item = Atom>, now: Instant) {
         for node in nodes {
             if let Some(known) = self.nodes.get_mut(&node) {
@@ -70,7 +70,7 @@ impl View {
         }
     }
 
-    /// The node to ask now: the next of those that are connected.
+    /// Returns the node to ask next, in turn among the connected nodes.
     fn next_to_ask(&mut self, connected: impl Fn(&Atom) -> bool) -> Option<Atom> {
         let after = self.asked.take();
         let later = self.nodes.keys().filter(|node| Some(*node) > after.as_ref());
@@ -78,8 +78,8 @@ impl View {
         self.asked.clone()
     }
 
-    /// The nodes to dial now, and whether that is the first time since they were connected.
-    /// Forgets those that nobody names any more.
+    /// Returns the nodes to dial now, and for each whether this is the first dial since it was
+    /// connected. Forgets the nodes that are no longer named.
     fn dial_now(&mut self, connected: impl Fn(&Atom) -> bool, now: Instant) -> Vec<(Atom, bool)> {
         let mut dial = Vec::new();
         self.nodes.retain(|node, known| {
@@ -110,14 +110,15 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    /// Membership of the node `own` in the cluster of `seeds`; at most `max_nodes` are
-    /// followed.
+    /// Returns the membership of the node `own` in the cluster of `seeds`. At most `max_nodes`
+    /// nodes are followed.
     pub fn new(own: Atom, seeds: Vec<Atom>, max_nodes: usize, rex: Arc<Rex>) -> Self {
         let view = Mutex::new(View::new(seeds, max_nodes, Instant::now()));
         Self { own, view, rex, bell: Notify::new() }
     }
 
-    /// Follows the cluster for as long as it is polled; returns if there is none to follow.
+    /// Follows the cluster for as long as it is polled. Returns immediately if there is nothing to
+    /// join.
     pub async fn follow(self: Arc<Self>, node: Node) {
         if self.view.lock().nodes.is_empty() {
             return;
@@ -135,7 +136,7 @@ impl Mesh {
             for (name, first) in self.view.lock().dial_now(connected, Instant::now()) {
                 let node = node.clone();
                 tokio::spawn(async move {
-                    // Once is enough to know it.
+                    // One log line per node suffices.
                     if let Err(error) = node.connect(&name).await
                         && first
                     {
@@ -144,19 +145,19 @@ impl Mesh {
                 });
             }
             sleep(ASK_AT_MOST_EVERY).await;
-            // It is late or it rings: ask again in either case.
+            // Both the end of the interval and a notification lead to the next request.
             let _ = timeout(ASK_EVERY, self.bell.notified()).await;
         }
     }
 
-    /// A connection came or went: the cluster may have changed.
+    /// Notes that a connection was established or lost, so that the cluster may have changed.
     pub fn changed(&self, connection: &Connection) {
         if !connection.peer().hidden {
             self.bell.notify_one();
         }
     }
 
-    /// Asks a node for `erlang:nodes()`; nothing if it does not answer well.
+    /// Asks a node for `erlang:nodes()`. Returns `None` without a valid answer.
     async fn ask(&self, connection: &Connection) -> Option<Vec<Atom>> {
         let answer = self.rex.call(connection, ("erlang", "nodes"), encode::nil).await?;
         let max_nodes = self.view.lock().max_nodes;
@@ -164,7 +165,7 @@ impl Mesh {
     }
 }
 
-/// Reads `[Node]` with at most `max_nodes` names; what is no name is passed over.
+/// Reads `[Node]` with at most `max_nodes` names. Elements that are not names are skipped.
 fn read(term: &[u8], max_nodes: usize) -> Option<Vec<Atom>> {
     let mut reader = Reader::new(term);
     let count = usize::try_from(reader.list().ok()?).ok()?;

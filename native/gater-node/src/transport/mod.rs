@@ -1,5 +1,5 @@
-//! From connections to services: the nodes that are connected or wanted, and who answers
-//! what they send. Nothing here parses the requests of a service.
+//! The layer between connections and services: the connected and desired nodes, and the dispatch of
+//! their messages. Nothing here parses the requests of a service.
 
 pub mod descriptors;
 pub mod mesh;

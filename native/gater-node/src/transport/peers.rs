@@ -1,12 +1,11 @@
-//! The incarnations of BEAM nodes the gateway knows, and the processes it
-//! watches on them.
+//! The known incarnations of BEAM nodes, and the processes that are watched on them.
 //!
-//! A node that comes back with another creation is another [`Peer`]: nothing
-//! that belonged to the old one is ever mixed up with the new.
+//! A node that returns with another creation is another [`Peer`], so the state of the old
+//! incarnation is never mixed with that of the new one.
 //!
-//! Whoever keeps a process in a table of its own first puts it there and then
-//! calls [`Peers::watch`]; the exit of a process is taken from here before the
-//! tables are cleaned. In that order no exit is missed, however the two race.
+//! A service that keeps a process in a table of its own adds it to the table first and then calls
+//! [`Peers::watch`]. When a process exits, it is removed here before the tables are cleaned. In
+//! this order no exit is missed, whatever the timing.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -21,25 +20,25 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
 
-/// Why the gateway watches a process.
+/// The reason why the gateway watches a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interest {
-    /// It is registered as a worker.
+    /// The process is registered as a worker.
     Worker,
-    /// It is subscribed to a topic.
+    /// The process is subscribed to a topic.
     Subscriber,
-    /// It is the link process of a shim.
+    /// The process is the link process of a shim.
     Session,
 }
 
-/// How often each interest in one process was stated and not yet taken back.
+/// The number of times each interest in one process was stated and not withdrawn.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Interests {
-    /// Stores it works for.
+    /// The number of stores for which it works.
     pub worker: u32,
-    /// Topics it is subscribed to, over all channels.
+    /// The number of topics to which it is subscribed, over all channels.
     pub subscriber: u32,
-    /// Sessions it holds.
+    /// The number of sessions that it holds.
     pub session: u32,
 }
 
@@ -63,16 +62,16 @@ pub struct Peer {
     node: Atom,
     creation: u32,
     link: ArcSwapOption<Connection>,
-    /// It is another gateway.
+    /// Whether the node is another gateway.
     gateway: AtomicBool,
-    /// It is connected, and what that means has been made known.
+    /// Whether the node is connected and its connection was announced to all parts.
     announced: watch::Sender<bool>,
     watched: Mutex<HashMap<LocalPid, Interests>>,
-    /// When the last connection went, or when the incarnation was first heard of.
+    /// The end of the last connection, or the time at which the incarnation was first mentioned.
     lost_since: Mutex<Option<Instant>>,
 }
 
-/// A cheap handle of a [`Peer`]; equal if it is the same incarnation.
+/// A cheap handle of a [`Peer`]. Handles are equal if they refer to the same incarnation.
 #[derive(Clone)]
 pub struct PeerRef(Arc<Peer>);
 
@@ -97,27 +96,27 @@ impl std::fmt::Debug for PeerRef {
 }
 
 impl PeerRef {
-    /// The name of the node.
+    /// Returns the name of the node.
     pub fn node(&self) -> &Atom {
         &self.0.node
     }
 
-    /// The incarnation of the node.
+    /// Returns the incarnation of the node.
     pub fn creation(&self) -> u32 {
         self.0.creation
     }
 
-    /// The connection to this incarnation, if there is one now.
+    /// Returns the connection to this incarnation, if it is connected now.
     pub fn link(&self) -> arc_swap::Guard<Option<Arc<Connection>>> {
         self.0.link.load()
     }
 
-    /// Whether the node can be reached now.
+    /// Returns whether the node is connected now.
     pub fn online(&self) -> bool {
         self.link().is_some()
     }
 
-    /// All that its connection means has been made known: its workers are offered.
+    /// Records that the connection was announced to all parts, so that its workers are offered.
     pub fn announce(&self) {
         self.0.announced.send_replace(true);
     }
@@ -126,7 +125,7 @@ impl PeerRef {
         *self.0.announced.borrow()
     }
 
-    /// The full pid of a process of this node.
+    /// Returns the full pid of a process of this node.
     pub fn pid(&self, local: LocalPid) -> Pid {
         Pid {
             node: self.0.node.clone(),
@@ -136,76 +135,76 @@ impl PeerRef {
         }
     }
 
-    /// Whether it is known as another gateway.
+    /// Returns whether the node is known to be another gateway.
     pub fn is_gateway(&self) -> bool {
         self.0.gateway.load(Ordering::Relaxed)
     }
 
-    /// It is another gateway.
+    /// Records that the node is another gateway.
     pub fn set_gateway(&self) {
         self.0.gateway.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it has not been connected for `grace`.
+    /// Returns whether the node has not been connected for `grace`.
     fn is_lost(&self, grace: Duration) -> bool {
         self.0.lost_since.lock().is_some_and(|since| since.elapsed() >= grace)
     }
 
-    /// Takes out all that was watched of `local`: it is gone.
+    /// Removes and returns the interests in `local`, which has ended.
     pub fn take(&self, local: LocalPid) -> Interests {
         self.0.watched.lock().remove(&local).unwrap_or_default()
     }
 }
 
-/// What a gateway knows of a node.
+/// The knowledge that a gateway has of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
-    /// It is connected.
+    /// The node is connected.
     Connected,
-    /// It is not, and is remembered: it may come back.
+    /// The node is not connected, but is remembered and may return.
     Away,
-    /// It is not remembered.
+    /// The node is not remembered.
     Unknown,
 }
 
-/// The number of nodes that may be known at a time is reached.
+/// The error for a new node when the greatest number of known nodes is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many nodes")]
 pub struct TooManyNodes;
 
-/// What [`Peers::take_lost`] found.
+/// The nodes that [`Peers::take_lost`] found.
 #[derive(Debug, Default)]
 pub struct Lost {
-    /// Of these nothing is watched any more but workers: their subscriptions and
+    /// Nodes without workers, on which nothing is watched any more: their subscriptions and
     /// sessions are to be forgotten.
     pub forgotten: Vec<PeerRef>,
-    /// These still have workers.
+    /// Nodes that still have workers.
     pub with_workers: Vec<PeerRef>,
 }
 
-/// What a new connection changed.
+/// The changes that a new connection causes.
 pub struct Joined {
     /// The incarnation that is connected now.
     pub peer: PeerRef,
-    /// Earlier incarnations of the same node: all their processes are gone.
+    /// Earlier incarnations of the same node, whose processes have all ended.
     pub replaced: Vec<PeerRef>,
 }
 
-/// All incarnations that are connected or that something is watched on.
+/// All incarnations that are connected or on which something is watched.
 pub struct Peers {
     next_id: AtomicU64,
     max_nodes: usize,
     node: Node,
-    /// Those that may wait for a node to be reached.
+    /// The permits of the tasks that wait for a node to be reached.
     waiters: Arc<Semaphore>,
     table: Mutex<HashMap<Atom, Vec<PeerRef>>>,
-    /// Told when a node is connected or forgotten.
+    /// Notified when a node is connected or forgotten.
     changed: Notify,
 }
 
 impl Peers {
-    /// An empty table for at most `max_nodes` nodes that are not connected; `node` is asked to
-    /// keep connections to those on which something is watched.
+    /// Returns an empty table for at most `max_nodes` nodes that are not connected. It requests
+    /// `node` to keep connections to nodes on which something is watched.
     pub fn new(node: Node, max_nodes: usize) -> Self {
         Self {
             next_id: AtomicU64::new(0),
@@ -217,7 +216,7 @@ impl Peers {
         }
     }
 
-    /// The incarnation that `pid` belongs to, whether or not it is connected.
+    /// Returns the incarnation to which `pid` belongs, whether or not it is connected.
     pub fn of(&self, pid: &Pid) -> Result<PeerRef, TooManyNodes> {
         let mut table = self.table.lock();
         let known = table.len();
@@ -227,13 +226,13 @@ impl Peers {
             None => table.entry(pid.node.clone()).or_default(),
         };
         if let Some(peer) = peers.iter().find(|peer| peer.creation() == pid.creation) {
-            // Whoever asks is about to watch: the peer stays for a whole grace more.
+            // The caller is about to watch a process, so the peer is kept for another grace time.
             if let Some(since) = &mut *peer.0.lost_since.lock() {
                 *since = Instant::now();
             }
             return Ok(peer.clone());
         }
-        // More incarnations of one node than can be meant honestly.
+        // An honest node does not have so many incarnations.
         if peers.len() >= MAX_INCARNATIONS {
             return Err(TooManyNodes);
         }
@@ -242,8 +241,8 @@ impl Peers {
         Ok(peer)
     }
 
-    /// The incarnation that the worker `pid` belongs to. Workers are in the
-    /// registry already, so the limit on nodes does not count for them.
+    /// Returns the incarnation to which the worker `pid` belongs. Workers are in the registry
+    /// already, so the limit on nodes does not apply to them.
     pub fn known(&self, pid: &Pid) -> PeerRef {
         self.of(pid).unwrap_or_else(|TooManyNodes| {
             let peer = self.make(&pid.node, pid.creation);
@@ -252,7 +251,7 @@ impl Peers {
         })
     }
 
-    /// The incarnation that `pid` belongs to, if anything is known of it.
+    /// Returns the incarnation to which `pid` belongs, if it is known.
     pub fn find(&self, pid: &Pid) -> Option<PeerRef> {
         let table = self.table.lock();
         table.get(&pid.node)?.iter().find(|peer| peer.creation() == pid.creation).cloned()
@@ -271,8 +270,8 @@ impl Peers {
         }))
     }
 
-    /// A connection is up: tells what it stands for and watches again what was
-    /// watched there before.
+    /// Handles a new connection. Returns the incarnations that it affects, and watches again the
+    /// processes that were watched on it before.
     pub fn joined(&self, connection: &Arc<Connection>) -> Joined {
         let name = &connection.peer().name;
         let creation = connection.peer().creation;
@@ -295,8 +294,8 @@ impl Peers {
         Joined { peer, replaced }
     }
 
-    /// A connection is gone. The incarnation it stood for, unless a newer
-    /// connection has taken its place.
+    /// Handles the end of a connection. Returns its incarnation, unless a newer connection has
+    /// taken its place.
     pub fn left(&self, connection: &Arc<Connection>) -> Option<PeerRef> {
         let name = &connection.peer().name;
         let mut table = self.table.lock();
@@ -308,16 +307,16 @@ impl Peers {
         peer.0.announced.send_replace(false);
         peer.0.link.store(None);
         *peer.0.lost_since.lock() = Some(Instant::now());
-        // An idle peer may be about to be watched, so it goes with the next
-        // sweep; under a flood of short-lived nodes it goes at once.
+        // An idle peer may be about to be watched, so it is removed by the next sweep; under a
+        // flood of short-lived nodes it is removed at once.
         if table.len() > self.max_nodes && peer.0.watched.lock().is_empty() {
             table.remove(name);
         }
         Some(peer)
     }
 
-    /// States one more interest in a process; the first makes the gateway watch
-    /// it and keep a connection to its node.
+    /// States one more interest in a process. The first interest makes the gateway watch the
+    /// process and keep a connection to its node.
     pub fn watch(&self, peer: &PeerRef, local: LocalPid, interest: Interest) {
         let mut watched = peer.0.watched.lock();
         let first_of_peer = watched.is_empty();
@@ -327,8 +326,8 @@ impl Peers {
         if !first {
             return;
         }
-        // An incarnation that is not the connected one is asked for over the
-        // connected one: the node answers `noproc` for its earlier lives.
+        // An incarnation that is not the connected one is monitored over the connection of the
+        // connected one: the node answers `noproc` for its earlier incarnations.
         let link = match &*peer.link() {
             Some(link) => Some(link.clone()),
             None => self.node.connection(peer.node().as_str()),
@@ -342,7 +341,7 @@ impl Peers {
         }
     }
 
-    /// Takes back one interest in a process; the last ends the watch.
+    /// Withdraws one interest in a process. The last one ends the watch.
     pub fn unwatch(&self, peer: &PeerRef, local: LocalPid, interest: Interest) {
         let mut watched = peer.0.watched.lock();
         let Some(interests) = watched.get_mut(&local) else { return };
@@ -362,7 +361,7 @@ impl Peers {
         }
     }
 
-    /// Lets the connection go its own way when nothing is watched on the node any more.
+    /// Stops keeping the connection when nothing is watched on the node any more.
     fn release(&self, peer: &PeerRef) {
         let table = self.table.lock();
         let of_node = table.get(peer.node());
@@ -370,16 +369,16 @@ impl Peers {
             of_node.is_some_and(|peers| peers.iter().any(|peer| !peer.0.watched.lock().is_empty()));
         if !watched {
             self.node.release(peer.node());
-            // Who began to watch since that look has found the node kept.
+            // A caller that has begun to watch since the check above has found the node kept.
             if !peer.0.watched.lock().is_empty() {
                 self.node.keep(peer.node());
             }
         }
     }
 
-    /// The incarnations that this gateway has not reached for `grace`. Those without
-    /// workers are taken out. Those with workers stay until they have none, as the registry
-    /// is not for this gateway to decide on; of them it forgets all but the workers.
+    /// Returns the incarnations that this gateway has not reached for `grace`. Incarnations without
+    /// workers are removed. Those with workers stay until they have none, since this gateway does
+    /// not decide alone about the registry; everything but the workers is forgotten.
     pub fn take_lost(&self, grace: Duration) -> Lost {
         let mut lost = Lost::default();
         self.table.lock().retain(|_, peers| {
@@ -409,9 +408,9 @@ impl Peers {
         lost
     }
 
-    /// What to wait for before a process of `peer` is told that it is registered or
-    /// subscribed: that its node is connected, or cannot be just now. `None` if there is
-    /// nothing to wait for, or too many wait already.
+    /// Returns a future to await before the caller is told that a process of `peer` is registered
+    /// or subscribed. It resolves when the node is connected or cannot be connected at present.
+    /// Returns `None` if there is nothing to wait for, or if too many tasks wait already.
     pub fn reach(&self, peer: &PeerRef) -> Option<impl Future<Output = ()> + Send + use<>> {
         if peer.is_announced() {
             return None;
@@ -422,8 +421,8 @@ impl Peers {
         Some(async move {
             let attempt = async {
                 let Ok(connection) = node.connect(peer.node()).await else { return };
-                // Another incarnation answers: this one is gone. Else the connection's own
-                // task makes it known, right after.
+                // If another incarnation answers, this one has ended. Otherwise the task of the
+                // connection announces it immediately afterwards.
                 let same = connection.peer().creation == peer.creation();
                 if same {
                     let mut announced = peer.0.announced.subscribe();
@@ -433,13 +432,14 @@ impl Peers {
                     }
                 }
             };
-            // Out of reach is no reason to refuse: the node may come back.
+            // An unreachable node is not refused, since it may return.
             let _ = timeout(REACH_WITHIN, attempt).await;
             drop(permit);
         })
     }
 
-    /// Whether that incarnation of a node was connected, or first heard of, within `grace`.
+    /// Returns whether the incarnation of the node was connected, or first mentioned, within
+    /// `grace`.
     pub fn reached(&self, node: &Atom, creation: u32, grace: Duration) -> bool {
         let table = self.table.lock();
         table.get(node).is_some_and(|peers| {
@@ -447,7 +447,7 @@ impl Peers {
         })
     }
 
-    /// What is known of a node.
+    /// Returns the knowledge of a node.
     pub fn presence(&self, node: &Atom) -> Presence {
         match self.table.lock().get(node) {
             None => Presence::Unknown,
@@ -456,7 +456,7 @@ impl Peers {
         }
     }
 
-    /// Waits until every node that is known is connected.
+    /// Waits until every known node is connected.
     pub async fn all_online(&self) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
@@ -468,16 +468,17 @@ impl Peers {
         }
     }
 
-    /// The number of connected nodes.
+    /// Returns the number of connected nodes.
     pub fn online_count(&self) -> usize {
         self.table.lock().values().flatten().filter(|peer| peer.online()).count()
     }
 }
 
-/// How long a registration or subscription waits for the node of its process.
+/// The time for which a registration or subscription waits for the node of its process.
 const REACH_WITHIN: Duration = Duration::from_secs(2);
-/// Registrations and subscriptions that wait at a time; further ones do not wait.
+/// The greatest number of registrations and subscriptions that wait at a time; further ones do not
+/// wait.
 const MAX_WAITERS: usize = 1024;
-/// Incarnations of one node that are remembered at a time: the connected one
-/// and a few that pids still speak of.
+/// The greatest number of incarnations of one node that are remembered: the connected one and a few
+/// that occur in pids.
 const MAX_INCARNATIONS: usize = 8;

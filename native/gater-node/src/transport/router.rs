@@ -1,5 +1,5 @@
-//! From what a connection reports to the service it concerns. The router holds
-//! no state but the table of registered names.
+//! Dispatches the events of connections to services. The only state of the router is the table of
+//! registered names.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::services::rpc::Rex;
 use crate::services::session::{self, Sessions};
 use crate::services::unknown_request;
 
-/// The parts a router hands events to.
+/// The parts to which a router passes events.
 pub struct Router {
     pub(crate) peers: Arc<Peers>,
     pub(crate) directory: Arc<Directory>,
@@ -45,7 +45,7 @@ pub struct Router {
 }
 
 impl Router {
-    /// Subscriptions and sessions of an incarnation of a node are forgotten.
+    /// Forgets the subscriptions and sessions of an incarnation of a node.
     pub fn forget(&self, peer: &PeerRef) {
         for channel in self.channels.all() {
             channel.remove_peer(peer);
@@ -53,18 +53,19 @@ impl Router {
         self.sessions.peer_gone(peer);
     }
 
-    /// An incarnation of a node is gone for good: nothing of it stays.
+    /// Forgets an incarnation of a node that is gone for good.
     pub fn gone(&self, peer: &PeerRef) {
         tracing::info!(node = %peer.node(), creation = peer.creation(), "the node's processes are gone");
         self.forget(peer);
-        // Nothing is written for the many nodes that come, go and never had a worker. A
-        // registration under way makes the incarnation known anew, to be lost again.
+        // Nothing is written for the many nodes that connect and disconnect without ever having a
+        // worker. A registration in progress makes the incarnation known again, and it is then lost
+        // again.
         if self.directory.has_workers(peer) {
             self.registry.purge(peer.node().clone(), peer.creation());
         }
     }
 
-    /// The nodes that are connected to any gateway, and the gateways.
+    /// Returns the number of nodes that are connected to any gateway, and the number of gateways.
     fn counts(&self) -> (usize, usize) {
         (self.census.count(), self.cluster.gateways().len())
     }
@@ -146,7 +147,7 @@ impl Events for Router {
                 self.relays.relayed(caller, &message.payload);
             }
             Target::Pid(pid) if self.rex.takes(&pid) => self.rex.message(&message.payload),
-            // No other process of the gateway takes messages.
+            // No other process of the gateway receives messages.
             Target::Pid(_) | Target::Alias(_) => {}
         }
     }
@@ -175,8 +176,8 @@ impl Events for Router {
     }
 
     fn dropped(&self, connection: &Arc<Connection>, lane: Lane, loss: &Loss) {
-        // `{channel_message, Channel, ...}`. All else is the gateway's own: to report that an
-        // event could not be reported would be without end.
+        // Only `{channel_message, Channel, ...}` is reported. Other messages are the gateway's own,
+        // and reporting an event that could not be reported would never end.
         let channel = loss.prefix.as_ref().and_then(|prefix| prefix.atoms().get(1));
         let Some(channel) = channel else { return };
         let node = &connection.peer().name;

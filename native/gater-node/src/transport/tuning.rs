@@ -1,13 +1,12 @@
-//! What BEAMs are asked to change about their end of a connection to the gateway.
+//! Socket options that BEAMs are asked to change at their end of a connection.
 //!
-//! By default a BEAM reads what comes over distribution into a buffer of 1,460 bytes, and pays
-//! four system calls each time it is full: one for about every message of 1 KiB. And it writes
-//! what a process sends before the next process runs, a few messages at a time. With a larger
-//! `buffer` and with `delay_send`, two options of its socket, the same node takes and gives two
-//! to three times as many messages, and twice as many answers of 20 KB; a lone message is as
-//! fast as before.
-//! `net_kernel:setopts/2` sets options for one connection; the node is asked to call that. A
-//! node that has a larger buffer keeps it.
+//! By default a BEAM reads distribution data into a buffer of 1,460 bytes, and makes four system
+//! calls each time it is full, which is about once for every message of 1 KiB. It also writes the
+//! messages of a process before the next process runs, a few messages at a time. With a larger
+//! `buffer` and with `delay_send`, two options of its socket, the same node receives and sends two
+//! to three times as many messages, and twice as many answers of 20 KB; a single message is as fast
+//! as before. The gateway asks the node to call `net_kernel:setopts/2`, which sets options of one
+//! connection. A node with a larger buffer keeps it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,26 +18,27 @@ use tokio::time::sleep;
 
 use crate::services::rpc::Rex;
 
-/// What a BEAM reads at a time, at the least: some of the longer answers. What it keeps of a
-/// read is copied, so the size of the buffer is not what a short message occupies; and beyond
-/// 512 KiB each buffer would be a mapping of its own.
+/// The least size of the read buffer in bytes, which has room for several of the longer answers.
+/// The parts of a read that are kept are copied, so a short message does not occupy the whole
+/// buffer. Beyond 512 KiB each buffer would be a memory mapping of its own.
 const BUFFER_BYTES: u64 = 384 << 10;
-/// A node may have the connection a moment later than the gateway: so often it is asked.
+/// The number of attempts, since the node may have its end of the connection a moment later than
+/// the gateway.
 const ATTEMPTS: u32 = 5;
-/// The pause after the first attempt; it doubles.
+/// The pause after the first attempt. It doubles after each further one.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Options of a socket, see `inet:setopts/2`.
+/// The names of socket options; see `inet:setopts/2`.
 const BUFFER: &str = "buffer";
 const DELAY_SEND: &str = "delay_send";
 
-/// Sees to it that BEAMs read and write enough at a time.
+/// Asks BEAMs to use larger reads and writes.
 pub struct Tuning {
     own: Atom,
     rex: Arc<Rex>,
     enabled: bool,
 }
 
-/// The options that count, of a connection.
+/// The relevant options of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Options {
     buffer: u64,
@@ -52,12 +52,13 @@ impl Options {
 }
 
 impl Tuning {
-    /// Of connections with the node `own`, by calls through `rex`; none if it is not `enabled`.
+    /// Returns a value for connections with the node `own`, which calls through `rex`. It does
+    /// nothing unless it is `enabled`.
     pub fn new(own: Atom, rex: Arc<Rex>, enabled: bool) -> Self {
         Self { own, rex, enabled }
     }
 
-    /// Sees to the other end of a new connection, if that is a BEAM.
+    /// Tunes the other end of a new connection, if it is a BEAM.
     pub fn up(self: &Arc<Self>, connection: &Arc<Connection>) {
         if self.enabled && connection.peer().is_beam() {
             tokio::spawn(self.clone().tune(connection.clone()));
@@ -70,7 +71,7 @@ impl Tuning {
             if connection.is_closed() {
                 return;
             }
-            // One that does not answer is not asked again.
+            // A node that does not answer is not asked again.
             let Some(answer) = self.options(&connection).await else { break };
             let done = match read(&answer) {
                 Some(options) if options.are_good() => return,
@@ -85,7 +86,7 @@ impl Tuning {
         tracing::debug!(%node, "could not be told to read and write more at a time");
     }
 
-    /// The options, yet to be read; nothing if no answer comes.
+    /// Returns the encoded options, or `None` without an answer.
     async fn options(&self, connection: &Connection) -> Option<Bytes> {
         let names = |out: &mut Vec<u8>| {
             encode::list_of(out, [BUFFER, DELAY_SEND].iter(), |out, name| encode::atom(out, name));
@@ -93,7 +94,7 @@ impl Tuning {
         self.call(connection, "getopts", names).await
     }
 
-    /// Whether it was done.
+    /// Sets the options. Returns whether this succeeded.
     async fn set(&self, connection: &Connection, buffer: u64) -> bool {
         let options = |out: &mut Vec<u8>| {
             encode::list_of(out, [BUFFER, DELAY_SEND].iter(), |out, name| {
@@ -109,7 +110,7 @@ impl Tuning {
         answer.is_some_and(|answer| Reader::new(&answer).atom().is_ok_and(|atom| atom == "ok"))
     }
 
-    /// Calls `net_kernel:Function(Node, Options)` at the other end; `options` writes the latter.
+    /// Calls `net_kernel:Function(Node, Options)` at the other end. `options` writes the options.
     async fn call(
         &self,
         connection: &Connection,

@@ -1,20 +1,21 @@
-//! Nodes that are dialled in vain.
+//! Nodes that cannot be reached.
 
 use foldhash::HashMap;
 use gater_term::Atom;
 use parking_lot::Mutex;
 
-/// Nodes that are remembered as unreached. Further ones are logged every time.
+/// The greatest number of unreached nodes that are remembered. Failures of further nodes are logged
+/// every time.
 const MAX_UNREACHED: usize = 4096;
 
-/// Decides which failed attempts are logged: those that fail otherwise than the one before, and
-/// of those that fail alike each that doubles their number.
+/// Decides which failed attempts are logged: those that fail for another reason than the attempt
+/// before, and of those that fail for the same reason each that doubles their number.
 #[derive(Default)]
 pub struct Unreached(Mutex<HashMap<Atom, (String, u64)>>);
 
 impl Unreached {
-    /// An attempt has failed: the number of attempts since the last success, if it is to be
-    /// logged.
+    /// Records a failed attempt. Returns the number of attempts since the last success if the
+    /// attempt is to be logged.
     pub fn failed(&self, node: &Atom, error: &str) -> Option<u64> {
         let mut nodes = self.0.lock();
         if nodes.len() >= MAX_UNREACHED && !nodes.contains_key(node) {
@@ -29,7 +30,7 @@ impl Unreached {
         (!told).then_some(*attempts)
     }
 
-    /// The node is connected.
+    /// Records that the node is connected.
     pub fn reached(&self, node: &Atom) {
         self.0.lock().remove(node);
     }

@@ -2,12 +2,12 @@
 //!
 //! Those that are to found it know each other's names (`--cluster`), but not the ids
 //! of their data directories, and a cluster begins with a set of ids that all of them
-//! must agree on. They agree as in [Paxos](https://lamport.azurewebsites.net/pubs/paxos-simple.pdf):
-//! a proposer has a majority of the names promise to take part in its ballot and in none
-//! before, proposes what the latest of them has accepted already, or else those that it
-//! reaches, and has a majority accept that. Promises are on the disk before they are given.
-//! Whatever is accepted by a majority is the only thing that ever can be, so everybody
-//! may begin consensus with it, as often as it takes.
+//! must agree on. They agree as in
+//! [Paxos](https://lamport.azurewebsites.net/pubs/paxos-simple.pdf): a proposer has a majority of
+//! the names promise to take part in its ballot and in none before, proposes what the latest of
+//! them has accepted already, or else those that it reaches, and has a majority accept that.
+//! Promises are on the disk before they are given. Whatever is accepted by a majority is the only
+//! thing that ever can be, so everybody may begin consensus with it, as often as it takes.
 
 use std::collections::{BTreeMap, BTreeSet};
 

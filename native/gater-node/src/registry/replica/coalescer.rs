@@ -46,7 +46,8 @@ pub struct Coalescer {
 }
 
 impl Coalescer {
-    /// Starts to write commands to `destination`: at most `waiting` of them, each answered `within`.
+    /// Starts to write commands to `destination`: at most `waiting` of them, each answered
+    /// `within`.
     pub fn start(destination: Destination, waiting: usize, within: Duration) -> Self {
         let (proposals, queue) = mpsc::channel(waiting.max(1));
         let stop = CancellationToken::new();

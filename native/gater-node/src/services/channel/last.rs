@@ -46,7 +46,8 @@ impl LastValues {
         }
     }
 
-    /// Keeps `payload`, published `at` this time in Unix milliseconds, as the last message of `topic`.
+    /// Keeps `payload`, published `at` this time in Unix milliseconds, as the last message of
+    /// `topic`.
     pub fn put(&mut self, topic: &[u8], at: u64, payload: Payload) {
         let Ok(topic) = Topic::new(topic) else { return };
         self.clock += 1;

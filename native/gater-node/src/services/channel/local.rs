@@ -205,7 +205,8 @@ impl Channel {
     /// message of a topic, a process that was not subscribed is sent that then.
     ///
     /// No message is published on the channel meanwhile: what is sent is older than all
-    /// that follows, and is not sent twice. One with a `ticket` that was unsubscribed since stays so.
+    /// that follows, and is not sent twice. One with a `ticket` that was unsubscribed since stays
+    /// so.
     ///
     /// A subscription with a `keeper` is acknowledged with a stamp, and refused if it was ended
     /// after the stamp that the keeper knows. A relay that subscribes itself is told which
@@ -300,8 +301,8 @@ impl Channel {
         (stamp, told)
     }
 
-    /// Ends the subscription of a process at this gateway and nowhere else: its relay has gone over to
-    /// another gateway.
+    /// Ends the subscription of a process at this gateway and nowhere else: its relay has gone over
+    /// to another gateway.
     pub fn forget(&self, peers: &Peers, topic: &Topic, pid: &Pid) {
         let Some(peer) = peers.find(pid) else { return };
         self.take_out(&mut self.table.write(), peers, topic.as_bytes(), (&peer, pid.into()));

@@ -307,7 +307,8 @@ impl Relays {
         self.broadcasts.published(broadcast, &self.gateways.read());
     }
 
-    /// Has the recipients of what is published here counted everywhere, for as long as it is polled.
+    /// Has the recipients of what is published here counted everywhere, for as long as it is
+    /// polled.
     pub async fn count_broadcasts(&self) {
         self.broadcasts.run(|| self.gateways.read().clone()).await;
     }
