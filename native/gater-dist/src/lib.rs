@@ -36,6 +36,8 @@ pub use error::{
     Chain, DialError, DownReason, EpmdError, HandshakeError, ProtocolError, StartError,
 };
 pub use events::{Events, Message, Target};
+#[cfg(feature = "serde")]
+pub use gater_term::convert;
 pub use gater_term::{self, LocalPid, term};
 pub use lanes::{Lane, LaneLimits};
 pub use node::{Node, PreparedNode};

@@ -237,6 +237,38 @@ async fn a_call_has_an_answer_or_a_typed_error() {
     assert!(matches!(event, Some(NodeEvent::Down(down, _)) if down.as_str() == name));
 }
 
+/// A message of a program of its own types.
+#[cfg(feature = "serde")]
+#[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Order {
+    Placed { number: u64, items: Vec<String>, paid: Option<bool> },
+    Cancelled,
+}
+
+#[cfg(feature = "serde")]
+#[tokio::test]
+async fn values_of_a_program_pass_through_a_beam() {
+    use gater_dist::convert::{from_term, to_term};
+
+    let Some(beam) = Beam::start() else { return };
+    let node = beam.node("values").await;
+    let items = vec!["tea".to_owned(), "milch\u{e4}".to_owned()];
+    let orders =
+        vec![Order::Cancelled, Order::Placed { number: u64::MAX, items, paid: Some(true) }];
+    let sent = to_term(&orders).unwrap();
+    let reversed = node.rpc(&beam.name, ("lists", "reverse"), vec![sent], WITHIN).await.unwrap();
+    let received: Vec<Order> = from_term(&reversed).unwrap();
+    assert!(received.iter().rev().eq(&orders));
+    // What the BEAM makes of it: the map of the second order, by its atoms.
+    let placed = to_term(&orders[1]).unwrap();
+    let fields = node.rpc(&beam.name, ("erlang", "element"), vec![term!(2), placed], WITHIN);
+    let keys = node.rpc(&beam.name, ("maps", "keys"), vec![fields.await.unwrap()], WITHIN);
+    let mut keys: Vec<String> = from_term(&keys.await.unwrap()).unwrap();
+    keys.sort();
+    assert_eq!(keys, ["items", "number", "paid"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn monitors_and_links_tell_of_an_end_and_of_a_lost_connection() {
     let Some(mut beam) = Beam::start() else { return };

@@ -3,9 +3,12 @@
 //! Terms are byte slices without the version byte 131, as the distribution protocol carries them. A
 //! term that came from outside is validated by a [`Scanner`] first; [`Reader`] then decodes it in
 //! place, and the functions of [`encode`] write new terms. Programs that prefer values to bytes use
-//! [`Term`] and [`term!`].
+//! [`Term`] and [`term!`]. With the feature `serde`, `convert` turns terms into values of Rust types
+//! and back.
 
 pub mod canonical;
+#[cfg(feature = "serde")]
+pub mod convert;
 pub mod encode;
 mod expand;
 pub(crate) mod number;

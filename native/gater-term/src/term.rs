@@ -95,6 +95,14 @@ pub struct BigInteger {
 }
 
 impl BigInteger {
+    /// Returns the integer with this sign and magnitude, little-endian. The caller has seen that it
+    /// does not fit in an `i64`.
+    #[cfg(feature = "serde")]
+    pub(crate) fn new(negative: bool, magnitude: &[u8]) -> Self {
+        let length = magnitude.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        Self { negative, magnitude: magnitude.iter().take(length).copied().collect() }
+    }
+
     /// Returns whether the integer is below zero.
     pub fn is_negative(&self) -> bool {
         self.negative
