@@ -57,7 +57,6 @@ pub trait Events: Send + Sync + 'static {
 
     /// Returns the processes of the node, if it has processes that can end. They take the control
     /// messages of peers. See [`process`](crate::process).
-    #[doc(hidden)]
     fn processes(&self) -> Option<&dyn Processes> {
         None
     }

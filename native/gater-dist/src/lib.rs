@@ -9,8 +9,10 @@
 //! on: encoded terms come in, shared bytes go out, and nothing is decoded or copied.
 
 mod connection;
-#[doc(hidden)]
+#[cfg(feature = "internals")]
 pub mod driver;
+#[cfg(not(feature = "internals"))]
+mod driver;
 mod error;
 mod events;
 pub mod gen_server;
@@ -19,7 +21,6 @@ mod node;
 mod payload;
 pub mod probe;
 pub mod process;
-#[doc(hidden)]
 pub mod protocol;
 mod settings;
 mod term;

@@ -106,7 +106,7 @@ impl Batch {
         self.bytes(&TICK);
     }
 
-    /// Adds a probe, see [`super::window`].
+    /// Adds a probe, see the module `window`.
     pub fn probe(&mut self, number: u64) {
         let at = self.copied.len();
         let Signal { control, .. } = self.format.probe(number);

@@ -138,7 +138,7 @@ pub enum Next {
 
 impl Outbox {
     /// Returns an empty queue, which the writer task is to look after first.
-    /// Whether the peer answers `probes` decides if it is waited for, see [`super::window`].
+    /// Whether the peer answers `probes` decides if it is waited for, see the module `window`.
     pub fn new(limits: [LaneLimits; 5], batch: Batch, probes: bool) -> Self {
         let inner = Inner {
             lanes: Lanes::new(limits),

@@ -22,12 +22,15 @@ const ID_BITS: u32 = 28;
 
 /// The state of a node.
 pub struct Shared {
+    /// The settings that the node was started with.
     pub settings: Settings,
+    /// The node's side of handshakes.
     pub local: Local,
     /// The cookie that replaces the one in `local` and in `settings` for new handshakes.
     new_cookie: Mutex<Option<SecretSlice<u8>>>,
     /// Whether this node dials other nodes.
     pub dialing: bool,
+    /// The port at which the node accepts connections.
     pub port: u16,
     /// The receiver of events, which is set when the node begins to run. Nothing is accepted or
     /// dialled before.
@@ -36,6 +39,7 @@ pub struct Shared {
     pub stop: CancellationToken,
     /// All tasks of the node.
     pub tasks: TaskTracker,
+    /// The runtime on which the tasks run.
     pub runtime: Handle,
     /// Notified whenever a connection or a dial begins or ends.
     pub changed: Notify,
