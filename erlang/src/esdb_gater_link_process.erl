@@ -514,7 +514,19 @@ report({moving, Node, Home}) ->
     ?LOG_INFO("erl_esdb_gater: going over from gateway ~ts to ~ts on this host", [Node, Home],
               #{application => erl_esdb_gater}).
 
-advice(nameless) -> "this node has no name; start it with -name";
-advice(unreachable) -> "check that it runs, and its name, cookie and EPMD";
-advice(no_answer) -> "it is connected and gives no session; its log says why";
-advice(Reason) -> io_lib:format("~0tp", [Reason]).
+advice(Reason) -> advice(Reason, esdb_gater_transport:kind()).
+
+advice(nameless, _Kind) ->
+    "this node has no name; start it with -name";
+advice(unreachable, piped) ->
+    "the program that this node without a name has started is not open at its pipes; check that it "
+    "runs, and what it has logged";
+advice(no_answer, piped) ->
+    "the program that this node without a name has started does not answer over its pipes; its log "
+    "says why";
+advice(unreachable, distribution) ->
+    "check that it runs, and its name, cookie and EPMD";
+advice(no_answer, distribution) ->
+    "it is connected and gives no session; its log says why";
+advice(Reason, _Kind) ->
+    io_lib:format("~0tp", [Reason]).

@@ -169,6 +169,10 @@ changes_are_mirrored_and_a_gap_attaches_anew_test() ->
                               {state_timeout, 10000}]},
                  seen(event({change, removed, 11, s, p(1)}, Added))).
 
+a_gap_while_registrations_are_restored_attaches_anew_too_test() ->
+    ?assertMatch({attaching, [{report, {missed, 8, 8}}, _, {attach, 2}, _]},
+                 seen(event({change, added, 9, s, p(1)}, restoring()))).
+
 changes_before_the_registry_are_not_heard_test() ->
     ?assertEqual({attaching, []}, seen(event({change, added, 8, s, p(1)}, attaching()))),
     ?assertEqual({idle, []}, seen(event({change, added, 8, s, p(1)}, idle([])))).

@@ -366,7 +366,8 @@ a_quiet_node_stays_connected(Config) ->
     %% the gateway takes for a sign of life.
     Patient = gater_harness:gateway(World),
     Hasty = gater_harness:gateway(World, #{env => [{"ESDB_GATER_NET_TICKTIME", "4"}]}),
-    Cases = [{Patient, "4"}, {Patient, "8"}, {Hasty, "240"}, {Hasty, "3600"}],
+    %% With the ticks that one of the two sends in three periods, of which each has four.
+    Cases = [{Patient, "4", 12}, {Patient, "8", 12}, {Hasty, "240", 12}, {Hasty, "3600", 12}],
     Beams = [begin
                  Beam = gater_harness:node(World, #{args => ["-kernel", "net_ticktime", Time],
                                                     modules => [?MODULE]}),
@@ -377,14 +378,30 @@ a_quiet_node_stays_connected(Config) ->
                      true = monitor_node(Gater, true),
                      ok = gen_server:call({?EVENTS, Gater}, {subscribe, <<"t">>, Pid})
                  end),
-                 {Gateway, Agent, Gater}
-             end || {Gateway, Time} <- Cases],
-    %% Three periods of the shorter of the two.
-    timer:sleep(13000),
+                 {Gateway, Agent, Gater, Ticks, packets(Agent, Gater)}
+             end || {Gateway, Time, Ticks} <- Cases],
+    %% All of them are idle at the same time.
+    [gater_harness:until(fun() ->
+         Now = packets(Agent, Gater),
+         Now =:= lost orelse lists:max(lists:zipwith(fun erlang:'-'/2, Now, Before)) >= Ticks
+     end, 90000) || {_, Agent, Gater, Ticks, Before} <- Beams],
     [begin
          ?assertEqual([], [Lost || Lost = {nodedown, _} <- gater_harness:messages(Agent)], Gater),
          ?assertEqual([], lines_with(Gateway, <<"\"disconnected\"">>))
-     end || {Gateway, Agent, Gater} <- Beams].
+     end || {Gateway, Agent, Gater, _, _} <- Beams].
+
+%% How many packets a node has received from a gateway and sent to it. An idle connection carries
+%% ticks, each a packet.
+packets(Agent, Gater) ->
+    gater_harness:in(Agent, fun() ->
+        case lists:keyfind(Gater, 1, erlang:system_info(dist_ctrl)) of
+            {_, Port} ->
+                {ok, Counts} = inet:getstat(Port, [recv_cnt, send_cnt]),
+                [Count || {_, Count} <- lists:sort(Counts)];
+            false ->
+                lost
+        end
+    end).
 
 %%% Helpers
 
