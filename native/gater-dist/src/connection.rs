@@ -20,7 +20,9 @@ use crate::gen_server::From;
 use crate::protocol::answer::{Answer, Reply};
 use crate::protocol::encode::{Format, Signal};
 use crate::protocol::flags::{self, Watch};
-use crate::{DownReason, Draft, Events, Lane, LaneLimits, LocalPid, Payload, SharedTerm};
+use crate::{
+    ConnectionStats, DownReason, Draft, Events, Lane, LaneLimits, LocalPid, Payload, SharedTerm,
+};
 
 /// The length in bytes up to which a message is written into frames at once where possible. It is
 /// small enough that one write has room for many messages.
@@ -65,6 +67,7 @@ pub struct Connection {
     started: Instant,
     /// The time of the last received bytes, in milliseconds after `started`.
     heard_at: AtomicU64,
+    bytes_in: AtomicU64,
     caller_stats: Mutex<CallerStats>,
     /// The reason of the end, which is set once and before `ending` is cancelled.
     reason: Mutex<Option<DownReason>>,
@@ -115,6 +118,7 @@ impl Connection {
             me: me.clone(),
             started: Instant::now(),
             heard_at: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
             caller_stats: Mutex::default(),
             reason: Mutex::new(None),
             ending: CancellationToken::new(),
@@ -287,7 +291,10 @@ impl Connection {
 
     /// Handles the answer of the peer to a probe.
     pub(crate) fn probe_answered(&self, reference: &[u8]) {
-        self.outbox.answered(|number| self.format.is_probe(number, reference));
+        let took = self.outbox.answered(|number| self.format.is_probe(number, reference));
+        if let (Some(took), Some(me)) = (took, self.me.upgrade()) {
+            self.events.read_by(&me, took);
+        }
     }
 
     /// Closes the connection at once. Queued messages are lost.
@@ -400,8 +407,21 @@ impl Connection {
         self.started.elapsed()
     }
 
+    /// What the connection tells about itself.
+    pub fn stats(&self) -> ConnectionStats {
+        let mut stats = ConnectionStats {
+            age: self.age(),
+            silence: self.silence(),
+            bytes_in: self.bytes_in.load(Ordering::Relaxed),
+            ..ConnectionStats::default()
+        };
+        self.outbox.stats(&mut stats);
+        stats
+    }
+
     /// Records that bytes have arrived.
-    pub(crate) fn heard(&self, age: Duration) {
+    pub(crate) fn heard(&self, age: Duration, bytes: usize) {
+        self.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
         let millis = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         self.heard_at.store(millis, Ordering::Relaxed);
     }

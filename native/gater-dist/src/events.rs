@@ -1,12 +1,14 @@
 //! The events that a node reports to its user.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use gater_term::{Atom, Pid, Reference};
 
 use crate::protocol::session::Processes;
-use crate::{Connection, DialError, DownReason, Lane, Loss};
+use crate::{Connection, DialError, DownReason, HandshakeError, Lane, Loss};
 
 /// A message that a peer sent to this node.
 #[derive(Debug)]
@@ -63,6 +65,14 @@ pub trait Events: Send + Sync + 'static {
 
     /// Reports that dialling a node that is to be kept connected has failed. The node dials again.
     fn unreachable(&self, _node: &Atom, _error: &DialError) {}
+
+    /// A peer that wanted to connect was refused, or gave up: `name` is what it called itself, if
+    /// it came to that. Whoever reaches the port can cause this.
+    fn refused(&self, _address: SocketAddr, _name: Option<&Atom>, _error: &HandshakeError) {}
+
+    /// The peer has read what was sent before a probe, which took so long since the probe was
+    /// written. Probes follow every hundred kilobytes or so, below the critical lane.
+    fn read_by(&self, _peer: &Arc<Connection>, _took: Duration) {}
 
     /// Reports that messages with the common prefix that `loss` names will not be sent. It is
     /// called on the thread that pushed the message that did not fit, or that ended the connection.

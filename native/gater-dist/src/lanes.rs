@@ -248,7 +248,6 @@ impl<T> Lanes<T> {
     }
 
     /// Returns the number of messages in a lane.
-    #[cfg(test)]
     pub fn messages(&self, lane: Lane) -> u64 {
         let queue = &self.queues[lane.index()];
         queue.begun_messages + queue.messages

@@ -23,6 +23,8 @@ pub mod probe;
 pub mod process;
 pub mod protocol;
 mod settings;
+mod stage;
+mod stats;
 mod term;
 
 #[cfg(doctest)]
@@ -45,4 +47,6 @@ pub use node::{Node, PreparedNode};
 pub use payload::{Draft, Payload, Prefix};
 pub use secrecy;
 pub use settings::{DEFAULT_EPMD_PORT, Settings};
+pub use stage::Stage;
+pub use stats::{ConnectionStats, LaneDepth};
 pub use term::{Atoms, SharedTerm};

@@ -14,7 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::observe::drops::Drops;
+use crate::observe::durations::Durations;
+use crate::observe::logs::LogFilter;
+use crate::observe::lost::LostConnections;
 use crate::observe::refusals::Refusals;
+use crate::observe::report::{Collector, ConfigReport, Parts};
 use crate::observe::telemetry::{Event, Telemetry};
 use crate::registry::cluster::key::ClusterKey;
 use crate::registry::cluster::network::Network;
@@ -27,6 +31,8 @@ use crate::services::channel::local::Channel;
 use crate::services::channel::remote::Relays;
 use crate::services::channel::{Authority, Channels};
 use crate::services::cluster::ClusterService;
+use crate::services::observer::Observer;
+use crate::services::observer::admin_key::AdminKey;
 use crate::services::registry::Registry;
 use crate::services::rpc::Rex;
 use crate::services::secret::Secret;
@@ -44,6 +50,9 @@ const REJOIN_WITHIN: Duration = Duration::from_secs(2);
 /// The interval of the search for nodes that stay disconnected.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
+/// The commit the program was built from, see `build.rs`.
+pub(crate) const COMMIT: &str = env!("ESDB_GATER_BUILD_COMMIT");
+
 /// The creation of a node that is known only to the BEAM that runs it.
 const PIPED_CREATION: u32 = 1;
 
@@ -56,6 +65,9 @@ pub struct Gateway {
     replica: Arc<Replica>,
     secret: Arc<Secret>,
     stop: CancellationToken,
+    collector: Arc<Collector>,
+    /// Cancelled when an operator has told it to stop.
+    drain: CancellationToken,
 }
 
 /// The reason why a gateway did not start.
@@ -82,7 +94,11 @@ impl Gateway {
     /// Starts a gateway: restores the registry, starts the node, reconnects to the nodes of
     /// restored workers, and accepts connections on `listen`. The gateway is ready when this
     /// returns.
-    pub async fn start(config: &Config, listen: SocketAddr) -> Result<Self, StartError> {
+    pub async fn start(
+        config: &Config,
+        listen: SocketAddr,
+        log: LogFilter,
+    ) -> Result<Self, StartError> {
         let own_name = atom(&config.name)?;
         let settings = node_settings(config, listen, descriptors::claim()?);
         let prepared = if config.piped {
@@ -156,7 +172,7 @@ impl Gateway {
             census.clone(),
             &channels,
         ));
-        let sessions = Sessions::new(
+        let sessions = Arc::new(Sessions::new(
             own_name.clone(),
             directory.clone(),
             peers.clone(),
@@ -167,7 +183,28 @@ impl Gateway {
             },
             relays.clone(),
             channels.clone(),
-        );
+        ));
+        let lost = Arc::new(LostConnections::default());
+        let read_time = Arc::new(Durations::default());
+        let collector = Arc::new(Collector::new(
+            Parts {
+                node: node.clone(),
+                peers: peers.clone(),
+                directory: directory.clone(),
+                cluster: cluster.clone(),
+                channels: channels.clone(),
+                sessions: sessions.clone(),
+                drops: drops.clone(),
+                refusals: refusals.clone(),
+                lost: lost.clone(),
+                read_time: read_time.clone(),
+                log: log.clone(),
+                config: config_report(config, &node),
+            },
+            COMMIT,
+        ));
+        let drain = CancellationToken::new();
+        let observer = Observer::new(collector.clone(), log, drain.clone(), admin_keys(config));
         let registry =
             Registry::new(replica.clone(), directory.clone(), peers.clone(), own_name.clone());
         let seeds = config.join.iter().map(|name| atom(name)).collect::<Result<_, _>>()?;
@@ -193,6 +230,9 @@ impl Gateway {
             directory,
             registry,
             sessions,
+            observer,
+            lost,
+            read_time,
             telemetry,
             census,
             drops,
@@ -221,7 +261,11 @@ impl Gateway {
         supervise("nodes that stay away are given up", &stop, move || {
             sweep(router.clone(), lost_grace)
         });
-        Ok(Self { node, replica, secret, stop })
+        let watching = collector.clone();
+        supervise("samples are taken and alarms judged", &stop, move || {
+            watching.clone().watch(|_| ())
+        });
+        Ok(Self { node, replica, secret, stop, collector, drain })
     }
 
     /// Returns the name of the node.
@@ -257,8 +301,14 @@ impl Gateway {
         self.replica.failed()
     }
 
+    /// Resolves when an operator has told the gateway to stop.
+    pub fn told_to_stop(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.drain.clone().cancelled_owned()
+    }
+
     /// Stops the gateway: accepts no new work, and writes queued messages for at most `deadline`.
     pub async fn drain(&self, deadline: Duration) {
+        self.collector.set_draining();
         self.stop.cancel();
         self.node.shutdown(deadline).await;
         self.replica.shutdown().await;
@@ -294,6 +344,42 @@ impl Follower {
         self.directory.registered(store, epoch, &peer, pid.into());
         self.peers.watch(&peer, pid.into(), Interest::Worker);
     }
+}
+
+/// The configuration, without its secrets.
+fn config_report(config: &Config, node: &Node) -> ConfigReport {
+    ConfigReport {
+        port: node.port(),
+        http: None,
+        data_dir: (!config.in_memory).then(|| config.data_dir.display().to_string()),
+        join: config.join.clone(),
+        members: config.cluster.clone(),
+        cluster_key: config.cluster_key.is_some(),
+        max_nodes: config.max_nodes,
+        net_ticktime_seconds: config.net_ticktime.as_secs(),
+        lost_grace_seconds: config.lost_grace.as_secs(),
+        message_ttl_seconds: config.message_ttl.as_secs(),
+        capabilities: config.capabilities.mode.name().to_owned(),
+        tune_peers: config.tune_peers,
+        log: config.log.clone(),
+        random_secret: config.random_secret,
+    }
+}
+
+/// The keys that orders of operators are sealed with.
+fn admin_keys(config: &Config) -> Vec<AdminKey> {
+    let mut keys: Vec<_> = config.cluster_key.iter().map(AdminKey::new).collect();
+    if !config.in_memory {
+        match AdminKey::open(&config.data_dir) {
+            Ok(key) => keys.push(key),
+            Err(error) => tracing::warn!(
+                %error,
+                "no key for orders in the data directory: esdb-gater drain and log are refused \
+                 unless cluster.key is set"
+            ),
+        }
+    }
+    keys
 }
 
 fn atom(name: &str) -> Result<Atom, StartError> {

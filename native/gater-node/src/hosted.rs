@@ -91,7 +91,7 @@ pub fn run(flags: Flags, in_memory: bool, piped: bool) -> Result<(), HostedError
         let mut output = Sender::from_file(File::from(io::stdout().as_fd().try_clone_to_owned()?))?;
         let Some(given) = input.given().await? else { return Ok(()) };
         let loaded = given.load(flags, in_memory, piped)?;
-        let _log = Log::start(&loaded.config.log)?;
+        let log = Log::start(&loaded.config.log)?;
 
         let (frames, mut received) = mpsc::channel(WAITING_FRAMES);
         // The task ends with the runtime.
@@ -103,7 +103,7 @@ pub fn run(flags: Flags, in_memory: bool, piped: bool) -> Result<(), HostedError
             }
         });
         let started = tokio::select! {
-            started = run::start(&loaded) => started?,
+            started = run::start(&loaded, log.filter()) => started?,
             () = told_to_end(&mut received) => return Ok(()),
         };
         tracing::info!(node = %started.name(), port = started.port(), "ready");

@@ -12,6 +12,9 @@ pub mod run;
 mod services;
 mod supervise;
 mod transport;
+
+pub use services::observer::admin_key;
+
 #[cfg(test)]
 #[path = "../tests/vectors/mod.rs"]
 mod vectors;

@@ -8,15 +8,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::config::{Config, ConfigError, Loaded};
-use crate::gateway::{Gateway, StartError};
+use crate::gateway::{COMMIT, Gateway, StartError};
 use crate::listen;
-use crate::observe::logs::Log;
+use crate::observe::logs::{Log, LogFilter};
 
 /// The time for which a stopping gateway writes queued messages.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
-
-/// The commit from which the program was built; see `build.rs`.
-const COMMIT: &str = env!("ESDB_GATER_BUILD_COMMIT");
 
 /// The reason why the program ended before it was told to.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +54,7 @@ pub fn run(
         // From here on a signal drains, even one that arrives while the gateway starts.
         let signals = Signals::new()?;
         let parent_gone = embedded.then(end_of_input).transpose()?;
-        let gateway = start(loaded).await?;
+        let gateway = start(loaded, log.filter()).await?;
         announce(&gateway);
         let config = loaded.config.clone();
         let mut reloader = Reloader { gateway: &gateway, log, config, read };
@@ -88,7 +85,7 @@ pub(crate) fn block_on<E: From<std::io::Error>>(
 }
 
 /// Starts a gateway and logs its configuration.
-pub(crate) async fn start(loaded: &Loaded) -> Result<Gateway, StartError> {
+pub(crate) async fn start(loaded: &Loaded, log: LogFilter) -> Result<Gateway, StartError> {
     let config = &loaded.config;
     let listen = listen::choose(config).await;
     let data_dir =
@@ -104,7 +101,7 @@ pub(crate) async fn start(loaded: &Loaded) -> Result<Gateway, StartError> {
     for warning in loaded.warnings.iter().chain(&listen.warning) {
         tracing::warn!("{warning}");
     }
-    Gateway::start(config, listen.address).await
+    Gateway::start(config, listen.address, log).await
 }
 
 /// Serves until a signal arrives, `told` resolves with a reason to end, or the registry fails.
@@ -119,6 +116,7 @@ pub(crate) async fn serve(
     let outcome = tokio::select! {
         signal = signals.stop(reload) => Ok(signal),
         reason = told => Ok(reason),
+        () = gateway.told_to_stop() => Ok("an operator"),
         reason = failed => Err(RunError::Registry(reason)),
     };
     match &outcome {

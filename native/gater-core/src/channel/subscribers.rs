@@ -52,6 +52,8 @@ struct PeerEntry {
     /// The id of the peer, which is unique for the life of the table. Comparing it does not
     /// dereference the handle.
     id: u64,
+    /// Subscriptions of all its processes.
+    len: usize,
     processes: HashMap<LocalPid, DenseSet<TopicId>>,
 }
 
@@ -74,13 +76,14 @@ impl<P: Clone + Eq + Hash> Subscribers<P> {
         let Some(id) = self.topic_id(topic) else { return false };
         let peer_entry = self.peers.entry(peer.clone()).or_insert_with(|| {
             self.next_peer += 1;
-            PeerEntry { id: self.next_peer, processes: HashMap::default() }
+            PeerEntry { id: self.next_peer, len: 0, processes: HashMap::default() }
         });
         let Some(entry) = self.topics.get_mut(id as usize) else { return false };
         if !entry.group_mut(peer_entry.id, peer).insert(pid) {
             return false;
         }
         peer_entry.processes.entry(pid).or_default().insert(id);
+        peer_entry.len += 1;
         self.len += 1;
         true
     }
@@ -94,6 +97,7 @@ impl<P: Clone + Eq + Hash> Subscribers<P> {
         if !removed {
             return false;
         }
+        peer_entry.len -= 1;
         let Entry::Occupied(mut process) = peer_entry.processes.entry(pid) else { return false };
         process.get_mut().remove(id);
         if process.get().is_empty() {
@@ -121,6 +125,7 @@ impl<P: Clone + Eq + Hash> Subscribers<P> {
     pub fn remove_process(&mut self, peer: &P, pid: LocalPid) -> usize {
         let Some(peer_entry) = self.peers.get_mut(peer) else { return 0 };
         let Some(topics) = peer_entry.processes.remove(&pid) else { return 0 };
+        peer_entry.len -= topics.as_slice().len();
         let peer_id = peer_entry.id;
         self.forget_process(peer);
         self.forget(peer_id, pid, &topics)
@@ -141,6 +146,11 @@ impl<P: Clone + Eq + Hash> Subscribers<P> {
     /// Returns whether there are no subscriptions.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// The nodes that have subscribers: how many subscriptions, of how many processes.
+    pub fn peers(&self) -> impl Iterator<Item = (&P, usize, usize)> {
+        self.peers.iter().map(|(peer, entry)| (peer, entry.len, entry.processes.len()))
     }
 
     /// Returns the topics that have subscribers, in no particular order.

@@ -121,6 +121,9 @@ async fn receive(shared: Arc<Shared>, mut socket: TcpStream, address: SocketAddr
     };
     // By now the socket is closed.
     drop(slot);
+    if let Some(events) = shared.events.get() {
+        events.refused(address, name.as_ref(), &error);
+    }
     refused(&shared, &error, address, name.as_ref());
 }
 
@@ -134,7 +137,7 @@ fn refused(shared: &Shared, error: &HandshakeError, address: SocketAddr, name: O
         HandshakeError::WrongCookie => {
             if let Some(repeated) = admit("cookie", peer) {
                 tracing::warn!(
-                    peer, %address, repeated,
+                    peer, %address, stage = error.stage().as_str(), repeated,
                     "refused: wrong cookie. Start that node with this gateway's cookie, or this \
                      gateway with its"
                 );
@@ -145,7 +148,8 @@ fn refused(shared: &Shared, error: &HandshakeError, address: SocketAddr, name: O
         | HandshakeError::BadName(_)
         | HandshakeError::TooManyConnections => {
             if let Some(repeated) = admit("refused", name.map_or(&source, |_| peer)) {
-                tracing::warn!(peer, %address, error = %Chain(error), repeated, "refused");
+                let stage = error.stage().as_str();
+                tracing::warn!(peer, %address, stage, error = %Chain(error), repeated, "refused");
             }
         }
         HandshakeError::NotErlang(_)

@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 use super::batch::Batch;
 use super::item::Item;
 use super::window::Window;
-use crate::Prefix;
 use crate::lanes::{Lane, LaneLimits, Lanes, Pushed};
+use crate::{ConnectionStats, LaneDepth, Prefix};
 
 /// A tick is answered if the last answer is older than this: less than the second in which the
 /// shortest `net_ticktime` of OTP has a node send the next one.
@@ -92,6 +92,8 @@ struct Inner {
     window: Window,
     /// Since when lanes wait for an answer of the peer.
     held: Option<Instant>,
+    /// Bytes that were put into frames, in all.
+    framed: u64,
 }
 
 impl Inner {
@@ -150,6 +152,7 @@ impl Outbox {
             answered_tick: None,
             window: Window::new(probes),
             held: None,
+            framed: 0,
         };
         Self { inner: Mutex::new(inner), wake: Notify::new() }
     }
@@ -183,6 +186,7 @@ impl Outbox {
         let Some(batch) = inner.batch.as_mut() else { return Coalesced::Refused };
         let before = batch.bytes_added();
         let rest = write(batch);
+        inner.framed += (batch.bytes_added() - before) as u64;
         if let Some(probe) = inner.window.sent(lane, batch.bytes_added() - before, Instant::now) {
             batch.probe(probe);
         }
@@ -290,6 +294,7 @@ impl Outbox {
                     let (bytes, messages) = rest.size();
                     inner.lanes.put_back(lane, bytes, messages, rest);
                 }
+                inner.framed += (batch.bytes_added() - before) as u64;
                 if let Some(probe) =
                     inner.window.sent(lane, batch.bytes_added() - before, Instant::now)
                 {
@@ -314,17 +319,32 @@ impl Outbox {
     }
 
     /// The peer has answered something; whether that is this probe is what `is_probe` tells.
-    pub fn answered(&self, is_probe: impl Fn(u64) -> bool) {
+    /// Returns how long the answer took.
+    pub fn answered(&self, is_probe: impl Fn(u64) -> bool) -> Option<Duration> {
         let mut inner = self.inner.lock();
         if !inner.window.awaited().is_some_and(is_probe) {
-            return;
+            return None;
         }
         let now = Instant::now();
-        inner.window.answered(now);
+        let took = inner.window.answered(now);
         inner.held = inner.held.filter(|_| !inner.ready()).map(|_| now);
         if inner.duty == Duty::Nobody && inner.ready() {
             self.hand_over(inner);
         }
+        took
+    }
+
+    /// Fills in what the queue knows.
+    pub fn stats(&self, stats: &mut ConnectionStats) {
+        let inner = self.inner.lock();
+        for (depth, lane) in stats.lanes.iter_mut().zip(Lane::ALL) {
+            let (messages, bytes) = (inner.lanes.messages(lane), inner.lanes.bytes(lane));
+            *depth = LaneDepth { messages, bytes };
+        }
+        stats.bytes_out = inner.framed;
+        stats.unread = inner.window.unread();
+        stats.held = inner.held.map(|since| since.elapsed());
+        stats.round_trip = inner.window.latest();
     }
 
     /// Since when something waits for the peer to answer, if it does.

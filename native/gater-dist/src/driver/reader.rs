@@ -71,7 +71,7 @@ async fn read(
             room = READ_BYTES;
         }
         let now = connection.age();
-        connection.heard(now);
+        connection.heard(now, read);
         match handle(&mut session, &mut buffer, max_frame, now, &mut sink) {
             Ok(wanted) => reserve(&mut buffer, wanted, room),
             Err(error) => return DownReason::Protocol(error),

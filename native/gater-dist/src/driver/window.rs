@@ -43,6 +43,8 @@ pub struct Window {
     open: usize,
     /// Whether it was full since the last answer.
     full: bool,
+    /// What the last answer took.
+    latest: Option<Duration>,
     /// The least that an answer took, once there was one.
     fastest: Option<Duration>,
     /// The last probe. They are numbered from 1.
@@ -74,6 +76,7 @@ impl Window {
             probes,
             open: MIN_OPEN_BYTES,
             full: false,
+            latest: None,
             fastest: None,
             last: 0,
             unanswered: VecDeque::new(),
@@ -108,11 +111,12 @@ impl Window {
         (unanswered > 0).then(|| self.last - unanswered + 1)
     }
 
-    /// It is answered.
-    pub fn answered(&mut self, now: Instant) {
-        let Some(Mark { bytes, sent }) = self.unanswered.pop_front() else { return };
+    /// It is answered: returns what that took.
+    pub fn answered(&mut self, now: Instant) -> Option<Duration> {
+        let Mark { bytes, sent } = self.unanswered.pop_front()?;
         self.bytes -= bytes;
         let took = now.saturating_duration_since(sent);
+        self.latest = Some(took);
         match self.fastest {
             None => {
                 self.fastest = Some(took);
@@ -126,6 +130,17 @@ impl Window {
             }
         }
         self.full = self.bytes >= self.open;
+        Some(took)
+    }
+
+    /// The bytes that are unanswered.
+    pub fn unread(&self) -> usize {
+        self.bytes
+    }
+
+    /// What the last answer took, if there was one.
+    pub fn latest(&self) -> Option<Duration> {
+        self.latest
     }
 
     fn adapt(&mut self, waited: Duration) {

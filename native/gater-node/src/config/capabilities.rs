@@ -16,6 +16,17 @@ pub enum Mode {
     Required,
 }
 
+impl Mode {
+    /// The word for it in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Disabled => "disabled",
+            Self::Optional => "optional",
+            Self::Required => "required",
+        }
+    }
+}
+
 /// The rules by which tokens are accepted.
 #[derive(Debug, Clone, Default)]
 pub struct Capabilities {

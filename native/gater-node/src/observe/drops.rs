@@ -62,6 +62,21 @@ struct Key {
     reason: Reason,
 }
 
+/// Messages that did not reach their subscribers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DropCount {
+    /// The channel.
+    pub channel: Atom,
+    /// The node of the subscribers, or `others`.
+    pub node: Atom,
+    /// The lane.
+    pub lane: Lane,
+    /// Why.
+    pub reason: Reason,
+    /// How many.
+    pub messages: u64,
+}
+
 /// The counts since the start of the gateway.
 pub struct Drops {
     inner: Mutex<Inner>,
@@ -167,6 +182,25 @@ impl Drops {
             .collect();
         let ended = |node: Atom| outages.remove(&node).map(|outage| (node, outage.lost));
         over.into_iter().filter_map(ended).collect()
+    }
+
+    /// All counts.
+    pub fn counts(&self) -> Vec<DropCount> {
+        let inner = self.inner.lock();
+        let count = |(key, count): (&Key, &u64)| DropCount {
+            channel: key.channel.clone(),
+            node: key.node.clone(),
+            lane: key.lane,
+            reason: key.reason,
+            messages: *count,
+        };
+        inner.counts.iter().map(count).collect()
+    }
+
+    /// The nodes to which messages are being lost, with their number since that began.
+    pub fn outages(&self) -> BTreeMap<Atom, u64> {
+        let inner = self.inner.lock();
+        inner.outages.iter().map(|(node, outage)| (node.clone(), outage.lost)).collect()
     }
 
     /// Writes `[#{channel, node, lane, reason, count}]`.

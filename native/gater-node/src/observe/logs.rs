@@ -11,11 +11,13 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write, stderr};
 use std::os::fd::AsFd;
 use std::panic::{self, PanicHookInfo};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -61,14 +63,49 @@ pub fn check(filter: &str) -> Result<(), LogError> {
 /// The running log. Dropping it waits a short time for the last lines to be written.
 #[derive(Debug)]
 pub struct Log {
-    filter: reload::Handle<EnvFilter, Registry>,
+    filter: LogFilter,
     lines: Lines,
+}
+
+/// What is logged, to be changed while the program runs. Cloning gives another handle.
+#[derive(Debug, Clone)]
+pub struct LogFilter {
+    /// Absent if nothing is logged.
+    handle: Option<reload::Handle<EnvFilter, Registry>>,
+    text: Arc<Mutex<String>>,
+}
+
+impl LogFilter {
+    /// Of a program that logs nothing, such as a test.
+    pub fn none() -> Self {
+        Self { handle: None, text: Arc::default() }
+    }
+
+    /// Logs what `filter` lets through from now on; an empty one is the default.
+    pub fn set(&self, filter: &str) -> Result<(), LogError> {
+        let parsed = parse(filter)?;
+        if let Some(handle) = &self.handle {
+            // The subscriber lives as long as the program.
+            handle.reload(parsed).map_err(|_| LogError::Started)?;
+        }
+        filter.trim().clone_into(&mut self.text.lock());
+        Ok(())
+    }
+
+    /// The filter that was set last.
+    pub fn text(&self) -> String {
+        match self.text.lock().as_str() {
+            "" => DEFAULT.to_owned(),
+            filter => filter.to_owned(),
+        }
+    }
 }
 
 impl Log {
     /// Starts to log the events that `filter` admits; an empty filter is the default. From then on
     /// panics are logged, and no longer written to standard error by the thread that panics.
     pub fn start(filter: &str) -> Result<Self, LogError> {
+        let text = Arc::new(Mutex::new(filter.trim().to_owned()));
         let (filter, handle) = reload::Layer::new(parse(filter)?);
         let lines = Lines::start()?;
         let layer = fmt::layer().with_writer(lines.clone()).log_internal_errors(false);
@@ -80,14 +117,17 @@ impl Log {
         let subscriber = Registry::default().with(filter).with(layer);
         subscriber.try_init().map_err(|_| LogError::Started)?;
         panic::set_hook(Box::new(panicked));
-        Ok(Self { filter: handle, lines })
+        Ok(Self { filter: LogFilter { handle: Some(handle), text }, lines })
     }
 
     /// Logs the events that `filter` admits from now on.
     pub fn set_filter(&self, filter: &str) -> Result<(), LogError> {
-        let filter = parse(filter)?;
-        // The subscriber lives as long as the program, so this fails only before it was set.
-        self.filter.reload(filter).map_err(|_| LogError::Started)
+        self.filter.set(filter)
+    }
+
+    /// A handle to change what is logged.
+    pub fn filter(&self) -> LogFilter {
+        self.filter.clone()
     }
 }
 

@@ -83,6 +83,12 @@ impl Refusals {
         });
     }
 
+    /// All counts: channel, publishing node or `others`, reason, and number.
+    pub fn counts(&self) -> Vec<(Atom, Atom, &'static str, u64)> {
+        let counts = self.0.lock();
+        counts.iter().map(|(k, n)| (k.channel.clone(), k.node.clone(), k.reason, *n)).collect()
+    }
+
     /// Writes `[#{channel, node, reason, count}]`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let counts = self.0.lock();

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use foldhash::{HashMap, HashSet};
 use gater_dist::{Lane, Payload, SharedTerm};
-use gater_term::{Atom, LocalPid, encode};
+use gater_term::{Atom, LocalPid, Pid, encode};
 use parking_lot::Mutex;
 
 use crate::transport::peers::PeerRef;
@@ -158,6 +158,32 @@ impl Directory {
         let mut out = Vec::new();
         encode::list_of(&mut out, names.iter(), |out, name| encode::atom(out, name.as_str()));
         out
+    }
+
+    /// The stores, each with its registrations and with those that are offered.
+    pub fn store_sizes(&self) -> Vec<(Atom, usize, usize)> {
+        let inner = self.inner.lock();
+        let sizes = |(name, store): (&Atom, &Store)| {
+            let offered = store.workers.values().filter(|w| inner.online.contains(&w.peer)).count();
+            (name.clone(), store.workers.len(), offered)
+        };
+        inner.stores.iter().map(sizes).collect()
+    }
+
+    /// The number of registrations of a store, and the first `limit` of them in the order of
+    /// registration: epoch, process, and whether it is offered.
+    pub fn registered_workers(&self, store: &str, limit: usize) -> (usize, Vec<(u64, Pid, bool)>) {
+        let inner = self.inner.lock();
+        let Some(store) = inner.stores.get(store) else { return (0, Vec::new()) };
+        let worker = |(epoch, worker): (&u64, &Worker)| {
+            (*epoch, worker.peer.pid(worker.local), inner.online.contains(&worker.peer))
+        };
+        (store.workers.len(), store.workers.iter().take(limit).map(worker).collect())
+    }
+
+    /// The number of stores.
+    pub fn store_count(&self) -> usize {
+        self.inner.lock().stores.len()
     }
 
     /// Whether any worker of the incarnation is registered, offered or not.

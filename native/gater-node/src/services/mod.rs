@@ -7,6 +7,7 @@
 pub mod census;
 pub mod channel;
 pub mod cluster;
+pub mod observer;
 pub mod registry;
 pub mod rpc;
 pub mod secret;

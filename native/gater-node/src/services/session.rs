@@ -204,6 +204,11 @@ impl Sessions {
         self.attached.lock().remove(&(peer.clone(), local))
     }
 
+    /// The number of links.
+    pub fn count(&self) -> usize {
+        self.attached.lock().len()
+    }
+
     /// Counts of nodes that are not known any more are added up.
     pub fn sweep(&self) {
         let presence = |node: &Atom| self.peers.presence(node);

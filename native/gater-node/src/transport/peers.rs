@@ -145,6 +145,16 @@ impl PeerRef {
         self.0.gateway.store(true, Ordering::Relaxed);
     }
 
+    /// For how long it has not been connected, if it is not.
+    pub fn away(&self) -> Option<Duration> {
+        self.0.lost_since.lock().map(|since| since.elapsed())
+    }
+
+    /// The number of processes that are watched there.
+    pub fn watched(&self) -> usize {
+        self.0.watched.lock().len()
+    }
+
     /// Returns whether the node has not been connected for `grace`.
     fn is_lost(&self, grace: Duration) -> bool {
         self.0.lost_since.lock().is_some_and(|since| since.elapsed() >= grace)
@@ -466,6 +476,11 @@ impl Peers {
             }
             changed.await;
         }
+    }
+
+    /// All incarnations that are connected or that something is watched on.
+    pub fn all(&self) -> Vec<PeerRef> {
+        self.table.lock().values().flatten().cloned().collect()
     }
 
     /// Returns the number of connected nodes.

@@ -1,11 +1,15 @@
 //! Dispatches the events of connections to services. The only state of the router is the table of
 //! registered names.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use gater_dist::gen_server::{self, Request};
-use gater_dist::{Chain, Connection, DialError, DownReason, Events, Lane, Loss, Message, Target};
+use gater_dist::{
+    Chain, Connection, DialError, DownReason, Events, HandshakeError, Lane, Loss, Message, Target,
+};
 use gater_term::{Atom, LocalPid, Pid};
 
 use super::mesh::Mesh;
@@ -13,6 +17,8 @@ use super::peers::{PeerRef, Peers};
 use super::tuning::Tuning;
 use super::unreached::Unreached;
 use crate::observe::drops::Drops;
+use crate::observe::durations::Durations;
+use crate::observe::lost::LostConnections;
 use crate::observe::telemetry::{Event, Telemetry};
 use crate::registry::cluster::{Cluster, wire};
 use crate::registry::directory::Directory;
@@ -20,6 +26,7 @@ use crate::services::census::Census;
 use crate::services::channel::remote::Relays;
 use crate::services::channel::{Channels, message};
 use crate::services::cluster::{self, ClusterService};
+use crate::services::observer::{self, Observer};
 use crate::services::registry::{self, Registry};
 use crate::services::rpc::Rex;
 use crate::services::session::{self, Sessions};
@@ -36,7 +43,10 @@ pub struct Router {
     pub(crate) mesh: Arc<Mesh>,
     pub(crate) rex: Arc<Rex>,
     pub(crate) tuning: Arc<Tuning>,
-    pub(crate) sessions: Sessions,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) observer: Observer,
+    pub(crate) lost: Arc<LostConnections>,
+    pub(crate) read_time: Arc<Durations>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) census: Arc<Census>,
     pub(crate) drops: Arc<Drops>,
@@ -85,6 +95,9 @@ impl Router {
             (session::NAME, Request::Call { from, request }) => {
                 self.sessions.call(caller, from, &request);
             }
+            (observer::NAME, Request::Call { from, request }) => {
+                self.observer.call(caller, from, &request);
+            }
             (wire::NAME, Request::Other(term)) => self.cluster.message(caller, &term),
             (message::NAME, Request::Other(term)) => self.relays.message(caller, &term),
             (name, request) => match (self.channels.find(name), request) {
@@ -105,8 +118,15 @@ impl Router {
 
 impl Events for Router {
     fn knows(&self, name: &str) -> bool {
-        matches!(name, registry::NAME | session::NAME | cluster::NAME | wire::NAME | message::NAME)
-            || self.channels.find(name).is_some()
+        matches!(
+            name,
+            registry::NAME
+                | session::NAME
+                | cluster::NAME
+                | observer::NAME
+                | wire::NAME
+                | message::NAME
+        ) || self.channels.find(name).is_some()
     }
 
     fn up(&self, connection: &Arc<Connection>) {
@@ -127,7 +147,8 @@ impl Events for Router {
         self.telemetry.node(Event::NodeUp, joined.peer.node(), || self.counts());
     }
 
-    fn down(&self, connection: &Arc<Connection>, _reason: &DownReason) {
+    fn down(&self, connection: &Arc<Connection>, reason: &DownReason) {
+        self.lost.down(&connection.peer().name, reason, connection.stats().age);
         self.cluster.down(connection);
         self.mesh.changed(connection);
         self.relays.lost(connection);
@@ -169,9 +190,19 @@ impl Events for Router {
         }
     }
 
+    fn refused(&self, address: SocketAddr, name: Option<&Atom>, error: &HandshakeError) {
+        self.lost.refused(address, name, error);
+    }
+
+    fn read_by(&self, _peer: &Arc<Connection>, took: Duration) {
+        self.read_time.add(took);
+    }
+
     fn unreachable(&self, node: &Atom, error: &DialError) {
+        self.lost.dialled(node, error);
         if let Some(attempts) = self.unreached.failed(node, &Chain(error).to_string()) {
-            tracing::info!(%node, error = %Chain(error), attempts, "node not reached; it is tried again");
+            let stage = error.stage().as_str();
+            tracing::info!(%node, stage, error = %Chain(error), attempts, "node not reached; it is tried again");
         }
     }
 

@@ -46,6 +46,10 @@ fn assert_consistent(table: &Table) {
     assert_eq!(forward, backward);
     assert_eq!(forward.len(), table.len());
     assert_eq!(table.ids.len() + table.free.len(), table.topics.len());
+    assert_eq!(
+        table.peers().map(|(_, subscriptions, _)| subscriptions).sum::<usize>(),
+        table.len()
+    );
 }
 
 #[test]

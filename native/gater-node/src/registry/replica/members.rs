@@ -83,6 +83,21 @@ impl ClusterView {
     }
 }
 
+/// Positions in the log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Positions {
+    /// The last entry there is.
+    pub last: u64,
+    /// The last entry that the registry holds.
+    pub applied: u64,
+    /// The last entry that the snapshot holds.
+    pub snapshot: u64,
+    /// The last entry that was removed.
+    pub purged: u64,
+    /// The last entry that each member is known to have; nobody's unless this gateway leads.
+    pub matched: BTreeMap<NodeId, u64>,
+}
+
 /// Why the members could not be changed.
 #[derive(Debug, thiserror::Error)]
 pub enum MemberError {
@@ -133,6 +148,21 @@ impl Replica {
             leader: metrics.current_leader,
             applied: metrics.last_applied.map_or(0, |id| id.index),
             members,
+        }
+    }
+
+    /// Where the log of this gateway stands, and, if it leads, how far each member is known to be.
+    pub fn positions(&self) -> Positions {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let index = |id: Option<openraft::LogId<NodeId>>| id.map_or(0, |id| id.index);
+        let replication = metrics.replication.iter().flatten();
+        Positions {
+            last: metrics.last_log_index.unwrap_or(0),
+            applied: index(metrics.last_applied),
+            snapshot: index(metrics.snapshot),
+            purged: index(metrics.purged),
+            matched: replication.map(|(id, matched)| (*id, index(*matched))).collect(),
         }
     }
 

@@ -49,7 +49,7 @@ use self::intake::Intake;
 pub(crate) use self::intake::IntakeError;
 pub use self::log::{Disk, DiskFile, Folder, LogStore, Memory};
 pub use self::machine::Machine;
-pub use self::members::{ClusterView, MemberError, Role};
+pub use self::members::{ClusterView, MemberError, Positions, Role};
 pub use self::network::NoNetwork;
 pub use self::snapshot::SnapshotFile;
 pub use self::types::{Applied, Batch, Member, NodeId, TypeConfig};

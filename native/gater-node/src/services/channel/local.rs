@@ -18,6 +18,7 @@ use super::keepers::{Keeper, Keepers};
 use super::last::LastValues;
 use crate::clock;
 use crate::observe::drops::{Drops, Reason};
+use crate::observe::traffic::Traffic;
 use crate::services::secret::Secret;
 use crate::transport::peers::{Interest, PeerRef, Peers};
 
@@ -36,6 +37,7 @@ pub struct Channel {
     prefix: Arc<Prefix>,
     table: RwLock<Table>,
     limiter: Option<Mutex<RateLimiter>>,
+    traffic: Traffic,
     last: Option<Mutex<LastValues>>,
 }
 
@@ -146,6 +148,7 @@ impl Channel {
             limiter: policy
                 .max_rate
                 .map(|rate| Mutex::new(RateLimiter::new(rate, MAX_RATED_TOPICS))),
+            traffic: Traffic::default(),
             last: policy.replay_last.then(Mutex::default),
             policy,
             drops,
@@ -421,16 +424,19 @@ impl Channel {
         let payload = self.payload(topic, term);
         {
             let table = self.table.read();
+            let mut delivered = 0;
             let mut wanted = self.last.is_some() || table.expected.contains_key(topic);
             for (peer, locals) in table.subscribers.get(topic).filter(|(p, _)| !p.is_gateway()) {
                 wanted = true;
                 match &*peer.link() {
                     Some(link) => {
                         link.send_many(self.lane(), locals, &payload);
+                        delivered += locals.len();
                     }
                     None => self.undelivered(peer, locals),
                 }
             }
+            self.traffic.relayed(delivered);
             if let Some(last) = &self.last {
                 last.lock().put(topic, clock::unix_millis(), payload);
             }
@@ -467,6 +473,43 @@ impl Channel {
             .filter(|(peer, _)| !peer.is_gateway())
             .flat_map(|(peer, locals)| locals.iter().map(|local| peer.pid(*local)))
             .collect()
+    }
+
+    /// What passes through it.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// The number of topics that have subscribers.
+    pub fn topics(&self) -> usize {
+        self.table.read().subscribers.topics()
+    }
+
+    /// The nodes that have subscribers: how many subscriptions, of how many processes.
+    pub fn nodes(&self) -> Vec<(PeerRef, usize, usize)> {
+        let table = self.table.read();
+        let nodes = table.subscribers.peers();
+        nodes.map(|(peer, topics, processes)| (peer.clone(), topics, processes)).collect()
+    }
+
+    /// The number of processes that are subscribed to a topic here, and `limit` of them: the node,
+    /// the process, and how many processes get the messages by way of it.
+    pub fn topic_subscribers(
+        &self,
+        topic: &[u8],
+        limit: usize,
+    ) -> (usize, Vec<(PeerRef, LocalPid, u32)>) {
+        let table = self.table.read();
+        let own = || table.subscribers.get(topic).filter(|(peer, _)| !peer.is_gateway());
+        let total = own().map(|(_, locals)| locals.len()).sum();
+        let each = own().flat_map(|(peer, locals)| {
+            let weight = table.keepers.weight(topic, peer);
+            locals.iter().map(move |local| {
+                let processes = weight.filter(|(relay, _)| relay == local).map_or(1, |(_, n)| n);
+                (peer.clone(), *local, processes)
+            })
+        });
+        (total, each.take(limit).collect())
     }
 
     /// The number of subscriptions, those of other gateways counted as one a topic.
@@ -521,6 +564,7 @@ impl Channel {
         term: &[u8],
         topic_and_term: &Bytes,
     ) -> Result<(), Refusal> {
+        let begun = self.traffic.begin();
         let signed = self.policy.hmac == Hmac::Required;
         if signed && !sign::has_signature(term) {
             return Err(Refusal::SignatureRequired);
@@ -534,6 +578,7 @@ impl Channel {
             secret.verify(term).map_err(Refusal::Signature)?;
         }
         let draft = Draft::new(&self.prefix, topic_and_term);
+        let mut delivered = 0;
         {
             let table = self.table.read();
             for (peer, locals) in table.subscribers.get(topic) {
@@ -542,6 +587,7 @@ impl Channel {
                     continue;
                 };
                 link.send_draft(self.lane(), locals, &draft);
+                delivered += locals.len();
             }
             if let Some(last) = &self.last {
                 let payload = draft.payload();
@@ -551,6 +597,7 @@ impl Channel {
                 last.lock().put(topic, clock::unix_millis(), payload.clone());
             }
         }
+        self.traffic.published(begun, delivered);
         Ok(())
     }
 
