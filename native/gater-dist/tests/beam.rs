@@ -1,6 +1,7 @@
 //! Tests the layer for programs against a real BEAM.
 //!
-//! Without `erl` and `epmd` the tests are skipped, which they report on standard error.
+//! Without `erl` and `epmd` the tests are skipped, which they report on standard error. The variable
+//! `GATER_OTP_ROOT` names the root of a system whose `erl` is used instead, by `chroot`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -49,6 +50,18 @@ fn quiet(program: &str) -> Command {
     command
 }
 
+/// Returns the command that starts a BEAM.
+fn erl() -> Command {
+    match std::env::var_os("GATER_OTP_ROOT") {
+        Some(root) => {
+            let mut command = quiet("chroot");
+            command.arg(root).arg("erl");
+            command
+        }
+        None => quiet("erl"),
+    }
+}
+
 impl Beam {
     /// Starts a BEAM. Returns `None` where there is no Erlang.
     fn start() -> Option<Self> {
@@ -61,7 +74,7 @@ impl Beam {
             return None;
         };
         let name = format!("beam{port}@127.0.0.1");
-        let erl = quiet("erl")
+        let erl = erl()
             .args(["-noshell", "-name", &name, "-setcookie", COOKIE, "-eval", LOOP])
             .env("ERL_EPMD_PORT", port.to_string())
             .stdin(Stdio::piped())
