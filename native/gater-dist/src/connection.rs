@@ -16,6 +16,7 @@ use crate::driver::caller_stats::{CallerStats, Seen};
 use crate::driver::cork;
 use crate::driver::item::Item;
 use crate::driver::outbox::{Coalesced, Loss, LossReason, Outbox, Outcome};
+use crate::driver::work::Work;
 use crate::gen_server::From;
 use crate::protocol::answer::{Answer, Reply};
 use crate::protocol::encode::{Format, Signal};
@@ -61,6 +62,7 @@ pub struct Connection {
     format: Format,
     fragment_bytes: usize,
     outbox: Outbox,
+    work: Work,
     monitors: Mutex<Monitors>,
     events: Arc<dyn Events>,
     me: Weak<Connection>,
@@ -113,6 +115,7 @@ impl Connection {
             format,
             fragment_bytes,
             outbox,
+            work: Work::default(),
             monitors: Mutex::default(),
             events,
             me: me.clone(),
@@ -206,6 +209,7 @@ impl Connection {
     }
 
     fn answer(&self, from: &From, reply: Reply) {
+        self.work.charge(reply.len());
         let at_once = cork::corker().is_some();
         self.caller_stats.lock().answered(&from.pid, at_once, || self.age());
         self.push(Lane::Control, Item::Answer(Answer { from: from.clone(), reply }));
@@ -295,6 +299,31 @@ impl Connection {
         if let (Some(took), Some(me)) = (took, self.me.upgrade()) {
             self.events.read_by(&me, took);
         }
+    }
+
+    /// The bytes that wait in a lane to be written.
+    pub fn waiting(&self, lane: Lane) -> usize {
+        self.outbox.waiting(lane)
+    }
+
+    /// Counts work that this peer has asked for, in units of about a nanosecond: what a byte costs
+    /// that is copied. Other peers have their turn when much was done. To be called by what handles
+    /// a message of this peer, and by nobody else.
+    pub fn charge(&self, units: usize) {
+        self.work.charge(units);
+    }
+
+    /// Has `long` done on another thread, before the next message of this peer is handled: what one
+    /// message asks for and takes more than a millisecond. Of all peers only a few have theirs done at a
+    /// time. To be called by what handles a message of this peer, once for each.
+    pub fn set_apart(&self, long: impl FnOnce() + Send + 'static) {
+        if let Some(long) = self.work.set_apart(Box::new(long)) {
+            long();
+        }
+    }
+
+    pub(crate) fn work(&self) -> &Work {
+        &self.work
     }
 
     /// Closes the connection at once. Queued messages are lost.

@@ -19,6 +19,7 @@ mod polling;
 mod reader;
 pub mod shared;
 mod window;
+pub mod work;
 mod writer;
 
 pub use accept::accept;

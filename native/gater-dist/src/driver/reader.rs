@@ -1,5 +1,9 @@
-//! The task that reads from one connection. It never waits for anybody else: a
-//! hidden node that stops reading suspends the processes that send to it.
+//! The task that reads from one connection. It never waits for a consumer: a hidden node that
+//! stops reading suspends the processes that send to it.
+//!
+//! A turn of it ends when so much work was done (see [`super::work`]), however little was read for
+//! it, and the other tasks of the thread have theirs. What takes long is done on another thread, and
+//! this connection alone waits for it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +16,7 @@ use tokio::task::{block_in_place, yield_now};
 use super::cork;
 use super::polling::AdaptivePolling;
 use super::shared::Shared;
+use super::work::FRAME;
 use crate::gen_server::From;
 use crate::protocol::control::Control;
 use crate::protocol::encode::Signal;
@@ -23,11 +28,8 @@ use crate::{Connection, DownReason, LocalPid, Message, ProtocolError, Target};
 const FIRST_READ_BYTES: usize = 2 << 10;
 /// The least that is made ready for a read once one was full.
 const READ_BYTES: usize = 64 << 10;
-/// After so many bytes read without waiting other tasks of the thread have a turn. Much
-/// less would cost small messages more than it gains.
-const TURN_BYTES: usize = 1 << 20;
-/// Messages from so many bytes on take long to read, copy or verify.
-const APART_BYTES: usize = 1 << 20;
+/// Messages from so many bytes on take long to read and to copy.
+const APART_BYTES: usize = 256 << 10;
 /// A buffer that has grown beyond this for a long frame goes with it.
 const KEPT_BYTES: usize = 512 << 10;
 /// Unknown operations that are logged, per connection.
@@ -58,7 +60,6 @@ async fn read(
     let mut sink = Incoming { shared, connection, processes, unknown: 0 };
     let mut buffer = BytesMut::with_capacity(FIRST_READ_BYTES);
     let mut room = FIRST_READ_BYTES;
-    let mut unbroken = 0;
     let mut polling = AdaptivePolling::new(shared.settings.spin);
     loop {
         let callers = connection.caller_stats();
@@ -72,45 +73,63 @@ async fn read(
         }
         let now = connection.age();
         connection.heard(now, read);
-        match handle(&mut session, &mut buffer, max_frame, now, &mut sink) {
-            Ok(wanted) => reserve(&mut buffer, wanted, room),
+        let (whole, wanted) = match take_whole(&mut buffer, max_frame) {
+            Ok(taken) => taken,
             Err(error) => return DownReason::Protocol(error),
+        };
+        if let Err(reason) = handle(&mut session, whole, now, &mut sink).await {
+            return reason;
         }
-        if connection.is_closed() {
-            return connection.reason();
-        }
+        reserve(&mut buffer, wanted, room);
         // A short read has emptied the socket: the next one waits.
-        unbroken = if read < READ_BYTES { 0 } else { unbroken + read };
-        if unbroken >= TURN_BYTES {
-            unbroken = 0;
-            yield_now().await;
+        if read < READ_BYTES {
+            connection.work().rested();
         }
     }
 }
 
-/// Handles the whole frames in `buffer`; the bytes of the next frame, if that is known.
-fn handle(
+/// Takes the whole frames out of `buffer`. With them come the bytes of the next frame, if that is
+/// known.
+fn take_whole(buffer: &mut BytesMut, max_frame: usize) -> Result<(Bytes, usize), ProtocolError> {
+    let extent = frame::extent(buffer, max_frame)?;
+    let grown = buffer.capacity() > KEPT_BYTES;
+    let frames = buffer.split_to(extent.whole).freeze();
+    if extent.whole > 0 && grown {
+        // Who keeps a short message that comes next must not keep all of it.
+        let mut fresh = BytesMut::with_capacity(buffer.len().max(2 * READ_BYTES));
+        fresh.extend_from_slice(buffer);
+        *buffer = fresh;
+    }
+    Ok((frames, extent.next.unwrap_or(0)))
+}
+
+/// Handles whole frames, turn by turn. Ends early with the connection.
+async fn handle(
     session: &mut Session,
-    buffer: &mut BytesMut,
-    max_frame: usize,
+    frames: Bytes,
     now: Duration,
     sink: &mut Incoming<'_>,
-) -> Result<usize, ProtocolError> {
-    let extent = frame::extent(buffer, max_frame)?;
-    if extent.whole > 0 {
-        let grown = buffer.capacity() > KEPT_BYTES;
-        let frames = buffer.split_to(extent.whole).freeze();
-        if grown {
-            // Who keeps a short message that comes next must not keep all of it.
-            let mut fresh = BytesMut::with_capacity(buffer.len().max(2 * READ_BYTES));
-            fresh.extend_from_slice(buffer);
-            *buffer = fresh;
+) -> Result<(), DownReason> {
+    let (shared, connection) = (sink.shared, sink.connection);
+    let mut handled = 0;
+    while handled < frames.len() {
+        handled = {
+            // Written when it goes out of scope.
+            let _cork = cork::begin();
+            session.frames_from(handled, &frames, now, sink).map_err(DownReason::Protocol)?
+        };
+        if let Some(long) = connection.work().take_apart() {
+            shared.apart.run(long).await;
         }
-        // Written when it goes out of scope.
-        let _cork = cork::begin();
-        session.frames(&frames, now, sink)?;
+        if connection.is_closed() {
+            return Err(connection.reason());
+        }
+        if connection.work().is_over() {
+            connection.work().rested();
+            yield_now().await;
+        }
     }
-    Ok(extent.next.unwrap_or(0))
+    Ok(())
 }
 
 /// Makes room for the next read. Room grows with what has arrived, never with
@@ -169,6 +188,14 @@ impl Sink for Incoming<'_> {
 
     fn probe_answered(&mut self, reference: &[u8]) {
         self.connection.probe_answered(reference);
+    }
+
+    fn frame(&mut self, bytes: usize) {
+        self.connection.work().charge(FRAME + bytes);
+    }
+
+    fn pauses(&mut self) -> bool {
+        self.connection.work().pauses() || self.connection.is_closed()
     }
 
     fn run_blocking<R>(bytes: usize, work: impl FnOnce() -> R) -> R {

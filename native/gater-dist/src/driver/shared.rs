@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::notices::Notices;
 use super::polling::Spinning;
+use super::work::Apart;
 use crate::protocol::handshake::{Local, Status};
 use crate::{Connection, DialError, Events, Peer, Settings};
 
@@ -49,6 +50,8 @@ pub struct Shared {
     pub notices: Notices,
     /// One permit for each dial that may have a socket open.
     pub dials: Semaphore,
+    /// Does what takes long.
+    pub apart: Apart,
     last_pid: AtomicU64,
     table: Mutex<HashMap<Atom, Entry>>,
 }
@@ -92,6 +95,7 @@ impl Shared {
             settings,
             local,
             dials,
+            apart: Apart::new(std::thread::available_parallelism().map_or(1, usize::from)),
             new_cookie: Mutex::default(),
             dialing,
             port,

@@ -39,11 +39,17 @@ impl Answer {
             Tag::Alias(_) => 0,
             Tag::Other { term, .. } => term.len(),
         };
-        let reply = match &self.reply {
-            Reply::Own(reply) => reply.len(),
-            Reply::Shared(reply) => reply.len(),
-        };
-        HEAD_BYTES + tag + reply
+        HEAD_BYTES + tag + self.reply.len()
+    }
+}
+
+impl Reply {
+    /// The bytes of the term.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Own(reply) => reply.len(),
+            Self::Shared(reply) => reply.len(),
+        }
     }
 }
 

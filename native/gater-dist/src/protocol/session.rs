@@ -54,6 +54,12 @@ pub trait Sink {
     }
     /// Handles an operation that was not negotiated.
     fn unknown_operation(&mut self, op: u64);
+    /// A frame of so many bytes is about to be handled.
+    fn frame(&mut self, _bytes: usize) {}
+    /// Whether to stop after the message at hand: the connection is over, or others have their turn.
+    fn pauses(&mut self) -> bool {
+        false
+    }
     /// Does `work`, which takes time in proportion to a message of `bytes` bytes, without blocking
     /// other tasks.
     fn run_blocking<R>(bytes: usize, work: impl FnOnce() -> R) -> R {
@@ -123,17 +129,30 @@ impl Session {
         &self.reassembly
     }
 
-    /// Handles every frame of `frames`, which must hold complete frames only. `now` counts from any
-    /// fixed time.
+    /// Handles every frame of `frames`, which holds whole frames only, unless `sink` pauses. `now`
+    /// counts from any fixed time. Returns where the first frame starts that was not handled.
     pub fn frames<S: Sink>(
         &mut self,
         frames: &Bytes,
         now: Duration,
         sink: &mut S,
-    ) -> Result<(), ProtocolError> {
-        let mut rest = &frames[..];
+    ) -> Result<usize, ProtocolError> {
+        self.frames_from(0, frames, now, sink)
+    }
+
+    /// As [`Session::frames`], for those that start `at` or later. What is kept of a message keeps all of
+    /// `frames`, so it is given whole.
+    pub fn frames_from<S: Sink>(
+        &mut self,
+        at: usize,
+        frames: &Bytes,
+        now: Duration,
+        sink: &mut S,
+    ) -> Result<usize, ProtocolError> {
+        let mut rest = frames.get(at..).unwrap_or_default();
         while let Some((body, after)) = frame::first(rest) {
             rest = after;
+            sink.frame(body.len());
             match frame::parse(body)? {
                 Frame::Tick => sink.tick(),
                 Frame::Whole(data) => {
@@ -158,8 +177,11 @@ impl Session {
                     S::run_blocking(data.len(), || self.pass_through(frames, data, sink))?;
                 }
             }
+            if sink.pauses() {
+                break;
+            }
         }
-        Ok(())
+        Ok(frames.len() - rest.len())
     }
 
     /// Handles a reassembled message, which begins after [`ROOM`] bytes. A long message stays where
