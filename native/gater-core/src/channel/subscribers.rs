@@ -1,9 +1,10 @@
 //! The table of the subscriptions of one channel.
 
-use std::collections::hash_map::Entry;
+use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, IntoIter};
 use std::hash::Hash;
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 
 use super::dense::DenseSet;
 use super::topic::Topic;
@@ -28,7 +29,23 @@ pub struct Subscribers<P> {
     peers: HashMap<P, PeerEntry>,
     next_peer: u64,
     len: usize,
+    leaving: VecDeque<Leaving>,
+    /// The nodes among `leaving`: their groups are not seen any more.
+    hidden: HashSet<u64>,
 }
+
+/// Processes whose subscriptions are being ended, a few at a time. Until then they keep their places
+/// in the groups of topics.
+#[derive(Debug)]
+struct Leaving {
+    peer_id: u64,
+    processes: IntoIter<LocalPid, DenseSet<TopicId>>,
+    /// The process at hand, and how many of its topics are done.
+    current: Option<(LocalPid, DenseSet<TopicId>, usize)>,
+}
+
+/// A process with more subscriptions loses them a few at a time.
+const REMOVED_AT_ONCE: usize = 256;
 
 type TopicId = u32;
 
@@ -66,6 +83,8 @@ impl<P> Default for Subscribers<P> {
             peers: HashMap::default(),
             next_peer: 0,
             len: 0,
+            leaving: VecDeque::new(),
+            hidden: HashSet::default(),
         }
     }
 }
@@ -93,12 +112,13 @@ impl<P: Clone + Eq + Hash> Subscribers<P> {
         let Some(&id) = self.ids.get(topic) else { return false };
         let Some(peer_entry) = self.peers.get_mut(peer) else { return false };
         let peer_id = peer_entry.id;
+        // One that is leaving has no entry any more.
+        let Entry::Occupied(mut process) = peer_entry.processes.entry(pid) else { return false };
         let removed = self.topics.get_mut(id as usize).is_some_and(|t| t.remove(peer_id, pid));
         if !removed {
             return false;
         }
         peer_entry.len -= 1;
-        let Entry::Occupied(mut process) = peer_entry.processes.entry(pid) else { return false };
         process.get_mut().remove(id);
         if process.get().is_empty() {
             process.remove();
@@ -113,7 +133,9 @@ impl<P: Clone + Eq + Hash> Subscribers<P> {
     pub fn get(&self, topic: &[u8]) -> impl Iterator<Item = (&P, &[LocalPid])> {
         let entry = self.ids.get(topic).and_then(|id| self.topics.get(*id as usize));
         let groups = entry.map_or(&[][..], |entry| &entry.groups);
-        groups.iter().map(|group| (&group.peer, group.pids.as_slice()))
+        let seen =
+            |group: &&Group<P>| self.hidden.is_empty() || !self.hidden.contains(&group.peer_id);
+        groups.iter().filter(seen).map(|group| (&group.peer, group.pids.as_slice()))
     }
 
     /// Returns the subscribers of a topic.
@@ -121,21 +143,48 @@ impl<P: Clone + Eq + Hash> Subscribers<P> {
         self.get(topic).flat_map(|(peer, pids)| pids.iter().map(move |pid| (peer, *pid)))
     }
 
-    /// Ends all subscriptions of a process and returns their number.
-    pub fn remove_process(&mut self, peer: &P, pid: LocalPid) -> usize {
-        let Some(peer_entry) = self.peers.get_mut(peer) else { return 0 };
-        let Some(topics) = peer_entry.processes.remove(&pid) else { return 0 };
+    /// Ends all subscriptions of a process that has ended. If it has many this only begins: returns
+    /// true, [`Self::go_on`] is to be called until nothing is left, and until then the process may be
+    /// among the subscribers of a topic.
+    pub fn remove_process(&mut self, peer: &P, pid: LocalPid) -> bool {
+        let Some(peer_entry) = self.peers.get_mut(peer) else { return false };
+        let Some(topics) = peer_entry.processes.remove(&pid) else { return false };
         peer_entry.len -= topics.as_slice().len();
         let peer_id = peer_entry.id;
         self.forget_process(peer);
-        self.forget(peer_id, pid, &topics)
+        if topics.as_slice().len() <= REMOVED_AT_ONCE {
+            topics.as_slice().iter().for_each(|id| self.forget(peer_id, pid, *id));
+            return false;
+        }
+        let processes = HashMap::default().into_iter();
+        self.leaving.push_back(Leaving { peer_id, processes, current: Some((pid, topics, 0)) });
+        true
     }
 
-    /// Ends all subscriptions of all processes of a node and returns their number.
-    pub fn remove_peer(&mut self, peer: &P) -> usize {
-        let Some(peer_entry) = self.peers.remove(peer) else { return 0 };
-        let id = peer_entry.id;
-        peer_entry.processes.iter().map(|(pid, topics)| self.forget(id, *pid, topics)).sum()
+    /// Begins to end all subscriptions of all processes of a node, which is among no subscribers from
+    /// now on. Returns whether it had any: then [`Self::go_on`] is to be called until nothing is left.
+    pub fn remove_peer(&mut self, peer: &P) -> bool {
+        let Some(PeerEntry { id, processes, .. }) = self.peers.remove(peer) else { return false };
+        self.hidden.insert(id);
+        let processes = processes.into_iter();
+        self.leaving.push_back(Leaving { peer_id: id, processes, current: None });
+        true
+    }
+
+    /// Ends up to `most` of the subscriptions that are to be ended. Returns whether any are left.
+    pub fn go_on(&mut self, most: usize) -> bool {
+        for _ in 0..most {
+            let Some(left) = self.leaving.front_mut() else { return false };
+            let (peer_id, next) = (left.peer_id, left.next());
+            match next {
+                Some((pid, id)) => self.forget(peer_id, pid, id),
+                None => {
+                    self.leaving.pop_front();
+                    self.hidden.remove(&peer_id);
+                }
+            }
+        }
+        !self.leaving.is_empty()
     }
 
     /// Returns the number of subscriptions.
@@ -195,17 +244,12 @@ impl<P: Clone + Eq + Hash> Subscribers<P> {
         }
     }
 
-    /// Removes a process from the groups of `topics`. Its own entry must have been removed already.
-    fn forget(&mut self, peer_id: u64, pid: LocalPid, topics: &DenseSet<TopicId>) -> usize {
-        let mut removed = 0;
-        for id in topics.as_slice() {
-            if self.topics.get_mut(*id as usize).is_some_and(|topic| topic.remove(peer_id, pid)) {
-                removed += 1;
-            }
-            self.free_if_empty(*id);
+    /// Takes a process out of a topic, whose own entry is gone already.
+    fn forget(&mut self, peer_id: u64, pid: LocalPid, id: TopicId) {
+        if self.topics.get_mut(id as usize).is_some_and(|topic| topic.remove(peer_id, pid)) {
+            self.len -= 1;
         }
-        self.len -= removed;
-        removed
+        self.free_if_empty(id);
     }
 
     fn free_if_empty(&mut self, id: TopicId) {
@@ -221,6 +265,22 @@ impl<P: Clone + Eq + Hash> Subscribers<P> {
         if self.ids.is_empty() {
             self.topics = Vec::new();
             self.free = Vec::new();
+        }
+    }
+}
+
+impl Leaving {
+    /// The next subscription to end.
+    fn next(&mut self) -> Option<(LocalPid, TopicId)> {
+        loop {
+            if let Some((pid, topics, done)) = &mut self.current
+                && let Some(id) = topics.as_slice().get(*done)
+            {
+                *done += 1;
+                return Some((*pid, *id));
+            }
+            let (pid, topics) = self.processes.next()?;
+            self.current = Some((pid, topics, 0));
         }
     }
 }
