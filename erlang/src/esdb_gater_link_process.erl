@@ -51,6 +51,7 @@
 -define(REASSERT_SOON_MS, 1000).        % after a refusal
 -define(FORGET_MS, 600000).             % a faded registration is kept once to twice as long
 -define(LEAVE_TIMEOUT_MS, 5000).
+-define(PART_TIMEOUT_MS, 10000).        % until the next part of the registry has to come
 -define(MOST_MS, 16#ffffffff).          % that a timer takes
 
 -record(data, {
@@ -63,6 +64,7 @@
     heartbeat :: pid() | undefined,
     requests = gen_server:reqids_new() :: gen_server:request_id_collection(),
     unconfirmed = #{} :: esdb_gater_mirror:unconfirmed(),
+    parts :: esdb_gater_parts:parts() | undefined,  % of the registry, until the last has come
     monitors = #{} :: #{pid() => reference()},  % of the processes of registrations
     followers = #{} :: #{pid() => reference()},
     events = [] :: [esdb_gater_telemetry:event()]   % that the gateway was asked for
@@ -218,12 +220,24 @@ cast(_Message, _State, _Data) ->
 
 %%% Messages
 
-info({esdb_gater_registry, reset, Revision, Registry}, State, Data)
+info({esdb_gater_registry, part, _Revision, Part}, State, Data)
+  when State =/= idle, State =/= connecting ->
+    %% A large registry takes long to come. As long as it comes, the gateway is there.
+    {keep_state, Data#data{parts = esdb_gater_parts:add(Part, parts(Data))},
+     [{state_timeout, ?PART_TIMEOUT_MS, timeout} || State =:= attaching]};
+info({esdb_gater_registry, reset, Revision, Last}, State, Data)
   when State =/= idle, State =/= connecting ->
     Source = esdb_gater_link_core:source(Data#data.core),
-    {Missing, Unconfirmed} = esdb_gater_mirror:reset(Registry, Source),
+    {Registry, Changes} = esdb_gater_parts:whole(Last, parts(Data)),
+    {Missing, Unsure} = esdb_gater_mirror:reset(Registry, Source),
+    Unconfirmed = lists:foldl(fun({Change, Store, Pid}, Acc) ->
+                                  esdb_gater_mirror:Change(Store, Pid, Acc)
+                              end, Unsure, Changes),
     step({registry, Revision, Missing, map_size(Unconfirmed) > 0}, State,
-         monitor_desired(Data#data{unconfirmed = Unconfirmed}));
+         monitor_desired(Data#data{unconfirmed = Unconfirmed, parts = undefined}));
+info({esdb_gater_registry, Change, _Revision, Store, Pid}, _State, #data{parts = Parts} = Data)
+  when Parts =/= undefined, (Change =:= added orelse Change =:= removed) ->
+    {keep_state, Data#data{parts = esdb_gater_parts:change(Change, Store, Pid, Parts)}};
 info({esdb_gater_registry, Change, Revision, Store, Pid}, State, Data)
   when (Change =:= added orelse Change =:= removed), is_integer(Revision) ->
     step({change, Change, Revision, Store, Pid}, State, Data);
@@ -278,6 +292,9 @@ connected(_Crash) -> false.
 
 answer(Message, State, #data{requests = Requests} = Data) ->
     case gen_server:check_response(Message, Requests, true) of
+        {{reply, Reply}, {attach, _} = Label, Rest} ->
+            %% Parts that have come before are of the session that was attached before.
+            step({answer, Label, Reply}, State, Data#data{requests = Rest, parts = undefined});
         {{reply, Reply}, Label, Rest} ->
             step({answer, Label, Reply}, State, Data#data{requests = Rest});
         {{error, _}, Label, Rest} ->
@@ -285,6 +302,9 @@ answer(Message, State, #data{requests = Requests} = Data) ->
         _ ->
             keep_state_and_data
     end.
+
+parts(#data{parts = undefined}) -> esdb_gater_parts:new();
+parts(#data{parts = Parts}) -> Parts.
 
 %%% Time-outs that go on in every state
 
@@ -342,7 +362,8 @@ carry_out({watch, Node}, #data{silence_ms = Silence} = Data) ->
     Data#data{session = erlang:monitor(process, esdb_gater_transport:address(?SESSION, Node)),
               heartbeat = esdb_gater_heartbeat:start_link(Node, Silence)};
 carry_out({attach, Attempt}, Data) ->
-    request(?SESSION, {attach, ?PROTOCOL, self(), #{}}, {attach, Attempt}, Data);
+    request(?SESSION, {attach, ?PROTOCOL, self(), #{parts => true}}, {attach, Attempt},
+            Data#data{parts = undefined});
 carry_out({request, Request, Label}, Data) ->
     request(?REGISTRY, Request, Label, Data);
 carry_out({close, Node, Connection}, #data{session = Session} = Data) ->
@@ -352,7 +373,7 @@ carry_out({close, Node, Connection}, #data{session = Session} = Data) ->
     ok = esdb_gater_heartbeat:stop(Data#data.heartbeat),
     _ = Connection =:= cut andalso esdb_gater_transport:disconnect(Node),
     Data#data{session = undefined, connector = undefined, heartbeat = undefined,
-              requests = gen_server:reqids_new(), events = []};
+              requests = gen_server:reqids_new(), parts = undefined, events = []};
 carry_out({take_leave, Node}, Data) ->
     ok = tell_followers({former, Node}, Data),
     ok = take_leave(Node, self()),

@@ -236,7 +236,7 @@ impl Gateway {
             telemetry,
             census,
             drops,
-            channels: services,
+            channels: Arc::new(services),
             unreached: Unreached::default(),
         });
 

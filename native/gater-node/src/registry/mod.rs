@@ -4,3 +4,4 @@
 pub mod cluster;
 pub mod directory;
 pub mod replica;
+mod store_names;

@@ -19,6 +19,15 @@ pub const NAME: &str = "esdb_gater_worker_registry";
 /// Pause before a removal that could not be written is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// What a command costs, see [`Connection::charge`].
+const COMMAND: usize = 5_000;
+/// To look through so many workers of one node takes about a millisecond.
+const MANY: usize = 10_000;
+/// Registrations of a node that go with one command.
+const PURGED_AT_ONCE: usize = 1024;
+/// `[]`, encoded.
+const NONE: &[u8] = &[106];
+
 /// Who waits for the answer to a command.
 struct Caller {
     connection: Arc<Connection>,
@@ -71,23 +80,43 @@ impl Registry {
                 self.register(caller, from, &pid.clone(), Command::Reassert { store, pid });
             }
             Ok(Operation::Unregister(store, pid)) => {
+                caller.charge(COMMAND);
                 let caller = Caller { connection: caller.clone(), from, reached: None };
                 self.write(Command::Unregister { store, pid, epoch: None }, Some(caller));
             }
-            Ok(Operation::Workers(store)) => {
-                caller.reply_shared(&from, &self.directory.workers(store.as_str()));
-            }
-            Ok(Operation::LocalWorkers(store)) => {
-                let node = caller.peer().name.as_str();
-                caller.reply(&from, self.directory.workers_on(store.as_str(), node));
-            }
+            Ok(Operation::Workers(store)) => self.workers(caller, from, store),
+            Ok(Operation::LocalWorkers(store)) => self.local_workers(caller, from, store),
             Ok(Operation::Stores) => caller.reply(&from, self.directory.stores()),
             Err(BadRequest::BadArgument) => caller.reply(&from, error("badarg")),
             Err(BadRequest::Unknown) => caller.reply(&from, unknown_request(request)),
         }
     }
 
+    fn workers(&self, caller: &Arc<Connection>, from: From, store: Atom) {
+        if !self.directory.takes_long(store.as_str()) {
+            return caller.reply_shared(&from, &self.directory.workers(store.as_str()));
+        }
+        let (directory, connection) = (self.directory.clone(), caller.clone());
+        caller.set_apart(move || {
+            connection.reply_shared(&from, &directory.workers(store.as_str()));
+        });
+    }
+
+    fn local_workers(&self, caller: &Arc<Connection>, from: From, store: Atom) {
+        let Some(peer) = self.peers.connected(caller) else {
+            return caller.reply(&from, NONE);
+        };
+        if self.directory.registrations_of(&peer) < MANY {
+            return caller.reply(&from, self.directory.workers_on(&store, &peer));
+        }
+        let (directory, connection) = (self.directory.clone(), caller.clone());
+        caller.set_apart(move || {
+            connection.reply(&from, directory.workers_on(&store, &peer));
+        });
+    }
+
     fn register(&self, caller: &Arc<Connection>, from: From, pid: &Pid, command: Command) {
+        caller.charge(COMMAND);
         match self.judge(caller, pid) {
             Err(reason) => caller.reply(&from, error(reason)),
             Ok(peer) => {
@@ -101,6 +130,7 @@ impl Registry {
 
     /// Carries out a `gen_server:cast`.
     pub fn cast(&self, caller: &Arc<Connection>, request: &[u8]) {
+        caller.charge(COMMAND);
         match Operation::parse(request) {
             Ok(Operation::Register(store, pid)) if self.judge(caller, &pid).is_ok() => {
                 self.write(Command::Register { store, pid }, None);
@@ -127,9 +157,32 @@ impl Registry {
         self.write_until_done(Command::Exited { pid, epoch: None });
     }
 
-    /// A node's incarnation is gone with all its workers.
-    pub fn purge(&self, node: Atom, creation: u32) {
-        self.write_until_done(Command::Purge { node, creation });
+    /// A node's incarnation is gone with all its workers. Of many a few go at a time: other
+    /// commands have their turn in between.
+    pub fn purge(&self, peer: &PeerRef) {
+        let purge = Command::Purge { node: peer.node().clone(), creation: peer.creation() };
+        if self.directory.registrations_of(peer) <= PURGED_AT_ONCE {
+            return self.write_until_done(purge);
+        }
+        let (registry, peer) = (self.clone(), peer.clone());
+        tokio::spawn(async move {
+            while registry.directory.registrations_of(&peer) > PURGED_AT_ONCE {
+                let some = registry.directory.some_workers(&peer, PURGED_AT_ONCE);
+                let gone = some.into_iter().map(|(local, epoch)| {
+                    let (pid, epoch) = (peer.pid(local), Some(epoch));
+                    registry.replica.propose(Command::Exited { pid, epoch })
+                });
+                for written in gone.collect::<Vec<_>>() {
+                    match written.await {
+                        Ok(_) => {}
+                        Err(error) if error.is_final() => return,
+                        // What is left after a while goes at once, and is tried until it does.
+                        Err(_) => return registry.write_until_done(purge),
+                    }
+                }
+            }
+            registry.write_until_done(purge);
+        });
     }
 
     fn write(&self, command: Command, caller: Option<Caller>) {

@@ -31,6 +31,8 @@ pub const VERSION: i64 = 1;
 
 /// Links of one node: a shim has one, and another while it starts again.
 const MAX_LINKS: usize = 16;
+/// What it costs to attach: the first part of the registry.
+const ATTACH: usize = 500_000;
 /// Event names that one listener may ask for in a request.
 const MAX_EVENT_NAMES: u32 = 64;
 
@@ -84,7 +86,7 @@ impl Sessions {
     /// Answers a `gen_server:call`.
     pub fn call(&self, caller: &Arc<Connection>, from: From, request: &[u8]) {
         match Operation::parse(request) {
-            Ok(Operation::Attach(version, _)) if version != VERSION => {
+            Ok(Operation::Attach { version, .. }) if version != VERSION => {
                 let reply = error_with("unsupported_version", |out| {
                     encode::list_of(out, [VERSION].iter(), |out, version| {
                         encode::int(out, *version)
@@ -92,7 +94,7 @@ impl Sessions {
                 });
                 caller.reply(&from, reply);
             }
-            Ok(Operation::Attach(_, pid)) => self.attach(caller, &from, &pid),
+            Ok(Operation::Attach { pid, parts, .. }) => self.attach(caller, &from, &pid, parts),
             Ok(Operation::Detach(pid)) => {
                 if let Some(peer) = self.peers.find(&pid) {
                     let local = LocalPid::from(&pid);
@@ -130,10 +132,13 @@ impl Sessions {
         }
     }
 
-    fn attach(&self, caller: &Arc<Connection>, from: &From, pid: &Pid) {
+    fn attach(&self, caller: &Arc<Connection>, from: &From, pid: &Pid, parts: bool) {
         // A link on another node than the caller's could not be told in order.
         if pid.node != caller.peer().name || pid.creation != caller.peer().creation {
             return caller.reply(from, error("badarg"));
+        }
+        if !parts && self.directory.needs_parts() {
+            return caller.reply(from, error("overloaded"));
         }
         let Ok(peer) = self.peers.of(pid) else {
             return caller.reply(from, error("overloaded"));
@@ -154,7 +159,8 @@ impl Sessions {
             self.peers.watch(&peer, local, Interest::Session);
         }
         caller.reply(from, self.welcome());
-        self.directory.attach(&peer, local);
+        caller.charge(ATTACH);
+        self.directory.attach(&peer, local, parts);
         self.tell_gateways(&[(peer.clone(), local)]);
         tracing::info!(node = %peer.node(), "shim attached");
     }
@@ -304,7 +310,12 @@ fn priority_name(priority: Priority) -> &'static str {
 }
 
 enum Operation<'a> {
-    Attach(i64, Pid),
+    Attach {
+        version: i64,
+        pid: Pid,
+        /// Whether the registry may come in several messages.
+        parts: bool,
+    },
     Detach(Pid),
     Events(Pid, Vec<Event>),
     SetSecret(&'a [u8]),
@@ -335,7 +346,8 @@ impl<'a> Operation<'a> {
         match (&*name, arity) {
             ("attach", 4) => {
                 let version = reader.integer().map_err(bad)?;
-                Ok(Self::Attach(version, reader.pid().map_err(bad)?))
+                let pid = reader.pid().map_err(bad)?;
+                Ok(Self::Attach { version, pid, parts: takes_parts(&mut reader) })
             }
             ("detach", 2) => Ok(Self::Detach(reader.pid().map_err(bad)?)),
             ("events", 3) => {
@@ -346,6 +358,23 @@ impl<'a> Operation<'a> {
             _ => Err(BadRequest::Unknown),
         }
     }
+}
+
+/// Reads the options of a link: whether `parts => true` is among them.
+fn takes_parts(reader: &mut Reader<'_>) -> bool {
+    for _ in 0..reader.map().unwrap_or(0) {
+        let parts = reader.is_atom("parts");
+        if reader.skip().is_err() {
+            return false;
+        }
+        if parts {
+            return reader.is_atom("true");
+        }
+        if reader.skip().is_err() {
+            return false;
+        }
+    }
+    false
 }
 
 /// Reads a list of event names; those that do not happen in a gateway are passed over.

@@ -267,6 +267,13 @@ impl Peers {
         table.get(&pid.node)?.iter().find(|peer| peer.creation() == pid.creation).cloned()
     }
 
+    /// The incarnation that a connection stands for.
+    pub fn connected(&self, connection: &Connection) -> Option<PeerRef> {
+        let of = connection.peer();
+        let table = self.table.lock();
+        table.get(&of.name)?.iter().find(|peer| peer.creation() == of.creation).cloned()
+    }
+
     fn make(&self, node: &Atom, creation: u32) -> PeerRef {
         PeerRef(Arc::new(Peer {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),

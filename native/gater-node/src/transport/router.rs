@@ -50,7 +50,7 @@ pub struct Router {
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) census: Arc<Census>,
     pub(crate) drops: Arc<Drops>,
-    pub(crate) channels: Channels,
+    pub(crate) channels: Arc<Channels>,
     pub(crate) unreached: Unreached,
 }
 
@@ -71,7 +71,7 @@ impl Router {
         // worker. A registration in progress makes the incarnation known again, and it is then lost
         // again.
         if self.directory.has_workers(peer) {
-            self.registry.purge(peer.node().clone(), peer.creation());
+            self.registry.purge(peer);
         }
     }
 

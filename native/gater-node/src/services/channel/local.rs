@@ -12,6 +12,7 @@ use gater_core::sign;
 use gater_dist::{Connection, Draft, Lane, Payload, Prefix};
 use gater_term::{Atom, LocalPid, Pid, encode};
 use parking_lot::{Mutex, RwLock};
+use tokio::task::yield_now;
 
 use super::gateway::{Gateway, TOPICS_AT_A_TIME, Told};
 use super::keepers::{Keeper, Keepers};
@@ -27,6 +28,15 @@ const MAX_RATED_TOPICS: usize = 100_000;
 
 /// Subscriptions of one channel, some 100 bytes each.
 const MAX_SUBSCRIPTIONS: usize = 4_000_000;
+
+/// Subscriptions of those who have gone that are ended while everybody else waits for the table:
+/// about a millisecond.
+const ENDED_AT_A_TIME: usize = 1024;
+
+/// What it costs to hand a message out to a node, and to each subscriber there: it is put into
+/// frames at once, or its number is copied.
+const NODE: usize = 300;
+const SUBSCRIBER: usize = 10;
 
 /// A channel of the gateway.
 pub struct Channel {
@@ -51,6 +61,8 @@ struct Table {
     /// Processes that are about to be subscribed, by topic.
     expected: HashMap<Topic, Vec<Expected>>,
     last_ticket: u64,
+    /// Whether subscriptions of those who have gone are being ended.
+    ending: bool,
     /// Who makes which subscriptions again, and which of them have ended.
     keepers: Keepers,
 }
@@ -391,15 +403,15 @@ impl Channel {
 
     /// The gateway `peer` wants `topics` as well, or `alone`. Its process `taker` gets them.
     pub fn wanted(
-        &self,
+        self: &Arc<Self>,
         peer: &PeerRef,
         taker: LocalPid,
         topics: impl Iterator<Item = Topic>,
         alone: bool,
     ) {
         let mut table = self.table.write();
-        if alone {
-            table.subscribers.remove_peer(peer);
+        if alone && table.subscribers.remove_peer(peer) {
+            self.end_leaving(&mut table);
         }
         for topic in topics {
             if table.subscribers.len() >= MAX_SUBSCRIPTIONS {
@@ -464,6 +476,11 @@ impl Channel {
         }
     }
 
+    /// The number of processes that are subscribed to a topic at this gateway, and of gateways.
+    pub fn count(&self, topic: &[u8]) -> usize {
+        self.table.read().subscribers.get(topic).map(|(_, locals)| locals.len()).sum()
+    }
+
     /// The processes that are subscribed to a topic at this gateway.
     pub fn subscribers(&self, topic: &[u8]) -> Vec<Pid> {
         let table = self.table.read();
@@ -518,17 +535,42 @@ impl Channel {
     }
 
     /// A process is gone.
-    pub fn remove_process(&self, peer: &PeerRef, local: LocalPid) {
+    pub fn remove_process(self: &Arc<Self>, peer: &PeerRef, local: LocalPid) {
         let mut table = self.table.write();
-        table.subscribers.remove_process(peer, local);
         table.keepers.remove_process(peer, local);
+        if table.subscribers.remove_process(peer, local) {
+            self.end_leaving(&mut table);
+        }
     }
 
     /// All processes of a node's incarnation are gone.
-    pub fn remove_peer(&self, peer: &PeerRef) {
+    pub fn remove_peer(self: &Arc<Self>, peer: &PeerRef) {
         let mut table = self.table.write();
-        table.subscribers.remove_peer(peer);
         table.keepers.remove_peer(peer);
+        if table.subscribers.remove_peer(peer) {
+            self.end_leaving(&mut table);
+        }
+    }
+
+    /// Ends subscriptions of those who have gone: a few at once, and of many the others behind, while
+    /// everybody else has a turn.
+    fn end_leaving(self: &Arc<Self>, table: &mut Table) {
+        if !table.subscribers.go_on(ENDED_AT_A_TIME) || std::mem::replace(&mut table.ending, true) {
+            return;
+        }
+        let channel = self.clone();
+        tokio::spawn(async move {
+            while channel.end_some() {
+                yield_now().await;
+            }
+        });
+    }
+
+    /// Ends the next subscriptions of those who have gone. Returns whether there are more.
+    fn end_some(&self) -> bool {
+        let mut table = self.table.write();
+        table.ending = table.subscribers.go_on(ENDED_AT_A_TIME);
+        table.ending
     }
 
     /// A relay hands out a topic to so many processes of its node.
@@ -556,14 +598,15 @@ impl Channel {
     /// Publishes a message, `term` of the wire, to the subscribers of `topic`, if it may be
     /// published. `topic_and_term` are the two, encoded.
     ///
-    /// What subscribers get is `{channel_message, Channel, ` and these bytes as they are.
+    /// What subscribers get is `{channel_message, Channel, ` and these bytes as they are. Returns the
+    /// work that it took to hand it out, see [`Connection::charge`].
     pub fn publish(
         &self,
         secret: &Secret,
         topic: &[u8],
         term: &[u8],
         topic_and_term: &Bytes,
-    ) -> Result<(), Refusal> {
+    ) -> Result<usize, Refusal> {
         let begun = self.traffic.begin();
         let signed = self.policy.hmac == Hmac::Required;
         if signed && !sign::has_signature(term) {
@@ -579,9 +622,11 @@ impl Channel {
         }
         let draft = Draft::new(&self.prefix, topic_and_term);
         let mut delivered = 0;
+        let mut work = 0_usize;
         {
             let table = self.table.read();
             for (peer, locals) in table.subscribers.get(topic) {
+                work = work.saturating_add(NODE + locals.len() * SUBSCRIBER);
                 let Some(link) = &*peer.link() else {
                     self.undelivered(peer, locals);
                     continue;
@@ -598,7 +643,7 @@ impl Channel {
             }
         }
         self.traffic.published(begun, delivered);
-        Ok(())
+        Ok(work)
     }
 
     /// The node of these subscribers cannot be reached now.

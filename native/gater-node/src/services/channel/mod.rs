@@ -15,10 +15,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use foldhash::{HashMap, HashSet};
 use gater_core::capability::{Action, Unauthorized};
-use gater_core::channel::Topic;
+use gater_core::channel::{Hmac, Topic};
 use gater_dist::Connection;
 use gater_dist::gen_server::From;
 use gater_term::{LocalPid, Pid, Reader, encode};
+use tokio::sync::Semaphore;
 
 pub use self::authority::Authority;
 use self::broadcasts::Broadcast;
@@ -29,6 +30,17 @@ use super::secret::Secret;
 use super::{OK, error, error_with, unknown_request};
 use crate::observe::refusals::Refusals;
 use crate::transport::peers::{PeerRef, Peers};
+
+/// The longest request whose signature is verified where it has arrived.
+const VERIFIED_AT_ONCE: usize = 4 << 10;
+/// To list so many subscribers takes about a millisecond.
+const MANY: usize = 10_000;
+/// Held while the subscribers at several gateways are put together.
+static MERGING: Semaphore = Semaphore::const_new(1);
+/// What subscribing or unsubscribing costs.
+const SUBSCRIPTION: usize = 2_000;
+/// What a byte costs whose signature is verified, at the most.
+const VERIFIED_BYTE: usize = 100;
 
 /// The service behind the names of all channels.
 pub struct Channels {
@@ -65,7 +77,21 @@ impl Channels {
     }
 
     /// Carries out a `gen_server:cast` to a channel.
-    pub fn cast(&self, channel: &Arc<Channel>, caller: &Connection, request: &Bytes) {
+    pub fn cast(
+        self: &Arc<Self>,
+        channel: &Arc<Channel>,
+        caller: &Arc<Connection>,
+        request: &Bytes,
+    ) {
+        if takes_long(channel, request) {
+            let (channels, channel) = (self.clone(), channel.clone());
+            let (connection, request) = (caller.clone(), request.clone());
+            return caller.set_apart(move || channels.carry_out(&channel, &connection, &request));
+        }
+        self.carry_out(channel, caller, request);
+    }
+
+    fn carry_out(&self, channel: &Arc<Channel>, caller: &Connection, request: &Bytes) {
         // A cast has nobody to tell the outcome to.
         match self.operate(channel, caller, request) {
             Ok(Done::Subscribe(subscription)) => self.subscribe(channel, subscription, None),
@@ -75,8 +101,25 @@ impl Channels {
         }
     }
 
-    /// Answers a `gen_server:call` to a channel.
+    /// Answers a `gen_server:call` to a channel. What takes long is done on another thread, before
+    /// anything else that the caller's node asks.
     pub fn call(
+        self: &Arc<Self>,
+        channel: &Arc<Channel>,
+        caller: &Arc<Connection>,
+        from: From,
+        request: &Bytes,
+    ) {
+        if takes_long(channel, request) {
+            let (channels, channel) = (self.clone(), channel.clone());
+            let (connection, request) = (caller.clone(), request.clone());
+            return caller
+                .set_apart(move || channels.answer(&channel, &connection, from, &request));
+        }
+        self.answer(channel, caller, from, request);
+    }
+
+    fn answer(
         &self,
         channel: &Arc<Channel>,
         caller: &Arc<Connection>,
@@ -93,7 +136,7 @@ impl Channels {
                 channel.weigh(&topic, &keeper, processes);
                 caller.reply(&from, OK);
             }
-            Ok(Done::List(topic)) => self.subscribers(channel, &topic, caller, from),
+            Ok(Done::List(topic)) => subscribers(channel, &self.relays, topic, caller, from),
             Err(answer) => caller.reply(&from, answer),
         }
     }
@@ -159,29 +202,6 @@ impl Channels {
         });
     }
 
-    /// Answers with the subscribers of a topic, those at other gateways among them.
-    fn subscribers(&self, channel: &Channel, topic: &[u8], caller: &Arc<Connection>, from: From) {
-        let answer = |pids: &[Pid]| {
-            let mut out = Vec::with_capacity(pids.len() * 40 + 8);
-            encode::list_of(&mut out, pids.iter(), encode::pid);
-            out
-        };
-        let mut pids = channel.subscribers(topic);
-        match self.relays.subscribers(channel.name(), topic) {
-            None => caller.reply(&from, answer(&pids)),
-            Some(theirs) => {
-                let caller = caller.clone();
-                tokio::spawn(async move {
-                    pids.extend(theirs.await);
-                    // A process may be subscribed at several gateways.
-                    let mut seen = HashSet::default();
-                    pids.retain(|pid| seen.insert(pid.clone()));
-                    caller.reply(&from, answer(&pids));
-                });
-            }
-        }
-    }
-
     /// Carries out one request to a channel, but for subscribing; the error is the
     /// encoded answer.
     fn operate(
@@ -230,6 +250,7 @@ impl Channels {
                 Ok(Done::Weigh(topic, keeper, processes.ok_or_else(|| error("badarg"))?))
             }
             subscription => {
+                caller.charge(SUBSCRIPTION);
                 let topic = Topic::new(topic).map_err(|error| bad(error.as_atom()))?;
                 let pid = reader.pid().map_err(|_| error("badarg"))?;
                 let by = match subscription {
@@ -300,7 +321,12 @@ impl Channels {
         message: &[u8],
         body: &Bytes,
     ) -> Result<(), Vec<u8>> {
-        channel.publish(&self.secret, topic, message, body).map_err(|refusal| {
+        if channel.policy().hmac == Hmac::Required {
+            caller.charge(message.len().saturating_mul(VERIFIED_BYTE));
+        }
+        let published = channel.publish(&self.secret, topic, message, body);
+        caller.charge(published.unwrap_or_default());
+        published.map_err(|refusal| {
             self.refusals.count(channel.atom(), &caller.peer().name, refusal);
             error(refusal.as_atom())
         })?;
@@ -311,6 +337,61 @@ impl Channels {
         }
         Ok(())
     }
+}
+
+/// Whether to verify the signature of a request may take more than a millisecond: what it costs
+/// depends on how many keys the maps in it have, up to 300 ns for a byte.
+fn takes_long(channel: &Channel, request: &[u8]) -> bool {
+    channel.policy().hmac == Hmac::Required && request.len() > VERIFIED_AT_ONCE
+}
+
+/// Answers with the subscribers of a topic, those at other gateways among them.
+fn subscribers(
+    channel: &Arc<Channel>,
+    relays: &Arc<Relays>,
+    topic: Vec<u8>,
+    caller: &Arc<Connection>,
+    from: From,
+) {
+    let theirs = relays.subscribers(channel.name(), &topic);
+    let (connection, list) = (caller.clone(), channel.clone());
+    match theirs {
+        None if channel.count(&topic) < MANY => {
+            caller.reply(&from, pids(&channel.subscribers(&topic)));
+        }
+        None => {
+            caller.set_apart(move || connection.reply(&from, pids(&list.subscribers(&topic))));
+        }
+        Some(theirs) => drop(tokio::spawn(async move {
+            let theirs = theirs.await;
+            let many = list.count(&topic) + theirs.len() >= MANY;
+            let merge =
+                move || connection.reply(&from, pids(&merged(list.subscribers(&topic), theirs)));
+            // Many are put together on another thread, for one caller at a time.
+            if !many {
+                return merge();
+            }
+            let Ok(_turn) = MERGING.acquire().await else { return };
+            if tokio::task::spawn_blocking(merge).await.is_err() {
+                tracing::error!("the subscribers of a topic could not be listed");
+            }
+        })),
+    }
+}
+
+/// All of them, each once: a process may be subscribed at several gateways.
+fn merged(mut all: Vec<Pid>, theirs: Vec<Pid>) -> Vec<Pid> {
+    all.extend(theirs);
+    let mut seen = HashSet::default();
+    all.retain(|pid| seen.insert(pid.clone()));
+    all
+}
+
+/// A list of pids, encoded.
+fn pids(pids: &[Pid]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(pids.len() * 40 + 8);
+    encode::list_of(&mut out, pids.iter(), encode::pid);
+    out
 }
 
 /// `{ok, Stamp, Replays}`, encoded: the answer to the relay of a shim.
