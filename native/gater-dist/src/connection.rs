@@ -209,7 +209,7 @@ impl Connection {
     }
 
     fn answer(&self, from: &From, reply: Reply) {
-        self.work.charge(reply.len());
+        self.work.charge(reply.bytes());
         let at_once = cork::corker().is_some();
         self.caller_stats.lock().answered(&from.pid, at_once, || self.age());
         self.push(Lane::Control, Item::Answer(Answer { from: from.clone(), reply }));

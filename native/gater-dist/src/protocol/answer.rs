@@ -39,13 +39,13 @@ impl Answer {
             Tag::Alias(_) => 0,
             Tag::Other { term, .. } => term.len(),
         };
-        HEAD_BYTES + tag + self.reply.len()
+        HEAD_BYTES + tag + self.reply.bytes()
     }
 }
 
 impl Reply {
     /// The bytes of the term.
-    pub fn len(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         match self {
             Self::Own(reply) => reply.len(),
             Self::Shared(reply) => reply.len(),

@@ -163,7 +163,7 @@ proptest! {
                     prop_assert_eq!(table.unsubscribe(topic(t).as_bytes(), &peer, pid(id)), known);
                 }
                 Step::RemoveProcess(peer, id) => {
-                    model.values_mut().for_each(|set| drop(set.take(&(peer, pid(id)))));
+                    model.values_mut().for_each(|set| _ = set.take(&(peer, pid(id))));
                     prop_assert!(!table.remove_process(&peer, pid(id)));
                 }
                 Step::RemovePeer(peer) => {
