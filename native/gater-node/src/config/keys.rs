@@ -41,7 +41,7 @@ pub const KEYS: [Key; 36] = [
     key("capabilities.mode", None),
     key("capabilities.roots", None),
     key("capabilities.audience", None),
-    // These keys have the names of the Erlang gateway.
+    // These keys have the names of the original library.
     key("hmac_secret", None),
     key("capability_mode", None),
     key("telemetry_handlers", None),

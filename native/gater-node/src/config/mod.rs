@@ -39,7 +39,7 @@
 //! | `telemetry_handlers` | | list that may hold `logger` | none |
 //!
 //! `hmac_secret` at the top level is `security.hmac_secret`, and `capability_mode` is
-//! `capabilities.mode` if there are roots, as in the Erlang gateway. `gateways`,
+//! `capabilities.mode` if there are roots, as in the original library. `gateways`,
 //! `gateway_timeout_ms`, `program`, `registration` and `lineage_scopes` are keys of the BEAM side
 //! and are ignored. The file itself is given by `--config` or `ESDB_GATER_CONFIG`. If it contains
 //! the cookie or the secret, only its owner may have access to it.
@@ -177,7 +177,7 @@ fn security(sources: &mut Sources) -> Result<(SecretSlice<u8>, bool, Duration), 
     let ttl = sources
         .take("security.message_ttl_seconds", value::seconds)?
         .unwrap_or(Duration::from_secs(300));
-    // The Erlang gateway has this key at the top level.
+    // The original library has this key at the top level.
     let flat = sources.take_secret("hmac_secret")?;
     if let Some(secret) = sources.take_secret("security.hmac_secret")? {
         if flat.is_some() {
