@@ -25,7 +25,8 @@ start(_Type, _Arguments) ->
             {error, Problem}
     end.
 
-%% Whoever is started after this application finds the workers that are registered.
+%% The start waits for the registry, so that an application that is started afterwards finds the
+%% registered workers.
 started({ok, _} = Ok) ->
     _ = esdb_gater_link:await_start(),
     Ok;

@@ -1,6 +1,6 @@
 %%% @private
-%%% @doc The top of the application. Children find each other by what stands in tables, and two
-%%% processes keep the tables for each other, so each child may crash alone.
+%%% @doc The top supervisor of the application. Its children find each other through tables, which
+%%% two of the children keep for each other, so each child may crash alone.
 -module(erl_esdb_gater_sup).
 
 -behaviour(supervisor).
@@ -12,7 +12,7 @@
 start_link() ->
     supervisor:start_link({local, ?MODULE}, ?MODULE, []).
 
-%% The configuration is in no child specification: reports show those.
+%% The configuration is not part of any child specification, since reports show those.
 -spec init([]) -> {ok, {supervisor:sup_flags(), [supervisor:child_spec()]}}.
 init([]) ->
     Supervisor = fun(Module) ->
@@ -23,7 +23,7 @@ init([]) ->
                || {Name, Other} <- esdb_gater_tables:keepers()],
     Children = Keepers ++ [Supervisor(esdb_gater_cluster_sup), Supervisor(esdb_channel_sup)
                            | bridge(maps:get(lineage_scopes, esdb_gater_config:current(), false))],
-    %% Each may be killed a few times in a row; more is a storm, and ends the application.
+    %% Each child may be killed a few times in a row. More restarts end the application.
     {ok, {#{strategy => one_for_one, intensity => 30, period => 10}, Children}}.
 
 bridge(true) ->

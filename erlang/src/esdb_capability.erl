@@ -1,6 +1,6 @@
-%%% @doc Capability tokens, modelled on UCAN: a principal, named by a `did:key', grants another what
-%%% it may do with which resources, for a time. Whoever holds a token may hand on what it grants or a
-%%% part of that, and never more.
+%%% @doc Capability tokens, modelled on UCAN. A principal, named by a `did:key', grants another
+%%% principal actions on resources for a limited time. The holder of a token may delegate what it
+%%% grants or a part of it, and never more.
 %%%
 %%% ```
 %%% Root = esdb_identity:generate(),
@@ -9,12 +9,12 @@
 %%% Token = esdb_capability:sign(esdb_capability:create(Root, Service, All), Root),
 %%% ok = esdb_channel_server:publish(orders, <<"eu">>, Message, Token).
 %%% '''
-%%% A resource that ends with `*' stands for all that begin with what is before it; an action is
-%%% that action, or `*' for all.
+%%% A resource that ends with `*' stands for all resources that begin with the text before it. An
+%%% action stands for itself, and `*' for all actions.
 %%%
-%%% What is signed is the token's form as JWT (RFC 7515, compact, EdDSA): the header and the claims
-%%% as JSON with their keys in ascending order, in base64url without padding. A token that is
-%%% derived from another one has that, as JWT, as its only proof.
+%%% The signature covers the token's form as a JWT (RFC 7515, compact, EdDSA): the header and the
+%%% claims as JSON with their keys in ascending order, in base64url without padding. A token that is
+%%% derived from another token contains that token, as a JWT, as its only proof.
 %%% @end
 -module(esdb_capability).
 
@@ -30,17 +30,18 @@
 -type grant() :: #{with := binary(), can := binary()}.
 -type options() :: #{ttl => pos_integer(), not_before => integer(), nonce => binary(),
                      facts => #{binary() => esdb_gater_json:value()}}.
-%% `ttl' in seconds, 60 to 86400, 900 unless given; `not_before' in Unix seconds, now unless given.
+%% `ttl' is in seconds, from 60 to 86400, by default 900; `not_before' is in Unix seconds, by
+%% default now.
 
 -type party() :: esdb_identity:identity() | esdb_identity:did().
 
 -define(MAX_BYTES, 32768).
 
-%% @doc A token, not yet signed, in which the issuer grants the audience.
+%% @doc Returns an unsigned token in which the issuer grants the audience.
 -spec create(party(), party(), [grant()]) -> capability().
 create(Issuer, Audience, Grants) -> create(Issuer, Audience, Grants, #{}).
 
-%% @doc As `create/3', with options.
+%% @doc Does the same as `create/3', with options.
 -spec create(party(), party(), [grant()], options()) -> capability().
 create(Issuer, Audience, Grants, Options) ->
     [] = maps:keys(maps:without([ttl, not_before, nonce, facts], Options)),
@@ -66,7 +67,7 @@ did(Did) ->
         false -> error({invalid_did, Did})
     end.
 
-%% @doc A grant: what may be done with a resource.
+%% @doc Returns the grant of an action on a resource.
 -spec grant(Resource :: binary(), Action :: binary()) -> grant().
 grant(Resource, Action) -> checked(#{with => Resource, can => Action}).
 
@@ -88,7 +89,7 @@ is_resource(_) -> false.
 is_text(Text) ->
     is_binary(Text) andalso Text =/= <<>> andalso is_list(unicode:characters_to_list(Text)).
 
-%% @doc Signs a token with the private key of its issuer; raises `wrong_key' for another key.
+%% @doc Signs a token with the private key of its issuer. Raises `wrong_key' for another key.
 -spec sign(capability(), PrivateKey :: binary() | esdb_identity:identity()) -> capability().
 sign(Capability, #identity{private_key = Key}) ->
     sign(Capability, Key);
@@ -98,11 +99,11 @@ sign(#capability{iss = Issuer} = Capability, <<_:32/binary>> = Key) ->
     Signature = crypto:sign(eddsa, none, signed_part(Capability), [Key, ed25519]),
     Capability#capability{sig = Signature}.
 
-%% @doc A token as an external term, for programs in Erlang.
+%% @doc Returns a token as an external term, for programs in Erlang.
 -spec encode(capability()) -> binary().
 encode(Capability) -> encode(Capability, binary).
 
-%% @doc A token as an external term or as JWT. As JWT it has to be signed.
+%% @doc Returns a token as an external term or as a JWT. A JWT requires a signed token.
 -spec encode(capability(), binary | jwt) -> binary().
 encode(#capability{} = Capability, binary) ->
     term_to_binary(Capability, [{minor_version, 2}]);
@@ -116,7 +117,7 @@ signed_part(#capability{alg = Alg, typ = Typ} = Capability) ->
     Claims = esdb_gater_json:encode(claims(Capability)),
     <<(base64url(Header))/binary, $., (base64url(Claims))/binary>>.
 
-%% What is not there is left out, so that one token has one form.
+%% A missing value is left out, so that one token has one form.
 claims(#capability{iss = Iss, aud = Aud, nbf = Nbf, exp = Exp, iat = Iat, nnc = Nnc, att = Att,
                    fct = Fct, prf = Prf}) ->
     All = #{<<"iss">> => Iss, <<"aud">> => Aud, <<"nbf">> => Nbf, <<"exp">> => Exp,
@@ -127,11 +128,11 @@ claims(#capability{iss = Iss, aud = Aud, nbf = Nbf, exp = Exp, iat = Iat, nnc = 
                    (_, Value) -> Value =/= undefined andalso Value =/= [] andalso Value =/= #{}
                 end, All).
 
-%% @doc Reads a token in either form. It is not verified.
+%% @doc Decodes a token in either form without verifying it.
 -spec decode(binary()) -> {ok, capability()} | {error, malformed_token | token_too_large}.
 decode(Token) when is_binary(Token), byte_size(Token) > ?MAX_BYTES ->
     {error, token_too_large};
-%% What is compressed could be of any size.
+%% A compressed term could have any size once it is decompressed.
 decode(<<131, 80, _/binary>>) ->
     {error, malformed_token};
 decode(<<131, _/binary>> = Term) ->
@@ -149,7 +150,7 @@ decode(Jwt) when is_binary(Jwt) ->
 decode(_) ->
     {error, malformed_token}.
 
-%% Read from the JSON that would be signed: not every term has one.
+%% The token is decoded from the JSON that would be signed, since not every term has such a form.
 well_formed(#capability{sig = Sig} = Capability) ->
     try
         {ok, Json} = esdb_gater_json:decode(esdb_gater_json:encode(claims(Capability))),
@@ -165,7 +166,7 @@ is_signature(undefined) -> true;
 is_signature(Sig) -> is_binary(Sig) andalso byte_size(Sig) =:= 64.
 
 %% @private
-%% @doc A JWT as its record, and the bytes that are signed.
+%% @doc Decodes a JWT. Returns its record and the bytes that are signed.
 -spec parts(binary()) ->
           {ok, capability(), Signed :: binary()} | {error, malformed_token | token_too_large}.
 parts(Jwt) when byte_size(Jwt) > ?MAX_BYTES ->
@@ -227,19 +228,19 @@ are_claims(#capability{iss = Iss, aud = Aud, nbf = Nbf, iat = Iat, nnc = Nnc, fc
         andalso lists:all(fun(Time) -> Time =:= undefined orelse is_integer(Time) end, [Nbf, Iat])
         andalso (Nnc =:= undefined orelse is_text(Nnc)).
 
-%% @doc A token, not yet signed, in which the audience of a signed token grants another party all
-%% or a part of what it was granted. Raises `{invalid_attenuation, Grant}' for more than that.
+%% @doc Returns an unsigned token in which the audience of a signed token grants another party all
+%% or a part of what it was granted. Raises `{invalid_attenuation, Grant}' for a greater grant.
 -spec delegate(capability(), party(), [grant()]) -> capability().
 delegate(Parent, Audience, Grants) -> delegate(Parent, Audience, Grants, #{}).
 
-%% @doc As `delegate/3', with options. The token does not outlive its parent.
+%% @doc Does the same as `delegate/3', with options. The token does not outlive its parent.
 -spec delegate(capability(), party(), [grant()], options()) -> capability().
 delegate(#capability{aud = Issuer, exp = ParentExp} = Parent, Audience, Grants, Options) ->
     Token = attenuate(create(Issuer, Audience, [], Options), Parent, Grants),
     Token#capability{exp = min(Token#capability.exp, ParentExp), prf = [encode(Parent, jwt)]}.
 
-%% @doc The token with fewer grants, not signed any more. Raises `{invalid_attenuation, Grant}' for
-%% a grant that none of the token's covers.
+%% @doc Returns the token, unsigned, with fewer grants. Raises `{invalid_attenuation, Grant}' for a
+%% grant that no grant of the token covers.
 -spec attenuate(capability(), [grant()]) -> capability().
 attenuate(Capability, Grants) ->
     attenuate(Capability#capability{sig = undefined}, Capability, Grants).
@@ -255,7 +256,7 @@ attenuate(Token, #capability{att = Granted}, Grants) ->
 -spec issuer(capability()) -> esdb_identity:did() | undefined.
 issuer(#capability{iss = Issuer}) -> Issuer.
 
-%% @doc Returns the DID of the identity that is granted the token.
+%% @doc Returns the DID of the identity to which the token grants.
 -spec audience(capability()) -> esdb_identity:did() | undefined.
 audience(#capability{aud = Audience}) -> Audience.
 
@@ -263,22 +264,23 @@ audience(#capability{aud = Audience}) -> Audience.
 -spec grants(capability()) -> [grant()] | undefined.
 grants(#capability{att = Grants}) -> Grants.
 
-%% @doc When the token ends, in Unix seconds.
+%% @doc Returns the end of the validity of the token, in Unix seconds.
 -spec expires_at(capability()) -> integer() | undefined.
 expires_at(#capability{exp = Exp}) -> Exp.
 
-%% @doc Whether the token has ended.
+%% @doc Returns whether the token has expired.
 -spec is_expired(capability()) -> boolean().
 is_expired(#capability{exp = Exp}) -> erlang:system_time(second) >= Exp.
 
-%% @doc The tokens that a token is derived from, as JWT: its parent, whose own proof is in it.
+%% @doc Returns the tokens from which a token is derived, as JWTs: its parent, which contains its
+%% own proof.
 -spec proof_chain(capability()) -> [binary()].
 proof_chain(#capability{prf = Proofs}) -> Proofs.
 
-%%% For who verifies
+%%% Functions for verifiers
 
 %% @private
-%% @doc Whether a grant allows all that another one allows.
+%% @doc Returns whether a grant allows everything that another one allows.
 -spec covers(grant(), grant()) -> boolean().
 covers(#{with := Wider, can := WiderAction}, #{with := Resource, can := Action}) ->
     covers_action(WiderAction, Action) andalso covers_resource(pattern(Wider), pattern(Resource)).
@@ -291,7 +293,8 @@ covers_resource({exact, Text}, {exact, Other}) -> Text =:= Other;
 covers_resource({exact, _}, {prefix, _}) -> false.
 
 %% @private
-%% @doc Whether a grant allows an action with a resource, whose name is taken as it is.
+%% @doc Returns whether a grant allows an action on a resource. The name of the resource is compared
+%% literally.
 -spec matches(grant(), Resource :: binary(), Action :: binary()) -> boolean().
 matches(#{with := Granted, can := GrantedAction}, Resource, Action) ->
     covers_action(GrantedAction, Action) andalso
@@ -311,7 +314,7 @@ begins(Text, Prefix) ->
     end.
 
 %% @private
-%% @doc A token in any form, as JWT.
+%% @doc Returns a token in any form as a JWT.
 -spec jwt(term()) -> {ok, binary()} | {error, malformed_token | token_too_large}.
 jwt(#capability{} = Capability) -> jwt(encode(Capability, binary));
 jwt(<<131, _/binary>> = Term) ->
@@ -329,7 +332,7 @@ bounded(Jwt) -> {ok, Jwt}.
 base64url(Bytes) ->
     << <<(case C of $+ -> $-; $/ -> $_; _ -> C end)>> || <<C>> <= base64:encode(Bytes), C =/= $= >>.
 
-%% Nothing but the one form: no padding, no white space, and no bits that say nothing.
+%% Only the canonical form is accepted: no padding, no white space, and no unused bits that are set.
 from_base64url(Text) ->
     Padding = binary:copy(<<"=">>, (4 - byte_size(Text) rem 4) rem 4),
     Standard = << <<(case C of $- -> $+; $_ -> $/; $+ -> $!; $/ -> $!; _ -> C end)>>

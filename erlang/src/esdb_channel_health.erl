@@ -11,6 +11,6 @@ priority() -> maps:get(priority, esdb_channel:policy(?MODULE)).
 -spec max_rate() -> pos_integer() | infinity.
 max_rate() -> maps:get(max_rate, esdb_channel:policy(?MODULE)).
 
-%% @doc Whether the channel takes signed messages only, without configuration.
+%% @doc Returns whether the channel takes signed messages only, without configuration.
 -spec requires_signature() -> boolean().
 requires_signature() -> maps:get(requires_signature, esdb_channel:policy(?MODULE)).

@@ -1,16 +1,16 @@
 %%% @private
-%%% @doc A channel that a process of this BEAM serves, with the callbacks of an {@link esdb_channel}
-%%% module, and how such channels are found and called from any node.
+%%% @doc A channel that a process of this BEAM hosts, with the callbacks of an {@link esdb_channel}
+%%% module, and the calls to such channels from any node.
 %%%
-%%% The process is found on its own node by a persistent term, and from others by the registry of
-%%% workers: it is registered for a store of its own, `esdb_channel_host:NAME'. So it is known
-%%% wherever there is a gateway, forgotten when it ends, and registered again when a gateway is lost.
-%%% A linked process sees to that, because it may have to wait.
+%%% On its own node the process is found by a persistent term, and from other nodes by the registry
+%%% of workers, in which it is registered for a store of its own, `esdb_channel_host:NAME'. It is
+%%% therefore known wherever there is a gateway, forgotten when it ends, and registered again when a
+%%% gateway is lost. A linked process registers it, because registering may have to wait.
 %%%
-%%% Nodes may serve the same channel. A publication goes to one host, which judges it, delivers it
-%%% to its own subscribers and passes it to the other hosts, which deliver it to theirs. A publisher
-%%% always uses the same host while that lives, and messages between two hosts keep their order, so
-%%% the order of a publisher is kept.
+%%% Several nodes may host the same channel. A publication is sent to one host, which checks it,
+%%% delivers it to its own subscribers and passes it to the other hosts, which deliver it to theirs.
+%%% A publisher always uses the same host as long as that lives, and messages between two hosts keep
+%%% their order, so the order of a publisher is preserved.
 %%% @end
 -module(esdb_channel_host).
 
@@ -41,14 +41,15 @@
     watched = #{} :: #{pid() => {reference(), #{Topic :: binary() => []}}}
 }).
 
-%% @doc Starts the channel of a module under the name of the option `name', by default that of the
-%% module.
+%% @doc Starts the channel of a module under the name in the option `name', which defaults to the
+%% name of the module.
 -spec start_link(module(), map()) -> {ok, pid()} | ignore | {error, term()}.
 start_link(Module, Options) ->
     Channel = maps:get(name, Options, Module),
     gen_server:start_link({local, Channel}, ?MODULE, {Channel, Module, Options}, []).
 
-%% @doc The processes that serve a channel, that of this node first. None for a channel of gateways.
+%% @doc Returns the processes that host a channel, the one on this node first. The list is empty for
+%% a channel of gateways.
 -spec hosts(atom()) -> [pid()].
 hosts(Channel) ->
     case {persistent_term:get(?LOCAL(Channel), none), esdb_gater_relay:find(Channel)} of
@@ -73,19 +74,19 @@ remote(Channel) ->
 store_name(Channel) ->
     <<?PREFIX, (atom_to_binary(Channel))/binary>>.
 
-%% @doc Whether what looks like a store in the registry is a channel.
+%% @doc Returns whether the name of a store in the registry is that of a channel.
 -spec is_store(atom()) -> boolean().
 is_store(Store) ->
     lists:prefix(?PREFIX, atom_to_list(Store)).
 
-%%% For esdb_channel_server
+%%% Functions for esdb_channel_server
 
-%% @doc Subscribes a process at the host of its own node, or at the first.
+%% @doc Subscribes a process at the host on its own node, or at the first host.
 -spec subscribe([pid(), ...], pid(), Request :: tuple()) -> ok | {error, term()}.
 subscribe(Hosts, Pid, Request) ->
     call_one(near(Pid, Hosts), Request).
 
-%% @doc Unsubscribes a process wherever it is subscribed.
+%% @doc Unsubscribes a process at every host where it is subscribed.
 -spec unsubscribe([pid(), ...], binary(), pid()) -> ok | {error, term()}.
 unsubscribe(Hosts, Topic, Pid) ->
     Answers = [call_one([Host], {unsubscribe, Topic, Pid}) || Host <- near(Pid, Hosts)],
@@ -94,12 +95,12 @@ unsubscribe(Hosts, Topic, Pid) ->
         [Error | _] -> Error
     end.
 
-%% @doc Publishes by the first host that lives.
+%% @doc Publishes through the first host that is alive.
 -spec publish([pid(), ...], Request :: tuple()) -> ok | {error, term()}.
 publish(Hosts, Request) ->
     call_one(Hosts, Request).
 
-%% @doc The subscribers of all hosts that answer.
+%% @doc Returns the subscribers of all hosts that answer.
 -spec get_subscribers([pid(), ...], binary()) -> [pid()].
 get_subscribers(Hosts, Topic) ->
     lists:usort(lists:append([Pids || Host <- Hosts,
@@ -110,8 +111,8 @@ near(Pid, Hosts) ->
     {Near, Far} = lists:partition(fun(Host) -> node(Host) =:= node(Pid) end, Hosts),
     Near ++ Far.
 
-%% A host that has ended has not seen the request: the next one may have it. One that does not
-%% answer may have carried it out.
+%% A host that has ended has not handled the request, so the next host is called. A host that does
+%% not answer may have handled it.
 call_one([], _Request) ->
     {error, channel_down};
 call_one([Host | Hosts], Request) ->
@@ -230,7 +231,7 @@ handle_info({'DOWN', Ref, process, Pid, _} = Message, #state{watched = Watched} 
         _ ->
             {noreply, other(Message, State)}
     end;
-%% From a node of the original, which has judged it.
+%% The message comes from a node of the original library, which has checked it.
 handle_info({channel_message, Channel, Topic, Message}, #state{channel = Channel} = State) ->
     ok = deliver(Topic, Message, State),
     {noreply, State};
@@ -251,7 +252,7 @@ terminate(Reason, #state{channel = Channel, module = Module, user = User, announ
 
 %%% Publishing
 
-%% In this order as on a channel of a gateway.
+%% The order of the checks is that of a channel of a gateway.
 admitted(Topic, Message, #state{signed = true} = State) ->
     case is_map(Message) andalso is_map_key(signature, Message) of
         true ->
@@ -372,7 +373,7 @@ failed(Channel, Function, Problem) ->
 
 %%% Being found from other nodes
 
-%% Registered once, it stays so until the application that keeps registrations ends.
+%% The registration is kept until the application that keeps registrations ends.
 announce(Store, Host) ->
     case esdb_gater_api:register_worker(Store, Host) of
         ok ->

@@ -1,8 +1,8 @@
 %%% @private
 %%% @doc The relays, one per channel; see {@link esdb_gater_relay}.
 %%%
-%%% A name says nothing of whose it is: channels may be called like any process of this node. So
-%%% relays are found by what each of them has written down of itself, never by name.
+%%% A relay has no registered name, since a channel may have the name of any process of this node.
+%%% Relays are found by the entries that they write into a table.
 -module(esdb_channel_sup).
 
 -behaviour(supervisor).
@@ -10,7 +10,7 @@
 -export([start_link/0, start_channel/1, relay/1, child/1]).
 -export([init/1]).
 
-%% Until a relay that is just being started again has written itself down.
+%% The number of looks for a relay that is being restarted and has not written its entry yet.
 -define(LOOKS, 50).
 -define(LOOK_MS, 10).
 
@@ -18,12 +18,12 @@
 start_link() ->
     supervisor:start_link({local, ?MODULE}, ?MODULE, []).
 
-%% @doc The relay of a channel of this node, if it runs.
+%% @doc Returns the relay of a channel of this node, if it runs.
 -spec relay(Channel :: atom()) -> {ok, pid()} | none.
 relay(Channel) ->
     esdb_gater_relay:find(Channel).
 
-%% @doc Starts the relay of one more channel, unless it runs, and gives it.
+%% @doc Starts the relay of a channel unless it runs, and returns it.
 -spec start_channel(Channel :: atom()) -> {ok, pid()} | {error, term()}.
 start_channel(Channel) ->
     try supervisor:start_child(?MODULE, child(Channel)) of
@@ -42,17 +42,18 @@ await(Channel, Looks) ->
         none -> timer:sleep(?LOOK_MS), await(Channel, Looks - 1)
     end.
 
-%% @doc How the relay of a channel is started.
+%% @doc Returns the child specification of the relay of a channel.
 -spec child(Channel :: atom()) -> supervisor:child_spec().
 child(Channel) ->
     #{id => Channel, start => {esdb_gater_relay, start_link, [Channel]}}.
 
-%% Also those that were started later, by what they had subscribed: after a crash of this process
-%% nobody asks for them again.
+%% The children include relays that were started later, which are found by their subscriptions,
+%% since they would not be started again after a crash of this process.
 -spec init([]) -> {ok, {supervisor:sup_flags(), [supervisor:child_spec()]}}.
 init([]) ->
     Channels = esdb_gater_config:channels(esdb_gater_config:current()),
     Names = lists:usort(maps:keys(Channels) ++ esdb_gater_relay:channels()),
     ok = esdb_gater_names:await_free(Names),
-    %% Ten a second: one relay after the other may be lost, a loop of crashes goes on upwards.
+    %% Ten restarts per second allow one relay after another to be lost; a crash loop ends the
+    %% supervisor.
     {ok, {#{strategy => one_for_one, intensity => 100, period => 10}, [child(N) || N <- Names]}}.

@@ -1,12 +1,12 @@
 %%% @doc Workers of stores: registering them, and running operations on them.
 %%%
-%%% A worker is a process on any node, registered for a store, an atom. Look-ups and the
-%%% choice of a worker are answered from a copy of the registry in this node, which the
-%%% gateway keeps up to date: no process and no network is asked.
+%%% A worker is a process on any node that is registered for a store, which is an atom. Look-ups and
+%%% the choice of a worker use a mirror of the registry on this node, which the gateway keeps up to
+%%% date, without a call to any process or node.
 %%%
-%%% The *data API* below asks a store for something by name: each function sends one request to a
-%%% worker of the store and retries as {@link execute/2} does. It takes its functions from the table
-%%% `esdb_gater_api.operations'; `scripts/data-api' writes them.
+%%% The *data API* below requests something of a store by name: each function sends one request to a
+%%% worker of the store and retries as {@link execute/2} does. Its functions are generated from the
+%%% table `esdb_gater_api.operations' by `scripts/data-api'.
 %%% @end
 -module(esdb_gater_api).
 
@@ -33,57 +33,59 @@
          verify_cluster_consistency/1, quick_health_check/1, verify_membership_consensus/1,
          check_raft_log_consistency/1]).
 %% </exports>
-%% for esdb_gater_request
+%% Exported for esdb_gater_request.
 -export([execute_as/4, cast_as/3]).
 
 -export_type([store_id/0, operation/0, stream_id/0, version/0, event_data/0, answer/1, health/0]).
 
 -type store_id() :: atom().
 -type operation() :: fun((Worker :: pid()) -> term()).
-%% Runs in the calling process for {@link execute/2}, in one of its own for {@link cast/2}.
+%% An operation runs in the calling process for {@link execute/2}, and in a process of its own for
+%% {@link cast/2}.
 -type stream_id() :: binary().
 -type version() :: integer().
-%% The first event of a stream has version 0. As an expected version also `?NO_STREAM',
-%% `?ANY_VERSION', `?STREAM_EXISTS' of `esdb_gater_types.hrl'.
+%% The first event of a stream has version 0. An expected version may also be `?NO_STREAM',
+%% `?ANY_VERSION' or `?STREAM_EXISTS' of `esdb_gater_types.hrl'.
 -type event_data() :: map() | tuple().
-%% What the store takes as an event.
+%% An event in any form that the store accepts.
 -type answer(Value) :: {ok, Value} | {error, Reason :: term()}.
-%% The worker's answer: `{ok, R}' and `{error, R}' as they are, `ok' as `{ok, ok}', anything else as
-%% `{ok, Answer}'. After the last retry the reason is `{retries_exhausted, Reason}'.
+%% The answer of the worker: `{ok, R}' and `{error, R}' are returned unchanged, `ok' as `{ok, ok}',
+%% and any other term as `{ok, Answer}'. After the last retry the reason is `{retries_exhausted,
+%% Reason}'.
 -type health() :: #{status := healthy | degraded, reason => term(),
                     stores := #{store_id() => pos_integer()}, total_workers := non_neg_integer(),
                     node := node(), timestamp := integer()}.
-%% Workers per store, as this node knows them; `timestamp' in Unix milliseconds.
+%% The number of workers per store that this node knows; `timestamp' is in Unix milliseconds.
 
-%% @doc Registers the calling process, see {@link register_worker/2}.
+%% @doc Registers the calling process; see {@link register_worker/2}.
 -spec register_worker(store_id()) -> ok | {error, badarg | no_gateway | term()}.
 register_worker(StoreId) ->
     register_worker(StoreId, self()).
 
-%% @doc Registers a process as a worker of a store. Registering twice is one entry.
+%% @doc Registers a process as a worker of a store. Registering it twice results in one entry.
 %%
-%% After `ok' the caller sees the worker at once, everybody else within the time the gateway
-%% needs to tell them. The registration is kept, and repeated after any loss of the gateway,
-%% until the process ends or is unregistered. Errors: `badarg' (no atom, or no pid), `noproc'
-%% (a process of this node that is dead), `no_quorum', `overloaded', `no_gateway' (none reached
-%% in 5 s).
+%% After `ok' the caller finds the worker immediately, and other nodes find it as soon as the
+%% gateway has told them. The registration is kept, and repeated after any loss of the gateway,
+%% until the process ends or is unregistered. Errors: `badarg' (not an atom or not a pid), `noproc'
+%% (a dead process of this node), `no_quorum', `overloaded', `no_gateway' (no gateway was reached in
+%% 5 s).
 -spec register_worker(store_id(), pid()) -> ok | {error, badarg | noproc | no_gateway | term()}.
 register_worker(StoreId, Pid) ->
     esdb_gater_link:register_worker(StoreId, Pid).
 
-%% @doc Takes the calling process off a store, see {@link unregister_worker/2}.
+%% @doc Unregisters the calling process from a store; see {@link unregister_worker/2}.
 -spec unregister_worker(store_id()) -> ok | {error, badarg | no_gateway | term()}.
 unregister_worker(StoreId) ->
     unregister_worker(StoreId, self()).
 
-%% @doc Takes a worker off a store. Unregistering an unknown one is `ok'.
+%% @doc Unregisters a worker from a store. Unregistering an unknown worker returns `ok'.
 -spec unregister_worker(store_id(), pid()) -> ok | {error, badarg | no_gateway | term()}.
 unregister_worker(StoreId, Pid) ->
     esdb_gater_link:unregister_worker(StoreId, Pid).
 
-%% @doc All workers of a store with their nodes, in order of registration. An unknown store
-%% has none. `no_gateway' is given only if there has been no gateway since the start, `badarg' for a
-%% store that is no atom.
+%% @doc Returns all workers of a store with their nodes, in order of registration. An unknown store
+%% has no workers. Returns `no_gateway' only if there has been no gateway since the start, and
+%% `badarg' for a store that is not an atom.
 -spec get_workers(store_id()) -> {ok, [{node(), pid()}]} | {error, no_gateway | badarg}.
 get_workers(StoreId) when not is_atom(StoreId) ->
     {error, badarg};
@@ -98,7 +100,7 @@ get_workers(StoreId) ->
             Error
     end.
 
-%% @doc The workers of a store on this node, in order of registration.
+%% @doc Returns the workers of a store on this node, in order of registration.
 -spec get_local_workers(store_id()) -> [pid()].
 get_local_workers(StoreId) ->
     Started = lookup_started(),
@@ -106,24 +108,25 @@ get_local_workers(StoreId) ->
     emit_lookup(Started, StoreId),
     Workers.
 
-%% @doc As {@link execute/3} with {@link esdb_gater_retry:default_config/0}.
+%% @doc Does the same as {@link execute/3} with {@link esdb_gater_retry:default_config/0}.
 -spec execute(store_id(), operation()) -> esdb_gater_retry:result().
 execute(StoreId, Fun) when is_function(Fun, 1) ->
     execute_as(execute, StoreId, Fun, default).
 
-%% @doc Runs `Fun(Worker)' in the calling process, with each worker of the store in turn, and
-%% again with another worker after a failure: how often and when is up to `Config', what
-%% counts as a failure is said in {@link esdb_gater_retry}. `Config' may also be a map for
-%% {@link esdb_gater_retry:new_config/1}.
+%% @doc Runs `Fun(Worker)' in the calling process. The workers of the store are used in turn, and
+%% after a failure the function runs again with another worker. `Config', which may also be a map
+%% for {@link esdb_gater_retry:new_config/1}, determines how often and when; {@link
+%% esdb_gater_retry} defines what counts as a failure.
 %%
-%% A worker that has failed is not chosen again while there is another. No worker at all is
-%% the failure `no_workers'. A store that is no atom is `{error, badarg}', without a retry.
+%% A worker that has failed is not chosen again while there is another one. If the store has no
+%% worker, the failure is `no_workers'. The result for a store that is not an atom is `{error,
+%% badarg}', without a retry.
 -spec execute(store_id(), operation(), esdb_gater_retry:config() | map()) ->
           esdb_gater_retry:result().
 execute(StoreId, Fun, Config0) when is_function(Fun, 1) ->
     execute_as(execute, StoreId, Fun, esdb_gater_retry:to_config(Config0)).
 
-%% @private As {@link execute/3}; `Type' is the `request_type' of telemetry events.
+%% @private Does the same as {@link execute/3}; `Type' is the `request_type' of telemetry events.
 -spec execute_as(Type :: atom(), store_id(), operation(), default | esdb_gater_retry:config()) ->
           esdb_gater_retry:result().
 execute_as(_Type, StoreId, _Fun, _Config) when not is_atom(StoreId) ->
@@ -134,8 +137,8 @@ execute_as(Type, StoreId, Fun, Config) ->
         true -> measured(StoreId, Type, fun() -> run(StoreId, Fun, Config) end)
     end.
 
-%% @doc Runs `Fun(Worker)' once in a process of its own and does not wait for it. What it
-%% gives or fails with is dropped.
+%% @doc Runs `Fun(Worker)' once in a process of its own, without waiting for it. Its result and its
+%% failure are ignored.
 -spec cast(store_id(), operation()) -> ok | {error, no_workers | badarg}.
 cast(StoreId, Fun) when not is_atom(StoreId), is_function(Fun, 1) ->
     {error, badarg};
@@ -148,7 +151,7 @@ cast(StoreId, Fun) when is_function(Fun, 1) ->
             ok
     end.
 
-%% @private Runs `Fun(Worker)' in the calling process: for what does not wait by itself.
+%% @private Runs `Fun(Worker)' in the calling process, for functions that do not wait.
 -spec cast_as(Type :: atom(), store_id(), operation()) -> ok | {error, no_workers}.
 cast_as(Type, StoreId, Fun) ->
     case select(StoreId, any, []) of
@@ -238,13 +241,13 @@ emit_lookup(Started, StoreId) ->
     esdb_gater_telemetry:emit(?GATER_WORKER_LOOKUP, #{duration => since(Started)},
                               #{store_id => StoreId}).
 
-%% Microseconds.
+%% Returns the microseconds since a time.
 since(Started) ->
     erlang:convert_time_unit(erlang:monotonic_time() - Started, native, microsecond).
 
 %%% The data API
 
-%% @doc As {@link append_events/4}, with a configuration of its own for retries, such as
+%% @doc Does the same as {@link append_events/4} with its own retry configuration, such as
 %% `#{ambiguous => return}'.
 -spec append_events(store_id(), stream_id(), version(), [event_data()],
                     esdb_gater_retry:config() | map()) -> answer(term()).
@@ -252,7 +255,7 @@ append_events(StoreId, StreamId, ExpectedVersion, Events, Config) ->
     esdb_gater_request:ask(StoreId, {append_events, StoreId, StreamId, ExpectedVersion, Events},
                            esdb_gater_retry:to_config(Config)).
 
-%% @doc As {@link read_by_tags/3} for any of the tags, up to 1000 events.
+%% @doc Does the same as {@link read_by_tags/3} for any of the tags, with up to 1000 events.
 -spec read_by_tags(store_id(), Tags :: [binary()]) -> answer(term()).
 read_by_tags(StoreId, Tags) ->
     read_by_tags(StoreId, Tags, #{}).
@@ -266,8 +269,8 @@ read_by_tags(StoreId, Tags, Options) ->
     BatchSize = maps:get(batch_size, Options, 1000),
     ask(StoreId, {read_by_tags, StoreId, Tags, Match, BatchSize}).
 
-%% @doc Whether a store has events: what its worker answers if that is a boolean, `true' for any
-%% other success, `false' for an error.
+%% @doc Returns whether a store has events: the answer of its worker if that is a boolean, `true'
+%% for any other success, and `false' for an error.
 -spec has_events(store_id()) -> boolean().
 has_events(StoreId) ->
     case ask(StoreId, {has_events, StoreId}) of
@@ -281,7 +284,7 @@ has_events(StoreId) ->
 list_stores() ->
     esdb_gater_request:ask_any({list_stores}).
 
-%% @doc Returns the stores that have workers, from this node's copy of the registry. The status is
+%% @doc Returns the stores that have workers, from this node's mirror of the registry. The status is
 %% `degraded' while there is no gateway or no worker.
 -spec health() -> {ok, health()}.
 health() ->

@@ -1,13 +1,13 @@
 %%% @private
-%%% @doc What a gateway refuses by closing the connection, judged before anything is sent: a
-%%% message that is too large or nested too deep, and a topic that is none.
+%%% @doc The bounds of messages and topics, which are checked before anything is sent. A gateway
+%%% closes the connection over a message that is too large or nested too deep.
 %%%
-%%% The gateway validates terms before it decodes anything, and what it refuses there costs this
-%%% node its link for a moment, with all calls that are under way. The bounds are those of its
-%%% scanner (`gater-term', `Limits'), less what a request adds to the message.
+%%% The gateway validates terms before it decodes anything, and a refused term costs this node its
+%%% link for a moment, with all calls in progress. The bounds are those of the gateway's scanner
+%%% (`gater-term', `Limits'), less the part that a request adds to the message.
 %%%
-%%% A small message costs one look at its size: nesting of 10,000 takes at least 30,000 bytes, so
-%%% only a larger message is walked through.
+%%% A small message costs one check of its size: nesting of 10,000 levels takes at least 30,000
+%%% bytes, so only a larger message is traversed.
 %%% @end
 -module(esdb_gater_bounds).
 
@@ -27,9 +27,9 @@
 -define(MAX_DEPTH, 10000).
 -define(SHALLOW_BYTES, 3 * ?MAX_DEPTH). % a level takes a tuple of two and what stands beside it
 
-%% @doc Whether a gateway takes this message: at most 64 MiB of the external format, 16 Mi terms,
-%% and 10,000 terms inside each other. As for the gateway, what is last in its tuple, list or map
-%% adds no depth.
+%% @doc Checks that a gateway accepts this message: at most 64 MiB in the external format, 16 Mi
+%% terms, and 10,000 levels of nested terms. As for the gateway, the last part of a tuple, list or
+%% map adds no depth.
 -spec message(term()) -> ok | {error, too_much()}.
 message(Message) ->
     case erlang:external_size(Message) of
@@ -38,11 +38,11 @@ message(Message) ->
         _ -> {error, too_large}
     end.
 
-%% @doc Whether a gateway takes this request to publish.
+%% @doc Checks that a gateway accepts this request to publish.
 -spec publish(tuple()) -> ok | {error, bad_topic() | too_much()}.
 publish({publish, Topic, Message}) ->
     both(topic(Topic), Message);
-%% The token is part of what is sent, and the message is not the last of it.
+%% The token is part of the request, so the message is not the last part of it.
 publish({publish, Topic, Message, Token}) ->
     both(topic(Topic), {Message, Token}).
 
@@ -57,7 +57,8 @@ walked(Message) ->
         throw:{?MODULE, Reason} -> {error, Reason}
     end.
 
-%% `Open' containers are around the term; gives how many more terms there may be.
+%% `Open' is the number of containers around the term. Returns the number of further terms that are
+%% allowed.
 walk(_Term, _Open, Left) when Left =< 0 -> throw({?MODULE, too_large});
 walk([_ | _] = List, Open, Left) -> elements(List, enter(Open), Open, Left - 1);
 walk({}, _Open, Left) -> Left - 1;
@@ -66,7 +67,7 @@ walk(Tuple, Open, Left) when is_tuple(Tuple) ->
 walk(Map, Open, Left) when map_size(Map) > 0 ->
     pairs(maps:next(maps:iterator(Map)), enter(Open), Open, Left - 1);
 walk(Fun, Open, Left) when is_function(Fun) ->
-    %% What a fun has taken from where it was made; the rest of it is flat.
+    %% Only the environment of a fun can be nested; its other parts are flat.
     case erlang:fun_info(Fun, env) of
         {env, [_ | _] = Environment} -> elements(Environment, enter(Open), Open, Left - 8);
         {env, _} -> Left - 1
@@ -76,7 +77,7 @@ walk(_Flat, _Open, Left) -> Left - 1.
 enter(Open) when Open < ?MAX_DEPTH -> Open + 1;
 enter(_Open) -> throw({?MODULE, too_deep}).
 
-%% The tail is last, so that one list in another's tail is as deep as that.
+%% The tail is the last part, so a list that is the tail of another list has the same depth.
 elements([Flat | Rest], Inside, Open, Left)
   when is_integer(Flat), Left > 0; is_atom(Flat), Left > 0; is_float(Flat), Left > 0 ->
     elements(Rest, Inside, Open, Left - 1);
@@ -97,7 +98,7 @@ pairs({Key, Value, Iterator}, Inside, Open, Left) ->
         Next -> pairs(Next, Inside, Open, walk(Value, Inside, More))
     end.
 
-%% @doc Whether this is a topic: a binary of 1 to 255 bytes.
+%% @doc Checks that this is a topic: a binary of 1 to 255 bytes.
 -spec topic(term()) -> ok | {error, {bad_topic, bad_topic()}}.
 topic(Topic) when is_binary(Topic), byte_size(Topic) > 0, byte_size(Topic) =< ?MAX_TOPIC_BYTES -> ok;
 topic(<<>>) -> {error, {bad_topic, empty}};

@@ -1,30 +1,30 @@
 %%% @private
 %%% @doc The canonical form of a message: the bytes that are signed.
 %%%
-%%% They are `term_to_binary(lists:sort(maps:to_list(Map)), [deterministic, {minor_version, 2}])'
-%%% of the map without its `signature': atoms in UTF-8, every map inside with its keys in the
-%%% order of terms. Equal maps give equal bytes on every release of OTP from 25 on, on every
-%%% node and in whatever order they were made. `gater_term::canonical' gives the same.
+%%% It is `term_to_binary(lists:sort(maps:to_list(Map)), [deterministic, {minor_version, 2}])' of
+%%% the map without its `signature': atoms are in UTF-8, and every nested map has its keys in term
+%%% order. Equal maps have equal canonical bytes on every release of OTP from 25 on, on every node
+%%% and in whatever order they were made. `gater_term::canonical' returns the same bytes.
 %%% @end
 -module(esdb_gater_canonical).
 
 -export([bytes/1, bytes/2, other_ports/1, has_local_fun/1]).
 
-%% @doc The canonical form of a map.
+%% @doc Returns the canonical form of a map.
 -spec bytes(map()) -> binary().
 bytes(Message) ->
     bytes(Message, utf8).
 
-%% @doc The canonical form with atoms in UTF-8, or in Latin-1 where the text allows, as OTP 25
-%% and earlier write them.
+%% @doc Returns the canonical form with atoms in UTF-8, or in Latin-1 where the text allows it, as
+%% OTP 25 and earlier write them.
 -spec bytes(map(), utf8 | latin1) -> binary().
 bytes(Message, Atoms) ->
     Pairs = lists:sort(maps:to_list(maps:remove(signature, Message))),
     term_to_binary(ties(Pairs), [deterministic, {minor_version, minor_version(Atoms)}]).
 
-%% @doc The same bytes with the ports in their other form, or nothing if there are none. A port is
-%% written in a narrow form up to OTP 25, unless its number needs more, and in a wide one since
-%% OTP 26: a signature may be over either.
+%% @doc Returns the same bytes with all ports in their other encoding, or an empty list if there are
+%% no ports. Up to OTP 25 a port has a narrow encoding, unless its number needs more, and since OTP
+%% 26 a wide one. A signature may be over either.
 -spec other_ports(binary()) -> [binary()].
 other_ports(<<131, Terms/binary>>) ->
     case rewrite(Terms, [], false) of
@@ -32,7 +32,8 @@ other_ports(<<131, Terms/binary>>) ->
         {false, _} -> []
     end.
 
-%% Each term begins with its tag and its own length; parts of others follow one after the other.
+%% Each term begins with its tag and the length of its own data; nested terms follow one after the
+%% other.
 rewrite(<<89, Atom/binary>>, Done, _) ->
     {Node, <<Number:32, Creation:4/binary, Rest/binary>>} = cut(Atom, atom_bytes(Atom)),
     rewrite(Rest, [<<120, Node/binary, Number:64, Creation/binary>> | Done], true);
@@ -70,8 +71,8 @@ head_bytes(Atom) -> atom_bytes(Atom).
 atom_bytes(<<Tag, Length, _/binary>>) when Tag =:= 119; Tag =:= 115 -> 2 + Length;
 atom_bytes(<<Tag, Length:16, _/binary>>) when Tag =:= 118; Tag =:= 100 -> 3 + Length.
 
-%% @doc Whether there is a local fun in a term: its bytes name the process and the node that write
-%% it, so no other writes the same.
+%% @doc Returns whether a term contains a local fun. The bytes of a local fun name the process and
+%% the node that write it, so no other writer produces the same bytes.
 -spec has_local_fun(term()) -> boolean().
 has_local_fun([Head | Tail]) ->
     has_local_fun(Head) orelse has_local_fun(Tail);
@@ -87,9 +88,9 @@ has_local_fun(_) ->
 minor_version(utf8) -> 2;
 minor_version(latin1) -> 1.
 
-%% Pairs that are equal in the order of terms and yet not the same, as {1, a} and {1.0, a},
-%% stand in the order in which the map gave them, which is not defined for large maps. They are
-%% put in the order of keys: integers first.
+%% Pairs that are equal in term order but not identical, such as {1, a} and {1.0, a}, come in the
+%% order of the map's iterator, which is undefined for large maps. They are put into key order, with
+%% integers first.
 ties([A, B | _] = Pairs) when A == B ->
     {Tied, Rest} = lists:splitwith(fun(Pair) -> Pair == A end, Pairs),
     lists:sort(fun in_key_order/2, Tied) ++ ties(Rest);

@@ -1,10 +1,10 @@
 %%% @private
-%%% @doc The application's configuration: what there is, what it may be, and its form as the
+%%% @doc The configuration of the application: its keys, their valid values, and its form as the
 %%% TOML file of the gateway program.
 %%%
-%%% An unknown key is a warning that names the known one that was meant, if one is near; a bad value
-%%% is an error that names its key, as in `channels.esdb_channel_events.priority'. The gateway
-%%% program judges its file by the same rules (native/gater-node/src/config).
+%%% An unknown key causes a warning that names the known key that was probably meant. An invalid
+%%% value causes an error that names its key, as in `channels.esdb_channel_events.priority'. The
+%%% gateway program applies the same rules to its file (native/gater-node/src/config).
 %%% @end
 -module(esdb_gater_config).
 
@@ -22,27 +22,29 @@
                  | {overridden, Key :: string(), By :: string()}
                  | {without_roots, Key :: string()}.
 -type capability_mode() :: disabled | optional | required.
-%% Whether a capability token is not looked at, judged where there is one, or needed.
+%% `disabled': capability tokens are ignored; `optional': they are verified if present; `required':
+%% they are needed.
 -type channel() :: #{priority := critical | high | normal | low,
                      max_rate := pos_integer() | infinity,
                      hmac := required | optional,
                      replay_last := boolean()}.
-%% What a channel is like; `max_rate' in messages per second and topic.
+%% The policy of a channel; `max_rate' is in messages per second and topic.
 
-%% A secret must not reach a log or a crash report.
+%% The replacement for a secret, which must not appear in a log or a crash report.
 -define(REDACTED, '...').
 -define(CURRENT, {?MODULE, current}).
 
-%% The longest time in milliseconds that a timer of the BEAM takes.
+%% The longest time of a timer of the BEAM, in milliseconds.
 -define(MAX_MS, 16#ffffffff).
-%% The largest number of things.
+%% The greatest number that a value may be.
 -define(MAX_NUMBER, 16#ffffffff).
-%% The longest time in seconds: a year.
+%% The longest time in seconds, which is a year.
 -define(MAX_SECONDS, 366 * 24 * 60 * 60).
 -define(MAX_CHANNELS, 1000).
 -define(MAX_NAME, 255).
 
-%% Processes of OTP and of this application; those of gateways begin with `esdb_gater_'.
+%% The names of processes of OTP and of this application. The names of gateway processes begin with
+%% `esdb_gater_'.
 -define(TAKEN, [application_controller, auth, code_server, erl_epmd, erl_prim_loader,
                 erl_signal_server, error_logger, erts_code_purger, esdb_channel_sup,
                 file_server_2, global_group, global_group_check, global_name_server, inet_db, init,
@@ -50,17 +52,17 @@
                 logger_proxy, logger_std_h_default, logger_sup, net_kernel, net_sup, rex,
                 socket_registry, standard_error, standard_error_sup, undefined, user, user_drv]).
 
-%% @doc The environment of this application, also before somebody has loaded it.
+%% @doc Returns the environment of this application, even before the application is loaded.
 -spec environment() -> [{atom(), term()}].
 environment() ->
     _ = case application:get_key(erl_esdb_gater, vsn) of
             {ok, _} -> ok;
-            %% Where there is no such application the functions work all the same.
+            %% The functions also work where the application does not exist.
             undefined -> application:load(erl_esdb_gater)
         end,
     application:get_all_env(erl_esdb_gater).
 
-%% @doc Checks the environment of this application, warns of what it does not know.
+%% @doc Checks the environment of this application, and logs a warning for each unknown key.
 -spec load() -> {ok, map()} | {error, problem()}.
 load() ->
     case {os:getenv("ESDB_GATER_SECRET"), check(environment())} of
@@ -74,7 +76,7 @@ load() ->
             Error
     end.
 
-%% @doc Keeps a checked configuration for {@link current/0}, without the secret.
+%% @doc Stores a checked configuration, without the secret, for {@link current/0}.
 -spec use(map()) -> ok.
 use(Config) ->
     Public = case Config of
@@ -83,8 +85,8 @@ use(Config) ->
              end,
     persistent_term:put(?CURRENT, Public).
 
-%% @doc The configuration that the application was started with. It is in no process's state and in
-%% no child specification, where reports would show it.
+%% @doc Returns the configuration with which the application was started. It is not part of any
+%% process state or child specification, which reports would show.
 -spec current() -> map().
 current() ->
     persistent_term:get(?CURRENT, #{}).
@@ -104,14 +106,14 @@ warn({overridden, Key, By}) ->
     ?LOG_WARNING("erl_esdb_gater: configuration key ~ts has no effect: ~ts is set as well",
                  [Key, By], #{application => erl_esdb_gater}).
 
-%% @doc A problem in words.
+%% @doc Returns the description of a problem.
 -spec describe(problem()) -> string().
 describe({bad_config, Key, Value, Expected}) ->
     lists:flatten(io_lib:format("erl_esdb_gater: configuration key ~ts is ~0tp, but must be ~ts",
                                 [Key, Value, Expected])).
 
-%% @doc Checks an environment. Gives nested maps of the known keys with their values; a key
-%% that is not set is not in them. The original's flat `hmac_secret' comes as
+%% @doc Checks an environment. Returns nested maps of the known keys with their values; keys that
+%% are not set are missing. The flat key `hmac_secret' of the original library is returned as
 %% `security.hmac_secret'.
 -spec check([{atom(), term()}]) -> {ok, map(), [warning()]} | {error, problem()}.
 check(Env) ->
@@ -126,8 +128,7 @@ check(Env) ->
         throw:{bad_config, _, _, _} = Problem -> {error, Problem}
     end.
 
-%% @doc Checks values for retries that do not come from the environment; there an unknown key is an
-%% error.
+%% @doc Checks retry values that do not come from the environment. An unknown key is an error here.
 -spec check_retry(map()) -> ok | {error, problem() | warning()}.
 check_retry(Values) ->
     try
@@ -139,7 +140,7 @@ check_retry(Values) ->
         throw:{bad_config, _, _, _} = Problem -> {error, Problem}
     end.
 
-%% Name => {section, Keys} | {each, Keys} (names are the user's) | {value, Check, Expected}.
+%% Name => {section, Keys} | {each, Keys} (the user chooses the names) | {value, Check, Expected}.
 keys() ->
     #{gateways => value(fun gateways/1, "a list of node names"),
       gateway_timeout_ms => value(fun(Ms) -> whole(Ms, 100, ?MAX_MS) end,
@@ -158,7 +159,7 @@ keys() ->
       telemetry_handlers => value(fun telemetry_handlers/1, "a list that may hold logger"),
       program => value(fun is_text/1, "the path of the program esdb-gater"),
       data_dir => value(fun is_text/1, "the path of a folder"),
-      %% What the runtime system itself puts there.
+      %% The runtime system itself sets these keys.
       included_applications => value(fun is_list/1, "a list of applications")}.
 
 retry_keys() ->
@@ -239,7 +240,8 @@ each(Path, Keys, Options) when is_list(Options) ->
 each(Path, _Keys, Other) ->
     throw({bad_config, Path, Other, "a list of {Name, [{Key, Value}]}"}).
 
-%% The keys of a channel are sought among themselves, all others everywhere.
+%% The nearest key of a channel is searched for among the keys of channels, and any other key among
+%% all keys.
 nearest("channels." ++ _ = Path, Full, Keys) ->
     nearest_of(Full, [join(Path, Key) || Key <- maps:keys(Keys)]);
 nearest(_Path, Full, Keys) ->
@@ -259,7 +261,8 @@ paths(Path, Keys) ->
                      ({Key, _}) -> [join(Path, Key)]
                   end, lists:sort(maps:to_list(Keys))).
 
-%% Names that the gateway can serve and that a process of a BEAM may be registered under.
+%% The names must be those of channels that a gateway can serve, and must be free for processes of a
+%% BEAM.
 check_channel_names(Channels) ->
     lists:foreach(fun(Name) ->
                       Text = atom_to_list(Name),
@@ -284,7 +287,7 @@ is_taken(Name, Text) ->
 bad_channel(Name, Expected) ->
     throw({bad_config, join("channels", Name), Name, Expected}).
 
-%% What depends on two values.
+%% Checks conditions that involve two values.
 check_together(Prefix, Retry) ->
     Base = maps:get(base_delay_ms, Retry, 100),
     Attempts = maps:get(max_attempts, Retry, none),
@@ -299,7 +302,7 @@ check_together(Prefix, Retry) ->
             ok
     end.
 
-%% Without somebody who may grant everything would be refused.
+%% Without a root key, every token would be refused.
 check_roots(Capabilities) ->
     case {maps:get(mode, Capabilities, disabled), maps:get(roots, Capabilities, [])} of
         {Mode, []} when Mode =/= disabled ->
@@ -339,7 +342,7 @@ shown(_, Value) -> Value.
 gateways(List) ->
     is_list(List) andalso lists:all(fun is_node_name/1, List).
 
-%% As OTP has it: letters, digits, `_' and `-', then `@', then a host.
+%% OTP accepts node names of letters, digits, `_' and `-', then `@', then a host.
 is_node_name(Name) when is_atom(Name) ->
     case string:split(atom_to_list(Name), "@") of
         [[_ | _] = Alive, [_ | _] = Host] ->
@@ -367,7 +370,7 @@ secret(S) when is_binary(S) -> S =/= <<>>;
 secret([_ | _] = S) -> is_text(S);
 secret(_) -> false.
 
-%% Text for a path: the operating system ends it at a NUL.
+%% A path must not contain NUL, at which the operating system would end it.
 is_text(B) when is_binary(B) ->
     case unicode:characters_to_list(B) of
         Text when is_list(Text) -> is_text(Text);
@@ -382,7 +385,8 @@ whole(N, Least, Most) -> is_integer(N) andalso N >= Least andalso N =< Most.
 
 number(N) -> whole(N, 1, ?MAX_NUMBER).
 
-%% @doc The mode of this node: `capabilities.mode', or `capability_mode' as in the original.
+%% @doc Returns the mode of this node: `capabilities.mode', or `capability_mode' as in the original
+%% library.
 -spec capability_mode() -> capability_mode().
 capability_mode() ->
     Flat = application:get_env(erl_esdb_gater, capability_mode, disabled),
@@ -395,7 +399,7 @@ capability_mode() ->
 to_map(Options) when is_map(Options) -> Options;
 to_map(Options) -> maps:from_list(Options).
 
-%% @doc Changes the mode of this node, for the channels that it serves itself. A gateway has the mode
+%% @doc Changes the mode of this node for the channels that it hosts itself. A gateway has the mode
 %% of its own configuration.
 -spec set_capability_mode(capability_mode()) -> ok.
 set_capability_mode(Mode) when Mode =:= disabled; Mode =:= optional; Mode =:= required ->
@@ -403,13 +407,13 @@ set_capability_mode(Mode) when Mode =:= disabled; Mode =:= optional; Mode =:= re
     ok = application:set_env(erl_esdb_gater, capabilities, maps:remove(mode, Capabilities)),
     application:set_env(erl_esdb_gater, capability_mode, Mode).
 
-%% @doc The mode of a channel of this node: whether it asks for tokens itself, or else that of the
-%% node.
+%% @doc Returns the effective mode of a channel of this node, which is `required' if the channel
+%% requires tokens, and otherwise the mode of the node.
 -spec effective_capability_mode(Requires :: boolean()) -> capability_mode().
 effective_capability_mode(true) -> required;
 effective_capability_mode(false) -> capability_mode().
 
-%% @doc The channels there are without configuration.
+%% @doc Returns the channels that exist without configuration.
 -spec default_channels() -> #{atom() => channel()}.
 default_channels() ->
     Channel = fun(Priority, MaxRate, Hmac) ->
@@ -427,7 +431,8 @@ default_channels() ->
       esdb_channel_logging => Channel(low, 1000, optional),
       esdb_channel_diagnostics => Channel(low, 100, optional)}.
 
-%% @doc The channels of a checked configuration: the defaults, changed, and the user's own.
+%% @doc Returns the channels of a checked configuration: the defaults, with changed rules, and the
+%% user's own.
 -spec channels(map()) -> #{atom() => channel()}.
 channels(Config) ->
     Own = maps:get(channels, Config, #{}),
@@ -436,8 +441,8 @@ channels(Config) ->
                   Acc#{Name => maps:merge(maps:get(Name, Acc, Blank), Changes)}
               end, default_channels(), Own).
 
-%% @doc A checked configuration as the file of the gateway program. The secret is not in it:
-%% it is told apart from this.
+%% @doc Returns a checked configuration as the file of the gateway program. The secret is not part
+%% of it, since the program receives it separately.
 -spec to_toml(map()) -> iodata().
 to_toml(Config) ->
     [pairs_toml(maps:with([tune_peers], Config)),

@@ -1,11 +1,13 @@
 %%% @private
-%%% @doc Gateways that were in use and are not any more.
+%%% @doc Departed gateways: gateways that this node has used and does not use any more.
 %%%
-%%% A gateway keeps subscriptions over a lost connection, and connects again by itself. When
-%%% another has taken over meanwhile, what is published at both would come twice, and messages of
-%%% both sessions would mix; so this node takes leave of it when it shows up again.
+%%% A gateway keeps subscriptions after a lost connection, and connects again by itself. If another
+%%% gateway has taken over in the meantime, messages that are published at both would arrive twice,
+%%% and the messages of both sessions would mix. This node therefore ends its session with a
+%%% departed gateway when that connects again.
 %%%
-%%% Pure, and bounded: embedded gateways have ever new names, and most of them never come back.
+%%% The module is pure. The set is bounded, since embedded gateways always have new names, and most
+%%% of them never return.
 %%% @end
 -module(esdb_gater_departed).
 
@@ -17,11 +19,11 @@
 
 -define(MOST, 64).
 
-%% @doc There are none.
+%% @doc Returns an empty set.
 -spec new() -> departed().
 new() -> #{}.
 
-%% @doc One more.
+%% @doc Adds a gateway.
 -spec add(node(), departed()) -> departed().
 add(Node, Departed) when map_size(Departed) < ?MOST ->
     Departed#{Node => []};
@@ -29,10 +31,10 @@ add(Node, Departed) ->
     [Other | _] = maps:keys(Departed),
     (maps:remove(Other, Departed))#{Node => []}.
 
-%% @doc It is in use again, or has been left.
+%% @doc Removes a gateway that is in use again, or whose session was ended.
 -spec remove(node(), departed()) -> departed().
 remove(Node, Departed) -> maps:remove(Node, Departed).
 
-%% @doc Whether it was in use and is not.
+%% @doc Returns whether the gateway has departed.
 -spec member(node(), departed()) -> boolean().
 member(Node, Departed) -> is_map_key(Node, Departed).

@@ -1,5 +1,5 @@
 %%% @private
-%%% @doc What this node's distribution is like, and so where a gateway that it runs has to listen.
+%%% @doc The kind of this node's distribution, which determines where an embedded gateway listens.
 -module(esdb_gater_distribution).
 
 -export([gateway_address/1, is_loopback/1]).
@@ -8,18 +8,19 @@
 
 -type family() :: inet | inet6.
 
-%% A host of a name with short names has no dot. This is 127.0.0.1 in one number, which needs no
-%% name service.
+%% With short names, the host in a node name contains no dot. This is 127.0.0.1 as one number, which
+%% needs no name service.
 -define(LOOPBACK_NUMBER, "2130706433").
 
-%% @doc The host of the embedded gateway's name, and the address it listens on. `loopback', for
-%% nodes of this machine: `127.0.0.1' or `::1', by the kind of this node's own distribution; with
-%% short names the former is called `localhost', or by its number where that name does not
-%% resolve. `open', for nodes of others, and where there is no loopback address: the host in this
-%% node's name, and wherever this node's own distribution listens.
+%% @doc Returns the host of the embedded gateway's name, and the address on which it listens. The
+%% scope `loopback' is for nodes on this machine: the host is `127.0.0.1' or `::1', according to the
+%% address family of this node's own distribution; with short names the former is written as
+%% `localhost', or as its number where that name does not resolve. The scope `open' is for nodes on
+%% other machines, and is used where there is no loopback address: the host is that in this node's
+%% name, and the gateway listens wherever this node's own distribution listens.
 %%
-%% `unsupported': this node's distribution is one that the gateway does not speak, by the name
-%% that `-proto_dist' has.
+%% Returns `unsupported', with the name that `-proto_dist' has for it, if the gateway does not
+%% support this node's distribution.
 -spec gateway_address(esdb_gater_election:scope()) ->
           {ok, Host :: string(), Address :: string()} | {unsupported, Protocol :: string()}.
 gateway_address(Scope) ->
@@ -31,12 +32,12 @@ gateway_address(Scope) ->
             Unsupported
     end.
 
-%% @doc Whether the host of a node's name is this machine, whichever it is.
+%% @doc Returns whether the host of a node name always denotes the machine itself.
 -spec is_loopback(Host :: string()) -> boolean().
 is_loopback(Host) ->
     lists:member(Host, ["127.0.0.1", "localhost", "::1", ?LOOPBACK_NUMBER]).
 
-%% Of several protocols the gateway needs one.
+%% If the node has several protocols, the gateway needs only one of them.
 family() ->
     Protocols = case init:get_argument(proto_dist) of
                     {ok, Given} -> lists:append(Given);

@@ -1,15 +1,15 @@
 %%% @private
-%%% @doc Which of several connected nodes runs the embedded gateway that all of them use.
+%%% @doc The election of the node that runs the embedded gateway which several connected nodes use.
 %%%
-%%% Every member tells the others how it is (`status()'). From the same statuses every node
-%%% concludes the same:
+%%% Every member announces its status (`status()') to the others. From the same statuses every node
+%%% derives the same result:
 %%% <ul>
-%%% <li>of those that host a gateway which can be used, the one that began first;</li>
-%%% <li>if nobody hosts one, the member that has been there longest is to start it; one whose
-%%%     program does not run comes after those of which nothing is known.</li>
+%%% <li>Of the members that host a usable gateway, the one that began first is used.</li>
+%%% <li>If no member hosts a gateway, the member with the longest membership is to start one; a
+%%%     member whose program does not run comes after those whose status is unknown.</li>
 %%% </ul>
-%%% Clocks that differ decide who is the eldest and nothing else: what counts is what each has
-%%% told, and names break ties. So after a netsplit, too, the two sides agree.
+%%% Clocks that differ only influence which member is the eldest: the announced times are compared,
+%%% and names break ties. Both sides therefore also agree after a netsplit.
 %%% @end
 -module(esdb_gater_election).
 
@@ -25,10 +25,10 @@
 -type members() :: #{node() => status()}.
 -type decision() :: host | {use, Host :: node(), Gateway :: node()} | {await, Host :: node()}.
 -type scope() :: loopback | open.
-%% Where a gateway is to listen.
+%% The range of addresses on which a gateway listens.
 
-%% @doc What the node `Me', itself among the members, has to do. `Passed' are members that were
-%% waited for in vain.
+%% @doc Returns the task of the node `Me', which is one of the members. `Passed' are members for
+%% which this node has waited in vain.
 -spec choose(Me :: node(), members(), Passed :: [node()]) -> decision().
 choose(Me, Members, Passed) ->
     Counted = maps:without(Passed -- [Me], Members),
@@ -48,8 +48,8 @@ choose(Me, Members, Passed) ->
             end
     end.
 
-%% @doc Where the gateway of the node `Me' has to listen: on a loopback address as long as all members are
-%% on this machine, by the host parts of their names.
+%% @doc Returns where the gateway of the node `Me' has to listen: on a loopback address if all
+%% members are on this machine, according to the hosts of their names.
 -spec scope(Me :: node(), members()) -> scope().
 scope(Me, Members) ->
     case lists:all(fun(Node) -> is_near(Node, Me) end, maps:keys(Members)) of
@@ -57,7 +57,7 @@ scope(Me, Members) ->
         false -> open
     end.
 
-%% @doc Whether this is a status; it comes from another node.
+%% @doc Returns whether this is a valid status, since it comes from another node.
 -spec is_status(term()) -> boolean().
 is_status(#{born := Born, able := Able, role := Role}) ->
     is_integer(Born) andalso is_boolean(Able) andalso is_role(Role);
@@ -67,13 +67,13 @@ is_status(_) ->
 is_role({hosting, Since, Gateway}) -> is_integer(Since) andalso is_atom(Gateway);
 is_role(Role) -> Role =:= seeking orelse Role =:= guest.
 
-%% A gateway on a loopback address is of no use to other machines.
+%% Other machines cannot reach a gateway on a loopback address.
 is_usable(none, _Host, _Me) ->
     false;
 is_usable(Gateway, Host, Me) ->
     not is_loopback(host(Gateway)) orelse is_near(Host, Me).
 
-%% A node that is called by a loopback address can be connected on its machine only.
+%% A node whose host is a loopback address can be reached on its own machine only.
 is_near(Node, Me) ->
     Host = host(Node),
     Mine = host(Me),

@@ -1,24 +1,25 @@
 %%% @private
-%%% @doc The embedded gateway that connected nodes share: one of them hosts it, the others use it.
+%%% @doc The embedded gateway that connected nodes share: one of them hosts it, and the others use
+%%% it.
 %%%
-%%% Runs on every node that is not told of gateways by its configuration, under this module's
-%%% name. Each of these processes knows those on the nodes that are connected and visible, tells
-%%% them its status whenever that changes, and does what {@link esdb_gater_election} concludes
-%%% from all of them: it has {@link esdb_gater_port} run the program or end it, and tells the
+%%% This process runs on every node whose configuration names no gateways, and is registered under
+%%% the name of this module. It knows the same processes on the connected visible nodes, announces
+%%% its status to them whenever that changes, and carries out the result of {@link
+%%% esdb_gater_election}: it has {@link esdb_gater_port} start or stop the program, and tells the
 %%% link which gateway to use. There is no other agreement, no lock and no leader.
 %%%
 %%% <ul>
-%%% <li>A node that is alone starts a gateway at once; one that has others waits for what they
-%%%     tell, a second at most.</li>
-%%% <li>When the host, or its connection, is gone, the one whose turn it is starts another. It is
-%%%     waited for, and passed over when nothing comes of it.</li>
-%%% <li>Where two turn out to host one, as after a netsplit, the younger uses the elder's and ends
-%%%     its own when the others have had time to leave.</li>
-%%% <li>A host whose gateway cannot be reached is passed over, too: at once if it does not answer
-%%%     itself, though it keeps its connection, else after some tries.</li>
+%%% <li>A node without other nodes starts a gateway at once. A node with others waits for their
+%%%     statuses, for at most a second.</li>
+%%% <li>When the host or the connection to it is lost, the next member in turn starts a gateway. The
+%%%     others wait for it, and pass it over if it does not start one in time.</li>
+%%% <li>If two nodes turn out to host a gateway, as after a netsplit, the younger one uses the
+%%%     gateway of the elder one, and stops its own when the others have had time to leave.</li>
+%%% <li>A host whose gateway cannot be reached is passed over, too: at once if the host itself does
+%%%     not answer although its connection exists, and otherwise after several attempts.</li>
 %%% </ul>
-%%% Between nodes: `{esdb_gater_embedded, 1, hello | status, Node, Status}', where `hello' asks for a
-%%% status in return; and the call `secret', for a node that has none of its own.
+%%% The processes exchange `{esdb_gater_embedded, 1, hello | status, Node, Status}', where `hello'
+%%% asks for a status in return. A node without a secret of its own calls `secret'.
 %%% @end
 -module(esdb_gater_embedded).
 
@@ -61,38 +62,38 @@
 start_link() ->
     gen_server:start_link({local, ?MODULE}, ?MODULE, [], []).
 
-%% @doc The process that runs the program is there and runs nothing yet.
+%% @doc Reports that the process that runs the program has started, without a program.
 -spec port_started() -> ok.
 port_started() ->
     gen_server:cast(?MODULE, port_started).
 
-%% @doc This node's program can serve.
+%% @doc Reports that the program of this node is ready.
 -spec program_up(node()) -> ok.
 program_up(Gateway) ->
     gen_server:cast(?MODULE, {program_up, Gateway}).
 
-%% @doc This node's program has ended and is started again.
+%% @doc Reports that the program of this node has ended and is being restarted.
 -spec program_down() -> ok.
 program_down() ->
     gen_server:cast(?MODULE, program_down).
 
-%% @doc This node's program is missing, or fails again and again.
+%% @doc Reports that the program of this node is missing or has failed several times in a row.
 -spec program_fails() -> ok.
 program_fails() ->
     ok = esdb_gater_link:out_of_reach(),
     gen_server:cast(?MODULE, program_fails).
 
-%% @doc This node has another name: it is a newcomer under that.
+%% @doc Reports that this node has another name, under which it is a new member.
 -spec renamed() -> ok.
 renamed() ->
     gen_server:cast(?MODULE, renamed).
 
-%% @doc The link has lost this gateway, or does not reach it.
+%% @doc Reports that the link has lost this gateway or cannot reach it.
 -spec gateway_lost(node()) -> ok.
 gateway_lost(Gateway) ->
     gen_server:cast(?MODULE, {gateway_lost, Gateway}).
 
-%% @doc For tests and people: this node's part, and what it knows of the others.
+%% @doc Returns the role of this node and its knowledge of the others, for tests and people.
 -spec status() -> map().
 status() ->
     gen_server:call(?MODULE, status).
@@ -101,7 +102,7 @@ status() ->
 init([]) ->
     process_flag(trap_exit, true),
     _ = net_kernel:monitor_nodes(true, [{node_type, visible}]),
-    %% After a crash of this process the program still runs, and the link uses what it did.
+    %% After a crash of this process the program still runs, and the link uses the same gateway.
     Born = kept(born, fun now_us/0),
     State = case {esdb_gater_shared_state:get(hosting), esdb_gater_shared_state:get(program)} of
                 {{ok, Since}, {ok, Program}} ->
@@ -131,7 +132,7 @@ handle_call(Request, _From, State) ->
 handle_cast({program_up, Gateway}, #state{role = {hosting, _}} = State) ->
     {noreply, decide(State#state{program = Gateway, able = true})};
 handle_cast({program_up, Gateway}, State) ->
-    %% Too late: meanwhile another hosts.
+    %% Another node hosts the gateway by now.
     {noreply, linger(State#state{program = Gateway})};
 handle_cast(Down, State) when Down =:= program_down; Down =:= port_started ->
     {noreply, decide(not_using(own, State#state{program = none}))};
@@ -142,7 +143,7 @@ handle_cast(program_fails, #state{role = {hosting, _}} = State) ->
         Next -> {noreply, stop_program(Next)}
     end;
 handle_cast({gateway_lost, Gateway}, #state{using = {Host, Gateway}, probe = undefined} = State) ->
-    %% Whoever answers is alive.
+    %% An answer shows that the host is alive.
     _ = Host =/= node() andalso say(hello, Host, State),
     Patience = case Host =:= node() of true -> ?PROBE_OWN; false -> ?PROBE end,
     {noreply, State#state{probe = {Host, erlang:start_timer(Patience, self(), probe)},
@@ -197,9 +198,10 @@ terminate(Reason, _State) when Reason =:= shutdown; Reason =:= normal ->
 terminate(_Reason, _State) ->
     ok.
 
-%%% The others
+%%% The other members
 
-%% A node is connected. Without this process there it takes no part, which its monitor tells.
+%% Handles a node that has connected. If this process does not run there, the node takes no part,
+%% which the monitor reports.
 met(Node, #state{peers = Peers} = State) when is_map_key(Node, Peers) ->
     State;
 met(Node, #state{peers = Peers} = State) ->
@@ -212,7 +214,7 @@ heard(Kind, Node, Status, State) ->
     _ = Kind =:= hello andalso say(status, Node, Met),
     answered(Node, Met#state{peers = Peers#{Node := {Ref, Status}}}).
 
-%% Whatever was thought of it before, it lives, or is gone for certain.
+%% An answer shows that the member is alive, whatever was assumed before.
 answered(Node, #state{passed = Passed, probe = Probe, answers = Answers} = State) ->
     State#state{passed = lists:delete(Node, Passed),
                 answers = Answers orelse is_tuple(Probe) andalso element(1, Probe) =:= Node}.
@@ -277,7 +279,7 @@ follow({use, Host, Gateway}, _Members, State) ->
 follow({await, Node}, Members, State) ->
     await(Node, Members, step_down(seeking, not_using(other, State))).
 
-%% Nobody starts a gateway before the others have had a chance to tell of theirs.
+%% No node starts a gateway before the others have had time to announce theirs.
 is_gathered(#state{peers = Peers, passed = Passed, gather = Timer} = State) ->
     case [Node || {Node, {_, unknown}} <- maps:to_list(Peers), not lists:member(Node, Passed)] of
         [] -> true;
@@ -298,7 +300,8 @@ await(Node, Members, #state{await = Await} = State) ->
 not_waiting(State) ->
     State#state{await = undefined, gather = undefined}.
 
-%% The gateway has been lost a while ago. Its host may be silent, or only be out of its reach.
+%% The gateway was lost some time ago. Either its host is silent, or only the gateway is out of
+%% reach.
 probed(Host, #state{using = {Host, Gateway}, answers = Answers, unreached = Unreached} = State) ->
     case esdb_gater_shared_state:get(gateway) of
         {ok, Gateway} ->
@@ -328,7 +331,7 @@ step_down(Role, #state{role = {hosting, _}} = State) ->
 step_down(Role, State) ->
     State#state{role = Role}.
 
-%% Those who use our gateway are told by the same message as we have been.
+%% The nodes that use this node's gateway receive the same status as this node did.
 linger(#state{program = none} = State) ->
     stop_program(State);
 linger(#state{linger = undefined} = State) ->
@@ -357,8 +360,8 @@ use({_, Gateway} = Using, State) ->
     ok = esdb_gater_link:embedded_up(Gateway),
     State#state{using = Using}.
 
-%% A node without a secret takes the host's, or nothing that it signs would verify. In a process
-%% of its own, so that the secret is in no state and no message of this one.
+%% A node without a secret adopts that of the host, since no signature of it would verify otherwise.
+%% A separate process does so, so that the secret is in no state and no message of this process.
 adopt({Host, _} = Using) ->
     Self = self(),
     _ = spawn(fun() ->
@@ -372,7 +375,7 @@ adopt({Host, _} = Using) ->
               end),
     ok.
 
-%% Its own gateway is not there, or that of another is not to be used any more.
+%% Either this node's own gateway has ended, or the gateway of another node is no longer to be used.
 not_using(_Which, #state{using = none} = State) ->
     State;
 not_using(own, #state{using = {Host, _}} = State) when Host =/= node() ->

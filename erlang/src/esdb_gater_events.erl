@@ -1,9 +1,10 @@
 %%% @private
-%%% @doc Hands events of the gateway to the handlers on this node.
+%%% @doc Passes the events of the gateway to the handlers on this node.
 %%%
-%%% A process of its own, so that a handler may use the application, register a worker for example,
-%%% and so that a slow one does not keep the link from its work. What waits is bounded: further
-%%% events are dropped and counted, which is logged when the handlers have caught up.
+%%% This is a process of its own, so that a handler may use the application, for example to register
+%%% a worker, and so that a slow handler does not block the link. The number of waiting events is
+%%% bounded: further events are dropped and counted, and the count is logged when the handlers have
+%%% caught up.
 %%% @end
 -module(esdb_gater_events).
 
@@ -15,7 +16,7 @@
 -export([init/1, handle_call/3, handle_cast/2]).
 
 -define(MOST_WAITING, 10000).
-%% Slots of the counters.
+%% The indices of the counters.
 -define(WAITING, 1).
 -define(DROPPED, 2).
 
@@ -23,7 +24,7 @@
 start_link() ->
     gen_server:start_link({local, ?MODULE}, ?MODULE, [], []).
 
-%% @doc Hands an event over. Does not wait.
+%% @doc Passes an event to the handlers without waiting for them.
 -spec dispatch(esdb_gater_telemetry:event(), Measurements :: map(), Metadata :: map()) -> ok.
 dispatch(Event, Measurements, Metadata) ->
     case esdb_gater_shared_state:get(events) of

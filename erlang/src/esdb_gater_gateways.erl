@@ -1,13 +1,13 @@
 %%% @private
-%%% @doc The gateways there are, which of them to try, and how long to wait between rounds.
+%%% @doc The known gateways, their order, and the pauses between attempts to connect.
 %%%
-%%% There are those that the configuration names and those that a gateway has told of: the
-%%% members of its cluster, itself included. Once members are known they go first: a named
-%%% gateway that is none of them may have been put out, and is the last resort.
+%%% Gateways are known from the configuration, and from a gateway that has announced the members of
+%%% its cluster, including itself. Once members are known they come first: a configured gateway that
+%%% is not a member may have been removed, and is only the last resort.
 %%%
-%%% Among equals one that has not failed since it last served goes first, then one on the host of
-%%% this node, then the order given. One that fails makes way for the next at once. When all
-%%% have failed there is a pause that doubles with each round, from 50 ms to 5 s.
+%%% Among equal gateways, one that has not failed since it last served comes first, then one on the
+%%% host of this node, then the given order. After a failure the next gateway is tried at once. When
+%%% all have failed there is a pause that doubles with each round, from 50 ms to 5 s.
 %%% @end
 -module(esdb_gater_gateways).
 
@@ -28,12 +28,12 @@
 -define(PAUSE_MIN, 50).
 -define(PAUSE_MAX, 5000).
 
-%% @doc The named ones.
+%% @doc Returns the configured gateways.
 -spec new([node()]) -> gateways().
 new(Nodes) ->
     #gateways{named = unique(Nodes)}.
 
-%% @doc These are the members of the cluster now, and no others.
+%% @doc Replaces the known members of the cluster.
 -spec learn([node()], gateways()) -> gateways().
 learn(Nodes, #gateways{named = Named, failed = Failed, doubtful = Doubtful} = Gateways) ->
     Members = unique(Nodes),
@@ -41,7 +41,7 @@ learn(Nodes, #gateways{named = Named, failed = Failed, doubtful = Doubtful} = Ga
     Gateways#gateways{members = Members, failed = [N || N <- Failed, lists:member(N, Known)],
                       doubtful = [N || N <- Doubtful, lists:member(N, Known)]}.
 
-%% @doc The one to try now.
+%% @doc Returns the gateway to try now.
 -spec current(gateways()) -> {ok, node()} | none.
 current(Gateways) ->
     case untried(Gateways) of
@@ -49,7 +49,8 @@ current(Gateways) ->
         [] -> none
     end.
 
-%% @doc This one has failed. Returns the milliseconds to wait at most before the next is tried.
+%% @doc Records that a gateway has failed. Returns the greatest time in milliseconds to wait before
+%% the next one is tried.
 -spec failed(node(), gateways()) -> {Pause :: non_neg_integer(), gateways()}.
 failed(Node, #gateways{failed = Failed, doubtful = Doubtful, rounds = Rounds} = Gateways) ->
     Without = Gateways#gateways{failed = lists:usort([Node | Failed]),
@@ -59,21 +60,21 @@ failed(Node, #gateways{failed = Failed, doubtful = Doubtful, rounds = Rounds} = 
         [] -> {pause(Rounds), Without#gateways{failed = [], rounds = Rounds + 1}}
     end.
 
-%% At most 2^16 times the minimum: the shift must not build a big number.
+%% The pause is at most 2^16 times the minimum, since the shift must not create a big integer.
 pause(Rounds) ->
     min(?PAUSE_MAX, ?PAUSE_MIN bsl min(Rounds, 16)).
 
-%% @doc This one serves.
+%% @doc Records that a gateway serves.
 -spec succeeded(node(), gateways()) -> gateways().
 succeeded(Node, #gateways{doubtful = Doubtful} = Gateways) ->
     Gateways#gateways{failed = [], doubtful = lists:delete(Node, Doubtful), rounds = 0}.
 
-%% @doc Whether there is one beside this that has not failed in this round.
+%% @doc Returns whether there is another gateway that has not failed in this round.
 -spec others(node(), gateways()) -> boolean().
 others(Node, Gateways) ->
     lists:delete(Node, untried(Gateways)) =/= [].
 
-%% @doc A gateway on this host, if the one in use is not and there is one.
+%% @doc Returns a gateway on this host, unless the one in use is on this host.
 -spec home(InUse :: node(), gateways()) -> {ok, node()} | none.
 home(InUse, #gateways{named = Named, members = Members}) ->
     Choice = case Members of [] -> Named; _ -> Members end,
@@ -82,7 +83,7 @@ home(InUse, #gateways{named = Named, members = Members}) ->
         _ -> none
     end.
 
-%% @doc All of them, the ones to try first at the front.
+%% @doc Returns all gateways in the order in which they are tried.
 -spec to_list(gateways()) -> [node()].
 to_list(#gateways{named = Named, members = Members, doubtful = Doubtful}) ->
     preferred(Members, Doubtful) ++ preferred(Named -- Members, Doubtful).

@@ -1,15 +1,15 @@
 %%% @private
-%%% @doc Notices a gateway that keeps its connection and does not answer: one that is stopped,
-%%% or behind a network that drops everything. The runtime system itself would take a minute.
+%%% @doc Detects a gateway that keeps its connection but does not answer, because it is stopped or
+%%% the network drops everything. The runtime system itself would take a minute.
 %%%
-%%% A process of its own, because the link may be suspended in a send to that very gateway
-%%% when its socket is full. This one never is: a ping that cannot be sent counts as one
-%%% without an answer. It cuts the connection, which sets free whoever is suspended and is
-%%% what the link waits for.
+%%% The heartbeat is a process of its own, since the link may be suspended in a send to that very
+%%% gateway when its socket is full. This process is never suspended: a ping that cannot be sent
+%%% counts as a ping without an answer. It cuts the connection, which resumes all suspended
+%%% processes and which the link monitors.
 %%%
-%%% Five pings go out in the given time, and it takes four in a row without any answer: cut
-%%% after four to five fifths of that time. Time in which this node itself stood still counts
-%%% as one ping at most.
+%%% Five pings are sent in the given time, and the connection is cut after four in a row without any
+%%% answer, which is after four to five fifths of that time. A period in which this node itself
+%%% stood still counts as at most one ping.
 %%% @end
 -module(esdb_gater_heartbeat).
 
@@ -19,12 +19,13 @@
 
 -define(PINGS, 5).
 
-%% @doc Watches a connected gateway until it is silent for so long, or until stopped.
+%% @doc Monitors a connected gateway until it has been silent for the given time, or until {@link
+%% stop/1} is called.
 -spec start_link(node(), SilenceMs :: pos_integer()) -> pid().
 start_link(Gateway, Silence) ->
     spawn_link(fun() -> pulse(Gateway, Silence, 0) end).
 
-%% @doc Stops watching.
+%% @doc Stops monitoring.
 -spec stop(pid() | undefined) -> ok.
 stop(undefined) ->
     ok;
@@ -38,7 +39,7 @@ pulse(Gateway, Silence, Missed) when Missed >= ?PINGS - 1 ->
                  [Gateway, Silence], #{application => erl_esdb_gater}),
     esdb_gater_transport:disconnect(Gateway);
 pulse(Gateway, Silence, Missed) ->
-    %% The answer is small, whatever the gateway has to tell of itself. One of an earlier version
+    %% The answer is small, whatever the state of the gateway. A gateway of an earlier version
     %% answers that it does not know the request.
     Ping = {'$gen_call', {self(), make_ref()}, ping},
     case erlang:send(esdb_gater_transport:address(esdb_gater_session, Gateway), Ping,
@@ -53,7 +54,7 @@ pulse(Gateway, Silence, Missed) ->
             end
     end.
 
-%% Whichever ping it answers, an answer is a sign of life.
+%% An answer to any of the pings shows that the gateway is alive.
 listen(Until, Heard) ->
     receive
         _ -> listen(Until, true)

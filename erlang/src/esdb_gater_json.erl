@@ -1,11 +1,11 @@
 %%% @private
-%%% @doc The part of JSON that capability tokens are made of: objects with text keys, arrays, texts,
-%%% whole numbers, booleans and null. There is no JSON in OTP 25.
+%%% @doc The part of JSON that capability tokens use: objects with text keys, arrays, texts, whole
+%%% numbers, booleans and null. OTP 25 has no JSON module.
 %%%
-%%% An encoder of one form: keys in ascending order, no white space, and no character escaped that
-%%% need not be. A decoder that takes nothing else than JSON (RFC 8259) in UTF-8 and refuses keys
-%%% that occur twice, fractions and exponents, numbers beyond 64 bits, and deep nesting: two
-%%% programs must not read one token in two ways.
+%%% The encoder has one form: keys in ascending order, no white space, and no escape that is not
+%%% required. The decoder accepts only JSON (RFC 8259) in UTF-8, and refuses keys that occur twice,
+%%% fractions and exponents, numbers beyond 64 bits, and deep nesting, since two programs must not
+%%% read one token in two ways.
 %%% @end
 -module(esdb_gater_json).
 
@@ -15,12 +15,12 @@
 
 -type value() :: #{binary() => value()} | [value()] | binary() | integer() | boolean() | null.
 
-%% As deep as the decoder of the gateway program goes.
+%% The same depth as in the decoder of the gateway program.
 -define(MAX_DEPTH, 127).
 -define(MIN_INTEGER, -16#8000000000000000).
 -define(MAX_INTEGER, 16#7fffffffffffffff).
 
-%% @doc Encodes a value; raises `badarg' for what is none.
+%% @doc Encodes a value. Raises `badarg' for a term that is not a value.
 -spec encode(value()) -> binary().
 encode(Value) -> iolist_to_binary(write(Value)).
 
@@ -52,7 +52,7 @@ escaped($\\) -> <<"\\\\">>;
 escaped(C) when C < 32 -> iolist_to_binary(io_lib:format("\\u~4.16.0b", [C]));
 escaped(C) -> <<C/utf8>>.
 
-%% @doc Decodes a text that is one value.
+%% @doc Decodes a text that consists of one value.
 -spec decode(binary()) -> {ok, value()} | {error, invalid_json}.
 decode(Text) when is_binary(Text) ->
     try
@@ -137,7 +137,7 @@ text(<<C/utf8, Rest/binary>>, Before) when C >= 32 ->
 text(_, _) ->
     throw(invalid_json).
 
-%% Characters beyond 16 bits are two escapes, and half of one is none.
+%% Characters beyond 16 bits are written as two escapes; half of such a pair is invalid.
 unit(High, <<$\\, $u, Hex:4/binary, Rest/binary>>, Before) when High >= 16#d800, High =< 16#dbff ->
     case hex(Hex) of
         Low when Low >= 16#dc00, Low =< 16#dfff ->

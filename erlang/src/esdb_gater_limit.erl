@@ -1,13 +1,13 @@
-%%% @doc Rate limits: a token bucket per topic, in this BEAM.
+%%% @doc Rate limits with a token bucket per topic, in this BEAM.
 %%%
-%%% A bucket holds as many tokens as it gains in a second. It is kept as one number, the time at
-%%% which it will be full again (the generic cell rate algorithm, ITU-T I.371), so that a bucket
-%%% that is full needs no memory. The library `gater_nif' does the work; without it the same is
-%%% done here, on an array of atomics, with the same answers.
+%%% The capacity of a bucket is the number of tokens that it gains in a second. Its state is one
+%%% number, the time at which it will be full again (the generic cell rate algorithm, ITU-T I.371),
+%%% so a full bucket needs no memory. The library `gater_nif' implements this; without it an
+%%% implementation in Erlang, on an array of atomics, returns the same results.
 %%%
-%%% Memory is bounded: when more topics are in use than a limiter remembers, those used longest
-%%% ago are forgotten, and start with a full bucket when they come back. A limiter needs no
-%%% process, may be used by any, and goes when nobody refers to it.
+%%% Memory is bounded: when more topics are in use than a limiter remembers, the least recently used
+%%% ones are forgotten, and start with a full bucket when they are used again. A limiter needs no
+%%% process, may be used by any process, and is freed when no process refers to it.
 %%% @end
 -module(esdb_gater_limit).
 
@@ -16,13 +16,14 @@
 
 -export_type([limiter/0]).
 
-%% In Erlang: sets of ?WAYS buckets, each two words: a fingerprint of the topic (0: none), and
-%% the nanoseconds since `base' at which the bucket is full again.
+%% The implementation in Erlang: sets of ?WAYS buckets. A bucket has two words, a fingerprint of the
+%% topic (0: none) and the nanoseconds since `base' at which the bucket is full again.
 -record(twin, {words :: atomics:atomics_ref(),
                sets :: pos_integer(),
-               %% Nanoseconds until one token is gained, rounded up.
+               %% The nanoseconds in which one token is gained, rounded up.
                interval :: pos_integer(),
-               %% How far ahead of the clock a bucket may be for a token to be left.
+               %% The greatest time in nanoseconds by which a bucket may be ahead of the clock while
+               %% a token is left.
                tolerance :: non_neg_integer(),
                base :: integer()}).
 
@@ -33,12 +34,13 @@
 -define(WAYS, 8).
 -define(NANOS_PER_SECOND, 1_000_000_000).
 
-%% @doc A limiter for `Rate' messages per second and topic, and as many at once after a pause.
+%% @doc Returns a limiter for `Rate' messages per second and topic, and as many at once after a
+%% pause.
 -spec new(Rate :: pos_integer()) -> limiter().
 new(Rate) ->
     new(Rate, ?MAX_TOPICS).
 
-%% @doc A limiter that remembers about so many topics.
+%% @doc Returns a limiter that remembers about `MaxTopics' topics.
 -spec new(Rate :: pos_integer(), MaxTopics :: pos_integer()) -> limiter().
 new(Rate, MaxTopics) ->
     try new(native, Rate, MaxTopics)
@@ -48,7 +50,7 @@ new(Rate, MaxTopics) ->
     end.
 
 %% @private
-%% @doc A limiter of one kind.
+%% @doc Returns a limiter of one of the implementations.
 -spec new(native | erlang, Rate :: pos_integer(), MaxTopics :: pos_integer()) -> limiter().
 new(Kind, Rate, MaxTopics)
   when is_integer(Rate), Rate > 0, is_integer(MaxTopics), MaxTopics > 0 ->
@@ -57,7 +59,8 @@ new(Kind, Rate, MaxTopics)
 create(native, Rate, MaxTopics) ->
     esdb_gater_nif:limiter(Rate, MaxTopics);
 create(erlang, Rate, MaxTopics) ->
-    %% Half of the buckets to spare: seldom are all of one set in use before.
+    %% Half of the buckets are spare, so that all buckets of one set are seldom in use before the
+    %% table is full.
     Sets = (2 * MaxTopics + ?WAYS - 1) div ?WAYS,
     at_rate(#twin{words = atomics:new(Sets * ?WAYS * 2, [{signed, true}]),
                   sets = Sets,
@@ -66,15 +69,15 @@ create(erlang, Rate, MaxTopics) ->
                   base = erlang:monotonic_time(nanosecond)}, Rate).
 
 %% @private
-%% @doc The same buckets at another rate. A bucket must always be checked at one rate. Only for a
-%% limiter in Erlang.
+%% @doc Returns the same buckets at another rate. A bucket must always be checked at the same rate.
+%% This is only for a limiter in Erlang.
 -spec at_rate(limiter(), Rate :: pos_integer()) -> limiter().
 at_rate(#twin{} = Limiter, Rate) when is_integer(Rate), Rate > 0 ->
     Capped = min(Rate, ?MAX_RATE),
     Interval = (?NANOS_PER_SECOND + Capped - 1) div Capped,
     Limiter#twin{interval = Interval, tolerance = Interval * (Capped - 1)}.
 
-%% @doc Takes a token from the bucket of a topic: whether there was one.
+%% @doc Takes a token from the bucket of a topic. Returns whether one was left.
 -spec check(limiter(), Topic :: binary()) -> boolean().
 check(#twin{base = Base} = Limiter, Topic) when is_binary(Topic) ->
     take(Limiter, Topic, erlang:monotonic_time(nanosecond) - Base);
@@ -82,7 +85,7 @@ check(Limiter, Topic) ->
     esdb_gater_nif:check(Limiter, Topic).
 
 %% @private
-%% @doc The same at a time of the caller's, which may not go backwards.
+%% @doc Does the same at the given time, which must not go backwards.
 -spec check(limiter(), Topic :: binary(), NowNanos :: non_neg_integer()) -> boolean().
 check(#twin{} = Limiter, Topic, NowNanos) when is_binary(Topic) ->
     take(Limiter, Topic, NowNanos);
@@ -91,7 +94,7 @@ check(Limiter, Topic, NowNanos) ->
 
 take(#twin{words = Words, sets = Sets} = Limiter, Topic, Now) ->
     Hash = erlang:phash2(Topic, 1 bsl 32),
-    %% 59 bits, so that it is a small integer, and never 0.
+    %% The fingerprint has 59 bits, so that it is a small integer, and is never 0.
     Print = (Hash bsl 27) bor (erlang:phash2([Topic]) bor 1),
     First = (Hash rem Sets) * ?WAYS * 2 + 1,
     case find(Words, First, First + ?WAYS * 2, Print) of
@@ -116,8 +119,8 @@ step(#twin{words = Words, interval = Interval, tolerance = Tolerance} = Limiter,
             _ -> step(Limiter, At, Now)
         end.
 
-%% Takes the bucket that is, or will be, full first. One that is full already needs no change:
-%% it may be anybody's.
+%% Claims the bucket that is, or will be, full first. A bucket that is full already needs no reset,
+%% since its state is the same for any topic.
 claim(#twin{words = Words} = Limiter, Topic, Print, First, Now) ->
     {State, At} = lists:min([{atomics:get(Words, At + 1), At}
                              || At <- lists:seq(First, First + (?WAYS - 1) * 2, 2)]),

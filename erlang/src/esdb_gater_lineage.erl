@@ -1,25 +1,27 @@
 %%% @private
-%%% @doc The bridge to nodes that run the original, which find workers and subscribers in `pg'
-%%% scopes:
+%%% @doc The bridge to nodes that run the original library, which find workers and subscribers in
+%%% `pg' scopes:
 %%%
 %%% <dl>
 %%% <dt>`reckon_gater_pg'</dt><dd>group `esdb_gater_workers_STORE': the workers of a store.</dd>
-%%% <dt>`esdb_channel_scope'</dt><dd>group `Topic': its subscribers, of whatever channel. Who
-%%%   publishes sends `{channel_message, Channel, Topic, Message}' to each.</dd>
+%%% <dt>`esdb_channel_scope'</dt><dd>group `Topic': its subscribers, of all channels. A publisher
+%%%   sends `{channel_message, Channel, Topic, Message}' to each of them.</dd>
 %%% </dl>
-%%% What goes where:
+%%% The bridge translates as follows:
 %%% <ul>
-%%% <li>Workers of this node are put into the groups of their stores, and workers in the groups on
-%%%     nodes of the original are registered at the gateway. Every node with a bridge does so; it is
-%%%     one registration.</li>
-%%% <li>The process that hands out a channel on this node joins the topics that have subscribers
-%%%     here. It gets what nodes of the original publish, and drops what is for other channels.</li>
-%%% <li>Who publishes here sends to members on nodes of the original besides, in its own process, so
-%%%     that its order is kept. Nodes with a bridge get the message from the gateway.</li>
+%%% <li>Workers of this node join the groups of their stores, and workers in the groups on nodes of
+%%%     the original are registered at the gateway. Every node with a bridge registers them, which
+%%%     results in one registration.</li>
+%%% <li>The relay of a channel on this node joins the topics that have subscribers here. It receives
+%%%     what nodes of the original publish, and drops messages of other channels.</li>
+%%% <li>A publisher on this node also sends to the members on nodes of the original, in its own
+%%%     process, so that its order is preserved. Nodes with a bridge receive the message from the
+%%%     gateway.</li>
 %%% </ul>
 %%% So that nothing arrives or is listed twice, each bridge has to know which nodes have one. It
-%%% asks a node by a message to this module's name there and a monitor of it: an answer says that it
-%%% has one, `noproc' that it has not. Bridges send `{esdb_gater_lineage, hello | here, pid()}'.
+%%% asks a node by a message to the name of this module there, and monitors that name: an answer
+%%% shows that the node has a bridge, and `noproc' that it has none. Bridges send
+%%% `{esdb_gater_lineage, hello | here, pid()}'.
 %%% @end
 -module(esdb_gater_lineage).
 
@@ -54,19 +56,20 @@
 start_link() ->
     gen_server:start_link({local, ?MODULE}, ?MODULE, [], []).
 
-%% @doc The scopes of the original.
+%% @doc Returns the scopes of the original library.
 -spec scopes() -> [atom()].
 scopes() -> [?WORKERS, ?TOPICS].
 
-%%% What the rest of the application tells. Without a bridge each costs one look-up of a name.
+%%% Calls from the rest of the application. Without a bridge each costs one look-up of a name.
 
-%% @doc A worker of this node has come into the copy of the registry, or is gone from it.
+%% @doc Reports that a worker of this node was added to the mirror of the registry or removed from
+%% it.
 -spec worker_changed(added | removed, StoreId :: atom(), pid()) -> ok.
 worker_changed(Change, Store, Pid) ->
     tell({worker, Change, Store, Pid}).
 
-%% @doc The process that hands out a channel on this node has subscribers of a topic here, or has
-%% none any more.
+%% @doc Reports that the relay of a channel on this node has subscribers of a topic, or has none any
+%% more.
 -spec topic_changed(pid(), Topic :: binary(), boolean()) -> ok.
 topic_changed(Pid, Topic, HasSubscribers) ->
     tell({topic, Pid, Topic, HasSubscribers}).
@@ -77,8 +80,8 @@ tell(Message) ->
         Bridge -> gen_server:cast(Bridge, Message)
     end.
 
-%% @doc Sends what was published to subscribers on nodes of the original, if it was published.
-%% Returns the answer to the publisher.
+%% @doc Sends a published message to the subscribers on nodes of the original library, unless
+%% publishing failed. Returns the answer for the publisher.
 -spec published(Channel :: atom(), Topic :: binary(), Message :: term(), Answer) -> Answer
               when Answer :: ok | {error, term()}.
 published(Channel, Topic, Message, ok) ->
@@ -182,14 +185,15 @@ handle_info(check, State) ->
 handle_info(_Message, State) ->
     {noreply, State}.
 
-%% What other nodes see of this one goes with the bridge; the workers themselves may stay.
+%% The memberships that other nodes see end with the bridge; the registrations of the workers may
+%% stay.
 -spec terminate(term(), #state{}) -> ok.
 terminate(_Reason, #state{exported = Exported, topics = Topics}) ->
     _ = persistent_term:erase(?MODULE),
     maps:foreach(fun({Store, Pid}, []) -> leave(?WORKERS, group(Store), Pid) end, Exported),
     maps:foreach(fun({Topic, Pid}, []) -> leave(?TOPICS, Topic, Pid) end, Topics).
 
-%%% Which nodes have a bridge
+%%% Nodes with a bridge
 
 say(Word, Node) ->
     _ = erlang:send({?MODULE, Node}, {?MODULE, Word, self()}, [noconnect]),
@@ -273,8 +277,8 @@ joined_one(Store, Pid, #state{foreign = Foreign, left = Left} = State) ->
         [] -> ask(node(Pid), Joined)
     end.
 
-%% Who has joined twice leaves twice. Where the node is lost, whether its workers are is for the
-%% gateway to find out, which may still reach them.
+%% A worker that has joined twice leaves twice. If its node is lost, the gateway, which may still
+%% reach the node, decides whether its workers are lost.
 left(Group, Pids, State) ->
     case store(Group) of
         {ok, Store} ->
@@ -315,7 +319,8 @@ withdraw(#state{left = Left} = State) ->
             State
     end.
 
-%% Without a gateway a registration is given up after a while, and a node may not have answered.
+%% A registration without a gateway fails after a time-out, and a node may not have answered, so
+%% both are repeated.
 check(#state{foreign = Foreign} = State) ->
     lists:foreach(fun import/1, maps:keys(Foreign)),
     Unknown = [Node || Node <- lists:usort([node(Pid) || {_, Pid} <- maps:keys(Foreign)]),
@@ -335,7 +340,7 @@ topic(Pid, Topic, false, #state{topics = Topics} = State) when is_map_key({Topic
 topic(_Pid, _Topic, _HasSubscribers, State) ->
     State.
 
-%% After a crash of this process the scope may still have them.
+%% After a crash of this process the scope may still contain its memberships.
 restore_topics(State) ->
     lists:foldl(fun({Channel, Topic}, Acc) ->
                     case esdb_gater_relay:find(Channel) of
@@ -344,11 +349,11 @@ restore_topics(State) ->
                     end
                 end, State, esdb_gater_relay:topics()).
 
-%% Of processes that have ended the scope knows by itself.
+%% The scope itself removes processes that have ended.
 living(Topics) ->
     maps:filter(fun({_, Pid}, []) -> is_process_alive(Pid) end, Topics).
 
-%% Who joins twice is listed twice.
+%% A process that joins twice would be listed twice.
 join(Scope, Group, Pid) ->
     try
         case lists:member(Pid, pg:get_local_members(Scope, Group)) of
@@ -365,7 +370,7 @@ leave(Scope, Group, Pid) ->
         _:Reason -> not_carried_out(leave, Scope, Group, Reason)
     end.
 
-%% The scope has ended, or is about to: the supervisor starts the bridge again after it.
+%% The scope has ended or is about to end. The supervisor then restarts the bridge as well.
 not_carried_out(What, Scope, Group, Reason) ->
     ?LOG_WARNING("erl_esdb_gater: could not ~ts group ~tp of the pg scope ~ts: ~tp",
                  [What, Group, Scope, Reason]).

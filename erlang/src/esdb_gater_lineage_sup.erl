@@ -1,6 +1,6 @@
 %%% @private
-%%% @doc The bridge to nodes that run the original, with the `pg' scopes that those use; see
-%%% {@link esdb_gater_lineage}. Started where the key `lineage_scopes' is true.
+%%% @doc Supervises the bridge to nodes of the original library and the `pg' scopes that these use;
+%%% see {@link esdb_gater_lineage}. It is started if the key `lineage_scopes' is true.
 -module(esdb_gater_lineage_sup).
 
 -behaviour(supervisor).
@@ -12,7 +12,7 @@
 start_link() ->
     supervisor:start_link({local, ?MODULE}, ?MODULE, []).
 
-%% @doc Starts a scope, unless somebody else has on this node.
+%% @doc Starts a scope, unless another application has started it on this node.
 -spec start_scope(atom()) -> {ok, pid()} | ignore | {error, term()}.
 start_scope(Scope) ->
     case pg:start_link(Scope) of

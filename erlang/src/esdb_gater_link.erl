@@ -1,7 +1,7 @@
 %%% @private
-%%% @doc The link of this node to a gateway, as the rest of the application calls it. The
-%%% process behind it is {@link esdb_gater_link_process}; what can be known without asking it comes
-%%% from {@link esdb_gater_shared_state}.
+%%% @doc The interface of this node's link to a gateway for the rest of the application. The process
+%%% behind it is {@link esdb_gater_link_process}. Answers that need no call are read from {@link
+%%% esdb_gater_shared_state}.
 %%% @end
 -module(esdb_gater_link).
 
@@ -22,7 +22,7 @@ register_worker(StoreId, Pid) ->
 unregister_worker(StoreId, Pid) ->
     call({unregister, StoreId, Pid}).
 
-%% @doc Returns when there has been a gateway since the start.
+%% @doc Waits until there has been a gateway since the start.
 -spec await_copy() -> ok | {error, no_gateway}.
 await_copy() ->
     case esdb_gater_shared_state:get(copy) of
@@ -30,23 +30,24 @@ await_copy() ->
         none -> wait({await, copy, ?TIMEOUT})
     end.
 
-%% @doc Returns when the first copy of the registry is there, or when no gateway is within reach:
-%% each was tried and failed, the program does not run, or five seconds are over.
+%% @doc Waits until the registry was first received, or until no gateway is within reach: each was
+%% tried and failed, the program does not run, or five seconds have passed.
 -spec await_start() -> ok | {error, no_gateway}.
 await_start() ->
     call({await, start, ?TIMEOUT}).
 
-%% @doc The program of this node does not run: no gateway is to be expected.
+%% @doc Reports that the program of this node does not run, so that no gateway is to be expected.
 -spec out_of_reach() -> ok.
 out_of_reach() ->
     gen_server:cast(?SERVER, out_of_reach).
 
-%% @doc The gateway in use.
+%% @doc Returns the gateway in use.
 -spec gateway() -> {ok, node()} | none.
 gateway() ->
     esdb_gater_shared_state:get(gateway).
 
-%% @doc The gateway in use; waits for one if there is none, but in a handler of `logger'.
+%% @doc Returns the gateway in use, and waits for one if there is none, except in a handler of
+%% `logger'.
 -spec await_gateway(Milliseconds :: non_neg_integer()) -> {ok, node()} | {error, no_gateway}.
 await_gateway(Timeout) ->
     case esdb_gater_shared_state:get(gateway) of
@@ -58,18 +59,18 @@ await_gateway(Timeout) ->
             end
     end.
 
-%% A handler of `logger' runs in the process that logs, which must not be kept waiting.
+%% A handler of `logger' runs in the process that logs, which must not wait.
 in_logger() ->
     {backtrace, Frames} = process_info(self(), backtrace),
     binary:match(Frames, <<"logger_backend:call_handlers">>) =/= nomatch.
 
-%% @doc Whether no gateway is to be expected however long one waits: this node's program cannot be
-%% used as it is configured, and there is none of another node.
+%% @doc Returns whether no gateway is to be expected, however long a caller waits: the program of
+%% this node cannot be used as it is configured, and there is no gateway of another node.
 -spec is_hopeless() -> boolean().
 is_hopeless() ->
     esdb_gater_shared_state:get(refused) =/= none andalso esdb_gater_shared_state:get(embedded) =:= none.
 
-%% @doc The channels of the gateway, as it has told them.
+%% @doc Returns the channels that the gateway has announced.
 -spec gateway_channels() -> #{atom() => map()}.
 gateway_channels() ->
     case esdb_gater_shared_state:get(channels) of
@@ -77,15 +78,16 @@ gateway_channels() ->
         none -> #{}
     end.
 
-%% @doc From now on the process is sent `{esdb_gater_link, News}', first of all how things are:
-%% `{up, Node}', to restore there what it has and then to cast `{restored, Node, self()}' to
-%% the link; `down'; and `{former, Node}' to withdraw from a gateway that was lost and lives.
+%% @doc Subscribes the process to `{esdb_gater_link, News}', beginning with the present state: `{up,
+%% Node}' asks it to restore its state there and then to cast `{restored, Node, self()}' to the
+%% link; `down' reports the loss of the gateway; `{former, Node}' asks it to withdraw from a
+%% departed gateway that has connected again.
 -spec follow(pid()) -> ok.
 follow(Pid) ->
     gen_server:cast(?SERVER, {follow, Pid}).
 
-%% @doc Handlers of telemetry events have come or gone. Returns when the gateway knows what
-%% to send, if there is one.
+%% @doc Reports that handlers of telemetry events were attached or detached. Returns when the
+%% gateway, if there is one, knows which events to send.
 -spec handlers_changed() -> ok.
 handlers_changed() ->
     case whereis(?SERVER) of
@@ -94,8 +96,8 @@ handlers_changed() ->
         _ -> _ = call(handlers_changed), ok
     end.
 
-%% @doc Gives the gateway the secret of {@link esdb_pubsub_security:get_secret/0}, now and
-%% whenever another one is attached.
+%% @doc Sends the secret of {@link esdb_pubsub_security:get_secret/0} to the gateway, now and
+%% whenever another gateway is attached.
 -spec push_secret() -> ok.
 push_secret() ->
     case whereis(?SERVER) of
@@ -103,23 +105,25 @@ push_secret() ->
         _ -> _ = call(push_secret), ok
     end.
 
-%% @doc The embedded gateway can serve.
+%% @doc Reports that the embedded gateway is ready.
 -spec embedded_up(node()) -> ok.
 embedded_up(Node) ->
     gen_server:cast(?SERVER, {embedded_up, Node}).
 
-%% @doc The embedded gateway has ended.
+%% @doc Reports that the embedded gateway has ended.
 -spec embedded_down() -> ok.
 embedded_down() ->
     gen_server:cast(?SERVER, embedded_down).
 
-%% @doc A process that connects to a node and gives `{connected, Answer}' by its exit.
+%% @doc Starts a process that connects to a node and returns `{connected, Answer}' as its exit
+%% reason.
 -dialyzer({nowarn_function, connector/1}).   % that the process ends with an exit is its answer
 -spec connector(node()) -> {pid(), reference()}.
 connector(Node) ->
     spawn_monitor(fun() -> exit({connected, esdb_gater_transport:connect(Node)}) end).
 
-%% @doc For tests and people: the phase, the gateway and what is registered from here.
+%% @doc Returns the state of the link, its gateway and the registrations of this node, for tests and
+%% people.
 -spec status() -> map() | {error, no_gateway}.
 status() ->
     call(status).
@@ -130,8 +134,8 @@ wait(Request) ->
         false -> call(Request)
     end.
 
-%% The link is restarted when it crashes. A request that met the crash is made again: each of them
-%% may be made twice.
+%% The link is restarted when it crashes. A request that met the crash is repeated, since each of
+%% them may be made twice.
 call(Request) ->
     call(Request, erlang:monotonic_time(millisecond) + 2 * ?TIMEOUT).
 
@@ -148,6 +152,6 @@ call(Request, Deadline) ->
             end
     end.
 
-%% The supervisor ends with the application, or when the link cannot be kept running.
+%% The supervisor has ended with the application, or because it could not keep the link running.
 is_running() ->
     whereis(erl_esdb_gater_sup) =/= undefined.

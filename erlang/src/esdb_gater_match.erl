@@ -1,15 +1,15 @@
 %%% @private
-%%% @doc Atoms of users in match patterns of `ets'.
+%%% @doc User atoms in match patterns of `ets'.
 %%%
-%%% A store or a channel may be called `_' or `$1', which in a pattern match anything.
+%%% A store or a channel may have the name `_' or `$1', which match anything in a pattern.
 %%% @end
 -module(esdb_gater_match).
 
 -export([exactly/2]).
 
-%% @doc Returns what stands for an atom in a pattern, and the guards that go with it. `Variable',
-%% such as `$9', must not be used elsewhere in the pattern. Only for the few atoms that mean
-%% something to `ets' is a table searched as a whole.
+%% @doc Returns a pattern that matches only the given atom, and the guards that go with it.
+%% `Variable', such as `$9', must not be used elsewhere in the pattern. A full table scan is needed
+%% only for the few atoms that have a meaning for `ets'.
 -spec exactly(atom(), Variable :: atom()) -> {Pattern :: atom(), Guards :: [tuple()]}.
 exactly(Atom, Variable) ->
     case atom_to_binary(Atom) of

@@ -1,11 +1,10 @@
 %%% @private
-%%% @doc How this node's copy of the registry ({@link esdb_gater_workers}) follows what a
-%%% gateway tells.
+%%% @doc The rules by which this node's mirror of the registry ({@link esdb_gater_workers}) follows
+%%% the messages of a gateway.
 %%%
-%%% A gateway that has just taken over may not have been told of every worker yet. Those of
-%%% nodes that are connected to this one, and of this node, stay in the copy meanwhile, so that
-%%% look-ups and calls do not miss them: they are *unconfirmed*, until the gateway names them
-%%% or until {@link settle/1}.
+%%% A gateway that has just taken over may not know every worker yet. Workers on this node, and on
+%%% nodes that are connected to it, stay in the mirror in the meantime, so that look-ups and calls
+%%% find them. They are *unconfirmed* until the gateway names them or until {@link settle/1}.
 %%% @end
 -module(esdb_gater_mirror).
 
@@ -15,8 +14,8 @@
 
 -type unconfirmed() :: #{{StoreId :: atom(), pid()} => []}.
 
-%% @doc The whole registry, of a gateway that was used before (`same') or that was not
-%% (`other'). Gives what is wanted and not in it, to be registered there.
+%% @doc Replaces the registry by that of a gateway that was used before (`same') or was not
+%% (`other'). Returns the desired registrations that are missing in it and are to be made there.
 -spec reset([{StoreId :: atom(), [pid()]}], same | other) ->
           {Missing :: [{StoreId :: atom(), pid()}], unconfirmed()}.
 reset(Registry, Gateway) ->
@@ -43,7 +42,7 @@ merge(Offered, Kept) ->
     maps:fold(fun(Store, Pids, Acc) -> Acc#{Store => maps:get(Store, Acc, []) ++ Pids} end,
               Offered, Kept).
 
-%% @doc A worker has been registered.
+%% @doc Handles the registration of a worker.
 -spec added(StoreId :: atom(), pid(), unconfirmed()) -> unconfirmed().
 added(Store, Pid, Unconfirmed) ->
     Key = {Store, Pid},
@@ -59,22 +58,22 @@ added(Store, Pid, Unconfirmed) ->
     end,
     maps:remove(Key, Unconfirmed).
 
-%% @doc A worker is not registered any more.
+%% @doc Handles the end of a registration.
 -spec removed(StoreId :: atom(), pid(), unconfirmed()) -> unconfirmed().
 removed(Store, Pid, Unconfirmed) ->
     _ = esdb_gater_workers:remove(Store, Pid),
     ok = case node(Pid) =:= node() of
-             %% It has ended, or somebody has unregistered it: nobody wants it back.
+             %% The process has ended or was unregistered deliberately, so it is no longer desired.
              true -> esdb_gater_desired:remove(Store, Pid);
-             %% Or its node is out of reach. The gateway remembers it, and so do we, but only
-             %% the gateway can know whether it should come back.
+             %% Otherwise its node may be out of reach. Both the gateway and this node remember the
+             %% registration, but only the gateway can know whether it should return.
              false -> esdb_gater_desired:mark(Store, Pid, faded)
          end,
     maps:remove({Store, Pid}, Unconfirmed).
 
-%% @doc A registration was repeated, and the gateway has taken it. One that reaches the worker has
-%% offered it before it answered; else it is as one that was removed because its node is out of
-%% reach.
+%% @doc Handles a repeated registration that the gateway has accepted. If the gateway reaches the
+%% worker, it has offered it before this answer; otherwise the registration is like one that was
+%% removed because its node is out of reach.
 -spec repeated(StoreId :: atom(), pid()) -> ok.
 repeated(Store, Pid) ->
     case node(Pid) =:= node() orelse esdb_gater_workers:member(Store, Pid) of
@@ -82,8 +81,8 @@ repeated(Store, Pid) ->
         false -> esdb_gater_desired:mark(Store, Pid, faded)
     end.
 
-%% @doc A process that was registered through this node has ended. Out of reach is not dead; the
-%% gateway may still reach it.
+%% @doc Handles the end of a process that was registered through this node. A process that is out of
+%% reach is not dead, and the gateway may still reach it.
 -spec ended(pid(), Reason :: term()) -> ok.
 ended(_Pid, noconnection) ->
     ok;
@@ -91,16 +90,16 @@ ended(Pid, _Reason) ->
     lists:foreach(fun(Store) -> esdb_gater_workers:remove(Store, Pid) end,
                   esdb_gater_desired:remove_process(Pid)).
 
-%% @doc Who has not been named by now is not there.
+%% @doc Removes the workers that are still unconfirmed.
 -spec settle(unconfirmed()) -> ok.
 settle(Unconfirmed) ->
     lists:foreach(fun({Store, Pid}) -> esdb_gater_workers:remove(Store, Pid) end,
                   maps:keys(Unconfirmed)).
 
-%% What was taken back while there was no gateway stays so until this one has been told.
+%% A registration that was withdrawn without a gateway stays withdrawn until this gateway is told.
 offered(Store, Pid) ->
     plausible(Pid) andalso not esdb_gater_withdrawals:member(Store, Pid).
 
-%% A dead process of this node may still be on its way through the gateway.
+%% The gateway may not have learnt yet that a process of this node is dead.
 plausible(Pid) ->
     node(Pid) =/= node() orelse is_process_alive(Pid).

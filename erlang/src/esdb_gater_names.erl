@@ -1,24 +1,24 @@
 %%% @private
 %%% @doc The names of processes that outlive their supervisor.
 %%%
-%%% A supervisor that is killed does not end its children: they learn of it by its exit signal and
-%%% take their time, such as the one that has the gateway program drain. Until then their names
-%%% are taken, and the next supervisor must not start others beside them.
+%%% A supervisor that is killed does not end its children. They receive its exit signal and take
+%%% some time to end, such as the process that has the gateway program drain. Until then their names
+%%% are taken, and the next supervisor must not start other processes beside them.
 -module(esdb_gater_names).
 
 -export([await_free/1]).
 
 -define(PATIENCE_MS, 12000).            % a drain takes 10 s at most
 
-%% @doc Returns when no process of a supervisor before the calling one has any of these names.
-%% Who does not end in time is killed.
+%% @doc Waits until no process of an earlier supervisor has any of these names. Processes that do
+%% not end in time are killed.
 -spec await_free([atom()]) -> ok.
 await_free(Names) ->
     Deadline = erlang:monotonic_time(millisecond) + ?PATIENCE_MS,
     Monitors = [{Pid, erlang:monitor(process, Pid)} || Pid <- lists:filtermap(fun orphan/1, Names)],
     lists:foreach(fun(Monitor) -> await_end(Monitor, Deadline) end, Monitors).
 
-%% A name may as well be that of a process that is none of ours.
+%% The name may also belong to a process of another application.
 orphan(Name) ->
     case whereis(Name) of
         undefined ->

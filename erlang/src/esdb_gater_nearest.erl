@@ -1,6 +1,6 @@
 %%% @private
-%%% @doc The name that was meant by one that is not known: the nearest of those that are, if one is
-%%% near. The gateway program judges by the same rule.
+%%% @doc Finds the known name that an unknown one was probably meant to be: the nearest, if one is
+%%% near. The gateway program applies the same rule.
 %%% @end
 -module(esdb_gater_nearest).
 
@@ -9,14 +9,15 @@
 -define(MOST_CHANGES, 3).
 -define(LEAST_PREFIX, 3).
 
-%% @doc The nearest of some known paths, such as `retry.max_attempts', to a path that is not known:
-%% to the whole of it or to its last part. Near is what takes a change for every three characters,
-%% three at most and one at least, and what begins with the unknown name.
+%% @doc Returns the known path, such as `retry.max_attempts', that is nearest to an unknown path,
+%% compared with the whole of it or with its last part. A name is near if its edit distance is at
+%% most one for every three characters, but at least one and at most three, or if it begins with the
+%% unknown name.
 -spec find(Unknown :: string(), Known :: [string()]) -> {ok, string()} | none.
 find(Unknown, Known) ->
     Name = last(Unknown),
     Limit = max(1, min(?MOST_CHANGES, length(Name) div 3)),
-    %% Of two that are equally near, the one of the same section.
+    %% If two paths are equally near, the one in the same section is chosen.
     case lists:sort([{rate(Unknown, Name, Path), distance(Unknown, Path), Path} || Path <- Known]) of
         [{Rate, _, Path} | _] when Rate =< Limit -> {ok, Path};
         _ -> none
@@ -32,21 +33,21 @@ rate(Unknown, Name, Path) ->
 last(Path) ->
     lists:last(string:split(Path, ".", all)).
 
-%% @doc How many characters have to be inserted, deleted, replaced or swapped with their neighbour
-%% to make one string of another (optimal string alignment).
+%% @doc Returns the edit distance of two strings: the number of insertions, deletions, replacements
+%% and swaps of neighbouring characters (optimal string alignment).
 -spec distance(string(), string()) -> non_neg_integer().
 distance(A, B) ->
     rows(A, none, B, none, lists:seq(0, length(B))).
 
-%% Rows of the table of distances between prefixes. `Before' is the row before the last, `Previous'
-%% the character that the last row belongs to.
+%% Returns the last row of the table of distances between prefixes. `Before' is the row before the
+%% last, and `Previous' the character to which the last row belongs.
 rows([], _Previous, _B, _Before, Row) ->
     lists:last(Row);
 rows([C | Rest], Previous, B, Before, [First | _] = Row) ->
     Next = lists:reverse(cells(B, none, C, Previous, [none | shifted(Before)], Row, [First + 1])),
     rows(Rest, C, B, Row, Next).
 
-%% What stands two to the left in the row before the last.
+%% Returns the element two to the left in the row before the last.
 shifted(none) -> none;
 shifted(Row) -> Row.
 

@@ -1,11 +1,11 @@
 %%% @private
-%%% @doc The functions of the library `gater_nif', and nothing else.
+%%% @doc The functions of the library `gater_nif'.
 %%%
-%%% Loading this module never fails for want of the library: then {@link loaded/0} is `false',
-%%% the other functions raise `not_loaded', and their callers have the same in Erlang. The
-%%% library is looked for in the `priv' folder beside this module's `ebin' and in that of the
-%%% application. The library cannot be replaced while a version of this module has it: a second
-%%% version is refused, and the first stays in use. When the first has been deleted and not yet
+%%% Loading this module succeeds without the library: then {@link loaded/0} returns `false', the
+%%% other functions raise `not_loaded', and their callers use implementations in Erlang. The library
+%%% is searched for in the `priv' directory beside the `ebin' directory of this module, and in that
+%%% of the application. The library cannot be replaced while a version of this module uses it: a
+%%% second version is refused, and the first stays in use. If the first was deleted and not yet
 %%% purged, the second is without the library until it is loaded again.
 %%% @end
 -module(esdb_gater_nif).
@@ -28,12 +28,12 @@
 
 -define(LIBRARY, "gater_nif").
 
-%% @doc Whether the library is in use.
+%% @doc Returns whether the library is in use.
 -spec loaded() -> boolean().
 loaded() ->
     status() =:= loaded.
 
-%% @doc Whether the library is in use, and if not, why.
+%% @doc Returns whether the library is in use, and otherwise the reason.
 -spec status() -> loaded | {not_loaded, Why :: not_found | {atom(), string()}}.
 status() ->
     persistent_term:get(?MODULE, {not_loaded, not_found}).
@@ -43,58 +43,59 @@ status() ->
 ring(_Secret) ->
     erlang:nif_error(not_loaded).
 
-%% @doc Prepares a secret and the one before, which verifies until a Unix second.
+%% @doc Prepares a secret and the previous one, which verifies until a Unix second.
 -spec ring(binary(), Previous :: binary(), UntilSeconds :: non_neg_integer()) -> ring().
 ring(_Secret, _Previous, _UntilSeconds) ->
     erlang:nif_error(not_loaded).
 
-%% @doc The signature of a map that is neither large nor intricate, with `signed_at' put.
+%% @doc Returns the signature of a map that is neither large nor deeply nested, with `signed_at'
+%% put.
 -spec sign_map(map(), ring(), NowSeconds :: non_neg_integer()) -> binary() | unsupported.
 sign_map(_Map, _Ring, _NowSeconds) ->
     erlang:nif_error(not_loaded).
 
-%% @doc Judges a map that is neither large nor intricate. `unsupported' also if the signature
-%% is not the one that this node would make.
+%% @doc Verifies a map that is neither large nor deeply nested. Also returns `unsupported' if the
+%% signature is not the one that this node would make.
 -spec verify_map(map(), ring(), NowSeconds :: non_neg_integer(), TtlSeconds :: pos_integer()) ->
           ok | reason() | unsupported.
 verify_map(_Map, _Ring, _NowSeconds, _TtlSeconds) ->
     erlang:nif_error(not_loaded).
 
-%% @doc The signature of a message that `term_to_binary' has encoded, with `signed_at' put.
-%% `unsupported' if only Erlang can do it.
+%% @doc Returns the signature of a message that `term_to_binary' has encoded, with `signed_at' put.
+%% Returns `unsupported' if only the implementation in Erlang can sign it.
 -spec sign(binary(), ring(), NowSeconds :: non_neg_integer()) -> binary() | badarg | unsupported.
 sign(_Encoded, _Ring, _NowSeconds) ->
     erlang:nif_error(not_loaded).
 
-%% @doc The same on a dirty scheduler, for a message that is large.
+%% @doc Does the same on a dirty scheduler, for a large message.
 -spec sign_dirty(binary(), ring(), NowSeconds :: non_neg_integer()) ->
           binary() | badarg | unsupported.
 sign_dirty(_Encoded, _Ring, _NowSeconds) ->
     erlang:nif_error(not_loaded).
 
-%% @doc Judges a message that `term_to_binary' has encoded.
+%% @doc Verifies a message that `term_to_binary' has encoded.
 -spec verify(binary(), ring(), NowSeconds :: non_neg_integer(), TtlSeconds :: pos_integer()) ->
           ok | reason() | unsupported.
 verify(_Encoded, _Ring, _NowSeconds, _TtlSeconds) ->
     erlang:nif_error(not_loaded).
 
-%% @doc The same on a dirty scheduler, for a message that is large.
+%% @doc Does the same on a dirty scheduler, for a large message.
 -spec verify_dirty(binary(), ring(), NowSeconds :: non_neg_integer(),
                    TtlSeconds :: pos_integer()) -> ok | reason() | unsupported.
 verify_dirty(_Encoded, _Ring, _NowSeconds, _TtlSeconds) ->
     erlang:nif_error(not_loaded).
 
-%% @doc Token buckets for topics, all of one rate per second.
+%% @doc Returns token buckets for topics, all with the same rate per second.
 -spec limiter(Rate :: pos_integer(), MaxTopics :: pos_integer()) -> limiter().
 limiter(_Rate, _MaxTopics) ->
     erlang:nif_error(not_loaded).
 
-%% @doc Takes a token from the bucket of a topic; `false' if it is empty.
+%% @doc Takes a token from the bucket of a topic. Returns `false' if it is empty.
 -spec check(limiter(), Topic :: binary()) -> boolean().
 check(_Limiter, _Topic) ->
     erlang:nif_error(not_loaded).
 
-%% @doc The same at a time of the caller's, which may not go backwards.
+%% @doc Does the same at the given time, which must not go backwards.
 -spec check(limiter(), Topic :: binary(), NowNanos :: non_neg_integer()) -> boolean().
 check(_Limiter, _Topic, _NowNanos) ->
     erlang:nif_error(not_loaded).
@@ -102,7 +103,7 @@ check(_Limiter, _Topic, _NowNanos) ->
 on_load() ->
     case load([Path || Path <- candidates(), filelib:is_regular(Path ++ ".so")], not_found) of
         {not_loaded, {Kind, _}} = Refused when Kind =:= upgrade; Kind =:= reload ->
-            %% The first is old code when it has been deleted, and current code otherwise.
+            %% The first version is old code if it was deleted, and current code otherwise.
             case erlang:check_old_code(?MODULE) of
                 true -> persistent_term:put(?MODULE, Refused);
                 false -> Refused

@@ -1,11 +1,12 @@
 %%% @private
-%%% @doc Registrations and their withdrawals that the link carries to a gateway: those that
-%%% wait for one, and those that are sent and not yet answered. Pure: {@link esdb_gater_link_core}
-%%% has their timers set and their callers answered.
+%%% @doc The registrations and withdrawals that the link carries to a gateway: those that wait for a
+%%% gateway, and those that are sent but not answered. The module is pure: {@link
+%%% esdb_gater_link_core} has their timers set and their callers answered.
 %%%
-%%% A registration that the gateway takes after its caller was told that it failed is *late*. It is
-%%% to be taken back, unless another one of the same pair succeeds; so while others are pending, it
-%%% is remembered and the last of them decides. Invariant: a late pair has one pending.
+%%% A registration that the gateway accepts after its caller was told that it failed is *late*. It
+%%% is to be withdrawn, unless another registration of the same pair succeeds. While others are
+%%% pending it is therefore remembered, and the last of them decides. Invariant: a late pair has a
+%%% pending registration.
 -module(esdb_gater_pending).
 
 -export([new/0, add/5, sent/2, unsent/1, gateway_lost/1, take_unregistrations/1, take/2, expire/2,
@@ -34,18 +35,18 @@
 
 -opaque pending() :: #pending{}.
 
-%% @doc Nothing waits.
+%% @doc Returns a value without requests.
 -spec new() -> pending().
 new() -> #pending{}.
 
-%% @doc Adds a request, which is to be taken or, in time, expired by the returned id.
+%% @doc Adds a request. It is later taken, or expired when its time is over, by the returned id.
 -spec add(kind(), StoreId :: atom(), pid(), gen_server:from() | none, pending()) ->
           {id(), pending()}.
 add(Kind, Store, Pid, From, #pending{requests = Requests, next = Id} = Pending) ->
     Request = #request{kind = Kind, store = Store, pid = Pid, from = From},
     {Id, count(Request, 1, Pending#pending{requests = Requests#{Id => Request}, next = Id + 1})}.
 
-%% @doc It is on its way to the gateway in use.
+%% @doc Records that a request was sent to the gateway in use.
 -spec sent(id(), pending()) -> pending().
 sent(Id, #pending{requests = Requests} = Pending) ->
     case Requests of
@@ -55,19 +56,19 @@ sent(Id, #pending{requests = Requests} = Pending) ->
             Pending
     end.
 
-%% @doc What is not yet sent, in the order it came.
+%% @doc Returns the requests that are not sent yet, in the order in which they came.
 -spec unsent(pending()) -> [{id(), kind(), StoreId :: atom(), pid()}].
 unsent(#pending{requests = Requests}) ->
     lists:sort([{Id, Kind, Store, Pid}
                 || {Id, #request{kind = Kind, store = Store, pid = Pid, sent = false}}
                        <- maps:to_list(Requests)]).
 
-%% @doc Whatever was sent has to be sent again.
+%% @doc Records that all requests have to be sent again.
 -spec gateway_lost(pending()) -> pending().
 gateway_lost(#pending{requests = Requests} = Pending) ->
     Pending#pending{requests = maps:map(fun(_, R) -> R#request{sent = false} end, Requests)}.
 
-%% @doc Takes all withdrawals of registrations, in the order they came.
+%% @doc Removes and returns all withdrawals, in the order in which they came.
 -spec take_unregistrations(pending()) ->
           {[{id(), StoreId :: atom(), pid(), gen_server:from() | none}], pending()}.
 take_unregistrations(#pending{requests = Requests} = Pending) ->
@@ -78,7 +79,7 @@ take_unregistrations(#pending{requests = Requests} = Pending) ->
                        {{Id, Store, Pid, From}, Rest}
                    end, Pending, Ids).
 
-%% @doc It is answered; `late' if its caller has been told that it failed.
+%% @doc Removes a request that was answered. Returns `late' if its caller was told that it failed.
 -spec take(id(), pending()) -> {gen_server:from() | none, pending()} | late.
 take(Id, #pending{requests = Requests} = Pending) ->
     case maps:take(Id, Requests) of
@@ -88,7 +89,7 @@ take(Id, #pending{requests = Requests} = Pending) ->
             late
     end.
 
-%% @doc Takes a request that has waited long enough; `late' if it was answered before.
+%% @doc Removes a request whose time is over. Returns `late' if it was answered before.
 -spec expire(id(), pending()) ->
           {gen_server:from() | none, StoreId :: atom(), pid(), pending()} | late.
 expire(Id, #pending{requests = Requests} = Pending) ->
@@ -100,13 +101,15 @@ expire(Id, #pending{requests = Requests} = Pending) ->
             late
     end.
 
-%% @doc A registration of this pair is late. {@link take_late/3} has to follow.
+%% @doc Records that a registration of this pair is late. The caller has to call {@link take_late/3}
+%% afterwards.
 -spec late(StoreId :: atom(), pid(), pending()) -> pending().
 late(Store, Pid, #pending{late = Late} = Pending) ->
     Pending#pending{late = Late#{{Store, Pid} => []}}.
 
-%% @doc Whether a late registration of this pair is to be decided on now: there is one, and no
-%% other is pending any more. To be asked whenever a registration is late, answered or expired.
+%% @doc Returns whether a late registration of this pair has to be decided on now: there is one, and
+%% no other registration of the pair is pending any more. It is to be called whenever a registration
+%% is late, answered or expired.
 -spec take_late(StoreId :: atom(), pid(), pending()) -> {boolean(), pending()}.
 take_late(Store, Pid, #pending{late = Late, registrations = Registrations} = Pending) ->
     Pair = {Store, Pid},
@@ -115,7 +118,7 @@ take_late(Store, Pid, #pending{late = Late, registrations = Registrations} = Pen
         false -> {false, Pending}
     end.
 
-%% @doc How many there are.
+%% @doc Returns the number of requests.
 -spec size(pending()) -> non_neg_integer().
 size(#pending{requests = Requests}) -> map_size(Requests).
 

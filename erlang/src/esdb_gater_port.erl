@@ -1,15 +1,15 @@
 %%% @private
-%%% @doc Runs the gateway program ({@link esdb_gater_program}) on this node when
-%%% {@link esdb_gater_embedded} says so, and runs it again when it ends.
+%%% @doc Runs the gateway program ({@link esdb_gater_program}) on this node when {@link
+%%% esdb_gater_embedded} requests it, and restarts it when it ends.
 %%%
-%%% The program follows this node. It is a node of the same cookie and of the same kind of
-%%% distribution, and is told of a cookie that changes; while this node has no name it is reached
-%%% over its pipes ({@link esdb_gater_pipe}), and started again when that changes. Its name stays
-%%% the same when it is started again.
+%%% The program follows this node. It has the same cookie and the same kind of distribution, and is
+%%% told when the cookie changes. While this node has no name the program is reached over its pipes
+%%% ({@link esdb_gater_pipe}), and it is restarted when that changes. The name of the program stays
+%%% the same when it is restarted.
 %%%
-%%% It ends when told so on its standard input or when that input ends: whatever becomes of
-%%% this process or of the whole node, the program does not stay behind. One that refuses what it
-%%% is told (exit code 64) would do so again: it is not started again, and callers need not wait.
+%%% The program ends when it is told so on its standard input, or when that input ends, so it does
+%%% not outlive this process or the node. A program that refuses its configuration (exit code 64)
+%%% would do so again; it is not restarted, and callers need not wait.
 %%% @end
 -module(esdb_gater_port).
 
@@ -46,35 +46,36 @@
     missing_told = false :: boolean()
 }).
 
-%% @doc Runs nothing yet.
+%% @doc Starts the process, without a program.
 -spec start_link() -> {ok, pid()} | {error, term()}.
 start_link() ->
     gen_server:start_link({local, ?MODULE}, ?MODULE, [], []).
 
-%% @doc The program is to run, and to listen where `Scope' says; one that listens on 127.0.0.1 only
-%% is started again for `open'.
+%% @doc Starts the program, which listens as `Scope' says. A program that listens on 127.0.0.1 only
+%% is restarted for `open'.
 -spec run(esdb_gater_election:scope()) -> ok.
 run(Scope) ->
     gen_server:cast(?MODULE, {run, Scope}).
 
-%% @doc The program is to end.
+%% @doc Stops the program.
 -spec stop() -> ok.
 stop() ->
     gen_server:cast(?MODULE, stop).
 
-%% @doc The program hangs: it is to be started again.
+%% @doc Kills and restarts the program, which does not respond.
 -spec kill() -> ok.
 kill() ->
     gen_server:cast(?MODULE, kill).
 
-%% @doc The program's process id, for tests and people.
+%% @doc Returns the operating system's process id of the program, for tests and people.
 -spec os_pid() -> {ok, non_neg_integer()} | none.
 os_pid() ->
     try gen_server:call(?MODULE, os_pid)
     catch exit:_ -> none
     end.
 
-%% @doc The process of the pipes is new: what a program knew of the one before is lost.
+%% @doc Reports that the process of the pipes has restarted, so that the state that a program shared
+%% with the previous one is lost.
 -spec pipe_started() -> ok.
 pipe_started() ->
     gen_server:cast(?MODULE, pipe_started).
@@ -215,7 +216,7 @@ alive(#state{alive = Alive}) ->
 
 %%% Following this node
 
-%% It has got a name, or lost it: all that is known of gateways was under another one.
+%% The node was given a name or has lost it, so everything that is known of gateways is invalid.
 follow_name(#state{node = Node} = State) when Node =:= node() ->
     State;
 follow_name(State) ->
@@ -237,11 +238,11 @@ follow_cookie(#state{reach = distribution, ready = true, port = Port, cookie = T
 follow_cookie(State) ->
     State.
 
-%% The cookie itself would be seen in this process's state.
+%% The cookie itself would be visible in the state of this process.
 cookie_hash() ->
     erlang:phash2(erlang:get_cookie()).
 
-%%% Its life
+%%% The life of the program
 
 serves(Node, #state{timer = Timer, reach = Reach, port = Port} = State) ->
     cancel(Timer),
@@ -277,7 +278,7 @@ gone(#state{port = Port, timer = Timer} = State) ->
     cancel(Timer),
     State#state{port = undefined, os_pid = undefined, ready = false, timer = undefined}.
 
-%% To try again would be in vain.
+%% Another attempt would fail as well.
 give_up(State) ->
     ok = esdb_gater_shared_state:set(refused, true),
     ok = esdb_gater_embedded:program_fails(),
@@ -310,7 +311,7 @@ stop_program(Port, OsPid) ->
     end,
     esdb_gater_program:close(Port).
 
-%% What it still has to say is handed out before it ends.
+%% The last frames of the program are still handled before its end.
 await_end(Port, Deadline) ->
     receive
         {Port, {exit_status, _}} -> ok;

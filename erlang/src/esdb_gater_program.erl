@@ -1,29 +1,29 @@
 %%% @private
-%%% @doc The gateway program `esdb-gater': where it is and how it is told what to do.
+%%% @doc The gateway program `esdb-gater': its location, and its start and control.
 %%%
-%%% It is looked for under the configuration key `program', in the application's `priv' and on the
-%%% path. Configuration, signing secret and cookie go to its standard input, in frames: they are
-%%% in no file, no argument and no environment, and in no state that a report could show. Without
-%%% `data_dir' it keeps the registry in memory, so nothing has to be removed, whatever end this
-%%% node comes to.
+%%% The program is searched for under the configuration key `program', in the `priv' directory of
+%%% the application and on the path. Its configuration, signing secret and cookie are written to its
+%%% standard input, in frames, so they are in no file, no argument, no environment variable, and no
+%%% state that a report could show. Without `data_dir' it keeps the registry in memory, so nothing
+%%% has to be removed, however this node ends.
 %%% @end
 -module(esdb_gater_program).
 
 -export([find/1, open/3, tell_cookie/1, stop/1, close/1]).
 
-%% The program reads these kinds of frames before it starts, and the cookie later as well.
+%% The kinds of frames that the program reads before it starts. The cookie may also be sent later.
 -define(COOKIE, $K).
 -define(SECRET, $S).
 -define(CONFIGURATION, $C).
 -define(QUIT, $Q).
 
-%% What would mix with what it is told.
+%% Variables that would conflict with the configuration of the program.
 -define(UNSET, ["ESDB_GATER_CONFIG", "ESDB_GATER_COOKIE", "ESDB_GATER_COOKIE_FILE",
                 "ESDB_GATER_SECRET"]).
-%% A registry in memory is that of no cluster.
+%% A registry in memory does not belong to any cluster.
 -define(UNSET_ALONE, ["ESDB_GATER_DATA_DIR", "ESDB_GATER_CLUSTER", "ESDB_GATER_JOIN"]).
 
-%% @doc Where the program is, or where it was looked for.
+%% @doc Returns the location of the program, or an error with the location where it was expected.
 -spec find(Config :: map()) -> {ok, file:name_all()} | {error, file:name_all()}.
 find(#{program := Program}) ->
     case filelib:is_regular(Program) of
@@ -45,8 +45,9 @@ find(_Config) ->
             end
     end.
 
-%% @doc Starts the program and tells it all it needs. Its frames come as `{Port, {data, Frame}}':
-%% `R' and the ready line, `E' and why it ends, or one for {@link esdb_gater_pipe}.
+%% @doc Starts the program and sends it everything that it needs. Its frames arrive as `{Port,
+%% {data, Frame}}': `R' and the ready line, `E' and the reason of its end, or a frame for {@link
+%% esdb_gater_pipe}.
 -spec open(file:name_all(), piped | {Name :: string(), Address :: string()}, Config :: map()) ->
           {ok, port()} | {error, term()}.
 open(Program, Reach, Config) ->
@@ -67,8 +68,8 @@ reach(piped) ->
 reach({Name, Address}) ->
     ["--name", Name, "--listen", Address ++ ":0"].
 
-%% The processes of a node without a name are called the same in its next life, so what it had
-%% registered means nothing then.
+%% The processes of a node without a name have the same pids after a restart, so earlier
+%% registrations would be wrong.
 storage(Reach, Config) ->
     case data_dir(Reach, Config) of
         none -> ["--in-memory"];
@@ -90,18 +91,18 @@ environment(Reach, Config) ->
             end,
     Level ++ [{Name, false} || Name <- Unset].
 
-%% @doc Tells a program the cookie of this node.
+%% @doc Sends the cookie of this node to a program.
 -spec tell_cookie(port()) -> ok.
 tell_cookie(Port) ->
-    %% The bytes that nodes prove to each other that they know.
+    %% These are the bytes that nodes use in the handshake.
     tell(Port, [?COOKIE | atom_to_list(erlang:get_cookie())]).
 
-%% @doc Tells a program to end once what is queued is written.
+%% @doc Tells a program to end when the queued messages are written.
 -spec stop(port()) -> ok.
 stop(Port) ->
     tell(Port, [?QUIT]).
 
-%% @doc Lets go of a program, which ends it as well.
+%% @doc Closes the port of a program, which ends the program as well.
 -spec close(port()) -> ok.
 close(Port) ->
     try
@@ -111,7 +112,8 @@ close(Port) ->
         error:badarg -> ok
     end.
 
-%% One that has ended on its own says so by its exit. Nothing of the frame gets into an error.
+%% A program that has ended reports it by its exit. The contents of the frame must not appear in an
+%% error.
 tell(Port, Frame) ->
     try
         true = port_command(Port, Frame),

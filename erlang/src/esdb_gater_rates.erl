@@ -1,14 +1,14 @@
 %%% @private
 %%% @doc The rate limits of this node: a limiter ({@link esdb_gater_limit}) for every channel and
-%%% rate that it is asked for.
+%%% rate that is requested.
 %%%
-%%% Limiters are kept as persistent terms, so that finding one costs a look-up. None is ever
-%%% replaced by that of another rate, and so none forgets. Their number is bounded: when
-%%% ?LIMITERS are in use, further channels and rates share one table of buckets, each bucket with
-%%% the rate of its own.
+%%% Limiters are stored as persistent terms, so finding one costs a look-up. A limiter is never
+%%% replaced by one with another rate, so none forgets its state. Their number is bounded: when
+%%% ?LIMITERS are in use, further channels and rates share one table of buckets, in which each
+%%% bucket has its own rate.
 %%%
-%%% A limiter belongs to the library that made it. When the library's module has been deleted and
-%%% loaded again, a new limiter takes its place, with full buckets.
+%%% A limiter belongs to the library that made it. When the library's module was deleted and loaded
+%%% again, a new limiter with full buckets replaces it.
 %%% @end
 -module(esdb_gater_rates).
 
@@ -25,12 +25,12 @@
 
 -define(TURN, esdb_gater_rates_turn).
 -define(LIMITER(Channel, Rate), {?MODULE, limiter, Channel, Rate}).
-%% `{Rate, Limiter}' of a channel that has been checked at its configured rate.
+%% The key of `{Rate, Limiter}' of a channel that was checked at its configured rate.
 -define(CONFIGURED(Channel), {?MODULE, configured, Channel}).
 -define(NUMBER, {?MODULE, number}).
 -define(SHARED, {?MODULE, shared}).
 
-%% @doc Takes a token at the channel's configured rate.
+%% @doc Takes a token at the configured rate of the channel.
 -spec check(Channel :: term(), Topic :: term()) -> answer() | {error, {unknown_channel, term()}}.
 check(Channel, Topic) ->
     case persistent_term:get(?CONFIGURED(Channel), none) of
@@ -47,12 +47,12 @@ check(Channel, Topic) ->
             end
     end.
 
-%% @doc Takes a token at a rate of the caller's.
+%% @doc Takes a token at the given rate.
 -spec check(Channel :: term(), Topic :: term(), rate()) -> answer().
 check(Channel, Topic, Rate) ->
     take(Channel, Rate, limiter(Channel, Rate), Topic).
 
-%% @doc These are the configured channels now, with their rates.
+%% @doc Replaces the configured channels and their rates.
 -spec configure(#{atom() => #{max_rate := rate(), _ => _}}) -> ok.
 configure(Channels) ->
     maps:foreach(
@@ -123,7 +123,7 @@ shared() ->
             Shared
     end.
 
-%% The library that made it is gone. Whoever comes first makes another one.
+%% The library that made the limiter is gone, so the first caller makes another one.
 renewed(Channel, Rate, Unusable) ->
     Limiter = esdb_gater_turns:run(?TURN, fun() ->
         case persistent_term:get(?LIMITER(Channel, Rate), none) of

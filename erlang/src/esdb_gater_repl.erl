@@ -1,14 +1,14 @@
-%%% @doc A shell for looking at a store: `esdb_gater_repl:start().' at the prompt of Erlang.
+%%% @doc A shell for inspecting a store: `esdb_gater_repl:start().' at the Erlang prompt.
 %%%
-%%% It reads commands and shows what the data API of {@link esdb_gater_api} answers. `help' lists
-%%% the commands, the tab key completes them, stores and streams, and what is longer than the
-%%% screen is shown page by page. `quit', or the end of the input, returns to the prompt. Nothing is
-%%% written to a store.
+%%% It reads commands and displays the answers of the data API of {@link esdb_gater_api}. `help'
+%%% lists the commands, the tab key completes commands, stores and streams, and output that is
+%%% longer than the screen is displayed in pages. `quit', or the end of the input, returns to the
+%%% prompt. The shell never writes to a store.
 %%% @end
 -module(esdb_gater_repl).
 
 -export([start/0, start/1, graph_to_dot/1]).
-%% for the tests
+%% Exported for the tests.
 -export([complete/2, words/1]).
 
 -define(API, esdb_gater_api).
@@ -18,7 +18,7 @@
 -type store() :: esdb_gater_api:store_id() | none.
 -type shown() :: {ok, [iodata()]} | {use, store()} | {error, term()} | usage | quit.
 
-%% @doc Starts the shell, with the only store there is.
+%% @doc Starts the shell for the only store.
 -spec start() -> ok.
 start() ->
     case esdb_gater_request:stores() of
@@ -41,7 +41,7 @@ start(Store) ->
     end.
 
 loop(Store) ->
-    %% Whoever uses the terminal meanwhile may have set another.
+    %% Another user of the terminal may have set another function in the meantime.
     _ = io:setopts([{expand_fun, fun(Reversed) -> complete(Reversed, Store) end}]),
     case io:get_line(prompt(Store)) of
         eof -> ok;
@@ -75,8 +75,7 @@ run(Name, Arguments, Store) ->
             {error, {unknown_command, Name}}
     end.
 
-%% Arguments that no clause of the command takes; or a store has answered in a form that is not
-%% expected here.
+%% The arguments match no clause of the command, or a store has answered in an unexpected form.
 failed(function_clause, [{?MODULE, _, Called, _} | _], Called) -> usage;
 failed(Reason, _Stack, _Called) -> {error, Reason}.
 
@@ -98,7 +97,7 @@ problem({retries_exhausted, Reason}, Store) ->
 problem(Reason, _Store) ->
     [io_lib:format("error: ~tp", [Reason])].
 
-%%% The commands: name, arguments, help, and what it does with arguments and store.
+%%% The commands: name, arguments, help text, and the function of arguments and store.
 
 -spec commands() -> [{string(), string(), string(), fun(([string()], store()) -> shown())}].
 commands() ->
@@ -200,7 +199,7 @@ health([], _Store) ->
     {ok, Health} = ?API:health(),
     {ok, esdb_gater_repl_view:term(Health)}.
 
-%%% Asking and showing
+%%% Requests and their display
 
 events(Store, Ask) -> asked(Store, Ask, fun esdb_gater_repl_view:events/1).
 
@@ -237,12 +236,12 @@ time(Text) ->
             end
     end.
 
-%% @doc Returns a graph, as {@link esdb_gater_api:build_causation_graph/2} answers it, in the
+%% @doc Returns a graph, as returned by {@link esdb_gater_api:build_causation_graph/2}, in the
 %% language of Graphviz.
 -spec graph_to_dot(map()) -> binary().
 graph_to_dot(Graph) -> esdb_gater_repl_view:dot(Graph).
 
-%% @private The words of a line; a word with spaces stands in quotation marks.
+%% @private Returns the words of a line. A word with spaces is written in quotation marks.
 -spec words(string()) -> [string()].
 words(Line) ->
     case re:run(Line, "\"([^\"]*)\"|(\\S+)",
@@ -251,8 +250,8 @@ words(Line) ->
         nomatch -> []
     end.
 
-%% @private What may follow a line that is being typed, as `expand_fun' of `io:setopts/1' wants it:
-%% commands first, then stores or streams.
+%% @private Returns the completions of a line that is being typed, as `expand_fun' of `io:setopts/1'
+%% requires: commands first, then stores or streams.
 -spec complete(Reversed :: string(), store()) -> {yes | no, string(), [string()]}.
 complete(Reversed, Store) ->
     Line = lists:reverse(Reversed),

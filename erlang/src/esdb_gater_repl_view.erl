@@ -1,5 +1,5 @@
 %%% @private
-%%% @doc How {@link esdb_gater_repl} shows events, graphs and terms, a page at a time.
+%%% @doc Displays events, graphs and terms in pages for {@link esdb_gater_repl}.
 -module(esdb_gater_repl_view).
 
 -include("../include/esdb_gater.hrl").
@@ -8,7 +8,7 @@
 
 -define(SHORT, 16).                     % characters of an id in a graph
 
-%% @doc Prints lines. Where there is a terminal and they do not fit, it asks after each page.
+%% @doc Prints lines. If they do not fit on a terminal, it asks after each page.
 -spec page([iodata()]) -> ok.
 page(Lines) ->
     case io:rows() of
@@ -35,7 +35,7 @@ page_on(_Line, Later, Rows) -> page(Later, Rows).
 put_lines(Lines) ->
     io:put_chars([[Line, $\n] || Line <- Lines]).
 
-%% @doc A line for each event, or for one.
+%% @doc Returns a line for each event, or for a single one.
 -spec events(term()) -> [iodata()].
 events([]) -> ["no events"];
 events(Events) when is_list(Events) -> [event(Event) || Event <- Events];
@@ -62,13 +62,13 @@ field(data, Event) ->
 field(_Field, _Event) ->
     undefined.
 
-%% Milliseconds, as stores write them; anything else as it is.
+%% Stores write times in milliseconds; any other value is shown unchanged.
 time(Ms) when is_integer(Ms), Ms >= 0, Ms < 253402300800000 ->
     calendar:system_time_to_rfc3339(Ms, [{unit, millisecond}, {offset, "Z"}]);
 time(Other) ->
     text(Other).
 
-%% @doc A line for each edge of a graph.
+%% @doc Returns a line for each edge of a graph.
 -spec graph(term()) -> [iodata()].
 graph(#{edges := Edges} = Graph) ->
     [["  around ", text(maps:get(root, Graph, undefined))]
@@ -76,7 +76,7 @@ graph(#{edges := Edges} = Graph) ->
 graph(Other) ->
     term(Other).
 
-%% @doc A graph in the language of Graphviz. Long ids are shortened where they are shown.
+%% @doc Returns a graph in the language of Graphviz. Long ids are shortened in labels.
 -spec dot(map()) -> binary().
 dot(Graph) ->
     Root = maps:get(root, Graph, undefined),
@@ -113,13 +113,13 @@ quoted(Term) ->
     Text = text(Term),
     [$", string:replace(string:replace(Text, "\\", "\\\\", all), "\"", "\\\"", all), $"].
 
-%% @doc A term in as many lines as it needs.
+%% @doc Returns a term in as many lines as it needs.
 -spec term(term()) -> [iodata()].
 term(Term) ->
     Lines = string:split(io_lib:format("~tp", [Term]), "\n", all),
     [["  ", Line] || Line <- Lines].
 
-%% @doc A value as people read it: text without quotation marks.
+%% @doc Returns a value for people: text is shown without quotation marks.
 -spec text(term()) -> unicode:chardata().
 text(undefined) -> "-";
 text(Value) when is_binary(Value) ->

@@ -1,8 +1,8 @@
 %%% @private
-%%% @doc Requests to stores: how the functions of the data API reach a worker.
+%%% @doc Requests to stores, by which the functions of the data API reach a worker.
 %%%
-%%% A request is a tuple whose first element names the operation, which is also the `request_type'
-%%% of telemetry events.
+%%% A request is a tuple whose first element is the name of the operation, which is also the
+%%% `request_type' of telemetry events.
 %%% @end
 -module(esdb_gater_request).
 
@@ -11,15 +11,15 @@
 
 -export([ask/2, ask/3, ask_any/1, tell/2, health/0, stores/0]).
 
-%% Between two warnings that requests to a store were lost.
+%% The least time between two warnings that requests to a store were lost.
 -define(WARN_EVERY_MS, 10000).
 
-%% @doc As `ask/3' with the default configuration of retries.
+%% @doc Does the same as `ask/3' with the default retry configuration.
 -spec ask(atom(), tuple()) -> esdb_gater_retry:result().
 ask(StoreId, Request) ->
     ask(StoreId, Request, default).
 
-%% @doc Calls a worker of the store, and others after a failure.
+%% @doc Calls a worker of the store, and other workers after a failure.
 -spec ask(atom(), tuple(), default | esdb_gater_retry:config()) -> esdb_gater_retry:result().
 ask(StoreId, Request, Config) ->
     Call = fun(Worker) -> gen_server:call(Worker, Request, ?DEFAULT_TIMEOUT) end,
@@ -33,8 +33,8 @@ ask_any(Request) ->
         [StoreId | _] -> ask(StoreId, Request)
     end.
 
-%% @doc Sends a request to one worker of the store and waits for nothing. A request that finds no
-%% worker is lost; the log says so.
+%% @doc Sends a request to one worker of the store without waiting. A request that finds no worker
+%% is lost, which is logged.
 -spec tell(atom(), tuple()) -> ok.
 tell(StoreId, Request) ->
     Type = element(1, Request),
@@ -44,7 +44,7 @@ tell(StoreId, Request) ->
         {error, no_workers} -> lost(StoreId, Type)
     end.
 
-%% The first is logged at once, then how many there were, every few seconds.
+%% The first lost request is logged at once, and then their number every few seconds.
 lost(StoreId, Type) ->
     Now = erlang:monotonic_time(millisecond),
     Key = {lost_requests, StoreId},
@@ -62,14 +62,14 @@ lost(StoreId, Type) ->
             remember(Key, {Count + 1, Last})
     end.
 
-%% There is nowhere to remember it while the application does not run: then each is logged.
+%% While the application does not run, the count cannot be stored, and each lost request is logged.
 remember(Key, Value) ->
     try esdb_gater_shared_state:set(Key, Value)
     catch error:badarg -> ok
     end.
 
-%% @doc The stores that have workers. Channels that are served by processes of BEAMs are found
-%% through the registry as well and are no stores.
+%% @doc Returns the stores that have workers. Channels that processes of BEAMs host are registered
+%% like stores but are not included.
 -spec stores() -> [atom()].
 stores() ->
     try [Store || Store <- lists:sort(esdb_gater_workers:stores()),
@@ -77,7 +77,7 @@ stores() ->
     catch error:badarg -> []                       % the application is not running
     end.
 
-%% @doc What this node knows of the stores.
+%% @doc Returns the stores that this node knows, and the state of the registry.
 -spec health() -> {ok, esdb_gater_api:health()}.
 health() ->
     Stores = maps:from_list([{Store, N} || Store <- stores(),

@@ -1,20 +1,21 @@
 %%% @doc Retry with exponential backoff and jitter.
 %%%
-%%% Delay before retry `k' (from 0): `base_delay_ms * 2^k' plus 0 to 25 percent of it, never
-%%% above `max_delay_ms'. Where that would be above the maximum the jitter goes downwards instead,
-%%% to 75 percent of the maximum once the doubled delay has reached it, so that many callers that
-%%% failed together do not come back together.
+%%% The delay before retry `k' (from 0) is `base_delay_ms * 2^k' plus 0 to 25 percent of it, and
+%%% never exceeds `max_delay_ms'. Where it would exceed the maximum, the jitter reduces the delay
+%%% instead, down to 75 percent of the maximum once the doubled delay has reached it, so that many
+%%% callers that failed together do not retry together.
 %%%
-%%% What a call gave decides what happens next:
+%%% The outcome of a call determines the next step:
 %%% <ul>
-%%% <li>`{ok, R}' is the result, `ok' becomes `{ok, ok}', any other term `T' becomes
-%%%     `{ok, T}'; an `ok' around an `ok' is taken off.</li>
-%%% <li>`{error, R}' is retried, unless `R' says that no repetition can help
+%%% <li>`{ok, R}' is the result, `ok' becomes `{ok, ok}', and any other term `T' becomes
+%%%     `{ok, T}'. Nested `ok' tuples are reduced to one.</li>
+%%% <li>`{error, R}' is retried, unless `R' shows that no repetition can help
 %%%     (see {@link retryable/1}).</li>
 %%% <li>An exit is a failure: `noproc' becomes `worker_down', `nodedown' and `noconnection'
-%%%     become `node_down', a timeout `timeout', any other reason `{worker_exit, Reason}'. A call of
-%%%     the calling process itself is `calling_self', which is not retried.</li>
-%%% <li>An exception of class `error' is a bug of the caller and is raised as it is, and so
+%%%     become `node_down', a timeout becomes `timeout', and any other reason `{worker_exit,
+%%%     Reason}'.
+%%%     A call of the calling process itself is `calling_self', which is not retried.</li>
+%%% <li>An exception of class `error' is a bug of the caller and is raised unchanged, and so
 %%%     is a `throw'.</li>
 %%% </ul>
 %%% After the last failure the result is `{error, {retries_exhausted, Reason}}'.
@@ -26,34 +27,34 @@
 
 -export([with_retry/2, with_retry/3, new_config/1, new_config/3, default_config/0,
          calculate_delay/2]).
-%% for esdb_gater_api
+%% Exported for esdb_gater_api.
 -export([invoke/1, invoke/2, continue/6, retryable/1, ambiguous/1, started/1, to_config/1]).
-%% for the application
+%% Exported for the application.
 -export([configure/1, forget/0]).
-%% for the shell and for crash reports
+%% Exported for the shell and for crash reports.
 -export([format_error/2]).
 
 -export_type([config/0, result/0]).
 
 -type config() :: #retry_config{}.
-%% Values of a configuration, see {@link new_config/1} and {@link new_config/3}.
+%% The values of a configuration; see {@link new_config/1} and {@link new_config/3}.
 -type result() :: {ok, term()} | {error, term()}.
-%% What an operation ends with.
+%% The result of an operation.
 -type started() :: integer() | undefined.
-%% Monotonic milliseconds of the first call; only kept where there is a deadline.
+%% The monotonic milliseconds of the first call, which are only kept if there is a deadline.
 
-%% Doubling stops counting here: 2^62 ms is longer than any maximum in use, and the shift
-%% must not build a big number out of a large attempt count.
+%% The greatest exponent of the doubling: 2^62 ms is longer than any maximum in use, and the shift
+%% must not create a big integer for a large number of attempts.
 -define(MAX_EXPONENT, 62).
 %% The configuration of the running application, parsed when it started.
 -define(DEFAULT, {?MODULE, default}).
 
-%% @doc As {@link with_retry/3} with {@link default_config/0}.
+%% @doc Does the same as {@link with_retry/3} with {@link default_config/0}.
 -spec with_retry(StoreId :: term(), fun(() -> term())) -> result().
 with_retry(StoreId, Fun) ->
     with_retry(StoreId, Fun, default_config()).
 
-%% @doc Calls `Fun' in the calling process until it succeeds or `Config' says to give up.
+%% @doc Calls `Fun' in the calling process until it succeeds or `Config' ends the attempts.
 %% `StoreId' only names the operation in telemetry events.
 -spec with_retry(StoreId :: term(), fun(() -> term()), config() | map()) -> result().
 with_retry(StoreId, Fun, Config0) when is_function(Fun, 0) ->
@@ -67,21 +68,20 @@ with_retry(StoreId, Fun, Config0) when is_function(Fun, 0) ->
             continue(StoreId, Again, [], Reason, Config, Started)
     end.
 
-%% @doc A configuration from base delay and maximum delay in milliseconds and the number of
-%% calls in all (`max_attempts', at least 1).
+%% @doc Returns a configuration of base delay and maximum delay in milliseconds, and of the total
+%% number of calls (`max_attempts', at least 1).
 %% @throws badarg
 -spec new_config(non_neg_integer(), non_neg_integer(), pos_integer()) -> config().
 new_config(BaseDelayMs, MaxDelayMs, MaxAttempts) ->
     new_config(#{base_delay_ms => BaseDelayMs, max_delay_ms => MaxDelayMs,
                  max_attempts => MaxAttempts}).
 
-%% @doc A configuration from a map; what is left out is as in {@link default_config/0}.
+%% @doc Returns a configuration from a map; missing values are those of {@link default_config/0}.
 %%
 %% Keys: `base_delay_ms', `max_delay_ms' (not below the base), `max_attempts' (all calls) or
-%% `max_retries' (without the first), `ambiguous' (`retry' | `return'), `deadline_ms'
-%% (no retry is begun later than this after the first call; `infinity'), `prefer'
-%% (`any' | `local'). An unknown key or a bad value raises `badarg', with the key in the error's
-%% `error_info'.
+%% `max_retries' (without the first), `ambiguous' (`retry' | `return'), `deadline_ms' (the time
+%% after the first call after which no retry begins; `infinity'), `prefer' (`any' | `local'). An
+%% unknown key or an invalid value raises `badarg', with the key in the error's `error_info'.
 %% @throws badarg
 -spec new_config(map()) -> config().
 new_config(Map) when is_map(Map) ->
@@ -92,9 +92,9 @@ new_config(Map) when is_map(Map) ->
 new_config(Other) ->
     erlang:error(badarg, [Other], info({not_a, map, Other})).
 
-%% @doc Returns the configuration of the application environment's key `retry', or 100 ms, 5 s and
-%% 5 calls where it says nothing. It is parsed when the application starts; later changes of the
-%% environment count from the next start on.
+%% @doc Returns the configuration in the key `retry' of the application environment, or 100 ms, 5 s
+%% and 5 calls where values are missing. It is parsed when the application starts; later changes of
+%% the environment take effect at the next start.
 %% @throws badarg
 -spec default_config() -> config().
 default_config() ->
@@ -103,7 +103,7 @@ default_config() ->
         Config -> Config
     end.
 
-%% Without the application: as it would be if it started now.
+%% Without the application, the result is the one that a start would have now.
 from_environment() ->
     Environment = esdb_gater_config:environment(),
     case esdb_gater_config:check([Pair || {retry, _} = Pair <- Environment]) of
@@ -115,21 +115,21 @@ from_environment() ->
     end.
 
 %% @private
-%% @doc Keeps the checked section `retry' of the configuration for as long as the application runs.
+%% @doc Stores the checked section `retry' of the configuration for as long as the application runs.
 -spec configure(map()) -> ok.
 configure(Retry) ->
     {ok, Config} = changed(Retry, #retry_config{}),
     persistent_term:put(?DEFAULT, Config).
 
 %% @private
-%% @doc The application has stopped.
+%% @doc Removes the stored configuration, since the application has stopped.
 -spec forget() -> ok.
 forget() ->
     _ = persistent_term:erase(?DEFAULT),
     ok.
 
 %% @private
-%% @doc Says what is wrong with a configuration, see `erl_error'.
+%% @doc Returns the problem with a configuration; see `erl_error'.
 -spec format_error(Reason :: term(), erlang:stacktrace()) -> #{pos_integer() | general => string()}.
 format_error(badarg, [{_, _, Arguments, Info} | _]) ->
     #{cause := Problem} = proplists:get_value(error_info, Info, #{cause => none}),
@@ -154,10 +154,10 @@ text(Format, Arguments) -> lists:flatten(io_lib:format(Format, Arguments)).
 info(Problem) ->
     [{error_info, #{module => ?MODULE, cause => Problem}}].
 
-%% @doc The delay in milliseconds before retry `Attempt' (from 0): the doubled base delay plus
-%% up to a quarter of it, at most `max_delay_ms', and exactly that once the doubled delay has
-%% reached it. (The delays that {@link with_retry/3} waits there are a random 75 to 100
-%% percent of the maximum.)
+%% @doc Returns the delay in milliseconds before retry `Attempt' (from 0): the doubled base delay
+%% plus up to a quarter of it, at most `max_delay_ms', and exactly that once the doubled delay has
+%% reached it. (The delays of {@link with_retry/3} are then a random 75 to 100 percent of the
+%% maximum.)
 -spec calculate_delay(Attempt :: non_neg_integer(), config()) -> non_neg_integer().
 calculate_delay(Attempt, Config) when is_integer(Attempt), Attempt >= 0 ->
     #retry_config{base_delay_ms = Base, max_delay_ms = Max} = to_config(Config),
@@ -166,7 +166,7 @@ calculate_delay(Attempt, Config) when is_integer(Attempt), Attempt >= 0 ->
         Raw -> min(Max, Raw + below(Raw div 4))
     end.
 
-%% @private Calls `Fun' and brings what it gives into one of two shapes.
+%% @private Calls `Fun' and converts its outcome into one of two forms.
 -spec invoke(fun(() -> term())) -> result().
 invoke(Fun) ->
     try Fun() of
@@ -175,7 +175,7 @@ invoke(Fun) ->
         exit:Reason -> {error, exit_reason(Reason)}
     end.
 
-%% @private As {@link invoke/1} with one argument, the chosen worker.
+%% @private Does the same as {@link invoke/1} with one argument, the chosen worker.
 -spec invoke(fun((pid()) -> term()), pid()) -> result().
 invoke(Fun, Worker) ->
     try Fun(Worker) of
@@ -184,13 +184,14 @@ invoke(Fun, Worker) ->
         exit:Reason -> {error, exit_reason(Reason)}
     end.
 
-%% @private After a first failure for `Reason': wait, call `Again(State, Reason)', and so on.
+%% @private Continues after a first failure for `Reason': waits, calls `Again(State, Reason)', and
+%% so on.
 -spec continue(term(), fun((State, term()) -> {result(), State}), State, term(), config(),
                started()) -> result().
 continue(StoreId, Again, State, Reason, Config, Started) ->
     retry(StoreId, Again, State, Reason, Config, Started, 0).
 
-%% @private The time to count a deadline from.
+%% @private Returns the time from which a deadline is counted.
 -spec started(config()) -> started().
 started(#retry_config{deadline_ms = infinity}) -> undefined;
 started(#retry_config{}) -> erlang:monotonic_time(millisecond).
@@ -229,8 +230,8 @@ verdict(Reason, #retry_config{ambiguous = Ambiguous}) ->
             end
     end.
 
-%% @doc Whether repeating an operation that failed for this reason can help. What it names
-%% does not exist, or what it asks for contradicts the state of the store: then it cannot.
+%% @doc Returns whether repeating an operation that failed for this reason can help. It cannot if
+%% the operation names something that does not exist, or contradicts the state of the store.
 -spec retryable(term()) -> boolean().
 retryable({stream_not_found, _}) -> false;
 retryable({wrong_expected_version, _}) -> false;
@@ -245,8 +246,8 @@ retryable(unknown_request) -> false;
 retryable(calling_self) -> false;
 retryable(_) -> true.
 
-%% @doc Whether an operation that failed for this reason may have been carried out all the
-%% same: it was sent, and no answer came back.
+%% @doc Returns whether an operation that failed for this reason may nevertheless have been carried
+%% out: it was sent, and no answer came back.
 -spec ambiguous(term()) -> boolean().
 ambiguous(timeout) -> true;
 ambiguous({timeout, _}) -> true;
@@ -271,20 +272,20 @@ emit_attempt(StoreId, Reason, Delay, Attempt) ->
                                           #{store_id => StoreId, reason => Reason})
     end.
 
-%% A retry that would only begin after the deadline is not worth waiting for.
+%% A retry that would begin after the deadline is not waited for.
 in_time(_Delay, #retry_config{deadline_ms = infinity}, _Started) -> true;
 in_time(Delay, #retry_config{deadline_ms = Deadline}, Started) ->
     erlang:monotonic_time(millisecond) + Delay - Started =< Deadline.
 
-%% A quarter of the doubled delay is left to chance, also where the maximum cuts it off: there the
-%% jitter goes downwards.
+%% A quarter of the doubled delay is random. Where the maximum would cut it off, the jitter reduces
+%% the delay instead.
 jittered_delay(Retries, #retry_config{base_delay_ms = Base, max_delay_ms = Max}) ->
     Raw = min(Max, doubled(Base, Retries)),
     min(Max, Raw + Raw div 4) - below(Raw div 4).
 
 doubled(Base, Attempt) -> Base bsl min(Attempt, ?MAX_EXPONENT).
 
-%% A random integer from 0 to N.
+%% Returns a random integer from 0 to N.
 below(0) -> 0;
 below(N) -> rand:uniform(N + 1) - 1.
 
@@ -303,12 +304,12 @@ exit_reason(noconnection) -> node_down;
 exit_reason({noconnection, _}) -> node_down;
 exit_reason(timeout) -> timeout;
 exit_reason({timeout, _}) -> timeout;
-%% The worker is the process that runs the operation: no repetition makes it answer.
+%% The worker is the process that runs the operation, so no repetition makes it answer.
 exit_reason(calling_self) -> calling_self;
 exit_reason(Reason) -> {worker_exit, Reason}.
 
-%% @private Accepts a record, the three-field record of the original, or a map. Raises `badarg'
-%% for what is no configuration.
+%% @private Accepts a record, the record with three fields of the original library, or a map. Raises
+%% `badarg' for any other term.
 -spec to_config(config() | tuple() | map()) -> config().
 to_config(#retry_config{base_delay_ms = Base, max_delay_ms = Max, max_retries = Retries,
                         ambiguous = Ambiguous, deadline_ms = Deadline, prefer = Prefer} = Config) ->

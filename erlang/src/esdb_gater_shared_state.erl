@@ -1,27 +1,27 @@
 %%% @private
-%%% @doc What everybody in this node may want to know about the gateway, to be read without
-%%% asking a process.
+%%% @doc The state of the link and of the gateway that any process of this node can read without a
+%%% call.
 %%%
 %%% <dl>
-%%% <dt>`gateway'</dt><dd>the gateway in use; absent while there is none. Set by the link.</dd>
-%%% <dt>`copy'</dt><dd>`ready' once the registry has been received. Set by the link.</dd>
-%%% <dt>`channels'</dt><dd>the gateway's channels, as it has told them. Set by the link.</dd>
-%%% <dt>`gateways'</dt><dd>the members of the gateway's cluster, as it has told them. Set by the
-%%%   link.</dd>
-%%% <dt>`push_secret'</dt><dd>`true' when the gateways are to be given this node's
-%%%   secret. Set by the link.</dd>
-%%% <dt>`events'</dt><dd>counters of the events that wait for handlers, see
-%%%   {@link esdb_gater_events}, which sets it.</dd>
-%%% <dt>`program'</dt><dd>the gateway that runs on this node and can serve. Set by
-%%%   {@link esdb_gater_port}, as is the next.</dd>
-%%% <dt>`refused'</dt><dd>`true' when the program cannot be used as it is configured, and is not
-%%%   started again.</dd>
-%%% <dt>`embedded'</dt><dd>the embedded gateway to use, of this node or another; absent while there
-%%%   is none. Set by {@link esdb_gater_embedded}, as are the next.</dd>
-%%% <dt>`born'</dt><dd>when this node began to take part, in µs of system time.</dd>
-%%% <dt>`hosting'</dt><dd>since when it hosts the gateway that others use.</dd>
-%%% <dt>`{lost_requests, Store}'</dt><dd>requests to a store without workers that were lost since
-%%%   the last warning, and when that was. Set by {@link esdb_gater_request}.</dd>
+%%% <dt>`gateway'</dt><dd>The gateway in use; absent while there is none. The link sets it.</dd>
+%%% <dt>`copy'</dt><dd>`ready' once the registry was received. The link sets it.</dd>
+%%% <dt>`channels'</dt><dd>The channels that the gateway has announced. The link sets them.</dd>
+%%% <dt>`gateways'</dt><dd>The members of the gateway's cluster that it has announced. The link
+%%%   sets them.</dd>
+%%% <dt>`push_secret'</dt><dd>`true' if the gateways are to receive the secret of this node. The
+%%%   link sets it.</dd>
+%%% <dt>`events'</dt><dd>The counters of the events that wait for handlers; see
+%%%   {@link esdb_gater_events}, which sets them.</dd>
+%%% <dt>`program'</dt><dd>The gateway that runs on this node and is ready. {@link esdb_gater_port}
+%%%   sets it, and the next one.</dd>
+%%% <dt>`refused'</dt><dd>`true' if the program cannot be used as it is configured and is not
+%%%   restarted.</dd>
+%%% <dt>`embedded'</dt><dd>The embedded gateway to use, of this node or another; absent while there
+%%%   is none. {@link esdb_gater_embedded} sets it, and the next two.</dd>
+%%% <dt>`born'</dt><dd>The time when this node became a member, in µs of system time.</dd>
+%%% <dt>`hosting'</dt><dd>The time since when it hosts the gateway that others use.</dd>
+%%% <dt>`{lost_requests, Store}'</dt><dd>The number of requests to a store without workers that were
+%%%   lost since the last warning, and the time of that. {@link esdb_gater_request} sets it.</dd>
 %%% </dl>
 %%% @end
 -module(esdb_gater_shared_state).
@@ -35,18 +35,18 @@
 
 -define(TABLE, esdb_gater_shared_state).
 
-%% @doc The tables to make, as arguments of `ets:new/2'.
+%% @doc Returns the tables to create, as arguments of `ets:new/2'.
 -spec tables() -> [{atom(), [term()]}].
 tables() ->
     [{?TABLE, [set, public, named_table, {read_concurrency, true}]}].
 
-%% @doc States a fact.
+%% @doc Sets a value.
 -spec set(name(), term()) -> ok.
 set(Name, Value) ->
     true = ets:insert(?TABLE, {Name, Value}),
     ok.
 
-%% @doc Takes a fact back. Also while the application stops and its tables are gone.
+%% @doc Removes a value. This also works while the application stops and its tables are gone.
 -spec unset(name()) -> ok.
 unset(Name) ->
     try
@@ -56,7 +56,7 @@ unset(Name) ->
         error:badarg -> ok
     end.
 
-%% @doc A fact, if it is one. Nothing is while the application does not run.
+%% @doc Returns a value if it is set. No value is set while the application does not run.
 -spec get(name()) -> {ok, term()} | none.
 get(Name) ->
     try ets:lookup(?TABLE, Name) of

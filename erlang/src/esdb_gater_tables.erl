@@ -1,11 +1,11 @@
 %%% @private
-%%% @doc Keeps the tables of the application and does nothing else, so that a crash of the
-%%% processes that work on them loses neither a registration nor a subscription.
+%%% @doc Owns the tables of the application and does nothing else, so that a crash of the processes
+%%% that use them loses neither a registration nor a subscription.
 %%%
-%%% Two processes run this module. One owns the tables, the other is their heir: when the owner
-%%% ends it owns them, and the next process to be started in the owner's place becomes the heir.
-%%% Only if both end at once is everything lost; then those who work on the tables are started
-%%% again as well, with empty ones.
+%%% Two processes run this module. One owns the tables and the other is their heir: when the owner
+%%% ends, the heir owns them, and the process that is restarted in the owner's place becomes the
+%%% heir. Only if both end at once is everything lost; then the processes that use the tables are
+%%% restarted as well, with empty tables.
 %%% @end
 -module(esdb_gater_tables).
 
@@ -18,7 +18,7 @@
 
 -type owned() :: [atom()].
 
-%% @doc The two names, each with that of the other.
+%% @doc Returns the names of the two processes, each with that of the other.
 -spec keepers() -> [{Name :: atom(), Other :: atom()}].
 keepers() ->
     [{esdb_gater_tables, esdb_gater_heir}, {esdb_gater_heir, esdb_gater_tables}].
@@ -35,8 +35,8 @@ init(Other) ->
         exit:_ -> {ok, make()}
     end.
 
-%% The other one is not there: it has not been started yet, or it has ended before it could hand
-%% the tables over.
+%% The other process does not run: it has not been started yet, or it has ended before it could hand
+%% over the tables.
 make() ->
     lists:foreach(fun end_user/1, [esdb_gater_cluster_sup, esdb_channel_sup]),
     Tables = esdb_gater_workers:tables() ++ esdb_gater_shared_state:tables()

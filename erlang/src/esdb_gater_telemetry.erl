@@ -1,12 +1,13 @@
 %%% @doc Telemetry events of the gateway, and handlers for them.
 %%%
-%%% Where the application `telemetry' runs, events go through it, so that handlers attached
-%%% there see them. Where it does not, a dispatcher of the same rules is used: a handler is a
-%%% fun of four arguments, called in the process that emits; one that crashes is detached and
-%%% the crash logged. Handlers of that dispatcher need no process and outlive the application.
+%%% Where the application `telemetry' runs, events go through it, so that handlers that are attached
+%%% there see them. Otherwise a built-in dispatcher with the same rules is used: a handler is a fun
+%%% with four arguments that is called in the process that emits; a handler that crashes is detached
+%%% and the crash is logged. Handlers of that dispatcher need no process and outlive the
+%%% application.
 %%%
-%%% Events that happen in the gateway (a worker registered or unregistered, a node up or down,
-%%% a broadcast) reach handlers on the nodes linked to it; they are only sent while a handler
+%%% Events that happen in the gateway (a worker registered or unregistered, a node up or down, a
+%%% broadcast) reach handlers on the nodes that are linked to it; they are only sent while a handler
 %%% is attached there.
 %%%
 %%% `duration' is in microseconds, `system_time' in milliseconds, `delay_ms' in milliseconds.
@@ -18,7 +19,7 @@
 
 -export([attach_default_handler/0, detach_default_handler/0, attach/3, detach/1,
          emit/3, handle_event/4]).
-%% for the rest of the application
+%% Exported for the rest of the application.
 -export([enabled/0, events/0, gateway_events/0, refresh/0, start_application/0, use_configured/1]).
 
 -export_type([event/0, handler/0]).
@@ -28,19 +29,19 @@
                            term()).
 
 -define(DEFAULT_HANDLER, esdb_gater_telemetry_handler).
-%% One term: who delivers, and the handlers of the built-in dispatcher in order of attachment.
-%% Absent while there is nobody to deliver to, which makes the common case one look-up.
+%% The key of one term: the dispatcher, and the handlers of the built-in dispatcher in order of
+%% attachment. The term is absent while there are no handlers, so the common case costs one look-up.
 -define(KEY, {?MODULE, handlers}).
 -define(TURN, esdb_gater_telemetry_turn).
 
-%% @doc Logs every event through `logger': failures and losses as warnings; retries, workers and
-%% nodes that come and go as notices, the lowest level that OTP shows unless told otherwise; and
-%% what happens with every request or message as debug.
+%% @doc Logs every event through `logger': failures and losses as warnings; retries, and workers and
+%% nodes that come and go, as notices, the lowest level that OTP shows by default; and every request
+%% or message as debug.
 -spec attach_default_handler() -> ok | {error, already_exists}.
 attach_default_handler() ->
     attach(?DEFAULT_HANDLER, fun ?MODULE:handle_event/4, #{}).
 
-%% @doc Takes the handler of {@link attach_default_handler/0} off again.
+%% @doc Detaches the handler of {@link attach_default_handler/0}.
 -spec detach_default_handler() -> ok | {error, not_found}.
 detach_default_handler() ->
     detach(?DEFAULT_HANDLER).
@@ -64,7 +65,7 @@ attach(Id, Handler, Config) when is_function(Handler, 4) ->
     end),
     tell_link(Result).
 
-%% @doc Takes a handler off again.
+%% @doc Detaches a handler.
 -spec detach(Id :: term()) -> ok | {error, not_found}.
 detach(Id) ->
     Result = locked(fun() ->
@@ -77,14 +78,14 @@ detach(Id) ->
     end),
     tell_link(Result).
 
-%% @doc Hands an event to the handlers. Never fails, whatever they do.
+%% @doc Passes an event to the handlers. This never fails, whatever they do.
 -spec emit(event(), Measurements :: map(), Metadata :: map()) -> ok.
 emit(Event, Measurements, Metadata) ->
     case persistent_term:get(?KEY, none) of
         none ->
             ok;
         {Backend, Handlers} ->
-            %% Handlers are attached for the events of the application.
+            %% Handlers are attached only for the events of the application.
             case lists:member(Event, events()) of
                 true -> lists:foreach(fun(H) -> call(H, Event, Measurements, Metadata) end, Handlers);
                 false -> ok
@@ -95,7 +96,7 @@ emit(Event, Measurements, Metadata) ->
             end
     end.
 
-%% @doc The default handler: one line per event.
+%% @doc Logs an event in one line. This is the default handler.
 -spec handle_event(event(), map(), map(), term()) -> ok.
 handle_event(Event, Measurements, Metadata, _Config) ->
     ?LOG(level(Event), "~ts ~tp ~tp",
@@ -113,12 +114,12 @@ level([esdb_gater, worker, registered]) -> notice;
 level([esdb_gater, worker, unregistered]) -> notice;
 level(_) -> debug.
 
-%% @private Whether anybody may be listening: emitting is worth the trouble.
+%% @private Returns whether there may be handlers, so that emitting is necessary.
 -spec enabled() -> boolean().
 enabled() ->
     persistent_term:get(?KEY, none) =/= none.
 
-%% @doc All event names.
+%% @doc Returns the names of all events.
 -spec events() -> [event(), ...].
 events() ->
     [?GATER_WORKER_LOOKUP, ?GATER_REQUEST_START, ?GATER_REQUEST_STOP, ?GATER_REQUEST_ERROR,
@@ -128,7 +129,7 @@ from_gateway() ->
     [?GATER_WORKER_REGISTERED, ?GATER_WORKER_UNREGISTERED, ?GATER_CLUSTER_NODE_UP,
      ?GATER_CLUSTER_NODE_DOWN, ?GATER_CHANNEL_BROADCAST, ?GATER_CHANNEL_DROPPED].
 
-%% @private The events that happen in the gateway and have a handler here, sorted.
+%% @private Returns the events that happen in the gateway and have a handler on this node, sorted.
 -spec gateway_events() -> [event()].
 gateway_events() ->
     case persistent_term:get(?KEY, none) of
@@ -145,7 +146,7 @@ has_telemetry_handler(Event) ->
         _:_ -> false
     end.
 
-%% @private Looks again whether the application `telemetry' runs.
+%% @private Checks again whether the application `telemetry' runs.
 -spec refresh() -> ok.
 refresh() ->
     {Backend, _} = current(),
@@ -154,8 +155,8 @@ refresh() ->
         _ -> _ = locked(fun refreshed/0), ok
     end.
 
-%% @private Starts the application `telemetry' if there is one. Not while the system boots: a release
-%% that has it starts it itself, and it is found then.
+%% @private Starts the application `telemetry' if it exists. Not while the system boots: a release
+%% that contains it starts it itself, and it is found then.
 -spec start_application() -> ok.
 start_application() ->
     case {init:get_status(), code:where_is_file("telemetry.app")} of
@@ -166,7 +167,7 @@ start_application() ->
             ok
     end.
 
-%% @private Attaches what the configuration key `telemetry_handlers' names.
+%% @private Attaches the handlers that the configuration key `telemetry_handlers' names.
 -spec use_configured([logger]) -> ok.
 use_configured(Names) ->
     lists:foreach(fun(logger) -> _ = attach_default_handler() end, Names).
@@ -181,7 +182,8 @@ refreshed() ->
 current() ->
     persistent_term:get(?KEY, {builtin, []}).
 
-%% Never asked while an application stops: the application controller does not answer then.
+%% This must not be called while an application stops, since the application controller does not
+%% answer then.
 backend() ->
     try lists:keymember(telemetry, 1, application:which_applications(200)) of
         true ->
@@ -212,7 +214,7 @@ call({Id, Handler, Config}, Event, Measurements, Metadata) ->
                        [Id, Event, Class, Reason, Stack], #{application => erl_esdb_gater})
     end.
 
-%% Not written out, or every tool would miss what need not be there.
+%% The name is not written as a literal, since every tool would report the missing module.
 -spec telemetry() -> module().
 telemetry() -> telemetry.
 
@@ -225,7 +227,7 @@ through_telemetry(Event, Measurements, Metadata) ->
         _:_ -> ok
     end.
 
-%% Writers one at a time.
+%% Runs writers one at a time.
 locked(Fun) ->
     esdb_gater_turns:run(?TURN, Fun).
 

@@ -1,10 +1,10 @@
 %%% @private
-%%% @doc How this node reaches a gateway: over Erlang distribution or, while it has no name, over
-%%% the pipes of the program it runs.
+%%% @doc The transport to a gateway: Erlang distribution or, while this node has no name, the pipes
+%%% of the program that it runs.
 %%%
-%%% Who sends to a service of a gateway asks {@link address/2} where to: `{Name, Node}', or the
-%%% local process that {@link esdb_gater_pipe} keeps in its place. Calls, casts, plain sends and
-%%% monitors take both. Nothing else in the application knows of two ways.
+%%% A caller asks {@link address/2} for the address of a service of a gateway: `{Name, Node}', or
+%%% the local process that {@link esdb_gater_pipe} keeps in its place. Calls, casts, plain sends and
+%%% monitors accept both. No other module distinguishes the two transports.
 %%% @end
 -module(esdb_gater_transport).
 
@@ -14,10 +14,10 @@
 
 -type kind() :: distribution | piped.
 
-%% No node has this name, so nothing is ever dialled under it.
+%% No node has this name, so it is never dialled.
 -define(PIPED, 'esdb_gater@nohost').
 
-%% @doc Whether this node has a name and so takes part in distribution.
+%% @doc Returns whether this node has a name and therefore takes part in distribution.
 -spec kind() -> kind().
 kind() ->
     case node() of
@@ -25,22 +25,24 @@ kind() ->
         _ -> distribution
     end.
 
-%% @doc What stands for the gateway's node while this node has no name.
+%% @doc Returns the name that stands for the gateway while this node has no name.
 -spec piped_gateway() -> node().
 piped_gateway() -> ?PIPED.
 
-%% @doc Where messages to the process that is registered as `Name' at a gateway go.
+%% @doc Returns the address of the process that is registered as `Name' at a gateway.
 -spec address(Name :: atom(), Gateway :: node()) -> {atom(), node()} | pid().
 address(Name, ?PIPED) -> esdb_gater_pipe:service(Name);
 address(Name, Gateway) -> {Name, Gateway}.
 
-%% @doc Connects to a gateway. `ignored': it is another node, and this one has no name.
+%% @doc Connects to a gateway. Returns `ignored' for a gateway on another node if this node has no
+%% name.
 -dialyzer({nowarn_function, connect/1}).
 -spec connect(Gateway :: node()) -> boolean() | ignored.
 connect(?PIPED) -> esdb_gater_pipe:is_open();
 connect(Gateway) -> net_kernel:connect_node(Gateway).
 
-%% @doc Cuts the connection: who waits for the gateway, or in a send to it, is set free.
+%% @doc Cuts the connection, which resumes processes that wait for the gateway or are suspended in a
+%% send to it.
 -spec disconnect(Gateway :: node()) -> ok.
 disconnect(?PIPED) -> esdb_gater_pipe:close();
 disconnect(Gateway) -> _ = erlang:disconnect_node(Gateway), ok.

@@ -1,18 +1,18 @@
 %%% @private
-%%% @doc Functions that run one at a time on this node.
+%%% @doc Runs functions one at a time on this node.
 %%%
-%%% A process that is registered under the name of a kind of turn runs them, in the order in which
-%%% they were asked for. It is started by whoever finds none, and ends as soon as nobody waits, so
-%%% that nothing is left behind and the application need not run. Of several that are started at
-%%% the same time, one can be registered. Nobody sleeps: a caller waits for those before it and
-%%% for nothing else.
+%%% A process that is registered under a name for each kind of turn runs the functions in the order
+%%% of the requests. The first caller starts it, and it ends as soon as no caller waits, so that
+%%% nothing is left behind and the application need not run. If several are started at the same
+%%% time, only one of them can register. Nothing polls: a caller waits only for the callers before
+%%% it.
 %%% @end
 -module(esdb_gater_turns).
 
 -export([run/2]).
 
-%% @doc Returns what `Fun' returns, or raises what it raises. `Fun' runs in another process than
-%% the caller's, and may itself take turns of the same name.
+%% @doc Runs `Fun' in another process. Returns its result, or raises its exception. `Fun' may itself
+%% take turns of the same name.
 -spec run(Name :: atom(), fun(() -> Result)) -> Result.
 run(Name, Fun) ->
     case whereis(Name) of
@@ -38,10 +38,10 @@ await(Pid, Monitor, {turn, _, Tag, Fun}, Name) ->
             demonitor(Monitor, [flush]),
             outcome(Outcome);
         {'DOWN', Monitor, process, Pid, Reason} when Reason =:= normal; Reason =:= noproc ->
-            %% It was not the one, or it ended before it was asked.
+            %% The process did not get the name, or it ended before the request.
             run(Name, Fun);
         {'DOWN', Monitor, process, Pid, Reason} ->
-            %% Killed, perhaps in the middle of the function, which must not be repeated.
+            %% The process was killed, perhaps while the function ran, which must not be repeated.
             exit(Reason)
     end.
 

@@ -1,10 +1,10 @@
 %%% @private
-%%% @doc Judges capability tokens, as the gateway program does by the same rules
+%%% @doc Verifies capability tokens by the same rules as the gateway program
 %%% (native/gater-core/src/capability).
 %%%
-%%% A token is good if it and all it is derived from are signed by their issuers and valid now, if
-%%% each was issued by the audience of the one it is derived from and grants no more than that, and
-%%% if a root key has issued the first one.
+%%% A token is accepted if it and all tokens that it is derived from are signed by their issuers and
+%%% are valid now, if each was issued by the audience of the token that it is derived from and
+%%% grants no more than that, and if a root key has issued the first one.
 %%% @end
 -module(esdb_gater_verifier).
 
@@ -17,7 +17,7 @@
 -type options() :: #{roots := [esdb_identity:did()],
                      audience => [esdb_identity:did()],
                      now := integer()}.
-%% `audience': who tokens may be made out to, anybody if nobody is named; `now' in Unix seconds.
+%% `audience' lists the accepted audiences; an empty list accepts any. `now' is in Unix seconds.
 
 -type reason() :: malformed_token | token_too_large | chain_too_long | broken_chain | widened
                 | untrusted_issuer | invalid_signature | expired | not_yet_valid | wrong_audience
@@ -25,14 +25,14 @@
 
 -define(MAX_CHAIN, 8).
 -define(MAX_GRANTS, 64).
-%% Seconds by which the clocks of two hosts may differ.
+%% The greatest difference in seconds between the clocks of two hosts.
 -define(LEEWAY, 5).
-%% Of the curve: the field, and the ordinate of a point of order 8.
+%% Constants of the curve: the field, and the ordinate of a point of order 8.
 -define(PRIME, ((1 bsl 255) - 19)).
 -define(ORDER_8, 16#7a03ac9277fdc74ec6cc392cfa53202a0f67100d760b3cba4fd84d3d706a17c7).
 
-%% @doc Whether this node admits a request to a topic of a channel that it serves, by the roots and
-%% the audience of its configuration.
+%% @doc Returns whether this node admits a request to a topic of a channel that it hosts, according
+%% to the roots and the audience of its configuration.
 -spec admit(esdb_gater_config:capability_mode(), none | {token, term()},
             Resource :: binary(), Action :: binary()) ->
           ok | {error, {unauthorized, reason() | capability_required}}.
@@ -59,13 +59,13 @@ options() ->
                    end,
     maps:merge(#{roots => []}, maps:with([roots, audience], Capabilities)).
 
-%% @doc The resource that a topic of a channel is.
+%% @doc Returns the name of the resource of a topic of a channel.
 -spec resource(atom(), binary()) -> binary().
 resource(Channel, Topic) ->
     <<?ESDB_URI_SCHEME/binary, "default/channel/", (atom_to_binary(Channel))/binary, $/,
       Topic/binary>>.
 
-%% @doc Whether a token, a JWT, allows an action with a resource.
+%% @doc Checks that a token, a JWT, allows an action on a resource.
 -spec authorize(binary(), Resource :: binary(), Action :: binary(), options()) ->
           {ok, #verification_result{}} | {error, reason()}.
 authorize(Token, Resource, Action, #{roots := Roots, now := Now} = Options) ->
@@ -88,7 +88,7 @@ authorize(Token, Resource, Action, #{roots := Roots, now := Now} = Options) ->
         throw:{refused, Reason} -> {error, Reason}
     end.
 
-%% The token, then the one it is derived from, and so on.
+%% Returns the token, then the token that it is derived from, and so on.
 chain(_Token, Before) when length(Before) >= ?MAX_CHAIN ->
     throw({refused, chain_too_long});
 chain(Token, Before) ->
@@ -126,8 +126,8 @@ check_signature({#capability{iss = Issuer, sig = <<R:32/binary, _/binary>> = Sig
             throw({refused, invalid_signature})
     end.
 
-%% Whether a point is one of the eight of small order, in any of their encodings. Signatures of such
-%% a key need no private key, and OTP's crypto takes them.
+%% Returns whether a point is one of the eight points of small order, in any of their encodings.
+%% Signatures under such a key need no private key, and the crypto application of OTP accepts them.
 is_weak(<<Bytes:31/binary, Last>>) ->
     Y = binary:decode_unsigned(<<Bytes/binary, (Last band 16#7f)>>, little) rem ?PRIME,
     lists:member(Y, [0, 1, ?PRIME - 1, ?ORDER_8, ?PRIME - ?ORDER_8]).

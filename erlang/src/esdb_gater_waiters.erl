@@ -1,7 +1,7 @@
 %%% @private
-%%% @doc Callers of the link that wait for a gateway, for the first copy of the registry, or, at
-%%% the start of the application, until it is known whether there is one. Pure:
-%%% {@link esdb_gater_link_core} has their timers set and the returned answers sent.
+%%% @doc Callers of the link that wait for a gateway, for the first registry, or, at the start of
+%%% the application, until it is known whether there is a gateway. The module is pure: {@link
+%%% esdb_gater_link_core} has their timers set and the returned answers sent.
 %%%
 %%% Their calls are not postponed events of the link, because each has a time limit of its own.
 %%% @end
@@ -15,7 +15,7 @@
 -type answer() :: {gen_statem:from(), ok | {ok, node()} | {error, no_gateway}}.
 -opaque waiters() :: #{gen_statem:from() => what()}.
 
-%% @doc Returns that nobody waits.
+%% @doc Returns a value without callers.
 -spec new() -> waiters().
 new() -> #{}.
 
@@ -24,7 +24,7 @@ new() -> #{}.
 add(What, From, Waiters) ->
     Waiters#{From => What}.
 
-%% @doc There is a gateway: everybody is answered.
+%% @doc Answers all callers, since there is a gateway.
 -spec wake(node(), waiters()) -> {[answer()], waiters()}.
 wake(Gateway, Waiters) ->
     {[case What of
@@ -32,13 +32,13 @@ wake(Gateway, Waiters) ->
           _ -> {From, ok}
       end || {From, What} <- maps:to_list(Waiters)], new()}.
 
-%% @doc No gateway is within reach now: those who start the application need not wait for one.
+%% @doc Answers the callers that start the application, since no gateway is within reach.
 -spec give_up(waiters()) -> {[answer()], waiters()}.
 give_up(Waiters) ->
     {[{From, {error, no_gateway}} || {From, start} <- maps:to_list(Waiters)],
      maps:filter(fun(_, What) -> What =/= start end, Waiters)}.
 
-%% @doc A caller has waited long enough.
+%% @doc Answers a caller whose time is over.
 -spec expire(gen_statem:from(), waiters()) -> {[answer()], waiters()}.
 expire(From, Waiters) ->
     case Waiters of

@@ -1,8 +1,8 @@
 %%% @private
-%%% @doc Registrations that were taken back while no gateway could be told.
+%%% @doc Registrations that were withdrawn while there was no gateway.
 %%%
-%%% They are gone for this node at once, and the next gateway is told before anything else. Written
-%%% by the link; the table belongs to {@link esdb_gater_tables} and so outlives it.
+%%% They end at once for this node, and the next gateway is told before anything else. The link
+%%% writes the table, which belongs to {@link esdb_gater_tables} and therefore outlives the link.
 %%% @end
 -module(esdb_gater_withdrawals).
 
@@ -11,12 +11,12 @@
 -define(TABLE, esdb_gater_withdrawals).
 -define(MOST, 100000).
 
-%% @doc The tables to make, as arguments of `ets:new/2'.
+%% @doc Returns the tables to create, as arguments of `ets:new/2'.
 -spec tables() -> [{atom(), [term()]}].
 tables() ->
     [{?TABLE, [ordered_set, public, named_table]}].
 
-%% @doc Remembers a registration that was taken back, unless there are as many as are kept.
+%% @doc Adds a withdrawn registration. Returns an error if the table is full.
 -spec add(StoreId :: atom(), pid()) -> ok | {error, overloaded}.
 add(Store, Pid) ->
     case ets:info(?TABLE, size) < ?MOST orelse member(Store, Pid) of
@@ -24,18 +24,18 @@ add(Store, Pid) ->
         false -> {error, overloaded}
     end.
 
-%% @doc A gateway has been told, or it is registered again.
+%% @doc Removes a registration, because a gateway was told or because it was made again.
 -spec remove(StoreId :: atom(), pid()) -> ok.
 remove(Store, Pid) ->
     true = ets:delete(?TABLE, {Store, Pid}),
     ok.
 
-%% @doc Whether a gateway is still to be told.
+%% @doc Returns whether a gateway still has to be told of the withdrawal.
 -spec member(StoreId :: atom(), pid()) -> boolean().
 member(Store, Pid) ->
     ets:member(?TABLE, {Store, Pid}).
 
-%% @doc All of which a gateway is still to be told.
+%% @doc Returns all withdrawn registrations of which a gateway still has to be told.
 -spec all() -> [{StoreId :: atom(), pid()}].
 all() ->
     [Pair || {Pair} <- ets:tab2list(?TABLE)].

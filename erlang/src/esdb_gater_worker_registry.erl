@@ -1,8 +1,8 @@
-%%% @doc The worker registry, with what is known of each worker. {@link esdb_gater_api} has the same
-%%% registry with less detail.
+%%% @doc The worker registry with details of each worker. {@link esdb_gater_api} offers the same
+%%% registry with fewer details.
 %%%
-%%% The process of this name is the node's link to a gateway and answers the same calls as the
-%%% registry of a gateway does (docs/PROTOCOL.md).
+%%% The process that is registered under the name of this module is the link of the node to a
+%%% gateway. It answers the same calls as the registry of a gateway (docs/PROTOCOL.md).
 %%% @end
 -module(esdb_gater_worker_registry).
 
@@ -10,12 +10,12 @@
 
 -export([register_worker/2, unregister_worker/2, get_workers/1, get_all_workers/0]).
 
-%% @doc As {@link esdb_gater_api:register_worker/2}.
+%% @doc Does the same as {@link esdb_gater_api:register_worker/2}.
 -spec register_worker(esdb_gater_api:store_id(), pid()) -> ok | {error, term()}.
 register_worker(StoreId, Pid) ->
     esdb_gater_api:register_worker(StoreId, Pid).
 
-%% @doc As {@link esdb_gater_api:unregister_worker/2}.
+%% @doc Does the same as {@link esdb_gater_api:unregister_worker/2}.
 -spec unregister_worker(esdb_gater_api:store_id(), pid()) -> ok | {error, term()}.
 unregister_worker(StoreId, Pid) ->
     esdb_gater_api:unregister_worker(StoreId, Pid).
@@ -41,7 +41,7 @@ get_all_workers() ->
             Error
     end.
 
-%% One that has gone since it was listed is left out.
+%% A worker that has gone since it was listed is left out.
 entries(StoreId, Workers) ->
     [#worker_entry{store_id = StoreId, node = Node, pid = Pid, registered_at = Since}
      || {Node, Pid} <- Workers, {ok, Since} <- [esdb_gater_workers:since(StoreId, Pid)]].

@@ -1,19 +1,20 @@
 %%% @private
-%%% @doc This node's copy of the worker registry, and the choice of a worker from it.
+%%% @doc The mirror of the worker registry on this node, and the choice of a worker from it.
 %%%
-%%% Written by one process, the link, and read by everybody without asking a process:
-%%% choosing a worker takes two look-ups and one atomic increment, for one worker or ten
-%%% thousand.
+%%% One process, the link, writes the tables, and any process reads them without a call. Choosing a
+%%% worker takes two look-ups and one atomic increment, for one worker or ten thousand.
 %%%
 %%% Tables, owned by {@link esdb_gater_tables}:
 %%% <dl>
 %%% <dt>`esdb_gater_workers'</dt><dd>`{Store, N, LocalN, Counters, Version}' and the workers
-%%%   in places `0..N-1' as `{{Store, I}, Pid}', those of this node again in places
-%%%   `0..LocalN-1' as `{{Store, I, local}, Pid}'. Places have no gaps and no order: a worker
-%%%   that leaves gives its place to the last one.</dd>
-%%% <dt>`esdb_gater_worker_order'</dt><dd>`{{Store, Seq}, Pid}': order of registration.</dd>
-%%% <dt>`esdb_gater_worker_places'</dt><dd>`{{Store, Pid}, Seq, I, LocalI | none, Since}': where a
-%%%   worker is in the other two, and when it came, in Unix milliseconds.</dd>
+%%%   in places `0..N-1' as `{{Store, I}, Pid}', and those of this node again in places
+%%%   `0..LocalN-1' as `{{Store, I, local}, Pid}'. Places have no gaps and no order: when a worker
+%%%   leaves, the last one takes its place.</dd>
+%%% <dt>`esdb_gater_worker_order'</dt><dd>`{{Store, Seq}, Pid}': the order of registration.</dd>
+%%% <dt>`esdb_gater_worker_places'</dt><dd>`{{Store, Pid}, Seq, I, LocalI | none, Since}': the
+%%% places
+%%%   of a worker in the other two tables, and the time of its registration in Unix
+%%%   milliseconds.</dd>
 %%% </dl>
 %%% A reader that loses a race with the writer finds an empty place and looks again.
 %%% @end
@@ -26,18 +27,18 @@
 -define(ORDER, esdb_gater_worker_order).
 -define(PLACES, esdb_gater_worker_places).
 
-%% Slots of the counters of a store.
+%% The indices of the counters of a store.
 -define(ALL, 1).
 -define(LOCAL, 2).
 
-%% @doc The tables to make, as arguments of `ets:new/2'.
+%% @doc Returns the tables to create, as arguments of `ets:new/2'.
 -spec tables() -> [{atom(), [term()]}].
 tables() ->
     [{?WORKERS, [set, public, named_table, {read_concurrency, true}]},
      {?ORDER, [ordered_set, public, named_table, {read_concurrency, true}]},
      {?PLACES, [set, public, named_table]}].
 
-%% @doc A worker is registered; it comes last in the order of registration.
+%% @doc Adds a worker, which becomes the last in the order of registration.
 -spec add(StoreId :: atom(), pid()) -> boolean().
 add(Store, Pid) ->
     case ets:member(?PLACES, {Store, Pid}) of
@@ -58,12 +59,13 @@ add(Store, Pid) ->
                 end,
             Place = {{Store, Pid}, Seq, N, LocalPlace, erlang:system_time(millisecond)},
             true = ets:insert(?PLACES, Place),
-            %% Last: places below the count must be filled when a reader sees the count.
+            %% The count is written last, since a reader that sees it must find all places below it
+            %% filled.
             put_head(Store, N + 1, grown(LocalN, LocalPlace), Counters, abs(Version) + 1),
             true
     end.
 
-%% @doc A worker is gone.
+%% @doc Removes a worker.
 -spec remove(StoreId :: atom(), pid()) -> boolean().
 remove(Store, Pid) ->
     case ets:take(?PLACES, {Store, Pid}) of
@@ -96,7 +98,7 @@ remove(Store, Pid) ->
             true
     end.
 
-%% The last one takes the place that has become free.
+%% The last worker takes the place that has become free.
 fill(_Store, Last, Last, _Column, _Key, _LastKey) ->
     ok;
 fill(Store, Place, _Last, Column, Key, LastKey) ->
@@ -105,7 +107,7 @@ fill(Store, Place, _Last, Column, Key, LastKey) ->
     true = ets:update_element(?PLACES, {Store, Moved}, {Column, Place}),
     ok.
 
-%% @doc A worker in the copy becomes the last in the order of registration.
+%% @doc Makes a worker of the mirror the last in the order of registration.
 -spec renew(StoreId :: atom(), pid()) -> boolean().
 renew(Store, Pid) ->
     case ets:lookup(?PLACES, {Store, Pid}) of
@@ -117,7 +119,7 @@ renew(Store, Pid) ->
             add(Store, Pid)
     end.
 
-%% @doc The whole registry anew: what is not in it goes, what is missing comes. A store whose
+%% @doc Replaces the whole registry: missing workers are added and others are removed. A store whose
 %% order differs is rebuilt.
 -spec reset([{StoreId :: atom(), [pid()]}]) -> ok.
 reset(Registry) ->
@@ -134,13 +136,13 @@ reset_store(Store, Pids) ->
         _ -> renumber(Store, Pids)
     end.
 
-%% Same workers, other order of registration.
+%% The workers are the same in another order of registration.
 renumber(Store, Pids) ->
     Old = [Seq || {{_, Seq}, _} <- rows(Store)],
     reorder(Store, [{{Store, erlang:unique_integer([monotonic])}, Pid} || Pid <- Pids], Old).
 
-%% Other numbers for workers that keep their places. Meanwhile a reader may meet one of them twice;
-%% a version below 0 tells list/1.
+%% Writes other sequence numbers for workers that keep their places. During this a reader may meet a
+%% worker twice, which a version below 0 shows to list/1.
 reorder(Store, Rows, Old) ->
     {N, LocalN, Counters, Version} = head(Store),
     put_head(Store, N, LocalN, Counters, -abs(Version) - 1),
@@ -151,14 +153,14 @@ reorder(Store, Rows, Old) ->
                   end, Rows),
     put_head(Store, N, LocalN, Counters, abs(Version) + 2).
 
-%% @doc Whether this worker is in the copy.
+%% @doc Returns whether this worker is in the mirror.
 -spec member(StoreId :: atom(), pid()) -> boolean().
 member(Store, Pid) ->
     try ets:member(?PLACES, {Store, Pid})
     catch error:badarg -> false
     end.
 
-%% @doc The next worker of a store, each in turn.
+%% @doc Returns the next worker of a store, each in turn.
 -spec select(StoreId :: atom()) -> pid() | none.
 select(Store) ->
     try ets:lookup(?WORKERS, Store) of
@@ -174,9 +176,9 @@ take(Store, Counters, N) ->
     catch error:badarg -> select(Store)
     end.
 
-%% @doc The next worker of a store that is not in `Failed' (latest first), local ones first
-%% if `Prefer' says so. When all have failed, any but the latest; when that is the only one,
-%% that one.
+%% @doc Returns the next worker of a store that is not in `Failed' (latest first), and local workers
+%% first if `Prefer' is `local'. If all workers have failed, returns any but the latest, or the
+%% latest if it is the only one.
 -spec select(StoreId :: atom(), Prefer :: any | local, Failed :: [pid()]) -> pid() | none.
 select(Store, any, []) ->
     select(Store);
@@ -200,7 +202,7 @@ select(Store, Prefer, Failed) ->
 
 probe_all(Store, Counters, N, Failed) ->
     case probe(Store, Counters, ?ALL, N, Failed) of
-        %% A place was empty: workers have left since they were counted.
+        %% A place was empty, since workers have left after they were counted.
         all_failed when Failed =:= [] ->
             select(Store);
         all_failed ->
@@ -212,7 +214,7 @@ probe_all(Store, Counters, N, Failed) ->
             Pid
     end.
 
-%% Neighbouring places hold different workers, so one more than have failed are enough.
+%% Neighbouring places hold different workers, so it suffices to examine one more than have failed.
 probe(Store, Counters, Slot, N, Failed) ->
     First = atomics:add_get(Counters, Slot, 1),
     probe(Store, Slot, First, N, Failed, min(N, length(Failed) + 1)).
@@ -234,12 +236,12 @@ probe(Store, Slot, I, N, Failed, Left) ->
             probe(Store, Slot, I + 1, N, Failed, Left - 1)
     end.
 
-%% @doc All workers of a store with their nodes, in order of registration.
+%% @doc Returns all workers of a store with their nodes, in order of registration.
 -spec list(StoreId :: atom()) -> [{node(), pid()}].
 list(Store) ->
     [{node(Pid), Pid} || Pid <- consistent(Store, 3)].
 
-%% @doc The workers of a store on this node, in order of registration.
+%% @doc Returns the workers of a store on this node, in order of registration.
 -spec local(StoreId :: atom()) -> [pid()].
 local(Store) ->
     [Pid || Pid <- consistent(Store, 3), node(Pid) =:= node()].
@@ -257,19 +259,19 @@ consistent(Store, Tries) ->
         error:badarg -> []
     end.
 
-%% @doc When this node learned of a worker, in Unix milliseconds.
+%% @doc Returns the time when this node learned of a worker, in Unix milliseconds.
 -spec since(StoreId :: atom(), pid()) -> {ok, integer()} | none.
 since(Store, Pid) ->
     try {ok, ets:lookup_element(?PLACES, {Store, Pid}, 5)}
     catch error:badarg -> none
     end.
 
-%% @doc The stores that have workers.
+%% @doc Returns the stores that have workers.
 -spec stores() -> [atom()].
 stores() ->
     ets:select(?WORKERS, [{{'$1', '_', '_', '_', '_'}, [], ['$1']}]).
 
-%% @doc How many workers a store has.
+%% @doc Returns the number of workers of a store.
 -spec size(StoreId :: atom()) -> non_neg_integer().
 size(Store) ->
     case ets:lookup(?WORKERS, Store) of
@@ -280,7 +282,7 @@ size(Store) ->
 ordered(Store) ->
     [Pid || {_, Pid} <- rows(Store)].
 
-%% The rows of a store in the order of registration.
+%% Returns the rows of a store in the order of registration.
 rows(Store) ->
     {Exactly, Guards} = esdb_gater_match:exactly(Store, '$1'),
     ets:select(?ORDER, [{{{Exactly, '_'}, '_'}, Guards, ['$_']}]).
@@ -291,8 +293,8 @@ version(Store) ->
         [] -> 0
     end.
 
-%% Rotation starts at a random worker, or many nodes that start together would all begin
-%% with the same one.
+%% The rotation starts at a random worker, since otherwise many nodes that start together would all
+%% begin with the same one.
 head(Store) ->
     case ets:lookup(?WORKERS, Store) of
         [{_, N, LocalN, Counters, Version}] ->

@@ -1,17 +1,17 @@
-%%% @doc Signed messages, and rate limits for who wants to judge them before the gateway does.
+%%% @doc Signed messages, and rate limits for applications that check them before the gateway does.
 %%%
-%%% {@link sign/1} adds two keys to a map: `signed_at', Unix seconds, and `signature', the base64
+%%% {@link sign/1} adds two keys to a map: `signed_at', in Unix seconds, and `signature', the base64
 %%% of an HMAC-SHA256 (RFC 2104) over the canonical form of the map without `signature' (see
-%%% `esdb_gater_canonical'). Equal maps are signed alike on every node and release of OTP.
+%%% `esdb_gater_canonical'). Equal maps have equal signatures on every node and release of OTP.
 %%%
-%%% The secret is that of `ESDB_GATER_SECRET' in the environment, else `{security,
-%%% [{hmac_secret, Secret}]}' of the application `erl_esdb_gater', else a random one, of which
-%%% a warning tells. {@link set_secret/1} changes it, here and in the gateway that this node is
-%%% linked to; the one before still verifies for as long as messages are good
+%%% The secret is the value of `ESDB_GATER_SECRET' in the environment, or else that of `{security,
+%%% [{hmac_secret, Secret}]}' of the application `erl_esdb_gater', or else a random one, which is
+%%% reported by a warning. {@link set_secret/1} changes it, on this node and at the gateway to which
+%%% this node is linked; the previous secret still verifies for as long as messages are valid
 %%% (`message_ttl_seconds', 300).
 %%%
-%%% Nothing here needs the application to run, or a gateway. The library `gater_nif' does the
-%%% work where it is loaded; without it the same is done in Erlang, byte for byte alike.
+%%% Nothing here requires a running application or a gateway. The library `gater_nif' does the work
+%%% where it is loaded; without it an implementation in Erlang returns the same bytes.
 %%% @end
 -module(esdb_pubsub_security).
 
@@ -24,13 +24,13 @@
 -export_type([secret/0, reason/0]).
 
 -type secret() :: binary() | string().
-%% Not empty. A string counts as its UTF-8.
+%% A secret is not empty. A string stands for its UTF-8 encoding.
 
 -type reason() :: missing_signature | missing_timestamp | invalid_timestamp | message_expired
                 | invalid_signature | badarg.
 
 -record(ring, {secret :: binary(),
-               %% The secret before, and the last Unix second it verifies in.
+               %% The previous secret, and the last Unix second in which it verifies.
                previous = none :: none | {binary(), non_neg_integer()},
                ttl_seconds :: pos_integer(),
                native :: esdb_gater_nif:ring() | none}).
@@ -39,27 +39,28 @@
 -define(GENERATED, {?MODULE, generated}).
 -define(TURN, esdb_gater_security_turn).
 -define(DEFAULT_TTL_SECONDS, 300).
-%% How far a message may be from the future.
+%% The greatest number of seconds by which the time of a message may be in the future.
 -define(MAX_AHEAD_SECONDS, 5).
-%% Base64 of 32 bytes, padded.
+%% The length of a signature: base64 of 32 bytes, padded.
 -define(SIGNATURE_BYTES, 44).
-%% Encoded messages above this go to a dirty scheduler.
+%% Encoded messages of more bytes are signed on a dirty scheduler.
 -define(LARGE_BYTES, 16384).
 
-%% @doc Signs a map with the secret of this node. What it may have of `signed_at' and
-%% `signature' is replaced. What is no map is `{error, badarg}'; what no gateway would take is
-%% `{error, too_large}' or `{error, too_deep}', as for {@link esdb_channel_server:publish/3}.
+%% @doc Signs a map with the secret of this node. Existing values of `signed_at' and `signature' are
+%% replaced. The result is `{error, badarg}' for a term that is not a map, and `{error, too_large}'
+%% or `{error, too_deep}' for a message that no gateway accepts, as for {@link
+%% esdb_channel_server:publish/3}.
 %%
 %% A message with a local fun (`fun() -> ok end') raises `badarg': the bytes of such a fun name the
-%% process and the node that write it, so nobody else could verify the signature. Send an
-%% external fun (`fun module:function/1') or what the fun is to do.
+%% process and the node that write it, so no other node could verify the signature. Send an external
+%% fun (`fun module:function/1') or a description of the task instead.
 -spec sign(Message :: map()) -> map() | {error, badarg | esdb_gater_bounds:too_much()}.
 sign(Message) when is_map(Message) ->
     sign_with(Message, ring());
 sign(_) ->
     {error, badarg}.
 
-%% @doc Signs a map with a secret of the caller's.
+%% @doc Signs a map with the given secret.
 -spec sign(Message :: map(), secret()) ->
           map() | {error, badarg | esdb_gater_bounds:too_much()}.
 sign(Message, Secret) when is_map(Message) ->
@@ -70,17 +71,18 @@ sign(Message, Secret) when is_map(Message) ->
 sign(_, _) ->
     {error, badarg}.
 
-%% @doc Judges a signed map by the secret of this node and, for a while, the one before.
+%% @doc Verifies a signed map with the secret of this node and, for a limited time, the previous
+%% one.
 %%
-%% `message_expired' is judged before the signature: older than `message_ttl_seconds', or more
-%% than 5 seconds in the future.
+%% `message_expired' is checked before the signature: the message is older than
+%% `message_ttl_seconds', or more than 5 seconds in the future.
 -spec verify(SignedMessage :: term()) -> ok | {error, reason()}.
 verify(Message) when is_map(Message) ->
     verify_with(Message, ring());
 verify(_) ->
     {error, badarg}.
 
-%% @doc Judges a signed map by a secret of the caller's.
+%% @doc Verifies a signed map with the given secret.
 -spec verify(SignedMessage :: term(), secret()) -> ok | {error, reason()}.
 verify(Message, Secret) when is_map(Message) ->
     case bytes(Secret) of
@@ -90,7 +92,7 @@ verify(Message, Secret) when is_map(Message) ->
 verify(_, _) ->
     {error, badarg}.
 
-%% @doc Changes the secret in this node, and in the gateway it is linked to if there is one.
+%% @doc Changes the secret on this node, and at the gateway to which it is linked, if there is one.
 -spec set_secret(secret()) -> ok | {error, badarg}.
 set_secret(Secret) ->
     case bytes(Secret) of
@@ -101,22 +103,22 @@ set_secret(Secret) ->
             {error, badarg}
     end.
 
-%% @doc The secret of this node.
+%% @doc Returns the secret of this node.
 -spec get_secret() -> binary().
 get_secret() ->
     #ring{secret = Secret} = ring(),
     Secret.
 
 %% @doc Takes a token from the bucket that this node keeps for a channel and topic, at the
-%% channel's configured rate. The gateway keeps its own.
+%% configured rate of the channel. The gateway keeps its own buckets.
 -spec check_rate(Channel :: atom(), Topic :: binary()) ->
           ok | {error, rate_limited | {bad_topic, empty | too_long | not_binary}
                      | {unknown_channel, term()}}.
 check_rate(Channel, Topic) ->
     esdb_gater_rates:check(Channel, Topic).
 
-%% @doc The same at a rate of the caller's: so many messages per second, and as many at once
-%% after a pause. Every channel has buckets of its own at every rate it is checked at.
+%% @doc Does the same at the given rate: `MaxRate' messages per second, and as many at once after a
+%% pause. Every channel has separate buckets for every rate at which it is checked.
 -spec check_rate(Channel :: term(), Topic :: binary(), MaxRate :: pos_integer() | infinity) ->
           ok | {error, rate_limited | badarg | {bad_topic, empty | too_long | not_binary}}.
 check_rate(Channel, Topic, MaxRate)
@@ -126,8 +128,8 @@ check_rate(_Channel, _Topic, _MaxRate) ->
     {error, badarg}.
 
 %% @private
-%% @doc Takes over a checked configuration, as the application does when it starts. A secret
-%% that was set by hand stays unless one is configured.
+%% @doc Applies a checked configuration when the application starts. A secret that was set by a call
+%% is kept unless a secret is configured.
 -spec configure(map()) -> ok.
 configure(Config) ->
     Security = maps:get(security, Config, #{}),
@@ -145,14 +147,14 @@ configure(Config) ->
     esdb_gater_rates:configure(esdb_gater_config:channels(Config)).
 
 %% @private
-%% @doc Whether this node signs with a random secret, for want of one that was given.
+%% @doc Returns whether this node signs with a random secret, because none was given.
 -spec is_generated() -> boolean().
 is_generated() ->
     _ = ring(),
     persistent_term:get(?GENERATED, false).
 
 %% @private
-%% @doc Takes the secret of a node that this one shares a gateway with in the place of a random one.
+%% @doc Replaces a random secret by the secret of a node with which this node shares a gateway.
 -spec adopt(binary()) -> ok.
 adopt(Secret) ->
     alone(fun() ->
@@ -267,7 +269,7 @@ local_fun(Message) ->
     erlang:error(badarg, [Message], [{error_info, #{module => ?MODULE, cause => local_fun}}]).
 
 %% @private
-%% @doc What a shell or a crash report says of a `badarg' that is raised here.
+%% @doc Returns the text that a shell or a crash report shows for a `badarg' that is raised here.
 -spec format_error(term(), [term()]) -> #{pos_integer() => string()}.
 format_error(badarg, [{_Module, _Function, _Arguments, Info} | _]) ->
     case proplists:get_value(error_info, Info, #{}) of
@@ -300,7 +302,7 @@ ring() ->
             Ring
     end.
 
-%% In a process of its own: the first line that a node logs takes longer than many signatures.
+%% A separate process logs, since the first line that a node logs takes longer than many signatures.
 said({generated, Ring}) ->
     _ = spawn(fun() ->
             ?LOG_WARNING("erl_esdb_gater: no secret is configured (security.hmac_secret or "
@@ -362,8 +364,8 @@ native_ring(Secret, Previous) ->
         error:_ -> none
     end.
 
-%% A ring belongs to the library that made it. When the library's module has been deleted and
-%% loaded again, the ring of this node is made anew.
+%% A ring belongs to the library that made it. When the library's module was deleted and loaded
+%% again, the ring of this node is made anew.
 renew(#ring{native = Native}) ->
     case persistent_term:get(?RING, none) of
         #ring{native = Native} -> alone(fun() -> renew_alone(Native) end);
@@ -418,7 +420,7 @@ ttl_of(Security) ->
         _ -> ?DEFAULT_TTL_SECONDS
     end.
 
-%% The environment as it is: what is checked when the application starts may be used without.
+%% The environment is read without the checks of the application's start, which may not have run.
 environment() ->
     Environment = esdb_gater_config:environment(),
     Security = case lists:keyfind(security, 1, Environment) of
@@ -431,6 +433,6 @@ environment() ->
         false -> Security
     end.
 
-%% One at a time on this node: what is made first must be seen by the second.
+%% Runs one function at a time on this node, since the second must see the result of the first.
 alone(Fun) ->
     esdb_gater_turns:run(?TURN, Fun).
