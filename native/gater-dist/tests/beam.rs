@@ -224,6 +224,10 @@ async fn a_call_has_an_answer_or_a_typed_error() {
     let gone = node.call(("x", "gone@127.0.0.1"), term!(hi), WITHIN).await;
     assert!(matches!(gone, Err(CallError::NoConnection(_))), "{gone:?}");
 
+    // OTP's `net_kernel` answers to the pid of a caller, not to its alias.
+    let asked = node.call(beam.at("net_kernel"), term!({is_auth, x}), WITHIN).await;
+    assert_eq!(asked, Ok(term!(yes)));
+
     // An answer that is late is dropped.
     beam.eval("S = spawn(fun() -> receive {'$gen_call', F, _} -> receive go -> gen_server:reply(F, late) end, receive {'$gen_call', _, _} -> exit(died) end end end), register(slow, S).");
     let soon = Duration::from_millis(100);
@@ -280,6 +284,24 @@ async fn values_of_a_program_pass_through_a_beam() {
     let mut keys: Vec<String> = from_term(&keys.await.unwrap()).unwrap();
     keys.sort();
     assert_eq!(keys, ["items", "number", "paid"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_only_dials_calls_and_is_called_back_and_epmd_does_not_know_it() {
+    let Some(mut beam) = Beam::start() else { return };
+    let node = Node::start_dial_only(beam.settings("asker")).unwrap();
+    let name = beam.name.clone();
+    let answer = node.rpc(&name, ("erlang", "nodes"), vec![term!(hidden)], WITHIN).await;
+    assert_eq!(answer.unwrap(), term!([(node.name().clone())]));
+    let mut process = node.spawn();
+    node.send(beam.at("rex"), &term!(ignored)).await.unwrap();
+    beam.eval("register(back, spawn(fun() -> receive {P} -> P ! hello end end)).");
+    node.send(beam.at("back"), &term!({ (process.pid()) })).await.unwrap();
+    assert!(
+        matches!(receive(&mut process).await, Received::Message { body, .. } if body == term!(hello))
+    );
+    assert_eq!(beam.eval("erl_epmd:names() =:= error orelse [N || {N = \"asker\", _} <- element(2, erl_epmd:names())]."), "[]");
+    node.shutdown(WITHIN).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,6 +26,7 @@ fn main() -> ExitCode {
             Ok(code) => return code,
             Err(failure) => Err(failure),
         },
+        Action::Tool(tool) => return ExitCode::from(tool.run()),
         Action::Print { text, answer: true } => {
             answer(&text);
             return ExitCode::SUCCESS;

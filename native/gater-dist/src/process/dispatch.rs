@@ -161,6 +161,13 @@ impl Inner {
     }
 
     fn received(&self, peer: &Arc<Connection>, to: &Target, from: Option<Pid>, payload: &Bytes) {
+        if matches!(to, Target::Pid(pid) if *pid == self.caller) {
+            // Servers that answer by themselves, as `net_kernel` of OTP does, send to the pid.
+            if let Some(alias) = alias_of_answer(payload) {
+                self.answered(&alias, payload);
+            }
+            return;
+        }
         if let Request::System { from, request } = gen_server::parse(payload)
             && self.state.lock().find(to).is_some()
         {
@@ -195,6 +202,18 @@ impl Inner {
             let in_payload = peer.format().exit_payload;
             peer.signal(wire::monitor_exit(in_payload, &named, from, &alias, &reason));
         }
+    }
+}
+
+/// The alias in `{[alias | Alias], Reply}`.
+fn alias_of_answer(payload: &[u8]) -> Option<Reference> {
+    let Ok(Term::Tuple(elements)) = Term::decode(payload) else { return None };
+    match elements.as_slice() {
+        [Term::ImproperList(_, tail), _] => match &**tail {
+            Term::Reference(alias) => Some(alias.clone()),
+            _ => None,
+        },
+        _ => None,
     }
 }
 

@@ -1,19 +1,38 @@
 //! The command line.
 
 pub mod admin;
+mod bench;
+mod client;
+mod doctor;
+mod error;
+mod output;
+mod publish;
+mod start;
+mod subscribe;
+mod target;
+mod term_text;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
 use self::admin::Order;
+use self::bench::Bench;
+use self::doctor::Doctor;
+use self::error::CommandError;
+use self::publish::Publish;
+use self::start::Start;
+use self::subscribe::Subscribe;
+use self::target::Gateway;
 use crate::config::Flags;
+use crate::observe::logs;
 
 /// The exit code of a command line or a configuration that cannot be used
 /// (`EX_USAGE` of `sysexits.h`).
 pub const EXIT_USAGE: u8 = 64;
+/// The exit code of all else that went wrong, and of an answer that is no.
+const EXIT_FAILURE: u8 = 1;
 
 /// What the program is told to do.
 #[derive(Debug)]
@@ -41,6 +60,8 @@ pub enum Action {
         /// What to do.
         order: Order,
     },
+    /// Ask a node, or do what needs none.
+    Tool(Box<Tool>),
     /// Print this and end with this code.
     Print {
         /// The text.
@@ -66,10 +87,50 @@ struct CommandLine {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start a gateway, and serve until SIGTERM or SIGINT
-    #[command(after_help = AFTER_START)]
     Start(Start),
     /// Show or change the cluster that a running gateway belongs to
     Cluster(Cluster),
+    #[command(flatten)]
+    Tool(Box<Tool>),
+}
+
+/// The commands that ask a node and end, or that need none.
+#[derive(Debug, Subcommand)]
+pub enum Tool {
+    /// Find out why a node cannot be reached, step by step, and what mends it
+    Doctor(Doctor),
+    /// Publish a message
+    Pub(Publish),
+    /// Show what is published, while it is published
+    Sub(Subscribe),
+    /// Measure how many messages a gateway takes and delivers
+    Bench(Bench),
+}
+
+impl Tool {
+    async fn carry_out(self) -> Result<u8, CommandError> {
+        match self {
+            Self::Doctor(command) => command.run().await,
+            Self::Pub(command) => command.run().await,
+            Self::Sub(command) => command.run().await,
+            Self::Bench(command) => command.run().await,
+        }
+    }
+
+    /// Carries out the command, and returns the exit code.
+    pub fn run(self) -> u8 {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let outcome = runtime.map_err(CommandError::System).and_then(|runtime| {
+            let outcome = runtime.block_on(self.carry_out());
+            // Nobody waits for the look-up of a name that takes longer than it may.
+            runtime.shutdown_background();
+            outcome
+        });
+        outcome.unwrap_or_else(|error| {
+            logs::complain(&format!("esdb-gater: {}\n", error.text()));
+            error.code()
+        })
+    }
 }
 
 #[derive(Debug, Args)]
@@ -100,118 +161,13 @@ enum ClusterOrder {
     },
 }
 
-/// Which gateway to talk to.
-#[derive(Debug, Args)]
-struct Gateway {
-    /// The gateway to ask: any member, such as gater1@127.0.0.1
-    #[arg(long, value_name = "NAME@HOST", global = true)]
-    name: Option<String>,
-    /// The cookie of the cluster; others on this machine can see it: --cookie-file hides it
-    #[arg(long, value_name = "COOKIE", conflicts_with = "cookie_file", global = true)]
-    cookie: Option<OsString>,
-    /// A file with the cookie [default: $HOME/.erlang.cookie]
-    #[arg(long, value_name = "FILE", global = true)]
-    cookie_file: Option<PathBuf>,
-    /// A configuration file, as the gateway has it
-    #[arg(long, value_name = "FILE.toml", global = true)]
-    config: Option<PathBuf>,
-}
-
-const AFTER_START: &str = "\
-Flags win over the environment, the environment over the file. Each flag has a
-variable, such as ESDB_GATER_LISTEN for --listen. Further:
-  ESDB_GATER_SECRET  the secret messages are signed with
-  ESDB_GATER_LOG     what is logged on standard error, such as info or
-                     gater_dist=debug,info (default: info)
-
-When it can serve it prints one line: ready node=NAME port=PORT
-SIGTERM and SIGINT have it write out what is queued and stop; a second one ends it at once.
-SIGHUP has it read the secret and the log filter of its file again.
-Exit codes: 0 told to stop, 64 usage or configuration, 1 anything else.";
-
-#[derive(Debug, Args)]
-struct Start {
-    /// The full node name, such as gater@127.0.0.1
-    #[arg(long, value_name = "NAME@HOST")]
-    name: Option<String>,
-    /// The cookie of the cluster; others on this machine can see it: --cookie-file hides it
-    #[arg(long, value_name = "COOKIE", conflicts_with = "cookie_file")]
-    cookie: Option<OsString>,
-    /// A file with the cookie [default: $HOME/.erlang.cookie]
-    #[arg(long, value_name = "FILE")]
-    cookie_file: Option<PathBuf>,
-    /// A configuration file
-    #[arg(long, value_name = "FILE.toml")]
-    config: Option<PathBuf>,
-    /// Where the registry is kept [default: ~/.local/state/esdb-gater/NAME@HOST]
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// A node to connect to at the start and to stay connected with (may stand there again)
-    #[arg(long, value_name = "NODE")]
-    join: Vec<String>,
-    /// The gateways that keep one registry, this one among them: the same list on each.
-    /// New ones found it together once a majority is there (commas, or repeated)
-    #[arg(long, value_name = "NODES")]
-    cluster: Vec<String>,
-    /// A file with the key that gateways prove to each other that they know: the same on each,
-    /// 16 bytes or more, readable by its owner only
-    #[arg(long, value_name = "FILE")]
-    cluster_key_file: Option<PathBuf>,
-    /// Where connections are accepted [default: any free port where the host of the name can
-    /// be reached, such as 127.0.0.1:0]
-    #[arg(long, value_name = "ADDR:PORT")]
-    listen: Option<String>,
-    /// Stop when standard input ends: for a program that starts its own gateway
-    #[arg(long)]
-    embedded: bool,
-    /// Run as the port program of a BEAM: the configuration, the secret and the cookie come in
-    /// frames on standard input, and its end is the end of the gateway
-    #[arg(long, conflicts_with_all = ["embedded", "config", "cookie", "cookie_file"])]
-    hosted: bool,
-    /// Keep the registry in memory and write no file
-    #[arg(long, requires = "hosted", conflicts_with_all = ["data_dir", "cluster"])]
-    in_memory: bool,
-    /// The BEAM has no name: be reached by frames on standard input and output alone
-    #[arg(long, requires = "hosted")]
-    piped: bool,
-}
-
-impl Start {
-    fn action(self) -> Action {
-        let Self { embedded, hosted, in_memory, piped, .. } = self;
-        let flags = Flags {
-            name: self.name,
-            cookie: self.cookie,
-            cookie_file: self.cookie_file,
-            config: self.config,
-            data_dir: self.data_dir,
-            join: self.join,
-            cluster: self.cluster,
-            cluster_key_file: self.cluster_key_file,
-            listen: self.listen,
-            hosted: None,
-        };
-        if hosted {
-            Action::Hosted { flags, in_memory, piped }
-        } else {
-            Action::Start { flags, embedded }
-        }
-    }
-}
-
 /// Understands a command line, the name of the program first.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Action {
     match CommandLine::try_parse_from(arguments) {
         Ok(CommandLine { command: Command::Start(start) }) => start.action(),
         Ok(CommandLine { command: Command::Cluster(Cluster { gateway, order }) }) => {
             Action::Cluster {
-                flags: Flags {
-                    name: gateway.name,
-                    cookie: gateway.cookie,
-                    cookie_file: gateway.cookie_file,
-                    config: gateway.config,
-                    ..Flags::default()
-                },
+                flags: gateway.flags(),
                 order: match order {
                     ClusterOrder::Status => Order::Status,
                     ClusterOrder::Add { node } => Order::Add(node),
@@ -219,6 +175,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Action {
                 },
             }
         }
+        Ok(CommandLine { command: Command::Tool(tool) }) => Action::Tool(tool),
         Err(error) => Action::Print {
             answer: matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion),
             text: error.to_string(),

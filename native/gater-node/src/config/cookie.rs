@@ -22,8 +22,24 @@ const MAX_CHARS: usize = 255;
 /// The number of bytes of a file that are read, which is more than any cookie takes.
 const MAX_BYTES: u64 = 4096;
 
+/// A cookie, and where it was found.
+#[derive(Debug, Clone)]
+pub struct FoundCookie {
+    /// The cookie, in Latin-1.
+    pub cookie: SecretSlice<u8>,
+    /// The flag, the variable or the file that it comes from.
+    pub origin: String,
+    /// The permission bits of the file that it is in, if it is in a file of its own.
+    pub mode: Option<u32>,
+}
+
 /// Finds the configured cookie, or the one in `$HOME/.erlang.cookie` if none is configured.
 pub fn find(sources: &mut Sources) -> Result<SecretSlice<u8>, ConfigError> {
+    locate(sources).map(|found| found.cookie)
+}
+
+/// As [`find`], with the place where the cookie was found.
+pub fn locate(sources: &mut Sources) -> Result<FoundCookie, ConfigError> {
     match (sources.rank("cookie"), sources.rank("cookie_file")) {
         (Some(text), Some(file)) if text == file => {
             Err(sources.bad("cookie", "stands beside cookie_file: give one of them"))
@@ -40,7 +56,7 @@ pub fn find(sources: &mut Sources) -> Result<SecretSlice<u8>, ConfigError> {
                         .into(),
                 );
             }
-            Ok(cookie)
+            Ok(FoundCookie { cookie, origin: sources.origin_of_cookie(), mode: None })
         }
         (_, Some(_)) => {
             let Some(path) = sources.take("cookie_file", value::path)? else {
@@ -56,13 +72,14 @@ pub fn find(sources: &mut Sources) -> Result<SecretSlice<u8>, ConfigError> {
                     "others can get at the cookie in {path} (mode {mode:04o}): chmod 600 keeps them out"
                 ));
             }
-            Ok(cookie)
+            let origin = path.display().to_string();
+            Ok(FoundCookie { cookie, origin, mode: Some(mode) })
         }
         _ => default(sources),
     }
 }
 
-fn default(sources: &Sources) -> Result<SecretSlice<u8>, ConfigError> {
+fn default(sources: &Sources) -> Result<FoundCookie, ConfigError> {
     let advice = "give it with --cookie-file or put it in $HOME/.erlang.cookie";
     let home = sources.environment().get("HOME").filter(|home| !home.is_empty());
     let Some(home) = home else {
@@ -79,7 +96,8 @@ fn default(sources: &Sources) -> Result<SecretSlice<u8>, ConfigError> {
             "must be accessible by its owner only, but has mode {mode:04o}: chmod 600 the file"
         )));
     }
-    check(cookie).map_err(bad)
+    let cookie = check(cookie).map_err(bad)?;
+    Ok(FoundCookie { cookie, origin: path.display().to_string(), mode: Some(mode) })
 }
 
 /// Reads the cookie in a file, and returns it with the permission bits of the file.

@@ -62,6 +62,7 @@ use gater_core::channel::Policy;
 use secrecy::{ExposeSecret, SecretSlice};
 
 pub use self::capabilities::{Capabilities, Mode};
+pub use self::cookie::FoundCookie;
 pub use self::error::ConfigError;
 use self::sources::Sources;
 pub use self::sources::{Environment, Flags, Hosted};
@@ -169,6 +170,29 @@ pub fn load(flags: Flags, environment: Environment) -> Result<Loaded, ConfigErro
     };
     check_keys_of_the_application(&mut sources)?;
     Ok(Loaded { config, warnings: sources.finish() })
+}
+
+/// As much of a configuration as can be told when some of it is missing or wrong.
+#[derive(Debug)]
+pub struct Outline {
+    /// The node name, if it is given.
+    pub name: Option<String>,
+    /// The cookie, or why there is none.
+    pub cookie: Result<FoundCookie, ConfigError>,
+    /// Where the registry is kept, if the name is given.
+    pub data_dir: Option<PathBuf>,
+}
+
+/// Reads what [`load`] reads, and goes on after a cookie that cannot be used.
+pub fn outline(flags: Flags, environment: Environment) -> Result<Outline, ConfigError> {
+    let mut sources = Sources::new(flags, environment)?;
+    let name = sources.take("name", value::node_name)?;
+    let data_dir = match (sources.take("data_dir", value::path)?, &name) {
+        (Some(path), _) => Some(path),
+        (None, Some(name)) => Some(default_data_dir(sources.environment(), name)),
+        (None, None) => None,
+    };
+    Ok(Outline { cookie: cookie::locate(&mut sources), name, data_dir })
 }
 
 /// Returns the secret, whether it was drawn at random, and the time for which a signed message is

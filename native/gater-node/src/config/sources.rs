@@ -205,6 +205,17 @@ impl Sources {
         self.hosted_cookie.is_none() && self.cookie_flag.is_some()
     }
 
+    /// Where the cookie that is used comes from, if it is no file of its own.
+    pub fn origin_of_cookie(&self) -> String {
+        if self.hosted_cookie.is_some() {
+            "the BEAM that runs this program".into()
+        } else if self.cookie_flag.is_some() {
+            "--cookie".into()
+        } else {
+            self.origin("cookie")
+        }
+    }
+
     /// Refuses a secret at `path` of the configuration file if others have access to the file.
     fn check_private(&self, path: &str) -> Result<(), ConfigError> {
         if self.file_mode & OTHERS == 0 {

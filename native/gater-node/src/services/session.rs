@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use super::channel::local::Channel;
 use super::channel::remote::Relays;
 use super::{OK, error, error_with, unknown_request};
+use crate::clock;
 use crate::observe::drops::Drops;
 use crate::observe::logs;
 use crate::observe::refusals::Refusals;
@@ -127,6 +128,11 @@ impl Sessions {
             Ok(Operation::Info) => caller.reply(&from, self.info()),
             Ok(Operation::Counts) => caller.reply(&from, self.counts()),
             Ok(Operation::Ping) => caller.reply(&from, OK),
+            Ok(Operation::Clock) => {
+                let mut out = Vec::with_capacity(16);
+                encode::uint(&mut out, clock::unix_millis());
+                caller.reply(&from, out);
+            }
             Err(BadRequest::BadArgument) => caller.reply(&from, error("badarg")),
             Err(BadRequest::Unknown) => caller.reply(&from, unknown_request(request)),
         }
@@ -323,6 +329,8 @@ enum Operation<'a> {
     Counts,
     /// The sign of life that shims ask for several times a second: its answer is small.
     Ping,
+    /// What the clock shows.
+    Clock,
 }
 
 enum BadRequest {
@@ -333,9 +341,12 @@ enum BadRequest {
 impl<'a> Operation<'a> {
     fn parse(request: &'a [u8]) -> Result<Self, BadRequest> {
         let mut reader = Reader::new(request);
-        for (name, operation) in
-            [("ping", Self::Ping), ("info", Self::Info), ("counts", Self::Counts)]
-        {
+        for (name, operation) in [
+            ("ping", Self::Ping),
+            ("info", Self::Info),
+            ("counts", Self::Counts),
+            ("clock", Self::Clock),
+        ] {
             if reader.is_atom(name) {
                 return Ok(operation);
             }

@@ -9,7 +9,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// The number of file descriptors that suffices for the greatest number of connections and
 /// everything that goes with them.
-const WANTED: u64 = 8192;
+pub const WANTED: u64 = 8192;
 /// The number of file descriptors that the gateway itself needs: for the log and the snapshot, the
 /// listener, EPMD, signals, timers, the standard streams, and resolving hosts.
 const RESERVE: u64 = 96;
