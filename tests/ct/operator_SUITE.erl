@@ -139,7 +139,7 @@ a_port_that_is_no_erlang_node_is_named(Config) ->
          Server = spawn_link(fun() -> answer(Listener, Answer) end),
          Name = gater_harness:unique("no_node"),
          {ok, Registration} = register_with_epmd(Name, Port),
-         {1, Report} = doctor(Config, [Name ++ "@127.0.0.1", "--timeout", "3"]),
+         {1, Report} = doctor(Config, [Name ++ "@127.0.0.1", "--timeout", Seconds]),
          only_failure(Report, <<"handshake">>),
          says(Report, <<"handshake">>, <<"cause">>, Cause),
          says(Report, <<"handshake">>, <<"next">>, "ss -ltnp"),
@@ -153,9 +153,10 @@ a_port_that_is_no_erlang_node_is_named(Config) ->
          only_failure(Gone, <<"tcp">>),
          says(Gone, <<"tcp">>, <<"cause">>, "does not take connections"),
          gen_tcp:close(Again)
-     end || {Answer, Cause} <- [{<<"HTTP/1.1 400 Bad Request\r\n\r\n">>, "no Erlang node: it speaks HTTP"},
-                                {<<21, 3, 3, 0, 2, 2, 70>>, "it speaks TLS"},
-                                {<<>>, "says nothing for 3 s"}]].
+     end || {Answer, Seconds, Cause} <-
+                [{<<"HTTP/1.1 400 Bad Request\r\n\r\n">>, "60", "no Erlang node: it speaks HTTP"},
+                 {<<21, 3, 3, 0, 2, 2, 70>>, "60", "it speaks TLS"},
+                 {<<>>, "6", "says nothing for 6 s"}]].
 
 a_node_without_the_application_is_named(Config) ->
     #{node := Plain} = gater_harness:node(value(world, Config)),

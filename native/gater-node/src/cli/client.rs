@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use gater_dist::process::{Node, Term};
 use gater_dist::Settings;
+use gater_dist::process::{Node, Term};
 use secrecy::SecretSlice;
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
