@@ -4,11 +4,14 @@
 %%% Loading this module succeeds without the library: then {@link loaded/0} returns `false', the
 %%% other functions raise `not_loaded', and their callers use implementations in Erlang. The library
 %%% is searched for in the `priv' directory beside the `ebin' directory of this module, and in that
-%%% of the application. The library cannot be replaced while a version of this module uses it: a
-%%% second version is refused, and the first stays in use. If the first was deleted and not yet
-%%% purged, the second is without the library until it is loaded again.
+%%% of the application. The library cannot be replaced while a version of this module uses it, because
+%%% rustler offers no upgrade: a second version is refused (`c:l(esdb_gater_nif)' returns
+%%% `{error, on_load_failure}'), the log says so, and the first stays in use. If the first was deleted
+%%% and not yet purged, the second is without the library until it is loaded again.
 %%% @end
 -module(esdb_gater_nif).
+
+-include_lib("kernel/include/logger.hrl").
 
 -export([loaded/0, status/0]).
 -export([ring/1, ring/3, sign_map/3, verify_map/4, sign/3, sign_dirty/3, verify/4, verify_dirty/4,
@@ -105,8 +108,13 @@ on_load() ->
         {not_loaded, {Kind, _}} = Refused when Kind =:= upgrade; Kind =:= reload ->
             %% The first version is old code if it was deleted, and current code otherwise.
             case erlang:check_old_code(?MODULE) of
-                true -> persistent_term:put(?MODULE, Refused);
-                false -> Refused
+                true ->
+                    persistent_term:put(?MODULE, Refused);
+                false ->
+                    ?LOG_NOTICE("erl_esdb_gater: the version of esdb_gater_nif that is loaded stays in "
+                                "use with its library, which the new version cannot take over; to "
+                                "load another one, restart the node", #{application => erl_esdb_gater}),
+                    Refused
             end;
         Status ->
             persistent_term:put(?MODULE, Status)

@@ -2,7 +2,7 @@
 
 -include_lib("eunit/include/eunit.hrl").
 
--export([first_uses/1]).
+-export([first_uses/1, log/2]).
 
 %% Channels of their own for each test: limiters stay.
 channel(Name) -> {?MODULE, Name, make_ref()}.
@@ -68,6 +68,36 @@ a_library_that_was_loaded_again_serves_test_() ->
         _ = code:load_file(esdb_gater_nif),
         ?assertEqual(esdb_gater_gen:library() =/= none, esdb_gater_nif:loaded())
     end}.
+
+%% As `c:l/1' does. Without the library there is nothing that could not be replaced.
+a_library_that_is_in_use_stays_so_and_the_log_says_it_test() ->
+    Signed = esdb_pubsub_security:sign(#{before => load}),
+    Loaded = esdb_gater_nif:loaded(),
+    ok = logger:add_handler(?MODULE, ?MODULE, #{config => self()}),
+    try
+        Outcome = begin code:purge(esdb_gater_nif), code:load_file(esdb_gater_nif) end,
+        ?assertEqual(Loaded, esdb_gater_nif:loaded()),
+        ?assertEqual(ok, esdb_pubsub_security:verify(Signed)),
+        case Loaded of
+            true ->
+                ?assertEqual({error, on_load_failure}, Outcome),
+                receive {logged, notice, Text} ->
+                    [?assertMatch({_, {match, _}}, {Word, re:run(Text, Word)})
+                     || Word <- ["stays in use", "restart the node"]]
+                end;
+            false ->
+                ?assertEqual({module, esdb_gater_nif}, Outcome)
+        end
+    after
+        ok = logger:remove_handler(?MODULE)
+    end.
+
+%% @private
+log(#{level := Level, msg := {string, Text}, meta := #{application := erl_esdb_gater}},
+    #{config := Test}) ->
+    Test ! {logged, Level, unicode:characters_to_list(Text)};
+log(_Event, _Config) ->
+    ok.
 
 %% Nobody sleeps on a lock. Measured where nothing was used before; on a machine that has other
 %% things to do as well, the best of some.
