@@ -5,13 +5,16 @@
 
 -export([all/0, groups/0, suite/0, init_per_suite/1, end_per_suite/1, init_per_group/2,
          end_per_group/2]).
--export([the_shell_shows_a_function/1, every_public_function_is_documented/1]).
+-export([the_shell_shows_a_function/1, a_release_documents_what_it_compiles/1,
+         every_public_function_is_documented/1]).
 
 suite() -> [{timetrap, {minutes, 2}}].
 
 all() -> [every_public_function_is_documented | [{group, R} || R <- [otp25, otp27, otp29]]].
 
-groups() -> [{Release, [the_shell_shows_a_function]} || Release <- [otp25, otp27, otp29]].
+groups() ->
+    [{Release, [the_shell_shows_a_function, a_release_documents_what_it_compiles]}
+     || Release <- [otp25, otp27, otp29]].
 
 init_per_suite(Config) -> Config.
 
@@ -23,24 +26,64 @@ end_per_group(_Group, _Config) -> ok.
 
 %% The modules as they were built here: the shell reads what stands in the files and loads none.
 the_shell_shows_a_function(Config) ->
-    {{Program, First}, Root} =
-        case lists:keyfind(otp, 1, Config) of
-            {otp, 25} -> {{os:find_executable("erl"), []}, ""};
-            {otp, Otp} -> {ok, Dir} = gater_release:root(Otp), {gater_release:command(Otp), Dir}
-        end,
-    Ebin = filename:join("/tmp", gater_harness:unique("gater_documentation")),
-    ok = filelib:ensure_dir(filename:join([Root ++ Ebin, "x"])),
-    [{ok, _} = file:copy(Beam, filename:join(Root ++ Ebin, filename:basename(Beam)))
+    {Root, _} = system(Config),
+    Folder = folder(Root),
+    [{ok, _} = file:copy(Beam, filename:join(Root ++ Folder, filename:basename(Beam)))
      || Beam <- filelib:wildcard(filename:join(ebin(), "*.beam"))],
+    Shown = shell(Config, Folder),
+    ok = file:del_dir_r(Root ++ Folder),
+    is_shown(Shown).
+
+%% As in a project that is compiled with that release.
+a_release_documents_what_it_compiles(Config) ->
+    {Root, Enter} = system(Config),
+    Folder = folder(Root),
+    [begin
+         To = filename:join(Root ++ Folder, File),
+         ok = filelib:ensure_dir(To),
+         {ok, _} = file:copy(filename:join(project(), File), To)
+     end || Pattern <- ["erlang/src/*.erl", "erlang/include/*.hrl", "scripts/doc-chunks*"],
+            File <- filelib:wildcard(Pattern, project())],
+    ok = file:make_dir(filename:join(Root ++ Folder, "ebin")),
+    Said = os:cmd(Enter ++ "sh -c 'cd " ++ Folder ++ " && erlc +debug_info -I erlang/include -o ebin"
+                  " erlang/src/*.erl && REBAR_BARE_COMPILER_OUTPUT_DIR=" ++ Folder ++
+                  " sh scripts/doc-chunks' 2>&1 && echo documented"),
+    Shown = shell(Config, filename:join(Folder, "ebin")),
+    ok = file:del_dir_r(Root ++ Folder),
+    ?assert(lists:suffix("documented\n", Said), Said),
+    case string:find(Said, "edoc is not installed") of
+        nomatch -> is_shown(Shown);
+        _ -> {skip, "this release has no edoc here: scripts/otp says why"}
+    end.
+
+is_shown(Shown) ->
+    [?assertMatch({_, _}, binary:match(Shown, Text), Shown)
+     || Text <- [<<"Workers of stores">>, <<"Registers a process as a worker of a store">>]].
+
+%% The root of the system that a release runs in, and what runs a command there.
+system(Config) ->
+    case lists:keyfind(otp, 1, Config) of
+        {otp, 25} -> {"", ""};
+        {otp, Otp} -> {ok, Root} = gater_release:root(Otp), {Root, "chroot " ++ Root ++ " "}
+    end.
+
+folder(Root) ->
+    Folder = filename:join("/tmp", gater_harness:unique("gater_documentation")),
+    ok = filelib:ensure_dir(filename:join([Root ++ Folder, "x"])),
+    Folder.
+
+%% What the shell of a release shows of the modules in a folder.
+shell(Config, Ebin) ->
+    {Program, First} = case lists:keyfind(otp, 1, Config) of
+                           {otp, 25} -> {os:find_executable("erl"), []};
+                           {otp, Otp} -> gater_release:command(Otp)
+                       end,
     Port = open_port({spawn_executable, Program},
                      [{args, First ++ ["-noshell", "-pa", Ebin, "-eval",
                                        "c:h(esdb_gater_api), "
                                        "c:h(esdb_gater_api, register_worker, 2), halt()."]},
                       binary, exit_status, stderr_to_stdout]),
-    Shown = shown(Port, <<>>),
-    ok = file:del_dir_r(Root ++ Ebin),
-    [?assertMatch({_, _}, binary:match(Shown, Text), Shown)
-     || Text <- [<<"Workers of stores">>, <<"Registers a process as a worker of a store">>]].
+    shown(Port, <<>>).
 
 every_public_function_is_documented(_Config) ->
     true = code:add_patha(ebin()),
@@ -60,9 +103,10 @@ shown(Port, Text) ->
     after 60000 -> error({never_ended, Text})
     end.
 
-ebin() ->
-    Root = case os:getenv("GATER_ROOT") of
-               Given when is_list(Given), Given =/= "" -> Given;
-               _ -> {ok, Dir} = file:get_cwd(), Dir
-           end,
-    filename:join([Root, "_build", "default", "lib", "erl_esdb_gater", "ebin"]).
+project() ->
+    case os:getenv("GATER_ROOT") of
+        Given when is_list(Given), Given =/= "" -> Given;
+        _ -> {ok, Dir} = file:get_cwd(), Dir
+    end.
+
+ebin() -> filename:join([project(), "_build", "default", "lib", "erl_esdb_gater", "ebin"]).
