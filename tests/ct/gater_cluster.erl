@@ -7,6 +7,7 @@
 
 -export([start/1, stop/1, world/1, gateways/1, beams/1, handle/2, log/2, keep_logs/2]).
 -export([kill/2, terminate/2, up/2, up_alone/2, pause/2, resume/2, wipe/2, state/2]).
+-export([copy_data/2, restore_data/2]).
 -export([isolate/2, split/3, cut/3, sever/3, mend/1, retire/2]).
 -export([add_gateway/2, outsider/1, on/2, on/3, call/4, call/5, status/2, leader/1, settled/1, settle/1,
          command/3]).
@@ -117,6 +118,14 @@ resume(Cluster, Node) -> ask(Cluster, {resume, Node}).
 %% @doc Removes the data of a gateway that is down.
 -spec wipe(cluster(), node()) -> ok.
 wipe(Cluster, Node) -> ask(Cluster, {wipe, Node}).
+
+%% @doc Makes a copy of the data of a gateway, in the place of an earlier one.
+-spec copy_data(cluster(), node()) -> ok.
+copy_data(Cluster, Node) -> ask(Cluster, {copy_data, Node}).
+
+%% @doc Puts the copy in the place of the data of a gateway that is down.
+-spec restore_data(cluster(), node()) -> ok.
+restore_data(Cluster, Node) -> ask(Cluster, {restore_data, Node}).
 
 %% @doc What was done to a member last.
 -spec state(cluster(), node()) -> state().
@@ -316,6 +325,15 @@ serve({wipe, Node}, State = #{world := World}) ->
     #{state := down} = member(Node, State),
     ok = file:del_dir_r(filename:join(gater_harness:dir(World), atom_to_list(Node))),
     {ok, State};
+serve({copy_data, Node}, State) ->
+    {From, To} = data(Node, State),
+    [] = os:cmd(["rm -rf ", To, "; cp -a ", From, " ", To]),
+    {ok, State};
+serve({restore_data, Node}, State) ->
+    #{state := down} = member(Node, State),
+    {To, From} = data(Node, State),
+    [] = os:cmd(["rm -rf ", To, "; cp -a ", From, " ", To]),
+    {ok, State};
 serve({cut, From, To}, State = #{net := Net}) ->
     {gater_cluster_net:cut(Net, [{host(A, State), host(B, State)} || A <- From, B <- To]), State};
 serve({sever, Left, Right}, State = #{net := Net}) ->
@@ -370,6 +388,11 @@ launch(_Node, Member = #{kind := Kind, base := Base, address := Address},
         %% The longest that a call to a host out of reach blocks, in seconds.
         args => ["-kernel", "net_setuptime", "2"],
         via => via(Member, State)}).
+
+%% Where the data of a gateway is, and the copy of it.
+data(Node, #{world := World}) ->
+    Dir = filename:join(gater_harness:dir(World), atom_to_list(Node)),
+    {Dir, Dir ++ ".copy"}.
 
 via(_, #{net := none}) -> [];
 via(#{number := Number}, #{net := Net}) -> gater_cluster_net:via(Net, Number).

@@ -3,7 +3,7 @@
 %% `services/channel/remote.rs', in the encoding of https://postcard.jamesmunns.com/wire-format.
 -module(gater_forge).
 
--export([question/2, question/3, relay/1]).
+-export([question/2, question/3, hello_answer/2, relay/1]).
 -export([vote_request/4, append/3, append/4, snapshot/6, prepare/1, accept/3, admit/2, remove/1, forward/1,
          hello/0]).
 -export([vote/3, entry/2, blank/0, batch/1, registering/2, log_id/3, membership/1, snapshot_body/3]).
@@ -21,11 +21,35 @@ question(Sender, Question) -> question(Sender, 1, Question).
 %% @doc As `question/2', with the number of the question.
 -spec question({none | non_neg_integer(), non_neg_integer()}, non_neg_integer(), bytes()) -> binary().
 question({Cluster, From}, Number, Question) ->
-    iolist_to_binary([3, option(Cluster, fun number/1), number(From), number(Number), 0, Question]).
+    iolist_to_binary([4, option(Cluster, fun number/1), number(From), number(Number), 0, Question]).
+
+%% @doc The answer to a message of a gateway that asks who one is; `other' if it asks something else.
+-spec hello_answer({none | non_neg_integer(), non_neg_integer()}, binary()) -> binary() | other.
+hello_answer({Cluster, From}, <<4, Envelope/binary>>) ->
+    {_, AfterSender} = read_number(case Envelope of
+        <<0, Rest/binary>> -> Rest;
+        <<1, Rest/binary>> -> element(2, read_number(Rest))
+    end),
+    case read_number(AfterSender) of
+        {Number, <<0, 0>>} ->
+            Statement = [number(1), number(7), number(0), number(0), number(0), <<0:256>>],
+            iolist_to_binary([4, option(Cluster, fun number/1), number(From), number(Number), 1, 0,
+                              number(From), boolean(true), number(0), boolean(false),
+                              Statement, option(none, none), boolean(false)]);
+        _ ->
+            other
+    end.
+
+read_number(Bytes) -> read_number(Bytes, 0).
+
+read_number(<<0:1, Low:7, Rest/binary>>, Shift) -> {Low bsl Shift, Rest};
+read_number(<<1:1, Low:7, Rest/binary>>, Shift) ->
+    {High, After} = read_number(Rest, Shift + 7),
+    {(Low bsl Shift) bor High, After}.
 
 %% @doc The term for `esdb_gater_relay'.
 -spec relay(bytes()) -> binary().
-relay(Word) -> iolist_to_binary([3, Word]).
+relay(Word) -> iolist_to_binary([4, Word]).
 
 %%% Questions
 

@@ -151,7 +151,8 @@ impl Gateway {
             rpc,
             config.cluster_key.as_ref().map(ClusterKey::new),
             &cluster::Settings { data_dir: config.data_dir.clone(), lost_grace: config.lost_grace },
-        )?;
+        )
+        .await?;
         cluster.note_name().await?;
 
         let tag = atom("channel_message")?;

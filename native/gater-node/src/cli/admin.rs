@@ -250,6 +250,7 @@ fn fields(reader: &mut Reader<'_>) -> Result<Vec<String>, OrderError> {
             ("connected", "true") => "connected".into(),
             ("connected", _) => "NOT CONNECTED".into(),
             ("id", id) => format!("id {id}"),
+            ("settled", entries) => format!("{entries} settled"),
             (_, value) => value.to_owned(),
         });
     }

@@ -9,6 +9,7 @@ use gater_term::{Reader, encode};
 use super::{OK, error, error_with, unknown_request};
 use crate::registry::cluster::Cluster;
 use crate::registry::directory::Directory;
+use crate::registry::replica::ClusterView;
 
 /// The registered name of the cluster service.
 pub const NAME: &str = "esdb_gater_cluster";
@@ -49,6 +50,14 @@ impl ClusterService {
         }
     }
 
+    fn role(&self, view: &ClusterView) -> &'static str {
+        match () {
+            () if self.cluster.is_removed() => "removed",
+            () if self.cluster.is_rolled_back() => "rolled_back",
+            () => view.role.name(),
+        }
+    }
+
     /// `{ok, #{node, id, role, health, term, leader, applied, registrations, refused, members,
     /// unseen, missing}}`.
     fn status(&self) -> Vec<u8> {
@@ -66,7 +75,7 @@ impl ClusterService {
         encode::map(&mut out, 12);
         for (key, text) in [
             ("node", own),
-            ("role", if self.cluster.is_removed() { "removed" } else { view.role.name() }),
+            ("role", self.role(&view)),
             ("health", self.cluster.health(&view).name()),
             ("leader", view.leader.map_or("undefined", name_of)),
         ] {
@@ -86,7 +95,7 @@ impl ClusterService {
         encode::atom(&mut out, "members");
         encode::list_of(&mut out, view.members.iter(), |out, (id, (_, votes))| {
             let name = name_of(*id);
-            encode::map(out, 4);
+            encode::map(out, 5);
             encode::atom(out, "node");
             encode::atom(out, name);
             encode::atom(out, "id");
@@ -96,6 +105,8 @@ impl ClusterService {
             encode::atom(out, "connected");
             let connected = self.cluster.is_member_connected(&view, *id);
             encode::atom(out, if connected { "true" } else { "false" });
+            encode::atom(out, "settled");
+            encode::uint(out, self.cluster.settled(*id));
         });
         encode::atom(&mut out, "unseen");
         let unseen = self.cluster.unseen(&view);

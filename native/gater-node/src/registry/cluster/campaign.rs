@@ -29,7 +29,7 @@ pub async fn watch(cluster: Arc<Cluster>) {
     loop {
         if has_lost_leader(&cluster, &cluster.view()) {
             if others_agree(&cluster).await && has_lost_leader(&cluster, &cluster.view()) {
-                tracing::info!("the leader is gone: view for election");
+                tracing::info!("the leader is gone: stands for election");
                 cluster.replica.campaign().await;
             }
             let jitter = getrandom::u64().unwrap_or(0) % AGAIN_JITTER_MS;
@@ -47,7 +47,7 @@ pub async fn watch(cluster: Arc<Cluster>) {
 /// Whether this gateway, which votes, has no way to a leader.
 fn has_lost_leader(cluster: &Cluster, view: &ClusterView) -> bool {
     let others = view.voters().any(|id| id != view.id);
-    view.votes() && others && !sees_leader(cluster, view)
+    view.votes() && others && !cluster.is_rolled_back() && !sees_leader(cluster, view)
 }
 
 fn sees_leader(cluster: &Cluster, view: &ClusterView) -> bool {
@@ -58,7 +58,8 @@ fn sees_leader(cluster: &Cluster, view: &ClusterView) -> bool {
 /// The answer to another gateway that has lost its leader. The terms do not matter: one that
 /// stands already is in a later one, and needs the other to stand as well.
 pub fn is_leaderless(cluster: &Cluster) -> bool {
-    !sees_leader(cluster, &cluster.view())
+    let view = cluster.view();
+    view.votes() && !sees_leader(cluster, &view)
 }
 
 /// Whether a majority of those that vote has lost the leader.
@@ -71,7 +72,8 @@ async fn others_agree(cluster: &Arc<Cluster>) -> bool {
         let rpc = cluster.rpc.clone();
         asked.spawn(async move {
             let answer = rpc.ask(&name, Question::Leaderless, ANSWER_WITHIN).await;
-            matches!(answer, Ok(Told { answer: Answer::Flag(true), .. }))
+            // One that has the name of a member and waits to be let in has no say.
+            matches!(answer, Ok(Told { answer: Answer::Flag(true), from, .. }) if from == id)
         });
     }
     let count = async {

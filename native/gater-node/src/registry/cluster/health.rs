@@ -40,10 +40,12 @@ impl Health {
 impl Cluster {
     /// How the cluster is.
     pub fn health(&self, view: &ClusterView) -> Health {
-        if self.is_removed() || !self.has_quorum(view) {
+        if self.is_removed() || self.is_rolled_back() || !self.has_quorum(view) {
             return Health::NoQuorum;
         }
-        let missing = view.members.keys().any(|id| !self.is_member_connected(view, *id));
+        let is_missing =
+            |id: &NodeId| !self.is_member_connected(view, *id) || self.runs_on_old_copy(*id);
+        let missing = view.members.keys().any(is_missing);
         let learning = view.members.values().any(|(_, votes)| !votes);
         if missing || learning || !self.unseen(view).is_empty() {
             return Health::Degraded;
@@ -54,7 +56,9 @@ impl Cluster {
     /// What the cluster lacks, as far as this gateway can tell, in sentences for people.
     pub fn missing(&self, view: &ClusterView) -> Vec<String> {
         let mut missing = Vec::new();
-        if view.role == Role::Waiting {
+        if self.is_rolled_back() {
+            missing.push(format!("{} runs with an older copy of its data directory", self.name()));
+        } else if view.role == Role::Waiting {
             missing.push(format!("{} is no member of a cluster yet", self.name()));
         } else if view.leader.is_none() {
             missing.push("no gateway leads".to_owned());
@@ -63,6 +67,8 @@ impl Cluster {
             let name = if *id == view.id { self.name() } else { member.name.as_str() };
             if !self.is_member_connected(view, *id) {
                 missing.push(format!("{name} is not connected"));
+            } else if self.runs_on_old_copy(*id) {
+                missing.push(format!("{name} runs with an older copy of its data directory"));
             } else if !votes {
                 missing.push(match self.replica.lag(*id) {
                     Some(lag) => format!("{name} does not vote yet: it lacks {lag} entries"),

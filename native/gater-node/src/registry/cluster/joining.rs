@@ -174,7 +174,7 @@ async fn hellos(cluster: &Arc<Cluster>) -> BTreeMap<String, Hello> {
     let mut hellos = BTreeMap::new();
     while let Some(answered) = asked.join_next().await {
         if let Ok((name, Ok(told))) = answered {
-            cluster.hear(&name, &told);
+            cluster.hear(&told).await;
             if let Answer::Hello(hello) = told.answer
                 && hello.id == told.from
             {

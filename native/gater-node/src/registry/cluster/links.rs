@@ -128,7 +128,7 @@ async fn tend(cluster: Arc<Cluster>, name: String) {
                 match cluster.rpc.ask(&name, Question::Hello, ANSWER_WITHIN).await {
                     Ok(told) => {
                         heard = Instant::now();
-                        cluster.hear(&name, &told);
+                        cluster.hear(&told).await;
                     }
                     Err(AskError::NotConnected)
                         if !connection.is_closed() && heard.elapsed() > PROVED_WITHIN =>

@@ -15,13 +15,14 @@ pub mod key;
 pub mod links;
 mod liveness;
 pub mod network;
+pub mod past;
 mod promotion;
 pub mod refusals;
 pub mod rpc;
 pub mod trust;
 pub mod wire;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,13 +30,15 @@ use std::time::Duration;
 
 use gater_dist::{Chain, Connection, Lane};
 use gater_term::Atom;
-use tokio::sync::Semaphore;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use self::bootstrap::{Bootstrap, ClusterId};
 use self::key::{ClusterKey, KeyMessage};
 use self::links::Links;
+use self::past::{Past, Witnesses};
 use self::refusals::Reason;
 use self::rpc::{Rpc, Told};
 use self::trust::{Rank, Trust};
@@ -60,6 +63,15 @@ const WRITE_WITHIN: Duration = Duration::from_secs(4);
 /// How long it may take to bring a new member up to date.
 pub const ADD_WITHIN: Duration = Duration::from_secs(120);
 
+/// How often what gateways have told of their progress is written to the disk.
+const REMEMBER_EVERY: Duration = Duration::from_secs(2);
+/// The gateways whose word that they run with an older copy is remembered.
+const MAX_ROLLED_BACK: usize = 256;
+/// What the log says of a gateway whose disk has gone back in time.
+const ROLLED_BACK: &str = "this gateway runs with an older copy of its data directory, so that what it \
+    acknowledged since may be missing: it takes part in nothing. Stop it, empty the data directory, \
+    start it, and let it in with `esdb-gater cluster add`";
+
 /// How long a gateway that is to be let in may take to say who it is, and between two questions.
 const INVITE_WITHIN: Duration = Duration::from_secs(5);
 const INVITE_AGAIN: Duration = Duration::from_millis(100);
@@ -71,6 +83,17 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// See `cluster.lost_grace_seconds`.
     pub lost_grace: Duration,
+}
+
+/// Has the disk remember what gateways have told of their progress, now and then.
+async fn remember(cluster: Arc<Cluster>) {
+    loop {
+        cluster.heard.notified().await;
+        if let Err(error) = cluster.witnesses.keep().await {
+            cluster.no_disk(&error, ());
+        }
+        tokio::time::sleep(REMEMBER_EVERY).await;
+    }
 }
 
 /// Who asks.
@@ -93,6 +116,12 @@ pub struct Cluster {
     links: Links,
     /// The other members have told that this gateway is none any more.
     removed: AtomicBool,
+    past: Past,
+    witnesses: Witnesses,
+    /// Rings when a gateway has told how far it has come.
+    heard: Notify,
+    /// The members that run with an older copy of their data directory, as they say themselves.
+    rolled_back: Mutex<BTreeMap<NodeId, String>>,
 
     trust: Arc<Trust>,
     lost_grace: Duration,
@@ -102,8 +131,8 @@ pub struct Cluster {
 
 impl Cluster {
     /// The part of the gateway `own_name`, whose cluster is to consist of `listed`, or
-    /// that is alone if nobody is listed. Blocks for a moment.
-    pub fn open(
+    /// that is alone if nobody is listed. Has the data directory remember this start.
+    pub async fn open(
         own_name: Atom,
         listed: &[String],
         replica: Arc<Replica>,
@@ -150,6 +179,13 @@ impl Cluster {
         let trust = Arc::new(trust);
         rpc.trust(trust.clone());
         let others = listed.iter().filter(|name| *name != own_name.as_str()).cloned().collect();
+        let past = Past::begin(&replica).await.map_err(unreadable)?;
+        let witnesses = Witnesses::open(replica.log().clone()).map_err(unreadable)?;
+        if let Some(why) = past.verdict() {
+            tracing::error!(why, "{}", ROLLED_BACK);
+            rpc.withdraw();
+            replica.retire();
+        }
         Ok(Arc::new(Self {
             listed,
             trust,
@@ -160,6 +196,10 @@ impl Cluster {
             founder,
             links: Links::new(others),
             removed: AtomicBool::new(false),
+            past,
+            witnesses,
+            heard: Notify::new(),
+            rolled_back: Mutex::default(),
             lost_grace: settings.lost_grace,
             questions: Arc::new(Semaphore::new(MAX_QUESTIONS)),
             changes: Semaphore::new(MAX_CHANGES),
@@ -189,6 +229,8 @@ impl Cluster {
         supervise("the cluster's health is watched", stop, move || health::watch(of.clone()));
         let of = self.clone();
         supervise("members are given a vote", stop, move || promotion::watch(of.clone()));
+        let of = self.clone();
+        supervise("progress of gateways is remembered", stop, move || remember(of.clone()));
     }
 
     /// The name of this gateway.
@@ -228,6 +270,24 @@ impl Cluster {
         self.removed.load(Ordering::Relaxed)
     }
 
+    /// Whether this gateway has found out that its data directory is an older copy of itself.
+    pub fn is_rolled_back(&self) -> bool {
+        self.past.verdict().is_some()
+    }
+
+    /// How many entries a member, as it has told, has safe on its disk.
+    pub fn settled(&self, id: NodeId) -> u64 {
+        if id == self.replica.node_id() {
+            return self.replica.progress().settled;
+        }
+        self.witnesses.of(id).map_or(0, |statement| statement.progress().settled)
+    }
+
+    /// Whether a member says that it runs with an older copy of its data directory.
+    pub fn runs_on_old_copy(&self, id: NodeId) -> bool {
+        self.rolled_back.lock().contains_key(&id)
+    }
+
     /// The connections to the other members, over which the key is proved if there is one.
     pub fn connected_members(&self) -> Vec<Arc<Connection>> {
         let is_other = |name: &String| name != self.own_name.as_str();
@@ -251,11 +311,27 @@ impl Cluster {
     }
 
     /// A connection has come up.
-    pub fn up(&self, connection: &Arc<Connection>) {
+    pub fn up(self: &Arc<Self>, connection: &Arc<Connection>) {
         if self.trust.knows(connection.peer().name.as_str()) {
             self.challenge(connection);
-            self.links.changed();
+            self.greet(connection);
         }
+    }
+
+    /// Asks a gateway who it is and what it remembers of this one, and tells those who wait for
+    /// its connection.
+    fn greet(self: &Arc<Self>, connection: &Arc<Connection>) {
+        if !self.trust.has_proved(connection) {
+            return;
+        }
+        let (cluster, name) = (self.clone(), connection.peer().name.as_str().to_owned());
+        tokio::spawn(async move {
+            // What is lost here is asked again by what keeps the connection.
+            if let Ok(told) = cluster.rpc.ask(&name, Question::Hello, links::ANSWER_WITHIN).await {
+                cluster.hear(&told).await;
+            }
+            cluster.links.changed();
+        });
     }
 
     /// Asks a gateway for a proof of the key, unless it was asked before.
@@ -265,12 +341,60 @@ impl Cluster {
         }
     }
 
-    /// A gateway has told who it is and who the members are.
-    fn hear(&self, name: &str, told: &Told) {
+    /// A gateway has told who it is, who the members are, and what it remembers of this one.
+    async fn hear(&self, told: &Told) {
         let Answer::Hello(hello) = &told.answer else { return };
-        if hello.id == told.from {
-            self.trust.vouch(name, told.from, &hello.members);
-            self.trust.hear(name, told.cluster.filter(|_| hello.founded));
+        let name = told.over.peer().name.as_str();
+        if hello.id != told.from {
+            return;
+        }
+        self.trust.vouch(name, told.from, &hello.members);
+        self.trust.hear(name, told.cluster.filter(|_| hello.founded));
+        if let Some(remembered) = &hello.remembered
+            && let Err(why) = self.past.judge(remembered)
+        {
+            self.withdraw(&format!("{name} remembers: {why}")).await;
+        }
+        self.note_rolled_back(told.from, name, hello.rolled_back);
+        let is_member = |id| self.replica.has_member(|member, _| member == id);
+        match self.witnesses.hear(told.from, hello.statement.clone(), is_member).await {
+            Ok(()) => {
+                if self.witnesses.is_ahead() {
+                    self.heard.notify_one();
+                }
+                if !self.trust.is_introduced(&told.over) {
+                    self.trust.introduce(&told.over);
+                    self.links.changed();
+                }
+            }
+            Err(error) => self.no_disk(&error, ()),
+        }
+    }
+
+    /// This gateway must not take part in anything: its disk has gone back in time.
+    async fn withdraw(&self, why: &str) {
+        self.rpc.withdraw();
+        self.replica.retire();
+        match self.past.withdraw(why).await {
+            Ok(true) => tracing::error!(why, "{}", ROLLED_BACK),
+            Ok(false) => {}
+            Err(error) => self.no_disk(&error, ()),
+        }
+    }
+
+    fn note_rolled_back(&self, id: NodeId, name: &str, is_rolled_back: bool) {
+        let mut rolled_back = self.rolled_back.lock();
+        if !is_rolled_back {
+            rolled_back.remove(&id);
+        } else if rolled_back.len() < MAX_ROLLED_BACK
+            && rolled_back.insert(id, name.to_owned()).is_none()
+        {
+            tracing::warn!(
+                gateway = name,
+                "the gateway runs with an older copy of its data directory and takes part in \
+                 nothing: stop it, empty the directory, start it, and let it in with \
+                 `esdb-gater cluster add {name}`"
+            );
         }
     }
 
@@ -320,7 +444,11 @@ impl Cluster {
         match content {
             Content::Key(_) => {}
             Content::Tell(answer) => {
-                self.rpc.answered(from, number, Told { from: id, cluster: theirs, answer });
+                self.rpc.answered(
+                    from,
+                    number,
+                    Told { from: id, cluster: theirs, over: from.clone(), answer },
+                );
             }
             Content::Ask(question) => {
                 let asker = Asker { connection: from.clone(), id, cluster: theirs };
@@ -333,14 +461,14 @@ impl Cluster {
         }
     }
 
-    fn key_message(&self, from: &Arc<Connection>, message: KeyMessage) {
+    fn key_message(self: &Arc<Self>, from: &Arc<Connection>, message: KeyMessage) {
         let (answers, has_proved) = self.trust.key_message(from, message);
         for answer in answers {
             self.rpc.send_key(from, answer);
         }
         if has_proved {
             tracing::debug!(gateway = %from.peer().name, "the gateway knows the key of the cluster");
-            self.links.changed();
+            self.greet(from);
         }
     }
 
@@ -396,7 +524,8 @@ impl Cluster {
     async fn answer(self: &Arc<Self>, asker: &Asker, question: Question) -> Answer {
         let id = asker.id;
         match question {
-            Question::Hello => Answer::Hello(self.hello()),
+            Question::Hello => Answer::Hello(self.hello(id)),
+            _ if question.takes_part() && !self.takes_part_with(asker) => Answer::Stranger,
             Question::Prepare(ballot) => self.prepare(asker, ballot).await,
             Question::Accept(founding) => self.accept(asker, founding).await,
             Question::Admit { id, name } => Answer::Done(self.in_turn(self.admit(id, name)).await),
@@ -436,6 +565,12 @@ impl Cluster {
             },
             Question::Leaderless => Answer::Flag(campaign::is_leaderless(self)),
         }
+    }
+
+    /// Whether this gateway may take part in what another one asks: it knows what the other
+    /// remembers of it, and that its disk has not gone back in time since.
+    fn takes_part_with(&self, asker: &Asker) -> bool {
+        self.trust.is_introduced(&asker.connection) && !self.is_rolled_back()
     }
 
     /// The answer to what consensus was asked.
@@ -534,9 +669,12 @@ impl Cluster {
         answer
     }
 
-    fn hello(&self) -> Hello {
+    fn hello(&self, to: NodeId) -> Hello {
         let view = self.view();
         Hello {
+            statement: self.past.statement(self.replica.progress()),
+            remembered: self.witnesses.of(to),
+            rolled_back: self.is_rolled_back(),
             id: view.id,
             founded: view.role != Role::Waiting,
             led: view.leader.is_some(),

@@ -1,6 +1,6 @@
 //! Questions to other gateways, and the way of their answers back.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -35,12 +35,13 @@ pub enum AskError {
 }
 
 /// An answer, and who gives it.
-#[derive(Debug)]
 pub struct Told {
     /// The id of the gateway that answers.
     pub from: NodeId,
     /// The cluster it belongs to.
     pub cluster: Option<ClusterId>,
+    /// The connection it came over.
+    pub over: Arc<Connection>,
     /// What it says.
     pub answer: Answer,
 }
@@ -58,6 +59,8 @@ pub struct Rpc {
     trust: OnceLock<Arc<Trust>>,
     cluster: ArcSwapOption<ClusterId>,
     last: AtomicU64,
+    /// Whether this gateway asks nothing of consensus any more.
+    has_withdrawn: AtomicBool,
     waiting: Mutex<HashMap<u64, Waiting>>,
 }
 
@@ -81,6 +84,7 @@ impl Rpc {
             trust: OnceLock::new(),
             cluster: ArcSwapOption::empty(),
             last: AtomicU64::new(0),
+            has_withdrawn: AtomicBool::new(false),
             waiting: Mutex::default(),
         }
     }
@@ -104,6 +108,11 @@ impl Rpc {
     /// This gateway belongs to `cluster` from now on.
     pub fn belong(&self, cluster: ClusterId) {
         self.cluster.store(Some(Arc::new(cluster)));
+    }
+
+    /// Asks nothing of consensus any more: this gateway must not take part.
+    pub fn withdraw(&self) {
+        self.has_withdrawn.store(true, Ordering::Relaxed);
     }
 
     /// The connection to the gateway `name`, if it stands and the gateway has proved the key of
@@ -139,7 +148,13 @@ impl Rpc {
         within: Duration,
     ) -> Result<Told, AskError> {
         let over = self.connection(name).ok_or(AskError::NotConnected)?;
-        let from = self.trust.get().ok_or(AskError::NotConnected)?.own_id();
+        let trust = self.trust.get().ok_or(AskError::NotConnected)?;
+        let may_take_part =
+            !self.has_withdrawn.load(Ordering::Relaxed) && trust.is_introduced(&over);
+        if question.takes_part() && !may_take_part {
+            return Err(AskError::NotConnected);
+        }
+        let from = trust.own_id();
         let number = self.last.fetch_add(1, Ordering::Relaxed);
         let envelope =
             Envelope { cluster: self.cluster(), from, number, content: Content::Ask(question) };

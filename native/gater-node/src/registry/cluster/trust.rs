@@ -55,6 +55,8 @@ struct Seat {
     /// Whether it was sent a proof.
     answered: bool,
     proof: Proved,
+    /// Whether it has told what it remembers of this gateway.
+    is_introduced: bool,
     /// What is left of its messages, and as of when.
     budget: (f64, Instant),
 }
@@ -232,6 +234,17 @@ impl Trust {
         self.with_seat(connection, |seat| *seat.id.get_or_insert(id) == id).unwrap_or(false)
     }
 
+    /// The other end of `connection` has told what it remembers of this gateway.
+    pub fn introduce(&self, connection: &Arc<Connection>) {
+        self.sit(connection);
+        self.with_seat(connection, |seat| seat.is_introduced = true);
+    }
+
+    /// Whether the other end of `connection` has told what it remembers of this gateway.
+    pub fn is_introduced(&self, connection: &Arc<Connection>) -> bool {
+        self.with_seat(connection, |seat| seat.is_introduced).unwrap_or(false)
+    }
+
     /// Whether the other end of `connection` may send one more message that is no part of
     /// consensus now.
     pub fn has_budget(&self, connection: &Arc<Connection>) -> bool {
@@ -340,6 +353,7 @@ impl Trust {
             their_nonce: None,
             answered: false,
             proof: Proved::NotYet,
+            is_introduced: false,
             budget: (BURST, Instant::now()),
         });
         Some(own_nonce)

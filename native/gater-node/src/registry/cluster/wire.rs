@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bootstrap::{Ballot, ClusterId, Founding};
 use super::key::KeyMessage;
+use super::past::Statement;
 use crate::registry::replica::codec::{self, CodecError, WIRE};
 use crate::registry::replica::form;
 use crate::registry::replica::{Batch, ForwardError, NodeId, TypeConfig, Written};
@@ -121,12 +122,23 @@ pub struct Hello {
     pub members: Vec<(NodeId, String)>,
     /// Whether it knows a leader.
     pub led: bool,
+    /// How far it has come.
+    pub statement: Statement,
+    /// What it remembers of the one that asks.
+    pub remembered: Option<Statement>,
+    /// Whether it has found out that its data directory is an older copy.
+    pub rolled_back: bool,
 }
 
 impl Question {
     /// Whether it is part of the work of consensus, of which there may be any number.
     pub fn is_of_consensus(&self) -> bool {
         matches!(self, Self::Vote(..) | Self::Append(..) | Self::Snapshot(..) | Self::Forward(_))
+    }
+
+    /// Whether who answers takes part in the decisions of the cluster by that.
+    pub fn takes_part(&self) -> bool {
+        self.is_of_consensus() || matches!(self, Self::Leaderless)
     }
 
     /// The member it is for, whoever bears its name.
@@ -224,7 +236,15 @@ mod tests {
 
     fn answers() -> Vec<(&'static str, Answer)> {
         let response = VoteResponse { vote: vote(), vote_granted: true, last_log_id: last() };
-        let hello = Hello { id: 9, founded: true, members: vec![(9, "a@h".into())], led: false };
+        let hello = Hello {
+            id: 9,
+            founded: true,
+            members: vec![(9, "a@h".into())],
+            led: false,
+            statement: Statement::example(),
+            remembered: Some(Statement::example()),
+            rolled_back: false,
+        };
         let stopped = || RaftError::Fatal(Fatal::Stopped);
         let mismatch = SnapshotMismatch {
             expect: ("3-9-300".to_owned(), 300).into(),

@@ -9,8 +9,9 @@ use serde::de::DeserializeOwned;
 pub const DISK: u8 = 1;
 
 /// The version of messages between gateways. Version 1 had the consensus library's own errors
-/// in its answers, version 2 did not name the sender.
-pub const WIRE: u8 = 3;
+/// in its answers, version 2 did not name the sender, version 3 did not tell how far a gateway has
+/// come.
+pub const WIRE: u8 = 4;
 
 /// Why bytes make no value.
 #[derive(Debug, thiserror::Error)]

@@ -27,6 +27,7 @@ mod log;
 mod machine;
 mod members;
 mod network;
+mod progress;
 mod snapshot;
 mod types;
 
@@ -51,6 +52,7 @@ pub use self::log::{Disk, DiskFile, Folder, LogStore, Memory};
 pub use self::machine::Machine;
 pub use self::members::{ClusterView, MemberError, Positions, Role};
 pub use self::network::NoNetwork;
+pub use self::progress::Progress;
 pub use self::snapshot::SnapshotFile;
 pub use self::types::{Applied, Batch, Member, NodeId, TypeConfig};
 
@@ -99,6 +101,7 @@ pub struct Replica {
     intake: Intake,
     /// Changes of the members are made one after the other.
     changing: tokio::sync::Mutex<()>,
+    began: Progress,
 }
 
 impl Replica {
@@ -158,6 +161,7 @@ impl Replica {
         network: impl RaftNetworkFactory<TypeConfig> + Forward + Clone,
     ) -> Result<Self, OpenError> {
         let leader = Arc::new(network.clone());
+        let began = log.opened_at(machine.applied());
         match start(&log, &machine, &settings, network, leader.clone()).await {
             Ok(raft) => {
                 let destination =
@@ -165,7 +169,7 @@ impl Replica {
                 let within = settings.propose_within;
                 let coalescer = Coalescer::start(destination, settings.max_waiting, within);
                 let (intake, changing) = (Intake::default(), tokio::sync::Mutex::default());
-                Ok(Self { raft, machine, log, coalescer, intake, changing })
+                Ok(Self { raft, machine, log, coalescer, intake, changing, began })
             }
             Err(error) => {
                 close(log).await;

@@ -45,6 +45,7 @@ use self::writer::{Done, Job};
 use super::codec::{self, DISK};
 use super::error::OpenError;
 use super::guard::Local;
+use super::progress::Progress;
 use super::types::{Entry, LogId, NodeId, StorageError, StorageIoError, TypeConfig, Vote};
 
 /// The log. Clones are handles of the same log.
@@ -136,6 +137,25 @@ impl LogStore {
         }
     }
 
+    /// How far the log and a snapshot that holds `applied` have come, right after the log was opened.
+    pub(crate) fn opened_at(&self, applied: Option<LogId>) -> Progress {
+        let known = self.shared.known.lock();
+        let last = known.last.map(|last| last.index);
+        let settled = last.max(applied.map(|applied| applied.index)).map_or(0, count);
+        Progress { settled, ..voted(&known.metadata) }
+    }
+
+    /// How far the log has come on the disk.
+    pub(crate) fn progress(&self) -> Progress {
+        let known = self.shared.known.lock();
+        let on_disk = self.shared.contents.lock().last().map(|(index, _)| index);
+        let purged = known.metadata.purged.map(|purged| purged.index);
+        let committed = known.metadata.committed.map(|committed| committed.index);
+        // Only what a snapshot on the disk holds is purged.
+        let settled = committed.min(on_disk).max(purged).map_or(0, count);
+        Progress { settled, ..voted(&known.metadata) }
+    }
+
     /// The ids of the entries at `indices`, as far as they are there.
     pub(crate) async fn ids_at(
         &self,
@@ -188,6 +208,16 @@ impl LogStore {
         let result = written.await.map_err(|_| AnyError::error("the log is closed"))?;
         result.map_err(|error| AnyError::new(&error))
     }
+}
+
+/// The number of entries up to the one at `index`.
+fn count(index: u64) -> u64 {
+    index.saturating_add(1)
+}
+
+fn voted(metadata: &Metadata) -> Progress {
+    let leader = metadata.vote.unwrap_or_default().leader_id;
+    Progress { term: leader.term, candidate: leader.node_id, settled: 0 }
 }
 
 impl Shared {

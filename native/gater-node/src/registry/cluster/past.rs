@@ -1,0 +1,317 @@
+//! How a gateway recognises that its disk has gone back in time.
+//!
+//! Consensus lives on the disks of a majority: a gateway that is started on an older copy of its
+//! data directory has forgotten votes that it gave and entries that it acknowledged, and entries
+//! that a majority holds can be lost with its help. It cannot tell by itself. So each gateway
+//! counts its starts, draws a number for each, and tells the others in a [`Statement`] how far it
+//! has come; they remember the last one and tell it back when they meet again ([`Witnesses`]).
+//! A gateway takes part in nothing over a connection before it has heard what the other remembers.
+//!
+//! A statement bears a MAC of a key that only the data directory has. So nobody can have a gateway
+//! believe that it is further than it is: what is told back is what it has said itself.
+
+use std::collections::BTreeMap;
+
+use gater_core::sign::Key;
+use openraft::AnyError;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+
+use crate::registry::replica::{LogStore, NodeId, Progress, Replica};
+
+/// The names under which the data directory remembers the parts of its past.
+const SEAL_NOTE: &str = "seal";
+const STARTS_NOTE: &str = "starts";
+const VERDICT_NOTE: &str = "rolled_back";
+const WITNESSES_NOTE: &str = "witnesses";
+/// Begins what is authenticated, so that no other use of the key gives the same bytes.
+const PURPOSE: &[u8] = b"esdb-gater: statement of a gateway, 1";
+/// The starts that a data directory remembers. What was said at an earlier one cannot be judged.
+const MAX_STARTS: usize = 64;
+/// The gateways whose statements are remembered.
+const MAX_WITNESSED: usize = 256;
+
+/// One start of a gateway: which one it is, and a number drawn for it.
+pub type Start = (u64, u64);
+
+/// How far a gateway has come, as it says itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statement {
+    start: Start,
+    progress: Progress,
+    mac: [u8; 32],
+}
+
+impl Statement {
+    /// How far the gateway has come.
+    pub fn progress(&self) -> Progress {
+        self.progress
+    }
+}
+
+#[cfg(test)]
+impl Statement {
+    /// One of a gateway that has come some way.
+    pub fn example() -> Self {
+        let progress = Progress { term: 5, candidate: 9, settled: 300 };
+        Self { start: (3, 7), progress, mac: [7; 32] }
+    }
+}
+
+/// Why a data directory is an older copy of itself.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RolledBack {
+    /// A later start of it is known.
+    #[error("start {told} of this gateway is known, and the directory knows of none after {own}")]
+    LaterStart {
+        /// The start that is known.
+        told: u64,
+        /// The one that this is.
+        own: u64,
+    },
+    /// Another start with the same number is known.
+    #[error("start {0} of this gateway was another one")]
+    OtherStart(u64),
+    /// It has come further than the directory says.
+    #[error("it has told of {told}, and begins with {own}")]
+    LessProgress {
+        /// What it has told.
+        told: Progress,
+        /// What it began with.
+        own: Progress,
+    },
+}
+
+/// The past of this gateway.
+pub struct Past {
+    id: NodeId,
+    log: LogStore,
+    key: Key,
+    /// The starts so far, this one the last.
+    starts: Vec<Start>,
+    /// How far this gateway had come when it was started.
+    began: Progress,
+    /// Why it takes part in nothing.
+    verdict: Mutex<Option<String>>,
+}
+
+impl Past {
+    /// Begins a start, which is on the disk when this returns.
+    pub async fn begin(replica: &Replica) -> Result<Self, AnyError> {
+        let log = replica.log().clone();
+        let seal: [u8; 32] = match log.noted(SEAL_NOTE)? {
+            Some(seal) => seal,
+            None => {
+                let mut seal = [0; 32];
+                getrandom::fill(&mut seal).map_err(|error| AnyError::error(error.to_string()))?;
+                log.note(SEAL_NOTE, &seal).await?;
+                seal
+            }
+        };
+        let mut starts: Vec<Start> = log.noted(STARTS_NOTE)?.unwrap_or_default();
+        let number = starts.last().map_or(0, |(number, _)| *number).saturating_add(1);
+        let drawn = getrandom::u64().map_err(|error| AnyError::error(error.to_string()))?;
+        starts.push((number, drawn));
+        let surplus = starts.len().saturating_sub(MAX_STARTS);
+        starts.drain(..surplus);
+        log.note(STARTS_NOTE, &starts).await?;
+        let verdict = Mutex::new(log.noted(VERDICT_NOTE)?);
+        let (id, began) = (replica.node_id(), replica.began());
+        Ok(Self { id, log, key: Key::new(&seal), starts, began, verdict })
+    }
+
+    /// What this gateway says of itself now.
+    pub fn statement(&self, progress: Progress) -> Statement {
+        let start = self.starts.last().copied().unwrap_or_default();
+        Statement { start, progress, mac: self.mac(start, progress) }
+    }
+
+    fn mac(&self, (number, drawn): Start, progress: Progress) -> [u8; 32] {
+        let mut text = PURPOSE.to_vec();
+        let Progress { term, candidate, settled } = progress;
+        for part in [self.id, number, drawn, term, candidate, settled] {
+            text.extend(part.to_be_bytes());
+        }
+        self.key.mac(&text)
+    }
+
+    /// Compares the directory with what another gateway remembers of this one.
+    pub fn judge(&self, told: &Statement) -> Result<(), RolledBack> {
+        if !bool::from(self.mac(told.start, told.progress).ct_eq(&told.mac)) {
+            // This directory has never said so.
+            return Ok(());
+        }
+        let (number, drawn) = told.start;
+        let own = self.starts.last().map_or(0, |(number, _)| *number);
+        if number > own {
+            return Err(RolledBack::LaterStart { told: number, own });
+        }
+        if self.starts.iter().any(|(known, other)| *known == number && *other != drawn) {
+            return Err(RolledBack::OtherStart(number));
+        }
+        if number < own && !self.began.covers(&told.progress) {
+            return Err(RolledBack::LessProgress { told: told.progress, own: self.began });
+        }
+        Ok(())
+    }
+
+    /// Why this gateway takes part in nothing, if it does not.
+    pub fn verdict(&self) -> Option<String> {
+        self.verdict.lock().clone()
+    }
+
+    /// This gateway takes part in nothing any more, also after a start. Returns whether that is
+    /// news.
+    pub async fn withdraw(&self, why: &str) -> Result<bool, AnyError> {
+        if self.verdict.lock().replace(why.to_owned()).is_some() {
+            return Ok(false);
+        }
+        self.log.note(VERDICT_NOTE, &why).await?;
+        Ok(true)
+    }
+}
+
+/// What this gateway remembers of the others.
+pub struct Witnesses {
+    log: LogStore,
+    known: Mutex<Known>,
+}
+
+struct Known {
+    statements: BTreeMap<NodeId, Statement>,
+    /// Whether the disk has less than that.
+    is_ahead: bool,
+}
+
+impl Witnesses {
+    /// As the data directory remembers them.
+    pub fn open(log: LogStore) -> Result<Self, AnyError> {
+        let statements = log.noted(WITNESSES_NOTE)?.unwrap_or_default();
+        Ok(Self { log, known: Mutex::new(Known { statements, is_ahead: false }) })
+    }
+
+    /// The last statement of a gateway.
+    pub fn of(&self, id: NodeId) -> Option<Statement> {
+        self.known.lock().statements.get(&id).cloned()
+    }
+
+    /// A gateway has said how far it is. A start that is new is on the disk when this returns;
+    /// progress is when [`Witnesses::keep`] has been called.
+    pub async fn hear(
+        &self,
+        id: NodeId,
+        statement: Statement,
+        is_member: impl Fn(NodeId) -> bool,
+    ) -> Result<(), AnyError> {
+        let is_new = {
+            let mut known = self.known.lock();
+            let before = known.statements.get(&id);
+            if before == Some(&statement) {
+                return Ok(());
+            }
+            let is_new = before.is_none_or(|before| before.start != statement.start);
+            known.statements.insert(id, statement);
+            known.is_ahead = true;
+            if is_new {
+                known.statements.retain(|other, _| *other == id || is_member(*other));
+                while known.statements.len() > MAX_WITNESSED {
+                    known.statements.pop_first();
+                }
+            }
+            is_new
+        };
+        if is_new { self.keep().await } else { Ok(()) }
+    }
+
+    /// Whether the disk has less than what is remembered.
+    pub fn is_ahead(&self) -> bool {
+        self.known.lock().is_ahead
+    }
+
+    /// Writes to the disk what has changed.
+    pub async fn keep(&self) -> Result<(), AnyError> {
+        let statements = {
+            let mut known = self.known.lock();
+            if !std::mem::take(&mut known.is_ahead) {
+                return Ok(());
+            }
+            known.statements.clone()
+        };
+        self.log.note(WITNESSES_NOTE, &statements).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::replica::{NoNetwork, Settings};
+
+    async fn replica() -> Replica {
+        Replica::open_in_memory(Settings::default(), NoNetwork, Box::new(|_| ())).await.unwrap()
+    }
+
+    /// As it is after a restore: what the directory says is taken back to an earlier start.
+    fn restored(of: &Past, starts: usize) -> Past {
+        Past {
+            id: of.id,
+            log: of.log.clone(),
+            key: of.key.clone(),
+            starts: of.starts[..starts].to_vec(),
+            began: of.began,
+            verdict: Mutex::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_older_than_its_statements_is_recognised() {
+        let replica = replica().await;
+        let (first, began) = (Past::begin(&replica).await.unwrap(), replica.began());
+        let second = Past::begin(&replica).await.unwrap();
+        let third = Past::begin(&replica).await.unwrap();
+        assert_eq!(third.judge(&first.statement(began)), Ok(()));
+        assert_eq!(third.judge(&third.statement(replica.progress())), Ok(()));
+        // Restored to the first start, and started again: a second one with another number.
+        let mut other = restored(&second, 1);
+        let late = RolledBack::LaterStart { told: 3, own: 1 };
+        assert_eq!(other.judge(&third.statement(began)), Err(late));
+        other.starts.push((2, second.starts[1].1.wrapping_add(1)));
+        assert_eq!(other.judge(&second.statement(began)), Err(RolledBack::OtherStart(2)));
+        // The same start, of which the directory lacks what it has told later.
+        let further = Progress { settled: began.settled + 1, ..began };
+        let verdict = third.judge(&second.statement(further));
+        assert_eq!(verdict, Err(RolledBack::LessProgress { told: further, own: began }));
+        let voted = Progress { term: began.term + 1, ..began };
+        assert!(third.judge(&second.statement(voted)).is_err());
+    }
+
+    #[tokio::test]
+    async fn nobody_else_can_have_a_gateway_believe_that_it_was_rolled_back() {
+        let (replica, other) = (replica().await, replica().await);
+        let past = Past::begin(&replica).await.unwrap();
+        let mut forged = past.statement(replica.progress());
+        forged.start.0 += 1;
+        assert_eq!(past.judge(&forged), Ok(()));
+        let stranger = Past::begin(&other).await.unwrap();
+        let mut theirs = stranger.statement(other.progress());
+        theirs.start.0 += 1;
+        assert_eq!(past.judge(&theirs), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_verdict_and_what_is_remembered_survive_a_start() {
+        let replica = replica().await;
+        let past = Past::begin(&replica).await.unwrap();
+        assert!(past.withdraw("so").await.unwrap());
+        assert!(!past.withdraw("so").await.unwrap());
+        assert_eq!(Past::begin(&replica).await.unwrap().verdict().as_deref(), Some("so"));
+        let witnesses = Witnesses::open(replica.log().clone()).unwrap();
+        let statement = past.statement(replica.progress());
+        witnesses.hear(7, statement.clone(), |_| true).await.unwrap();
+        let again = Witnesses::open(replica.log().clone()).unwrap();
+        assert_eq!(again.of(7), Some(statement));
+        // One that is no member any more is forgotten when another is heard.
+        again.hear(8, past.statement(replica.progress()), |_| false).await.unwrap();
+        assert_eq!(Witnesses::open(replica.log().clone()).unwrap().of(7), None);
+    }
+}
