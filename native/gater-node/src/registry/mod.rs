@@ -1,5 +1,5 @@
-//! The replicated registry of workers: its consensus, the cluster that carries it, and the
-//! directory that callers see.
+//! The replicated registry of workers: its consensus, the cluster that runs it, and the directory
+//! that callers see.
 
 pub mod cluster;
 pub mod directory;

@@ -1,7 +1,7 @@
-//! Commands of many callers, put together into few log entries.
+//! Combines the commands of many callers into few log entries.
 //!
-//! One batch is on its way at a time; what comes meanwhile makes the next. So
-//! the batches grow with the load, and a lone command waits for nobody.
+//! One batch is written at a time, and the commands that arrive during the write form the next
+//! batch. Batches therefore grow with the load, and a single command never waits for others.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -21,23 +21,24 @@ use super::forward::{Forward, Written};
 use super::machine::Machine;
 use super::types::{Batch, TypeConfig};
 
-/// The most commands in a batch. Less than 65,536, so that epochs of entries do not overlap.
+/// The greatest number of commands in a batch. It must be less than 65,536, so that the epochs of
+/// entries do not overlap.
 const MAX_BATCH: usize = 1024;
 
-/// The pause before a leader that did not take a batch is asked again.
+/// The pause before a leader that did not accept a batch is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Is told what came of a command.
+/// Receives the outcome of a command.
 type Answer = Box<dyn FnOnce(Result<Outcome, ProposeError>) + Send>;
 
-/// A command, and where its outcome goes.
+/// A command, and the receiver of its outcome.
 struct Proposal {
     command: Command,
     deadline: Instant,
     answer: Answer,
 }
 
-/// Takes commands in.
+/// Accepts commands and writes them in batches.
 pub struct Coalescer {
     proposals: mpsc::Sender<Proposal>,
     within: Duration,
@@ -46,8 +47,8 @@ pub struct Coalescer {
 }
 
 impl Coalescer {
-    /// Starts to write commands to `destination`: at most `waiting` of them, each answered
-    /// `within`.
+    /// Starts a task that writes commands to `destination`. At most `waiting` of them wait, and
+    /// each is answered `within` that time.
     pub fn start(destination: Destination, waiting: usize, within: Duration) -> Self {
         let (proposals, queue) = mpsc::channel(waiting.max(1));
         let stop = CancellationToken::new();
@@ -55,18 +56,18 @@ impl Coalescer {
         Self { proposals, within, stop, task: parking_lot::Mutex::new(Some(task)) }
     }
 
-    /// Queues a command now; the future tells what came of it.
+    /// Queues a command at once. The future resolves with its outcome.
     pub fn propose(
         &self,
         command: Command,
     ) -> impl Future<Output = Result<Outcome, ProposeError>> + Send + use<> {
         let (answer, outcome) = oneshot::channel();
-        // Whoever asked may have gone.
+        // The caller may have stopped waiting.
         self.propose_then(command, Box::new(|result| drop(answer.send(result))));
         async move { outcome.await.unwrap_or(Err(ProposeError::Stopped)) }
     }
 
-    /// Queues a command now; `answer` is told what came of it.
+    /// Queues a command at once, and calls `answer` with its outcome.
     pub fn propose_then(&self, command: Command, answer: Answer) {
         let deadline = Instant::now() + self.within;
         match self.proposals.try_send(Proposal { command, deadline, answer }) {
@@ -76,7 +77,7 @@ impl Coalescer {
         }
     }
 
-    /// Takes no more commands, and returns when those that were taken are answered.
+    /// Accepts no more commands, and returns when the accepted ones are answered.
     pub async fn stop(&self) {
         self.stop.cancel();
         let task = self.task.lock().take();
@@ -88,13 +89,13 @@ impl Coalescer {
     }
 }
 
-/// What it takes to write a batch.
+/// The parts that writing a batch requires.
 pub struct Destination {
-    /// Consensus, as this gateway takes part in it.
+    /// The consensus of this gateway.
     pub raft: Raft<TypeConfig>,
-    /// The registry here.
+    /// The registry on this gateway.
     pub machine: Machine,
-    /// The way to the leader, if another leads.
+    /// Forwards batches to the leader, if another gateway leads.
     pub leader: Arc<dyn Forward>,
 }
 
@@ -103,7 +104,8 @@ async fn run(
     mut queue: mpsc::Receiver<Proposal>,
     stop: CancellationToken,
 ) {
-    // Drawn anew with every start: batches of an earlier life are not mistaken for these.
+    // The proposer is drawn at every start, so that batches of an earlier life are not mistaken for
+    // these.
     let proposer = getrandom::u64().unwrap_or_else(|_| RandomState::new().hash_one(0));
     let mut number = 0;
     let mut proposals = Vec::new();
@@ -135,7 +137,7 @@ async fn run(
         let batch = Batch { origin: Some(Origin { proposer, number }), commands: commands.into() };
         let mut write = std::pin::pin!(destination.write(batch, last));
         let result = loop {
-            // Who can wait no longer is told in time; the write goes on for the others.
+            // A caller whose time is over is answered in time; the write continues for the others.
             let Some(first) = waiting.deadlines().min() else {
                 break Err(ProposeError::NoQuorum);
             };
@@ -148,7 +150,8 @@ async fn run(
     }
 }
 
-/// Who waits for the outcome of a batch: one place for each command, empty once told.
+/// The callers that wait for the outcome of a batch: one place for each command, empty once it is
+/// answered.
 #[derive(Default)]
 struct Waiting {
     answers: Vec<Option<(Instant, Answer)>>,
@@ -159,7 +162,7 @@ impl Waiting {
         self.answers.iter().flatten().map(|(deadline, _)| *deadline)
     }
 
-    /// Tells those whose deadline is past that it was not done in time.
+    /// Answers the callers whose deadline has passed.
     fn give_up(&mut self, now: Instant) {
         for place in &mut self.answers {
             if let Some((_, answer)) = place.take_if(|(deadline, _)| *deadline <= now) {
@@ -169,7 +172,7 @@ impl Waiting {
     }
 
     fn tell(self, result: Result<Vec<Outcome>, ProposeError>) {
-        // Answers to callers on one node leave together.
+        // Answers to callers on one node are written together.
         let _cork = gater_dist::cork();
         let mut outcomes = result.map(Vec::into_iter);
         for place in self.answers {
@@ -185,11 +188,11 @@ impl Waiting {
 }
 
 impl Destination {
-    /// Writes one batch, here or through the leader, whoever that comes to be before
-    /// `deadline`: one outcome for each command.
+    /// Writes one batch, on this gateway or through the leader, whichever gateway that becomes
+    /// before `deadline`. Returns one outcome for each command.
     ///
-    /// When the answer of a leader is lost the batch is written again; its [`Origin`] sees
-    /// to it that it is carried out once, and not after a later one.
+    /// When the answer of a leader is lost the batch is written again. Its [`Origin`] ensures that
+    /// it is carried out once, and not after a later batch.
     pub async fn write(
         &self,
         batch: Batch,
@@ -213,7 +216,8 @@ impl Destination {
                                 _ = metrics.wait_for(|now| now.current_leader != Some(id)) => None,
                             };
                             if let Some(Written { index, applied }) = written {
-                                // Who is told finds it in the registry here.
+                                // A caller that is answered finds the change in the registry of
+                                // this gateway.
                                 self.machine.has_told(index).await;
                                 return Ok(applied.0);
                             }
@@ -224,7 +228,7 @@ impl Destination {
                         return Err(ProposeError::NoQuorum);
                     }
                 }
-                // Another leader, or the same one after a pause.
+                // The loop continues with another leader, or with the same one after a pause.
                 let known = metrics.borrow_and_update().current_leader;
                 let _ =
                     timeout(ASK_AGAIN, metrics.wait_for(|now| now.current_leader != known)).await;

@@ -1,43 +1,43 @@
-//! Bytes of what is kept on disk and of what gateways tell each other: one byte of version,
-//! then the value in [postcard](https://postcard.jamesmunns.com/wire-format)'s form.
+//! Encodes values on disk and in messages between gateways: one byte of version, then the value in
+//! the format of [postcard](https://postcard.jamesmunns.com/wire-format).
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The version of what is on disk: of the log, its notes and snapshots. It is the one that is
-/// written, and the only one that is read.
+/// The version of the log, its metadata and snapshots on disk. It is the only version that is
+/// written and read.
 pub const DISK: u8 = 1;
 
-/// The version of messages between gateways. Version 1 had the consensus library's own errors
-/// in its answers, version 2 did not name the sender, version 3 did not tell how far a gateway has
-/// come.
+/// The version of messages between gateways. Answers of version 1 contained errors of the consensus
+/// library, messages of version 2 did not name the sender, and those of version 3 did not contain the
+/// progress of a gateway.
 pub const WIRE: u8 = 4;
 
-/// Why bytes make no value.
+/// The reason why bytes are not a value.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
-    /// The program that wrote them was another one.
+    /// A program of another version wrote the bytes.
     #[error("a record has version {found}, this program reads {expected}")]
     Version {
-        /// The version they say they have.
+        /// The version in the bytes.
         found: u8,
-        /// The version that is read.
+        /// The version that this program reads.
         expected: u8,
     },
-    /// There are none.
+    /// There are no bytes.
     #[error("a record is empty")]
     Empty,
-    /// They are not of this form, or the value cannot be put in it.
+    /// The bytes do not have the form of the value, or the value cannot be encoded.
     #[error("a record is damaged: {0}")]
     Malformed(#[from] postcard::Error),
 }
 
-/// The bytes of `value` in `version`.
+/// Returns the encoded `value` in `version`.
 pub fn encode<T: Serialize>(version: u8, value: &T) -> Result<Vec<u8>, CodecError> {
     Ok(postcard::to_extend(value, vec![version])?)
 }
 
-/// The value of `bytes`, which must be of `version`.
+/// Returns the value of `bytes`, which must have `version`.
 pub fn decode<T: DeserializeOwned>(version: u8, bytes: &[u8]) -> Result<T, CodecError> {
     match bytes.split_first() {
         Some((&found, rest)) if found == version => Ok(postcard::from_bytes(rest)?),
@@ -72,7 +72,7 @@ mod tests {
             let entry = entry(payload);
             let bytes = encode(DISK, &entry.form()).unwrap();
             assert_eq!(Entry::of(decode(DISK, &bytes).unwrap()), entry);
-            // Cut anywhere, it is an error and nothing else.
+            // Bytes that are cut at any place result in an error.
             assert!((0..bytes.len()).all(|end| decode::<EntryForm>(DISK, &bytes[..end]).is_err()));
         }
     }

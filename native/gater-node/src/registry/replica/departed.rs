@@ -1,22 +1,22 @@
-//! The gateways that left the cluster by choice.
+//! The gateways that have left the cluster deliberately.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-/// Names that are remembered; the oldest are forgotten.
+/// The greatest number of names that are remembered; the oldest are forgotten.
 const MAX_NAMES: usize = 256;
 
-/// The gateways that were members once and are none any more, the latest last: they are not
-/// missed.
+/// The gateways that were members and are no longer, the latest last. The cluster does not miss
+/// them.
 ///
-/// It is replicated: what was removed before a gateway joined, or while it was away, is known to
-/// it as well.
+/// The list is replicated, so that a gateway also knows removals from the time before it joined, or
+/// while it was disconnected.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Departed(Vec<String>);
 
 impl Departed {
-    /// Whether the gateway `name` left and has not come back.
+    /// Returns whether the gateway `name` has left and has not returned.
     pub fn contains(&self, name: &str) -> bool {
         self.0.iter().any(|departed| departed == name)
     }
@@ -25,7 +25,7 @@ impl Departed {
     pub fn changed(&mut self, before: &BTreeSet<&str>, now: &BTreeSet<&str>) {
         self.0.retain(|name| !now.contains(name.as_str()));
         for name in before.difference(now) {
-            // One without others has no name.
+            // A gateway without others has an empty name.
             if !name.is_empty() && !self.contains(name) {
                 self.0.push((*name).to_owned());
             }

@@ -1,60 +1,60 @@
-//! What can go wrong with the registry.
+//! Errors of the registry.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why the registry cannot be opened.
+/// The reason why the registry cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The data directory cannot be made or used.
+    /// The data directory cannot be created or used.
     #[error("cannot use the data directory {}: {error}", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
-        /// What the operating system says.
+        /// The error of the operating system.
         error: io::Error,
     },
-    /// Another process has it open.
+    /// Another process has opened the directory.
     #[error("the data directory {} is in use by another gateway", .0.display())]
     InUse(PathBuf),
-    /// What is in it was not written by this program, or was damaged since.
+    /// A file was not written by this program, or was damaged afterwards.
     #[error("{} is damaged: {reason}", path.display())]
     Corrupt {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The damage.
         reason: String,
     },
-    /// It was written by a program of another version.
+    /// A program of another version wrote the file.
     #[error("{} has format {found}, this program reads format {expected}", path.display())]
     Version {
         /// The file.
         path: PathBuf,
-        /// The format it says it has.
+        /// The format that the file claims.
         found: u64,
-        /// The format that is read.
+        /// The format that this program reads.
         expected: u64,
     },
-    /// Reading or writing failed.
+    /// Reading or writing a file failed.
     #[error("cannot read or write {}: {error}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the operating system says.
+        /// The error of the operating system.
         error: io::Error,
     },
-    /// It is the directory of another member of the cluster.
+    /// The directory belongs to another member of the cluster.
     #[error(
         "the data directory is that of {name}, a member of a cluster: {own} must have a directory of \
          its own (data_dir)"
     )]
     OtherName {
-        /// The member.
+        /// The name of the member.
         name: String,
-        /// This gateway.
+        /// The name of this gateway.
         own: String,
     },
-    /// The files are whole, but no registry comes of what is in them.
+    /// The files are undamaged, but their contents do not form a registry.
     #[error(
         "the data directory {} cannot be used: {reason}. Nothing in it was changed. Keep a copy \
          of it. A member of a cluster gets a new one: move the directory away, start the gateway \
@@ -65,7 +65,7 @@ pub enum OpenError {
     Unusable {
         /// The directory.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem with the contents.
         reason: String,
     },
     /// Consensus did not start.
@@ -73,22 +73,22 @@ pub enum OpenError {
     Raft(String),
 }
 
-/// Why a command was not carried out, as far as is known.
+/// The reason why a command was not carried out, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// No majority of gateways took it in time. It may still be carried out later.
+    /// No majority of gateways accepted the command in time. It may still be carried out later.
     #[error("no majority of gateways can be reached")]
     NoQuorum,
-    /// Too many commands are waiting already. It was not taken.
+    /// Too many commands are waiting. The command was not accepted.
     #[error("too many registry commands are waiting")]
     Overloaded,
-    /// The registry is shut down, or stopped itself because its disk failed.
+    /// The registry was shut down, or stopped itself because its disk failed.
     #[error("the registry is stopped")]
     Stopped,
 }
 
 impl ProposeError {
-    /// The reason as callers see it in `{error, Reason}`.
+    /// Returns the reason as callers see it in `{error, Reason}`.
     pub fn as_atom(&self) -> &'static str {
         match self {
             Self::NoQuorum | Self::Stopped => "no_quorum",
@@ -96,7 +96,7 @@ impl ProposeError {
         }
     }
 
-    /// Whether trying again on the same registry can never help.
+    /// Returns whether another attempt on the same registry can never succeed.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Stopped)
     }

@@ -1,9 +1,9 @@
-//! The forms in which consensus is stored and sent.
+//! The forms in which the types of consensus are stored and sent.
 //!
-//! They are types of our own, put together from numbers and names, so that another release of
-//! the consensus library cannot change what is on the disk or what other gateways understand:
-//! its types are not serialised anywhere. A change of a form needs another version in
-//! [`codec`](super::codec); the golden vectors in `tests/vectors` notice one that was not meant.
+//! The forms are types of this crate that consist of numbers and names. The types of the consensus
+//! library are never serialised, so a new release of it cannot change the contents of the disk or
+//! the messages that other gateways understand. A change of a form requires another version in
+//! [`codec`](super::codec); the golden vectors in `tests/vectors` detect an unintended change.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,25 +13,25 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::types::{Batch, Entry, LogId, Member, Membership, NodeId, SnapshotMeta, Vote};
 
-/// What is stored and sent as another type, its form.
+/// A type that is stored and sent in the form of another type.
 pub trait Formed: Sized {
-    /// The form.
+    /// The type of the form.
     type Form: Serialize + DeserializeOwned;
 
-    /// The form of this value.
+    /// Returns the form of this value.
     fn form(&self) -> Self::Form;
 
-    /// The value of a form.
+    /// Returns the value of a form.
     fn of(form: Self::Form) -> Self;
 }
 
-/// Serialises a value by its form: for `#[serde(serialize_with)]`, [`deserialize`] is its
-/// other half.
+/// Serialises a value in its form, for `#[serde(serialize_with)]`. [`deserialize`] is the
+/// counterpart.
 pub fn serialize<T: Formed, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
     value.form().serialize(serializer)
 }
 
-/// Reads a value by its form.
+/// Deserialises a value from its form.
 pub fn deserialize<'de, T: Formed, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     T::Form::deserialize(deserializer).map(T::of)
 }
@@ -48,7 +48,7 @@ impl<T: Formed> Formed for Option<T> {
     }
 }
 
-/// A place in the log.
+/// A position in the log.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct LogIdForm {
     term: u64,
@@ -74,7 +74,7 @@ impl Formed for LogId {
 pub struct VoteForm {
     term: u64,
     candidate: NodeId,
-    /// Whether a majority has granted it.
+    /// Whether a majority has granted the vote.
     committed: bool,
 }
 
@@ -95,9 +95,9 @@ impl Formed for Vote {
 /// The members of a cluster.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct MembersForm {
-    /// Those who vote; two sets while one takes the place of the other.
+    /// The voters; two sets while one is being replaced by the other.
     voters: Vec<BTreeSet<NodeId>>,
-    /// All members, those who only learn among them.
+    /// All members, including those without a vote.
     members: BTreeMap<NodeId, Member>,
 }
 
@@ -118,7 +118,7 @@ impl Formed for Members {
     }
 }
 
-/// The members of a cluster as of a place in the log.
+/// The members of a cluster as of a position in the log.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct StoredMembersForm {
     since: Option<LogIdForm>,
@@ -144,14 +144,14 @@ pub struct EntryForm {
     content: ContentForm,
 }
 
-/// What an entry says.
+/// The content of an entry.
 #[derive(Debug, Serialize, Deserialize)]
 enum ContentForm {
-    /// A leader has begun.
+    /// A leader has begun its term.
     Blank,
     /// Commands to the registry.
     Commands(Batch),
-    /// The members from here on.
+    /// The members from this entry on.
     Members(MembersForm),
 }
 
@@ -161,7 +161,7 @@ impl Formed for Entry {
     fn form(&self) -> EntryForm {
         let content = match &self.payload {
             EntryPayload::Blank => ContentForm::Blank,
-            // The commands are shared, not copied.
+            // The commands are shared and not copied.
             EntryPayload::Normal(batch) => ContentForm::Commands(batch.clone()),
             EntryPayload::Membership(members) => ContentForm::Members(members.form()),
         };
@@ -190,7 +190,7 @@ impl<T: Formed> Formed for Vec<T> {
     }
 }
 
-/// What a snapshot is of.
+/// The position and the members of which a snapshot was taken.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SnapshotMetaForm {
     last: Option<LogIdForm>,

@@ -1,4 +1,4 @@
-//! Commands that one gateway has another write for it: only the leader writes.
+//! Forwards commands to the leader, which is the only gateway that writes.
 
 use std::future::{Future, ready};
 use std::pin::Pin;
@@ -8,32 +8,32 @@ use serde::{Deserialize, Serialize};
 use super::network::NoNetwork;
 use super::types::{Applied, Batch, Member};
 
-/// A batch that a quorum has on its disks.
+/// A batch that a quorum has written to its disks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {
-    /// Where it stands in the log.
+    /// The index of the batch in the log.
     pub index: u64,
-    /// What became of its commands.
+    /// The outcomes of its commands.
     pub applied: Applied,
 }
 
-/// Why a batch was not written, as far as is known.
+/// The reason why a batch was not written, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum ForwardError {
-    /// It was not taken: that gateway does not lead.
+    /// The batch was not accepted, since that gateway does not lead.
     #[error("it does not lead")]
     NotLeader,
-    /// There is no telling: the way there broke, or it took too long.
+    /// The outcome is unknown, since the connection broke or the answer took too long.
     #[error("its answer was lost")]
     Lost,
 }
 
-/// What [`Forward::forward`] comes to.
+/// The future of [`Forward::forward`].
 pub type Forwarded = Pin<Box<dyn Future<Output = Result<Written, ForwardError>> + Send>>;
 
-/// A way to have commands written by the leader.
+/// Forwards commands to the leader.
 pub trait Forward: Send + Sync + 'static {
-    /// Asks `leader` to write `batch`. One hop: it does not ask a third.
+    /// Asks `leader` to write `batch`. The receiver does not forward it again.
     fn forward(&self, leader: &Member, batch: &Batch) -> Forwarded;
 }
 

@@ -1,12 +1,12 @@
-//! What consensus may be asked to do by another gateway.
+//! Checks requests of other gateways before they reach consensus.
 //!
-//! The consensus library trusts its peers: a term it cannot add one to, an entry that does not
-//! follow the one before, or a committed place below an earlier one ends its task in a panic.
-//! Whatever another gateway sends is therefore measured here first, against what is known of this
-//! gateway's own log. A request that is refused has not changed anything.
+//! The consensus library trusts its peers: a term that cannot be incremented, an entry that does
+//! not follow its predecessor, or a committed position below an earlier one makes its task panic.
+//! Messages of other gateways are therefore checked here first, against the state of this gateway's
+//! own log. A refused request has changed nothing.
 //!
-//! The checks read no log by themselves: [`needed`] tells which entries have to be known, and
-//! [`append`] is given them.
+//! The checks do not read the log themselves: [`needed`] returns the indices of the required
+//! entries, and [`append`] receives their ids.
 
 use std::collections::BTreeMap;
 
@@ -14,75 +14,76 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, V
 
 use super::types::{LogId, NodeId, SnapshotMeta, TypeConfig, Vote};
 
-/// The greatest term: elections go on from every term up to it.
+/// The greatest term. Elections can continue from every term up to it.
 pub const MAX_TERM: u64 = 1 << 62;
-/// How far ahead of this gateway's term another one may be. A gateway that is alone campaigns
-/// about once a second, so that this is more than a hundred years.
+/// The greatest difference by which another gateway's term may be ahead of this gateway's term. A
+/// gateway that is alone campaigns about once a second, so this is more than a hundred years.
 const MAX_TERM_STEP: u64 = 1 << 32;
-/// The greatest index: epochs of registrations are made of an index and 16 bits.
+/// The greatest index, since epochs of registrations consist of an index and 16 bits.
 pub const MAX_INDEX: u64 = 1 << 47;
-/// The most entries of one request; gateways send 64 at a time.
+/// The greatest number of entries in one request; gateways send 64 at a time.
 const MAX_ENTRIES: usize = 1024;
-/// The most commands of one entry. The epochs of more would run into those of the next entry.
+/// The greatest number of commands in one entry. The epochs of more commands would overlap those of
+/// the next entry.
 pub const MAX_COMMANDS: usize = 1024;
-/// The most members of a cluster, with those that do not vote.
+/// The greatest number of members of a cluster, including those without a vote.
 const MAX_MEMBERS: usize = 256;
 
-/// What this gateway's log and vote are like.
+/// The state of this gateway's log and vote.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Local {
     /// The last vote.
     pub vote: Vote,
     /// The last entry.
     pub last: Option<LogId>,
-    /// The last entry that must never change: it is committed, or applied.
+    /// The last entry that must never change, because it is committed or applied.
     pub settled: Option<LogId>,
-    /// The last entry that only a snapshot holds.
+    /// The last entry that only a snapshot contains.
     pub purged: Option<LogId>,
 }
 
-/// Why a request is refused.
+/// The reason why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// It speaks of a vote that is not the sender's.
+    /// The request contains the vote of a gateway other than the sender.
     #[error("it speaks for another gateway")]
     NotItself,
-    /// The form of the vote is that of another request.
+    /// The vote has the form of another kind of request.
     #[error("its vote is of the wrong kind")]
     Kind,
-    /// The term is out of every order.
+    /// The term is out of bounds.
     #[error("its term {0} is out of bounds")]
     Term(u64),
-    /// The index is out of every order.
+    /// The index is out of bounds.
     #[error("its index {0} is out of bounds")]
     Index(u64),
-    /// There are too many entries, commands or members, or too many bytes.
+    /// The request has too many entries, commands, members or bytes.
     #[error("it holds too much")]
     TooMuch,
     /// An entry does not follow the one before it.
     #[error("its entry {0} does not follow the one before")]
     Gap(u64),
-    /// What it calls committed contradicts the log.
+    /// The committed position contradicts the log.
     #[error("what it calls committed, {0}, contradicts the log")]
     Committed(u64),
-    /// It would change what is committed here.
+    /// The request would change an entry that is committed on this gateway.
     #[error("it would change entry {at}, which is committed here")]
     Rewrites {
-        /// The entry.
+        /// The index of the entry.
         at: u64,
     },
-    /// The members it names make no cluster.
+    /// The members in the request cannot form a cluster.
     #[error("the members it names make no cluster")]
     Members,
-    /// It does not come from the gateway that leads here.
+    /// The sender is not the leader of this gateway.
     #[error("it does not come from the leader")]
     NotLeader,
-    /// The registry in it cannot be read.
+    /// The registry in the request cannot be decoded.
     #[error("the registry in it cannot be read")]
     Body,
 }
 
-/// Whether `vote`, which another gateway sends, is that of `from` and in order.
+/// Checks that `vote`, which another gateway sends, belongs to `from` and is in bounds.
 fn vote(local: &Local, from: NodeId, vote: &Vote, committed: bool) -> Result<(), Refusal> {
     if vote.leader_id.voted_for() != Some(from) {
         return Err(Refusal::NotItself);
@@ -93,13 +94,13 @@ fn vote(local: &Local, from: NodeId, vote: &Vote, committed: bool) -> Result<(),
     term(local.vote.leader_id.term, vote.leader_id.term)
 }
 
-/// Whether a gateway that is in term `own` may come into the term `other`.
+/// Checks that a gateway in term `own` may advance to the term `other`.
 fn term(own: u64, other: u64) -> Result<(), Refusal> {
     let is_near = other <= own.saturating_add(MAX_TERM_STEP);
     if is_near && other <= MAX_TERM { Ok(()) } else { Err(Refusal::Term(other)) }
 }
 
-/// Whether `id` can stand in a log of the term `upto`.
+/// Checks that `id` can occur in a log of the term `upto`.
 fn place(upto: u64, id: &LogId) -> Result<(), Refusal> {
     if id.leader_id.term > upto {
         return Err(Refusal::Term(id.leader_id.term));
@@ -130,7 +131,7 @@ pub fn vote_response(
     answer.last_log_id.iter().try_for_each(|last| place(MAX_TERM, last))
 }
 
-/// The indices of `request` whose entries here have to be known to judge it.
+/// Returns the indices at which the entries of this gateway must be known to check `request`.
 pub fn needed(local: &Local, request: &AppendEntriesRequest<TypeConfig>) -> Vec<u64> {
     let settled = local.settled.map(|id| id.index);
     let entries = request.prev_log_id.iter().chain(request.entries.iter().map(|e| &e.log_id));
@@ -142,8 +143,8 @@ pub fn needed(local: &Local, request: &AppendEntriesRequest<TypeConfig>) -> Vec<
     indices
 }
 
-/// Checks entries for this gateway's log. `known` are its own entries at the [`needed`] indices,
-/// as far as they are there.
+/// Checks entries for this gateway's log. `known` contains its own entries at the [`needed`]
+/// indices, as far as they exist.
 pub fn append(
     local: &Local,
     known: &BTreeMap<u64, LogId>,
@@ -180,7 +181,7 @@ pub fn append(
     if local.settled.is_some_and(|own| committed.index <= own.index && committed > own) {
         return contradicts;
     }
-    // What is committed stands in the log of the leader, of which this request is a part.
+    // The committed position is in the leader's log, of which this request is a part.
     let entries = request.prev_log_id.into_iter().chain(request.entries.iter().map(|e| e.log_id));
     for id in entries {
         let is_right = match id.index.cmp(&committed.index) {
@@ -192,7 +193,8 @@ pub fn append(
             return contradicts;
         }
     }
-    // No entry of this log is of a later term than what is committed at its place or behind it.
+    // No entry of this log has a later term than the entry that is committed at its index or behind
+    // it.
     let nearest = Some(committed.index).min(local.last.map(|last| last.index));
     match nearest.and_then(|index| known.get(&index)) {
         Some(own) if own.leader_id > committed.leader_id => contradicts,
@@ -200,11 +202,11 @@ pub fn append(
     }
 }
 
-/// Whether `id`, at or below what is settled, is what stands there.
+/// Checks that `id`, at or below the settled position, is the id of the entry there.
 fn keeps(local: &Local, known: &BTreeMap<u64, LogId>, id: LogId) -> Result<(), Refusal> {
     let is_kept = match known.get(&id.index) {
         Some(own) => *own == id,
-        // Of what only a snapshot holds the last place is known.
+        // Of the entries that only a snapshot contains, just the last id is known.
         None => local.purged.is_some_and(|purged| id <= purged && id.index <= purged.index),
     };
     if is_kept { Ok(()) } else { Err(Refusal::Rewrites { at: id.index }) }
@@ -222,7 +224,7 @@ fn entry(entry: &super::types::Entry) -> Result<(), Refusal> {
     }
 }
 
-/// Whether these can be the members of a cluster.
+/// Checks that the members can form a cluster.
 fn membership(members: &openraft::Membership<NodeId, super::types::Member>) -> Result<(), Refusal> {
     let configs = members.get_joint_config();
     if members.nodes().count() > MAX_MEMBERS {
@@ -261,7 +263,7 @@ pub fn snapshot_response(asked: &Vote, answer: &Vote) -> Result<(), Refusal> {
     term(asked.leader_id.term, answer.leader_id.term)
 }
 
-/// Checks what a snapshot says it is of, and who sends it.
+/// Checks the position and the members of a snapshot, and its sender.
 pub fn snapshot(
     local: &Local,
     from: NodeId,
@@ -269,7 +271,7 @@ pub fn snapshot(
     meta: &SnapshotMeta,
 ) -> Result<(), Refusal> {
     vote(local, from, leader, true)?;
-    // The leader was heard before: its heartbeats go out from the start.
+    // This gateway has heard the leader before, since heartbeats are sent from the start.
     if local.vote != *leader {
         return Err(Refusal::NotLeader);
     }
@@ -278,7 +280,7 @@ pub fn snapshot(
     if meta.snapshot_id.len() > 256 {
         return Err(Refusal::TooMuch);
     }
-    // One that tells nothing new is for the consensus library to answer.
+    // A snapshot without new entries is answered by the consensus library.
     if let Some(settled) = local.settled
         && last.index <= settled.index
         && last > settled
@@ -291,7 +293,7 @@ pub fn snapshot(
     membership(meta.last_membership.membership())
 }
 
-/// Whether a log that ends this way can be gone on with. `Err` is for people.
+/// Checks that a log with this end can be continued. The error is a text for people.
 pub fn at_start(vote: &Vote, last: Option<&LogId>) -> Result<(), String> {
     let vote = vote.leader_id.term;
     if vote > MAX_TERM {

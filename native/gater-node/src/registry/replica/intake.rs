@@ -1,4 +1,4 @@
-//! What other gateways ask of consensus, after the [`guard`] has looked at it.
+//! Passes requests of other gateways to consensus after the [`guard`] has checked them.
 
 use std::io::Cursor;
 
@@ -15,15 +15,16 @@ use super::guard::{self, MAX_COMMANDS, Refusal};
 use super::snapshot;
 use super::types::{Batch, NodeId, SnapshotMeta, TypeConfig, Vote};
 
-/// The most bytes of one part of a snapshot; gateways send 1 MiB at a time.
+/// The greatest number of bytes of one part of a snapshot; gateways send 1 MiB at a time.
 const MAX_PART_BYTES: usize = 4 << 20;
-/// The most bytes of a snapshot: a million registrations with names of the longest kind.
+/// The greatest number of bytes of a snapshot, which suffices for a million registrations with
+/// names of the greatest length.
 const MAX_SNAPSHOT_BYTES: usize = 1 << 30;
 
-/// Why a request was not carried out.
+/// The reason why a request was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum IntakeError {
-    /// It is none that a member sends.
+    /// No honest member sends such a request.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// Consensus has stopped.
@@ -49,8 +50,8 @@ impl From<RaftError<NodeId>> for IntakeError {
     }
 }
 
-/// The parts of a snapshot that have arrived. One snapshot is taken at a time, and nothing is
-/// judged while the log changes.
+/// The parts of a snapshot that have arrived. Only one snapshot is received at a time. The lock is
+/// also held during a check, so that the log does not change.
 #[derive(Default)]
 pub struct Intake(Mutex<Option<Arriving>>);
 
@@ -65,7 +66,7 @@ impl Replica {
         self.log.local(self.machine.applied())
     }
 
-    /// Gives this gateway's vote to the gateway `from`, or not.
+    /// Decides about this gateway's vote for the gateway `from`.
     pub(crate) async fn take_vote(
         &self,
         from: NodeId,
@@ -76,7 +77,7 @@ impl Replica {
         Ok(self.raft.vote(request).await?)
     }
 
-    /// Takes entries of the log from the gateway `from`.
+    /// Accepts log entries from the gateway `from`.
     pub(crate) async fn take_entries(
         &self,
         from: NodeId,
@@ -89,8 +90,8 @@ impl Replica {
         Ok(self.raft.append_entries(request).await?)
     }
 
-    /// Takes a part of a snapshot from the gateway `from`, and installs the snapshot when it
-    /// is whole and its content is in order.
+    /// Accepts a part of a snapshot from the gateway `from`, and installs the snapshot when it is
+    /// complete and its content is valid.
     pub(crate) async fn take_snapshot(
         &self,
         from: NodeId,
@@ -114,7 +115,7 @@ impl Replica {
             *arriving = Some(Arriving { leader, meta, bytes: Vec::new() });
         }
         let Some(parts) = &mut *arriving else { return Err(Refusal::TooMuch.into()) };
-        // A part that is sent again after its answer was lost takes the place of the first.
+        // A part that is sent again after its answer was lost replaces the first copy.
         if offset > parts.bytes.len() {
             *arriving = None;
             let id = request.meta.snapshot_id;

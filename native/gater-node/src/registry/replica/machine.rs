@@ -1,4 +1,4 @@
-//! The registry in memory, driven by the log.
+//! The registry in memory, to which the log is applied.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -29,7 +29,7 @@ struct Shared {
     core: RwLock<Core>,
     on_change: OnChange,
     file: SnapshotFile,
-    /// The index of the last entry that was applied and told.
+    /// The index of the last entry that was applied and whose changes were reported.
     told: watch::Sender<u64>,
 }
 
@@ -40,12 +40,13 @@ struct Core {
     departed: Departed,
     applied: Option<LogId>,
     membership: Membership,
-    /// Whether changes are told.
+    /// Whether changes are reported.
     live: bool,
 }
 
 impl Machine {
-    /// The machine as of `stored`, or empty. Tells no changes until [`Machine::go_live`].
+    /// Returns the machine in the state of `stored`, or empty. It reports no changes until
+    /// [`Machine::go_live`] is called.
     pub fn new(
         file: SnapshotFile,
         stored: Option<Stored>,
@@ -70,38 +71,38 @@ impl Machine {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// From here on changes are told: each is either in the state that `restored` looks
-    /// at now or will be told. Nothing is applied meanwhile.
+    /// Reports changes from here on: each change is either in the state that `restored` reads now
+    /// or is reported later. Nothing is applied during the call.
     pub fn go_live(&self, restored: impl FnOnce(&State)) {
         let mut core = self.shared.core.write();
         restored(&core.state);
         core.live = true;
     }
 
-    /// Waits until the entry at `index` is applied here and its changes were told.
+    /// Waits until the entry at `index` is applied on this gateway and its changes were reported.
     pub async fn has_told(&self, index: u64) {
-        // The sender lives as long as this machine.
+        // The sender lives as long as this machine, so this does not fail.
         let _ = self.shared.told.subscribe().wait_for(|told| *told >= index).await;
     }
 
-    /// Looks at the registry.
+    /// Calls `look` with the registry.
     pub fn read<R>(&self, look: impl FnOnce(&State) -> R) -> R {
         look(&self.shared.core.read().state)
     }
 
-    /// Whether the gateway `name` was removed from the cluster and has not come back.
+    /// Returns whether the gateway `name` was removed from the cluster and has not returned.
     pub fn has_departed(&self, name: &str) -> bool {
         self.shared.core.read().departed.contains(name)
     }
 
-    /// The last entry that was applied.
+    /// Returns the last entry that was applied.
     pub fn applied(&self) -> Option<LogId> {
         self.shared.core.read().applied
     }
 }
 
 impl Core {
-    /// Carries out a batch, unless it was before.
+    /// Applies a batch unless it was applied before.
     fn apply(&mut self, index: u64, batch: &Batch) -> Applied {
         let Some(origin) = batch.origin else {
             return Applied(self.state.apply(index, &batch.commands));
@@ -161,9 +162,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
             }
             core.live
         };
-        // Outside of the lock: who follows the changes may look at the state.
+        // The lock is released, since receivers of the changes may read the state.
         if live {
-            // What is sent because of these changes leaves together.
+            // Messages that these changes cause are written together.
             let _cork = gater_dist::cork();
             for outcome in results.iter().flat_map(|applied| &applied.0) {
                 if !outcome.changes.is_empty() {
@@ -175,7 +176,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         Ok(results)
     }
 
-    /// Takes the state at once and leaves the encoding to the builder.
+    /// Takes the state at once, and leaves the encoding to the builder.
     async fn get_snapshot_builder(&mut self) -> Builder {
         let core = self.shared.core.read();
         let snapshot_id = core.applied.map_or_else(|| "empty".into(), |id| id.to_string());
@@ -247,7 +248,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 }
 
-/// Writes the snapshot of one moment.
+/// Writes a snapshot of one moment.
 pub struct Builder {
     shared: Arc<Shared>,
     meta: SnapshotMeta,
@@ -282,11 +283,11 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     }
 }
 
-/// What went and what came between two states.
+/// Returns the registrations that were removed and added between two states.
 fn differences(before: &State, after: &State) -> Vec<Change> {
     let (mut gone, mut came) = (Vec::new(), Vec::new());
     let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
-    // Both run by store and epoch, and an epoch is given to one registration only.
+    // Both iterate by store and epoch, and an epoch belongs to one registration only.
     loop {
         let order = match (old.peek(), new.peek()) {
             (None, None) => break,
@@ -306,7 +307,7 @@ fn differences(before: &State, after: &State) -> Vec<Change> {
             _ => {}
         }
     }
-    // Who comes is told in the order of registration, as those before were.
+    // Additions are reported in the order of registration, as they were before.
     came.sort_by_key(|change| match change {
         Change::Registered { epoch, .. } | Change::Unregistered { epoch, .. } => *epoch,
     });

@@ -32,7 +32,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// The name operators see.
+    /// Returns the name operators see.
     pub fn name(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
@@ -62,22 +62,22 @@ pub struct ClusterView {
 }
 
 impl ClusterView {
-    /// The node name of a member.
+    /// Returns the node name of a member.
     pub fn name_of(&self, id: NodeId) -> Option<&str> {
         self.members.get(&id).map(|(member, _)| member.name.as_str())
     }
 
-    /// Whether this gateway has a vote.
+    /// Returns whether this gateway has a vote.
     pub fn votes(&self) -> bool {
         self.is_voter(self.id)
     }
 
-    /// Whether that member has a vote.
+    /// Returns whether that member has a vote.
     pub fn is_voter(&self, id: NodeId) -> bool {
         self.members.get(&id).is_some_and(|(_, votes)| *votes)
     }
 
-    /// The ids of those that vote.
+    /// Returns the ids of those that vote.
     pub fn voters(&self) -> impl Iterator<Item = NodeId> {
         self.members.iter().filter(|(_, (_, votes))| *votes).map(|(id, _)| *id)
     }
@@ -125,7 +125,7 @@ impl From<RaftError<NodeId, ClientWriteError<NodeId, Member>>> for MemberError {
 }
 
 impl Replica {
-    /// The cluster as this gateway knows it.
+    /// Returns the cluster as this gateway knows it.
     pub fn view(&self) -> ClusterView {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
@@ -172,7 +172,8 @@ impl Replica {
         self.raft.metrics().borrow().millis_since_quorum_ack.map(Duration::from_millis)
     }
 
-    /// Whether any member, or one on its way in or out, is as `is_it` says of its id and name.
+    /// Returns whether any member, or one on its way in or out, is as `is_it` says of its id and
+    /// name.
     pub(crate) fn has_member(&self, is_it: impl Fn(NodeId, &str) -> bool) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
@@ -234,7 +235,7 @@ impl Replica {
         }
     }
 
-    /// How many entries a member lacks. `None` if this gateway does not lead.
+    /// Returns how many entries a member lacks. `None` if this gateway does not lead.
     pub fn lag(&self, id: NodeId) -> Option<u64> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
@@ -247,7 +248,7 @@ impl Replica {
         Some(last.saturating_sub(matched.map_or(0, |matched| matched.index.saturating_add(1))))
     }
 
-    /// Whether a member that does not vote yet has caught up so far that it may.
+    /// Returns whether a member that does not vote yet has caught up so far that it may.
     pub fn may_vote(&self, id: NodeId) -> bool {
         self.lag(id).is_some_and(|lag| lag <= NEAR)
     }
@@ -310,7 +311,7 @@ impl Replica {
         self.change(ChangeMembers::ReplaceAllVoters(last_voters(&members)), false).await
     }
 
-    /// Whether a change of the members has begun and is not done.
+    /// Returns whether a change of the members has begun and is not done.
     pub fn is_changing(&self) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
@@ -328,7 +329,7 @@ impl Replica {
         self.change(ChangeMembers::RemoveNodes(learners), false).await
     }
 
-    /// The members as the log has them now. Metrics may lag behind it.
+    /// Returns the members as the log has them now. Metrics may lag behind it.
     async fn membership(&self) -> Result<Membership<NodeId, Member>, MemberError> {
         let members = self
             .raft

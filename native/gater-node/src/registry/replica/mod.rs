@@ -209,7 +209,7 @@ impl Replica {
         self.machine.read(look)
     }
 
-    /// Whether the gateway `name` was removed from the cluster and has not come back.
+    /// Returns whether the gateway `name` was removed from the cluster and has not come back.
     pub fn has_departed(&self, name: &str) -> bool {
         self.machine.has_departed(name)
     }
@@ -233,12 +233,12 @@ impl Replica {
         }
     }
 
-    /// The log, which keeps some metadata beside its entries.
+    /// Returns the log, which keeps some metadata beside its entries.
     pub(crate) fn log(&self) -> &LogStore {
         &self.log
     }
 
-    /// The id of this node: drawn at random when its data directory was made.
+    /// Returns the id of this node: drawn at random when its data directory was made.
     pub fn node_id(&self) -> NodeId {
         self.log.node_id()
     }

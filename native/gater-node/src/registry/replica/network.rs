@@ -1,8 +1,8 @@
-//! How gateways of a cluster reach each other.
+//! The network between the gateways of a cluster.
 //!
-//! The replica takes any [`openraft::RaftNetworkFactory`] over [`TypeConfig`];
-//! one over the distribution connections makes a cluster. [`NoNetwork`] is that of a
-//! gateway without others: the same code, with nobody to send to.
+//! The replica accepts any [`openraft::RaftNetworkFactory`] over [`TypeConfig`]. The implementation
+//! over distribution connections makes a cluster; [`NoNetwork`] is the null implementation for a
+//! gateway without others, which runs the same code without peers.
 
 use std::io;
 
@@ -18,11 +18,11 @@ use super::types::{Member, NodeId, TypeConfig};
 
 type RpcError<E = openraft::error::Infallible> = RPCError<NodeId, Member, RaftError<NodeId, E>>;
 
-/// The network of a gateway that has no others: all are unreachable.
+/// The network of a gateway without others, in which all peers are unreachable.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoNetwork;
 
-/// The way from [`NoNetwork`] to another gateway: there is none.
+/// The connection of [`NoNetwork`] to another gateway, which always fails.
 #[derive(Debug)]
 pub struct NoConnection(String);
 

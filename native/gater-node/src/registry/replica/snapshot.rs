@@ -1,9 +1,9 @@
-//! The file of the last snapshot: the registry as it was at one place of the log.
+//! The file of the last snapshot: the registry as of one position of the log.
 //!
-//! Written beside its place, synced and renamed into it, so that it is there
-//! whole or not at all. Layout: [`MAGIC`], SHA-256 of all that follows, length of
-//! the head (4 bytes, big endian), the head ([`Head`]), the body ([`Content`]); head and body
-//! in the form of [`codec`].
+//! The file is written under another name, synced and renamed, so that it exists completely or not
+//! at all. Layout: [`MAGIC`], the SHA-256 of everything that follows, the length of the head (4
+//! bytes, big endian), the head ([`Head`]), and the body ([`Content`]). Head and body are encoded
+//! by [`codec`].
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -25,46 +25,46 @@ use super::types::{NodeId, SnapshotMeta};
 const MAGIC: &[u8; 8] = b"esdbgsn\x03";
 const DIGEST_BYTES: usize = 32;
 
-/// What a snapshot is of.
+/// The owner and the position of a snapshot.
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
-    /// Whose data directory it is in.
+    /// The node to whose data directory the snapshot belongs.
     node_id: NodeId,
     #[serde(with = "form")]
     meta: SnapshotMeta,
 }
 
-/// The place where the snapshot is kept.
+/// The place where the snapshot is stored.
 pub struct SnapshotFile {
     path: PathBuf,
     node_id: NodeId,
-    /// What the file holds. Locked while it is replaced.
+    /// The position of the stored snapshot. Locked while the snapshot is replaced.
     current: Mutex<Option<SnapshotMeta>>,
-    /// The body, if there is no file and it is kept in memory.
+    /// The body, if it is kept in memory instead of a file.
     memory: Option<Mutex<Vec<u8>>>,
 }
 
-/// A snapshot as it was read from its file.
+/// A snapshot that was read from its file.
 pub struct Stored {
-    /// What it is of.
+    /// Its position and members.
     pub meta: SnapshotMeta,
-    /// The registry, encoded.
+    /// The encoded registry.
     pub body: Vec<u8>,
 }
 
-/// What is wrong with a snapshot.
+/// The problem with a snapshot.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// It does not begin as one, or ends too early.
+    /// The file does not begin like a snapshot, or ends too early.
     #[error("it is not a whole snapshot")]
     Truncated,
-    /// Its digest is not that of its content.
+    /// The digest is not that of the content.
     #[error("its digest is wrong")]
     Digest,
-    /// Its content cannot be read.
+    /// The content cannot be decoded.
     #[error(transparent)]
     Codec(#[from] codec::CodecError),
-    /// It belongs to another node's log.
+    /// The snapshot belongs to the log of another node.
     #[error("it is of node {found:016x}, and the log beside it of node {expected:016x}")]
     Stranger {
         /// The node that wrote it.
@@ -72,14 +72,14 @@ pub enum SnapshotError {
         /// The node whose log is there.
         expected: NodeId,
     },
-    /// The operating system says no.
+    /// Reading or writing failed.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
 impl SnapshotFile {
-    /// The snapshot file at `path` of the node `node_id`, and what it holds. Removes
-    /// what a crash in the middle of a write left behind. Blocks.
+    /// Opens the snapshot file at `path` of the node `node_id`, and reads its content. Removes the
+    /// remains of a write that a crash interrupted. Blocks.
     pub fn open(
         path: &Path,
         node_id: NodeId,
@@ -99,25 +99,25 @@ impl SnapshotFile {
         Ok((file, stored))
     }
 
-    /// A place in memory for the snapshot of the node `node_id`. It holds nothing yet, and ends
-    /// with the process.
+    /// Returns a place in memory for the snapshot of the node `node_id`. It is empty at first, and
+    /// ends with the process.
     pub fn in_memory(node_id: NodeId) -> Self {
         let path = PathBuf::from("(memory)");
         Self { path, node_id, current: Mutex::new(None), memory: Some(Mutex::default()) }
     }
 
-    /// Where it is.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Renames a snapshot that cannot be read, for somebody to look at. Blocks.
+    /// Renames a snapshot that cannot be read, so that an operator can examine it. Blocks.
     pub fn set_aside(&self) -> Result<(), io::Error> {
         fs::rename(&self.path, self.path.with_extension("damaged"))
     }
 
-    /// Replaces the snapshot, unless the one that is there is of a later place in the
-    /// log. On the disk when it returns. Blocks.
+    /// Replaces the snapshot, unless the stored one has a later position. The snapshot is on the
+    /// disk when this returns. Blocks.
     pub fn save(&self, meta: &SnapshotMeta, body: &[u8]) -> Result<(), SnapshotError> {
         let mut current = self.current.lock();
         if current.as_ref().is_some_and(|current| current.last_log_id > meta.last_log_id) {
@@ -188,23 +188,23 @@ impl SnapshotFile {
     }
 }
 
-/// What the body of a snapshot holds; `R` is the registry as [`Snapshot`] or [`State`].
+/// The content of a snapshot's body. `R` is the registry as [`Snapshot`] or [`State`].
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Content<R> {
     /// The registry.
     pub registry: R,
     /// The batches that were carried out last.
     pub proposers: Proposers,
-    /// The gateways that left.
+    /// The gateways that have left the cluster.
     pub departed: Departed,
 }
 
-/// What a snapshot's body holds.
+/// Decodes the body of a snapshot.
 pub fn restore(body: &[u8]) -> Result<Content<State>, SnapshotError> {
     Ok(codec::decode(DISK, body)?)
 }
 
-/// The body of a snapshot.
+/// Encodes the body of a snapshot.
 pub fn body(content: &Content<Snapshot>) -> Result<Vec<u8>, SnapshotError> {
     Ok(codec::encode(DISK, content)?)
 }

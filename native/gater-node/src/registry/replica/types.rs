@@ -1,4 +1,4 @@
-//! The types that openraft is put together with.
+//! The types with which openraft is instantiated.
 
 use std::io::Cursor;
 use std::sync::Arc;
@@ -16,40 +16,40 @@ openraft::declare_raft_types!(
         SnapshotData = Cursor<Vec<u8>>,
 );
 
-/// Names a data directory among all there ever were: drawn at random when it is made.
+/// The id of a data directory, which is drawn at random when the directory is created.
 pub type NodeId = u64;
 
-/// A place in the log.
+/// A position in the log.
 pub type LogId = openraft::LogId<NodeId>;
 /// An entry of the log.
 pub type Entry = openraft::Entry<TypeConfig>;
 /// The vote of a node in an election.
 pub type Vote = openraft::Vote<NodeId>;
-/// The members of the cluster as of a place in the log.
+/// The members of the cluster as of a position in the log.
 pub type Membership = openraft::StoredMembership<NodeId, Member>;
-/// What a snapshot is of.
+/// The position and the members of which a snapshot was taken.
 pub type SnapshotMeta = openraft::SnapshotMeta<NodeId, Member>;
-/// A fault of the storage. Openraft stops for good when it meets one.
+/// A failure of the storage. Openraft stops for good when it meets one.
 pub type StorageError = openraft::StorageError<NodeId>;
 /// The inner part of a [`StorageError`].
 pub type StorageIoError = openraft::StorageIOError<NodeId>;
 
-/// A gateway as the others of the cluster reach it.
+/// A gateway as other members of the cluster know it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
-    /// Its node name, `name@host`. Empty for a gateway that has no others.
+    /// The node name, `name@host`. It is empty for a gateway without others.
     pub name: String,
 }
 
-/// Commands that share a log entry, and with it one write to the disk. Cheap to clone.
+/// Commands that share a log entry and therefore one write to the disk. Clones are cheap.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
-    /// Which of all batches it is; `None` for one that changes nothing.
+    /// The identifier of the batch; `None` for a batch that changes nothing.
     pub origin: Option<Origin>,
     /// The commands.
     pub commands: Arc<[Command]>,
 }
 
-/// What became of the commands of an entry: one outcome each, in their order.
+/// The outcomes of the commands of an entry, one for each command in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied(pub Vec<Outcome>);

@@ -17,7 +17,8 @@ fn leader(term: u64) -> Vote {
     Vote::new_committed(term, OTHER)
 }
 
-/// A gateway in term 3 whose log ends with entry 5, of which 0 to 3 are committed.
+/// Returns the state of a gateway in term 3 whose log ends with entry 5, of which 0 to 3 are
+/// committed.
 fn local() -> (Local, BTreeMap<u64, LogId>) {
     let log: BTreeMap<_, _> = (0..=5).map(|index| (index, id(1 + index / 2, index))).collect();
     let local =
@@ -47,13 +48,13 @@ fn judge(request: &AppendEntriesRequest<TypeConfig>) -> Result<(), Refusal> {
 #[test]
 fn what_a_leader_sends_is_taken() {
     for request in [
-        // A heartbeat, the next entry, entries that are there already, and some in place of
-        // those that are not committed.
+        // A heartbeat, the next entry, entries that exist already, and entries that replace
+        // uncommitted ones.
         request(3, Some(id(3, 5)), vec![], Some(id(2, 3))),
         request(3, Some(id(3, 5)), vec![blank(3, 6)], Some(id(3, 5))),
         request(3, Some(id(1, 1)), vec![blank(2, 2), blank(2, 3)], Some(id(2, 3))),
         request(4, Some(id(2, 3)), vec![blank(4, 4)], Some(id(2, 3))),
-        // It probes with an entry that is not here.
+        // The leader probes with an entry that does not exist here.
         request(4, Some(id(4, 20)), vec![], Some(id(4, 19))),
         request(3, None, vec![blank(1, 0), blank(1, 1)], Some(id(3, 40))),
     ] {
@@ -160,7 +161,7 @@ prop_compose! {
 }
 
 proptest! {
-    /// Whatever is sent: what is taken leaves no hole, changes nothing that is committed, and
+    /// Whatever is sent, an accepted request leaves no gap, changes nothing that is committed, and
     /// commits nothing below it.
     #[test]
     fn what_is_taken_keeps_what_is_committed(
@@ -185,7 +186,7 @@ proptest! {
                 next += 1;
                 prop_assert!(id.index > settled.index || log[&id.index] == *id);
             }
-            // As the consensus library commits, if the place before the entries is here.
+            // The consensus library commits this, if the position before the entries exists here.
             let accepted = ids.last().copied().max(before);
             let upto = accepted.min(committed);
             prop_assert!(upto <= Some(settled) || upto.unwrap().index > settled.index);

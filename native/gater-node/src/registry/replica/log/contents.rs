@@ -1,4 +1,4 @@
-//! What the log holds: the metadata, and where each entry is.
+//! The contents of the log: the metadata, and the place of each entry.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,7 +11,7 @@ use crate::registry::replica::codec::{self, DISK};
 use crate::registry::replica::form::Formed;
 use crate::registry::replica::types::{Entry, LogId};
 
-/// Where an entry is, and what it has to be like.
+/// The place of an entry, and its expected checksum.
 #[derive(Clone)]
 pub struct Place {
     segment: Arc<Segment>,
@@ -21,13 +21,15 @@ pub struct Place {
 }
 
 impl Place {
-    /// Reads the entry, which must be `index`. A page that went bad is an error. Blocks.
+    /// Reads the entry, which must have the given index. A page that was damaged results in an
+    /// error. Blocks.
     pub fn read(&self, index: u64) -> io::Result<Entry> {
         let bad = |reason: String| {
             let reason = format!("entry {index} in {}: {reason}", self.segment.path().display());
             io::Error::new(io::ErrorKind::InvalidData, reason)
         };
-        // Not longer than what was in memory when it was written or checked.
+        // The length was checked when the entry was written or recovered, so it is bounded by what
+        // was in memory then.
         let mut bytes = vec![0; self.length as usize];
         self.segment.read_at(self.offset, &mut bytes)?;
         if crc32fast::hash(&bytes) != self.checksum {
@@ -42,56 +44,56 @@ impl Place {
     }
 }
 
-/// What the log holds as of its last frame.
+/// The contents of the log as of its last frame.
 pub struct Contents {
     metadata: Metadata,
-    /// The index of the first of `places`. `None` before the first entry.
+    /// The index of the first of `places`, or `None` before the first entry.
     first: Option<u64>,
-    /// Of later entries the segment is the same or a later one.
+    /// The places of the entries. The segments never decrease from one entry to the next.
     places: VecDeque<Place>,
 }
 
-/// A record that does not follow from those before it.
+/// A record that does not follow from the records before it.
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
-    /// An entry is not the one after the last.
+    /// An entry is not the successor of the last entry.
     #[error("entry {index} follows where entry {next} should")]
     Gap { index: u64, next: u64 },
     /// A head is not at the beginning of a segment.
     #[error("the head of a segment is in the middle of one")]
     Head,
-    /// Its bytes are not in the frame.
+    /// The bytes of an entry are not in the frame.
     #[error("entry {0} is outside its frame")]
     Place(u64),
 }
 
 impl Contents {
-    /// What the log holds after the `head` of its oldest segment.
+    /// Returns the contents of the log after the `head` of its oldest segment.
     pub fn new(head: Head) -> Self {
         Self { metadata: head.metadata, first: head.next, places: VecDeque::new() }
     }
 
-    /// What is known beside the entries.
+    /// Returns the metadata of the log.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 
-    /// What the next segment begins with.
+    /// Returns the head of the next segment.
     pub fn head(&self) -> Head {
         Head { metadata: self.metadata.clone(), next: self.next() }
     }
 
-    /// The last entry that is there, with its index.
+    /// Returns the last entry with its index.
     pub fn last(&self) -> Option<(u64, Place)> {
         Some((self.next()?.checked_sub(1)?, self.places.back()?.clone()))
     }
 
-    /// The index of the first entry that is or would be there.
+    /// Returns the index of the first entry that exists or would exist.
     pub fn first(&self) -> Option<u64> {
         self.first
     }
 
-    /// The entries of `range` that are there.
+    /// Returns the existing entries of `range`.
     pub fn get(&self, range: Range<u64>) -> Vec<(u64, Place)> {
         let first = self.first.unwrap_or(0);
         let skip = usize::try_from(range.start.saturating_sub(first)).unwrap_or(usize::MAX);
@@ -99,12 +101,12 @@ impl Contents {
         places.take_while(|(index, _)| *index < range.end).map(|(i, p)| (i, p.clone())).collect()
     }
 
-    /// The segment of the oldest entry. What is in segments before it is not needed.
+    /// Returns the segment of the oldest entry. Earlier segments are not needed.
     pub fn oldest_segment(&self) -> Option<u64> {
         self.places.front().map(|place| place.segment.number())
     }
 
-    /// Whether `records` can come next.
+    /// Checks that `records` can come next.
     pub fn check(&self, records: &[Record]) -> Result<(), OrderError> {
         let mut next = self.next();
         for record in records {
@@ -126,8 +128,8 @@ impl Contents {
         Ok(())
     }
 
-    /// Takes over `records`, which are of the `payload` at `offset` of `segment` and have
-    /// been checked.
+    /// Applies `records`, which belong to the `payload` at `offset` of `segment` and have been
+    /// checked.
     pub fn apply(
         &mut self,
         records: Vec<Record>,
@@ -170,7 +172,7 @@ impl Contents {
         if let Some(first) = self.first {
             let keep = usize::try_from(from.saturating_sub(first)).unwrap_or(usize::MAX);
             self.places.truncate(keep);
-            // Entries before `first` may have been in segments that are gone.
+            // Entries before `first` may have been in segments that were removed.
             self.first = Some(first.min(from));
         }
     }

@@ -1,4 +1,4 @@
-//! The few operations the log needs of a disk, and a folder that has them.
+//! The few disk operations that the log needs, and their implementation for a directory.
 
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
@@ -8,52 +8,53 @@ use std::sync::Arc;
 
 use crate::registry::replica::error::OpenError;
 
-/// The permissions of all files of a data directory: they name workers, and whoever writes them
-/// decides what the registry holds.
+/// The permissions of all files of a data directory. They contain names of workers, and a process
+/// that could write them would control the registry.
 const MODE: u32 = 0o600;
-/// Locked by the process that has the folder open.
+/// The file that the process locks that has opened the directory.
 const LOCK_FILE: &str = "registry.lock";
 
-/// A folder with files. All of it blocks.
+/// A directory with files. All methods block.
 pub trait Disk: Send + 'static {
-    /// Where the file `name` is, for people.
+    /// Returns the path of the file `name`, for messages to people.
     fn path(&self, name: &str) -> PathBuf;
-    /// The names of all files.
+    /// Returns the names of all files.
     fn names(&self) -> io::Result<Vec<String>>;
-    /// Makes an empty file that is not there yet.
+    /// Creates an empty file, which must not exist.
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
-    /// Opens a file that is there.
+    /// Opens an existing file.
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
     /// Renames a file.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
-    /// Removes a file. It can be read on by who has it open.
+    /// Removes a file. Readers that have opened it can continue to read.
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// When it returns, files made, renamed and removed are so after a crash as well.
+    /// Makes created, renamed and removed files durable.
     fn sync(&self) -> io::Result<()>;
 }
 
-/// An open file. All of it blocks.
+/// An open file. All methods block.
 pub trait DiskFile: Send + Sync {
-    /// Its length in bytes.
+    /// Returns the length of the file in bytes.
     fn length(&self) -> io::Result<u64>;
-    /// Fills `bytes` with what is at `offset`. Less is an error.
+    /// Fills `bytes` from `offset`. A shorter read is an error.
     fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()>;
     /// Writes all of `bytes` at `offset`.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
-    /// Cuts it, or puts zeros behind it. After a crash it has the one length or the other.
+    /// Truncates the file, or extends it with zeros. After a crash it has either the old or the new
+    /// length.
     fn set_length(&self, length: u64) -> io::Result<()>;
-    /// When it returns, content and length survive a crash.
+    /// Makes the content and the length durable.
     fn sync(&self) -> io::Result<()>;
 }
 
-/// A folder of the operating system, locked for this process.
+/// A directory of the operating system, locked for this process.
 pub struct Folder {
     path: PathBuf,
     _lock: File,
 }
 
 impl Folder {
-    /// Opens the folder at `path`, unless a process has it open. Blocks.
+    /// Opens the directory at `path`, unless another process has opened it. Blocks.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let lock_path = path.join(LOCK_FILE);
         let io = |error| OpenError::Io { path: lock_path.clone(), error };
@@ -68,14 +69,14 @@ impl Folder {
     }
 }
 
-/// Makes the file at `path`, or empties the one that is there, for its owner alone.
+/// Creates the file at `path`, or empties an existing one, with access for its owner alone.
 pub fn create_private(path: &Path) -> io::Result<File> {
     let file = File::options().write(true).create(true).truncate(true).mode(MODE).open(path)?;
     keep_private(&file, path);
     Ok(file)
 }
 
-/// Takes the permissions of others from a file that was made with them.
+/// Removes the permissions of others from a file that was created with them.
 pub fn keep_private(file: &File, path: &Path) {
     let narrow = || -> io::Result<()> {
         if file.metadata()?.permissions().mode() & 0o7777 != MODE {
@@ -97,7 +98,7 @@ impl Disk for Folder {
     fn names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for file in fs::read_dir(&self.path)? {
-            // The log has no names that are not Unicode.
+            // The log creates no names that are not Unicode, so others are ignored.
             names.extend(file?.file_name().into_string());
         }
         Ok(names)

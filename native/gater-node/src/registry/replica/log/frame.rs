@@ -1,17 +1,17 @@
-//! Frames: what is written at one go, so that it can be told from what was not written whole.
+//! Frames: units that are written at once, with which an incomplete write is detected.
 //!
-//! Layout, numbers big endian: [`MAGIC`]; length of the payload (4 bytes); sequence number
-//! (8 bytes), which grows by one with every frame; CRC-32 of length, sequence number and
+//! Layout, with big-endian numbers: [`MAGIC`]; the length of the payload (4 bytes); the sequence
+//! number (8 bytes), which grows by one with every frame; the CRC-32 of length, sequence number and
 //! payload (4 bytes); the payload.
 
-/// How a frame begins. `ff 00` is in no payload but by chance: not in UTF-8, and not in a
-/// number as postcard writes it. So nobody who chooses names can put a frame into a frame.
+/// The first bytes of a frame. `ff 00` occurs in payloads only by chance, neither in UTF-8 nor in a
+/// number as postcard encodes it, so no chosen name can forge a frame within a frame.
 const MAGIC: [u8; 4] = [0xff, 0x00, 0xff, b'w'];
 
-/// Bytes before the payload.
+/// The number of bytes before the payload.
 pub const HEADER_BYTES: usize = 20;
 
-/// A frame that is whole.
+/// A complete frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame<'a> {
     pub sequence: u64,
@@ -19,19 +19,20 @@ pub struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    /// Its length with the header.
+    /// Returns the length of the frame with its header.
     pub fn bytes(&self) -> usize {
         HEADER_BYTES + self.payload.len()
     }
 }
 
-/// Empties `buffer` and leaves room for a header; the payload is put behind it.
+/// Clears `buffer` and reserves the header. The caller appends the payload.
 pub fn begin(buffer: &mut Vec<u8>) {
     buffer.clear();
     buffer.resize(HEADER_BYTES, 0);
 }
 
-/// Makes a frame of the `buffer` that [`begin`] began. `None` if the payload has 4 GiB.
+/// Completes the frame in the `buffer` that [`begin`] prepared. Returns `None` if the payload has 4
+/// GiB or more.
 pub fn seal(buffer: &mut [u8], sequence: u64) -> Option<()> {
     let (header, payload) = buffer.split_first_chunk_mut::<HEADER_BYTES>()?;
     let length = u32::try_from(payload.len()).ok()?.to_be_bytes();
@@ -42,7 +43,7 @@ pub fn seal(buffer: &mut [u8], sequence: u64) -> Option<()> {
     Some(())
 }
 
-/// The frame that `bytes` begin with.
+/// Returns the frame at the start of `bytes`.
 pub fn decode(bytes: &[u8]) -> Option<Frame<'_>> {
     let rest = bytes.strip_prefix(&MAGIC)?;
     let (&length, rest) = rest.split_first_chunk::<4>()?;
@@ -53,7 +54,7 @@ pub fn decode(bytes: &[u8]) -> Option<Frame<'_>> {
     whole.then_some(Frame { sequence: u64::from_be_bytes(sequence), payload })
 }
 
-/// The first frame anywhere in `bytes`.
+/// Returns the first frame anywhere in `bytes`.
 pub fn find(bytes: &[u8]) -> Option<Frame<'_>> {
     (0..bytes.len()).find_map(|at| decode(bytes.get(at..)?))
 }

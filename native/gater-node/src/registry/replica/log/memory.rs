@@ -1,4 +1,4 @@
-//! A folder in memory, for a registry that is to leave nothing behind.
+//! A directory in memory, for a registry that leaves nothing behind.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::disk::{Disk, DiskFile};
 
-/// Files that last as long as the process. Syncing them does nothing.
+/// Files that exist as long as the process. Syncing them has no effect.
 #[derive(Default)]
 pub struct Memory {
     files: Mutex<BTreeMap<String, Arc<MemoryFile>>>,
@@ -62,7 +62,7 @@ impl Disk for Memory {
     }
 }
 
-/// The range of `length` bytes from `offset`, unless no memory could hold it.
+/// Returns the range of `length` bytes from `offset`, or an error if no memory could hold it.
 fn range(offset: u64, length: usize) -> io::Result<std::ops::Range<usize>> {
     let start = usize::try_from(offset).ok();
     let end = start.and_then(|start| start.checked_add(length));
@@ -125,7 +125,7 @@ mod tests {
         assert_eq!(memory.names().unwrap(), ["b"]);
         memory.remove("b").unwrap();
         assert!(memory.remove("b").is_err() && memory.open("b").is_err());
-        // Who has it open reads on.
+        // A reader that has opened the file continues to read.
         file.read_at(0, &mut read).unwrap();
         assert_eq!(&read, b"abcd");
     }

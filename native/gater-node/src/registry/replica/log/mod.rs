@@ -110,17 +110,17 @@ impl LogStore {
         Ok(Self { shared, writer: Arc::new(Mutex::new(Some(writer))) })
     }
 
-    /// The id of the node whose log it is.
+    /// Returns the id of the node whose log it is.
     pub fn node_id(&self) -> NodeId {
         self.shared.known.lock().metadata.node_id
     }
 
-    /// The last entry that was removed because a snapshot holds it.
+    /// Returns the last entry that was removed because a snapshot holds it.
     pub fn purged(&self) -> Option<LogId> {
         self.shared.known.lock().metadata.purged
     }
 
-    /// Whether there are entries, be it in a snapshot.
+    /// Returns whether there are entries, be it in a snapshot.
     pub fn has_entries(&self) -> bool {
         self.shared.known.lock().last.is_some()
     }
@@ -137,7 +137,8 @@ impl LogStore {
         }
     }
 
-    /// How far the log and a snapshot that holds `applied` have come, right after the log was opened.
+    /// Returns the progress of the log and of a snapshot that holds `applied`, right after the log was
+    /// opened.
     pub(crate) fn opened_at(&self, applied: Option<LogId>) -> Progress {
         let known = self.shared.known.lock();
         let last = known.last.map(|last| last.index);
@@ -145,7 +146,7 @@ impl LogStore {
         Progress { settled, ..voted(&known.metadata) }
     }
 
-    /// How far the log has come on the disk.
+    /// Returns the progress of the log on the disk.
     pub(crate) fn progress(&self) -> Progress {
         let known = self.shared.known.lock();
         let on_disk = self.shared.contents.lock().last().map(|(index, _)| index);
@@ -156,7 +157,7 @@ impl LogStore {
         Progress { settled, ..voted(&known.metadata) }
     }
 
-    /// The ids of the entries at `indices`, as far as they are there.
+    /// Returns the ids of the entries at `indices`, as far as they exist.
     pub(crate) async fn ids_at(
         &self,
         mut indices: Vec<u64>,
@@ -241,7 +242,7 @@ impl Shared {
         }
     }
 
-    /// The entries of `range` that exist: from the disk up to where the tail begins.
+    /// Returns the entries of `range` that exist: from the disk up to where the tail begins.
     async fn read(&self, range: Range<u64>) -> Result<Vec<Entry>, AnyError> {
         let (on_disk, newest) = {
             let known = self.known.lock();

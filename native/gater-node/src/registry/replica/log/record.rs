@@ -1,5 +1,5 @@
-//! Records: what the payload of a frame consists of. Each is a kind (1 byte), the length of
-//! the rest (4 bytes, big endian), and the rest, in the form of [`codec`].
+//! Records, of which the payload of a frame consists. Each record is a kind (1 byte), the length of
+//! the rest (4 bytes, big endian), and the rest, which is encoded by [`codec`].
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,70 +11,70 @@ use crate::registry::replica::codec::{self, CodecError, DISK};
 use crate::registry::replica::form::{self, Formed};
 use crate::registry::replica::types::{Entry, LogId, NodeId, Vote};
 
-/// What is known of the log beside its entries.
+/// The metadata of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metadata {
-    /// Whose log it is.
+    /// The node to which the log belongs.
     pub node_id: NodeId,
     /// The last vote.
     #[serde(with = "form")]
     pub vote: Option<Vote>,
-    /// A lower bound of what is committed.
+    /// A lower bound of the committed position.
     #[serde(with = "form")]
     pub committed: Option<LogId>,
-    /// The last entry that was removed because a snapshot holds it.
+    /// The last entry that was removed because a snapshot contains it.
     #[serde(with = "form")]
     pub purged: Option<LogId>,
-    /// What is to be remembered by name, encoded.
+    /// Further metadata by name, encoded.
     pub notes: BTreeMap<String, Vec<u8>>,
 }
 
-/// What a segment begins with, so that those before it can go.
+/// The first record of a segment, which makes earlier segments dispensable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
-    /// The metadata as it was before the other frames of the segment.
+    /// The metadata before the other frames of the segment.
     pub metadata: Metadata,
-    /// The index of the entry that would come next. `None` before the first one.
+    /// The index of the next entry, or `None` before the first one.
     pub next: Option<u64>,
 }
 
 /// A change of the log.
 #[derive(Debug)]
 pub enum Change {
-    /// Entries, in order, after the last one.
+    /// Appends entries, in order, after the last one.
     Append(Vec<Entry>),
-    /// The vote.
+    /// Sets the vote.
     Vote(Vote),
-    /// Entries from this index on go.
+    /// Removes the entries from this index on.
     Truncate(u64),
-    /// Entries up to this one go.
+    /// Removes the entries up to this one.
     Purge(LogId),
-    /// A lower bound of what is committed.
+    /// Sets a lower bound of the committed position.
     Committed(LogId),
-    /// Something to be remembered by name, encoded.
+    /// Sets further metadata by name, encoded.
     Note(String, Vec<u8>),
-    /// Nothing follows until the log is opened again.
+    /// Closes the log: nothing follows until the log is opened again.
     Closed,
 }
 
-/// What a record says; of an entry, where it is.
+/// The content of a record. For an entry it is the place of its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
     /// The head of a segment.
     Head(Head),
     /// The entry `index`, whose bytes are at `place` of the payload.
     Entry { index: u64, place: Range<usize> },
-    /// As in [`Change`].
+    /// See [`Change::Vote`].
     Vote(Vote),
-    /// As in [`Change`].
+    /// See [`Change::Truncate`].
     Truncate(u64),
-    /// As in [`Change`].
+    /// See [`Change::Purge`].
     Purge(LogId),
-    /// As in [`Change`].
+    /// See [`Change::Committed`].
     Committed(LogId),
-    /// As in [`Change`].
+    /// See [`Change::Note`].
     Note(String, Vec<u8>),
-    /// As in [`Change`].
+    /// See [`Change::Closed`].
     Closed,
 }
 
@@ -87,29 +87,29 @@ const COMMITTED: u8 = 6;
 const NOTE: u8 = 7;
 const CLOSED: u8 = 8;
 
-/// Why there are no records in bytes, or no bytes of a record.
+/// The reason why bytes cannot be decoded to records, or a record cannot be encoded.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// Its end is missing.
+    /// The end of the record is missing.
     #[error("a record is cut off")]
     Truncated,
-    /// This program writes no such record.
+    /// The kind of the record is unknown.
     #[error("a record is of the unknown kind {0}")]
     Kind(u8),
-    /// It has 4 GiB.
+    /// The record has 4 GiB or more.
     #[error("a record is too long")]
     TooLong,
-    /// Its content cannot be read or written.
+    /// The content cannot be decoded or encoded.
     #[error(transparent)]
     Codec(#[from] CodecError),
 }
 
-/// Puts the head of a segment behind `buffer`.
+/// Appends the head of a segment to `buffer`.
 pub fn put_head(buffer: &mut Vec<u8>, head: &Head) -> Result<(), RecordError> {
     put(buffer, HEAD, head).map(drop)
 }
 
-/// Puts `change` behind `buffer`, whose payload begins at `start`, and what it says behind
+/// Appends `change` to `buffer`, whose payload begins at `start`, and its decoded form to
 /// `records`.
 pub fn put_change(
     buffer: &mut Vec<u8>,
@@ -141,7 +141,7 @@ pub fn put_change(
     Ok(())
 }
 
-/// The records of a `payload`.
+/// Returns the records of a `payload`.
 pub fn decode(payload: &[u8]) -> Result<Vec<Record>, RecordError> {
     let mut records = Vec::new();
     let mut rest = payload;

@@ -1,4 +1,4 @@
-//! Reading the segments at the start.
+//! Recovers the log from its segments at the start.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -12,7 +12,7 @@ use super::segment::{self, Beginning, FORMAT, START, Segment, UNFINISHED};
 use crate::registry::replica::error::OpenError;
 use crate::registry::replica::guard;
 
-/// A log as it was found or made.
+/// A log that was found or created.
 pub struct Recovered {
     pub segments: VecDeque<Arc<Segment>>,
     pub length: u64,
@@ -21,7 +21,7 @@ pub struct Recovered {
     pub contents: Contents,
 }
 
-/// Opens the log on `disk`, or makes one. Blocks.
+/// Opens the log on `disk`, or creates one. Blocks.
 pub fn open(disk: &dyn Disk, segment_bytes: u64) -> Result<Recovered, OpenError> {
     let folder = |error| OpenError::Directory { path: disk.path(""), error };
     let names = disk.names().map_err(folder)?;
@@ -78,7 +78,7 @@ pub fn open(disk: &dyn Disk, segment_bytes: u64) -> Result<Recovered, OpenError>
     Ok(Recovered { segments, length, end, sequence, contents })
 }
 
-/// Opens a segment that begins as it should, and reads it.
+/// Opens a segment, checks its beginning, and reads it.
 fn open_segment(disk: &dyn Disk, number: u64) -> Result<(Arc<Segment>, Vec<u8>), OpenError> {
     let path = disk.path(&segment::name(number));
     let (segment, bytes) =
@@ -96,22 +96,23 @@ fn open_segment(disk: &dyn Disk, number: u64) -> Result<(Arc<Segment>, Vec<u8>),
     }
 }
 
-/// Has the last segment ready for the next frame: zero from the end of the last one on.
+/// Prepares the last segment for the next frame: the bytes after its last frame are set to zero.
 fn mend(last: &Segment, ending: &Ending, length: u64) -> io::Result<()> {
     if !ending.is_clear {
         let (path, offset) = (last.path().display(), ending.end);
         tracing::warn!(%path, offset, "the last write was not finished; it is cut off");
     }
     if ending.is_clear && ending.length as u64 == length {
-        // A process that was killed may have written without syncing what is seen here.
+        // A process that was killed may have written bytes that are visible here without syncing
+        // them.
         return last.sync();
     }
     last.clear(ending.end as u64, length)
 }
 
-/// Makes a log with its first segment.
+/// Creates a log with its first segment.
 fn make(disk: &dyn Disk, segment_bytes: u64) -> io::Result<Recovered> {
-    // Zero is what an id looks like that was never set. One in 63 bits fits every integer type.
+    // Zero would look like an id that was never set. An id of 63 bits fits every integer type.
     let node_id = (getrandom::u64().map_err(io::Error::other)? >> 1).max(1);
     let notes = BTreeMap::new();
     let metadata = Metadata { node_id, vote: None, committed: None, purged: None, notes };
@@ -124,7 +125,7 @@ fn make(disk: &dyn Disk, segment_bytes: u64) -> io::Result<Recovered> {
     Ok(Recovered { segments, length, end, sequence: 1, contents })
 }
 
-/// The frame `sequence` with which a segment begins that follows `contents`.
+/// Returns the frame `sequence` that begins a segment which follows `contents`.
 pub fn head_frame(contents: &Contents, sequence: u64) -> io::Result<Vec<u8>> {
     let mut frame = Vec::new();
     frame::begin(&mut frame);
@@ -133,32 +134,32 @@ pub fn head_frame(contents: &Contents, sequence: u64) -> io::Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// Numbers the frame in the buffer and makes it whole.
+/// Numbers the frame in the buffer and completes it.
 pub fn seal(buffer: &mut [u8], sequence: u64) -> io::Result<()> {
     frame::seal(buffer, sequence).ok_or_else(|| io::Error::other("a write is too long"))
 }
 
-/// How a segment ends.
+/// The end of a segment.
 struct Ending {
-    /// Where the last frame does.
+    /// The offset of the end of the last frame.
     end: usize,
-    /// Where the file does.
+    /// The length of the file.
     length: usize,
-    /// Whether there are zeros alone in between.
+    /// Whether all bytes between these two are zero.
     is_clear: bool,
 }
 
-/// What is known from the frames read so far.
+/// The state after the frames that were read so far.
 struct Replay {
     contents: Option<Contents>,
-    /// The number of the next frame; any before the first one.
+    /// The number of the next frame. Any number is accepted before the first frame.
     sequence: u64,
-    /// Whether the last frame says that the log was closed.
+    /// Whether the last frame closes the log.
     closed: bool,
 }
 
 impl Replay {
-    /// Takes over the frames of a segment, and tells where they end.
+    /// Applies the frames of a segment, and returns the offset of their end.
     fn read(&mut self, segment: &Arc<Segment>, bytes: &[u8]) -> Result<usize, String> {
         let mut at = START;
         while let Some(found) = bytes.get(at..).and_then(frame::decode) {
@@ -188,7 +189,7 @@ impl Replay {
         if at == START { Err(self.damage(at)) } else { Ok(at) }
     }
 
-    /// Takes over the head of a segment, which repeats what those before it say.
+    /// Applies the head of a segment, which repeats the state after the earlier segments.
     fn begin(&mut self, head: Head) -> Result<(), String> {
         match &self.contents {
             None => self.contents = Some(Contents::new(head)),
@@ -198,15 +199,17 @@ impl Replay {
         Ok(())
     }
 
-    /// Whether a crash or the end of the process can have left the log with this end, and
-    /// `rest` behind its last frame.
+    /// Returns whether a crash or the end of the process can have left the log with this end, and
+    /// with `rest` after its last frame.
     fn may_end(&self, ending: &Ending, rest: &[u8], segment_bytes: u64) -> bool {
-        // A crash leaves a segment in its full length. Another one is of a log that was closed.
+        // A crash leaves a segment with its full length. A segment of another length belongs to a
+        // log that was closed.
         let is_whole = (ending.length as u64).is_multiple_of(segment_bytes);
         if !is_whole {
             return self.closed && rest.is_empty();
         }
-        // A torn frame is the last. Whether it was whole once and is damaged cannot be told.
+        // A torn frame is the last one. Whether it was complete once and was damaged later cannot
+        // be determined.
         ending.is_clear || frame::find(rest).is_none()
     }
 
@@ -215,13 +218,13 @@ impl Replay {
     }
 }
 
-/// Why a log that is whole cannot be used.
+/// The reason why an undamaged log cannot be used.
 enum PlaceError {
     Io(io::Error),
     Unusable(String),
 }
 
-/// Whether terms and indices are such that consensus can go on from them. Changes nothing.
+/// Checks that consensus can continue from the terms and indices. Changes nothing.
 fn check_places(contents: &Contents) -> Result<(), PlaceError> {
     let metadata = contents.metadata();
     let last = contents.last().map(|(index, place)| place.read(index)).transpose();
@@ -233,7 +236,7 @@ fn check_places(contents: &Contents) -> Result<(), PlaceError> {
     Ok(())
 }
 
-/// Whether all is there that should be; `is_whole` if no segment was ever removed.
+/// Checks that everything that must exist does. `is_whole` tells that no segment was ever removed.
 fn check(contents: &Contents, is_whole: bool) -> Result<(), String> {
     let metadata = contents.metadata();
     let purged = metadata.purged.map_or(0, |purged| purged.index.saturating_add(1));
@@ -243,7 +246,7 @@ fn check(contents: &Contents, is_whole: bool) -> Result<(), String> {
     {
         return Err(format!("entries from {purged} to before {first} are missing"));
     }
-    // What is committed is said only when all up to there is in the log.
+    // A committed position is recorded only when all entries up to it are in the log.
     let next = contents.head().next.unwrap_or(0);
     if let Some(committed) = metadata.committed
         && committed.index >= next

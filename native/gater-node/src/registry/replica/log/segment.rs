@@ -1,5 +1,5 @@
-//! A segment: one of the files of the log. It is as long from the beginning as it will ever
-//! be, and zero where no frame is: a sync has to write data alone, not where it is.
+//! A segment: one of the files of the log. It has its final length from the beginning, and contains
+//! zeros where there is no frame, so that a sync only has to write data and no file metadata.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use super::disk::{Disk, DiskFile};
 
-/// The first bytes of a segment. The format of all that follows comes after them.
+/// The first bytes of a segment, which the format of the following bytes follows.
 const MAGIC: &[u8; 7] = b"esdbglg";
 /// The format that is written, and the only one that is read.
 pub const FORMAT: u8 = 3;
-/// Where the first frame is.
+/// The offset of the first frame.
 pub const START: usize = MAGIC.len() + 1;
 
-/// A segment that is being made has this name.
+/// The name of a segment that is being created.
 pub const UNFINISHED: &str = "registry.log-unfinished";
 const PREFIX: &str = "registry-";
 const SUFFIX: &str = ".log";
@@ -28,19 +28,19 @@ pub struct Segment {
     file: Arc<dyn DiskFile>,
 }
 
-/// How a segment begins.
+/// The beginning of a segment.
 pub enum Beginning {
-    /// As it should.
+    /// The beginning of a segment of this format.
     Known,
-    /// As a segment of another format.
+    /// The beginning of a segment of another format.
     Format(u8),
-    /// As something else.
+    /// Any other beginning.
     Unknown,
 }
 
 impl Segment {
-    /// Makes the segment `number`, `length` bytes long, which begins with the frame `head`.
-    /// It is there whole or not at all; on the disk when it returns. Blocks.
+    /// Creates the segment `number` with `length` bytes, which begins with the frame `head`. The
+    /// file exists completely or not at all, and is on the disk when this returns. Blocks.
     pub fn create(disk: &dyn Disk, number: u64, head: &[u8], length: u64) -> io::Result<Self> {
         let name = name(number);
         let file = disk.create(UNFINISHED)?;
@@ -64,31 +64,32 @@ impl Segment {
         Ok((Self { number, path: disk.path(&name), file }, bytes))
     }
 
-    /// Its place among the segments.
+    /// Returns the number of the segment.
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// Where it is.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Writes `bytes` at `offset`. On the disk when it returns. Blocks.
+    /// Writes `bytes` at `offset`. They are on the disk when this returns. Blocks.
     pub fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.file.write_at(offset, bytes)?;
         self.file.sync()
     }
 
-    /// Reads what is at `offset`. Blocks.
+    /// Reads `bytes` from `offset`. Blocks.
     pub fn read_at(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
         self.file.read_at(offset, bytes)
     }
 
-    /// Makes it `length` bytes long, all of them zero from `offset` on. On the disk when it
-    /// returns. Blocks.
+    /// Gives the file `length` bytes, all of them zero from `offset` on. The change is on the disk
+    /// when this returns. Blocks.
     pub fn clear(&self, offset: u64, length: u64) -> io::Result<()> {
-        // First of all: at no time may it look like one that was cut because it is closed.
+        // The length comes first: the file must never look like one that was cut because the log is
+        // closed.
         self.file.set_length(length)?;
         let mut at = offset;
         while at < length {
@@ -99,19 +100,19 @@ impl Segment {
         self.file.sync()
     }
 
-    /// Cuts it to `length` bytes. On the disk when it returns. Blocks.
+    /// Truncates the file to `length` bytes. The change is on the disk when this returns. Blocks.
     pub fn cut(&self, length: u64) -> io::Result<()> {
         self.file.set_length(length)?;
         self.file.sync()
     }
 
-    /// What was written to it survives a crash when it returns. Blocks.
+    /// Makes everything that was written to the file durable. Blocks.
     pub fn sync(&self) -> io::Result<()> {
         self.file.sync()
     }
 }
 
-/// How a segment of these `bytes` begins.
+/// Classifies the beginning of a segment of these `bytes`.
 pub fn beginning(bytes: &[u8]) -> Beginning {
     match bytes.strip_prefix(MAGIC).and_then(<[u8]>::first) {
         Some(&FORMAT) => Beginning::Known,
@@ -120,12 +121,12 @@ pub fn beginning(bytes: &[u8]) -> Beginning {
     }
 }
 
-/// The name of the segment `number`.
+/// Returns the name of the segment `number`.
 pub fn name(number: u64) -> String {
     format!("{PREFIX}{number:016x}{SUFFIX}")
 }
 
-/// The number of the segment `name`, if it is one's name.
+/// Returns the number of the segment `name`, or `None` for the name of another file.
 pub fn number(text: &str) -> Option<u64> {
     let digits = text.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
     let number = u64::from_str_radix(digits, 16).ok()?;

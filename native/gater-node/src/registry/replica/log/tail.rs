@@ -1,4 +1,5 @@
-//! The newest entries of the log, in memory: most reads want an entry just written.
+//! The newest entries of the log, in memory, since most reads are for entries that were just
+//! written.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -7,10 +8,10 @@ use openraft::EntryPayload;
 
 use super::super::types::Entry;
 
-/// Commands and entries together that are kept once they are on the disk.
+/// The greatest number of commands and entries together that are kept once they are on the disk.
 const MAX_WEIGHT: usize = 4096;
 
-/// A run of entries without gaps, up to the last one of the log.
+/// A sequence of entries without gaps, up to the last one of the log.
 #[derive(Debug, Default)]
 pub struct Tail {
     entries: VecDeque<Entry>,
@@ -24,19 +25,20 @@ impl Tail {
         self.entries.push_back(entry);
     }
 
-    /// The index of the first entry that is here.
+    /// Returns the index of the first entry in memory.
     pub fn first(&self) -> Option<u64> {
         self.entries.front().map(|entry| entry.log_id.index)
     }
 
-    /// The entries of `range` that are here.
+    /// Returns the entries of `range` that are in memory.
     pub fn get(&self, range: Range<u64>) -> impl Iterator<Item = &Entry> {
         let first = self.first().unwrap_or(0);
         let skip = usize::try_from(range.start.saturating_sub(first)).unwrap_or(usize::MAX);
         self.entries.iter().skip(skip).take_while(move |entry| entry.log_id.index < range.end)
     }
 
-    /// Entries up to `index` are on the disk: the oldest of them may go.
+    /// Records that the entries up to `index` are on the disk, so that the oldest of them may be
+    /// removed.
     pub fn flushed(&mut self, index: u64) {
         while self.weight > MAX_WEIGHT && self.first().is_some_and(|first| first <= index) {
             self.pop_front();

@@ -1,9 +1,9 @@
-//! The segments together: a write-ahead log that only ever grows at its end and is
-//! removed at its beginning.
+//! The write-ahead log, which consists of all segments. It only grows at its end, and is removed
+//! from its beginning.
 //!
-//! Every frame is written after the one before was synced. So a crash can tear the last one
-//! only, which nobody was told of: it is cut off at the next start. Whatever else is not as
-//! it was written is damage, and an error.
+//! Every frame is written after the frame before it was synced. A crash can therefore tear only the
+//! last frame, which was not acknowledged to any caller; it is cut off at the next start. Every
+//! other deviation from what was written is damage and results in an error.
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,20 +20,20 @@ use super::recovery::{self, head_frame};
 use super::segment::{self, Segment};
 use crate::registry::replica::error::OpenError;
 
-/// The length of a segment, unless one frame needs more; then a multiple of it. To make one
-/// takes as long as dozens of writes, which one in 20,000 is to wait for. Belongs to the
-/// format: a segment of another length is taken for a cut one.
+/// The length of a segment; a segment has a multiple of it if one frame needs more. Creating a
+/// segment takes as long as dozens of writes, for which one write in 20,000 waits. The length is
+/// part of the format, since a segment of another length is taken for a truncated one.
 pub const SEGMENT_BYTES: u64 = 4 << 20;
 
-/// The log as the one who writes it has it.
+/// The log as its writer sees it.
 pub struct Wal {
     disk: Box<dyn Disk>,
     segment_bytes: u64,
-    /// Never empty but for an instant; the last one is written to.
+    /// The segments, which are empty only during a change; the last one is written to.
     segments: VecDeque<Arc<Segment>>,
     /// The length of the last segment.
     length: u64,
-    /// Where the next frame goes. All behind it is zero.
+    /// The offset of the next frame. All bytes from there on are zero.
     end: u64,
     /// The number of the next frame.
     sequence: u64,
@@ -42,8 +42,8 @@ pub struct Wal {
 }
 
 impl Wal {
-    /// Opens the log on `disk` in segments of `segment_bytes`, or makes one with a new
-    /// random node id. Checks every frame that is there. Blocks.
+    /// Opens the log on `disk` in segments of `segment_bytes`, or creates one with a new random
+    /// node id. Checks every existing frame. Blocks.
     pub fn open(disk: Box<dyn Disk>, segment_bytes: u64) -> Result<Self, OpenError> {
         let found = recovery::open(&*disk, segment_bytes)?;
         Ok(Self {
@@ -58,18 +58,18 @@ impl Wal {
         })
     }
 
-    /// What the log holds, as of the last write that ended.
+    /// Returns the contents of the log as of the last completed write.
     pub fn contents(&self) -> Arc<Mutex<Contents>> {
         self.contents.clone()
     }
 
-    /// Where it is, for people.
+    /// Returns the path of the log, for messages to people.
     pub fn path(&self) -> PathBuf {
         self.segments.back().map_or_else(PathBuf::new, |last| last.path().to_owned())
     }
 
-    /// Carries out `changes` in order, all or none. On the disk when it returns. After an
-    /// error nothing must be written any more. Blocks.
+    /// Carries out `changes` in order, all or none. They are on the disk when this returns. After
+    /// an error nothing may be written any more. Blocks.
     pub fn write<'a>(&mut self, changes: impl Iterator<Item = &'a Change>) -> io::Result<()> {
         let mut records = Vec::new();
         frame::begin(&mut self.buffer);
@@ -77,7 +77,8 @@ impl Wal {
             record::put_change(&mut self.buffer, frame::HEADER_BYTES, change, &mut records)
                 .map_err(io::Error::other)?;
         }
-        // Now, not at the next start: what is written must be readable.
+        // The check comes now and not at the next start, since everything that is written must be
+        // readable.
         self.contents.lock().check(&records).map_err(io::Error::other)?;
 
         if self.end.saturating_add(self.buffer.len() as u64) > self.length {
@@ -96,8 +97,8 @@ impl Wal {
         Ok(())
     }
 
-    /// Writes the last `changes` and that there are no more, so that whatever is missing at
-    /// the next start is known to be. Blocks.
+    /// Writes the last `changes` and a record that nothing follows, so that missing records are
+    /// detected at the next start. Blocks.
     pub fn close<'a>(mut self, changes: impl Iterator<Item = &'a Change>) -> io::Result<()> {
         self.write(changes.chain([&Change::Closed]))?;
         match self.segments.back() {
@@ -120,15 +121,16 @@ impl Wal {
         Ok(())
     }
 
-    /// Removes the segments of which nothing is needed. The frame that says so is on the
-    /// disk, in one that stays: the last segment is never removed. Blocks.
+    /// Removes the segments that are not needed. The frame that makes them dispensable is on the
+    /// disk in a later segment, since the last segment is never removed. Blocks.
     pub fn tidy(&mut self) {
         let Some(last) = self.segments.back().map(|last| last.number()) else { return };
         let keep = self.contents.lock().oldest_segment().unwrap_or(last).min(last);
         while let Some(first) = self.segments.front()
             && first.number() < keep
         {
-            // Synced each, so that no crash brings an older one back without the next.
+            // Each removal is synced, so that no crash restores an older segment without its
+            // successor.
             let removed = match self.disk.remove(&segment::name(first.number())) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                 removed => removed,

@@ -1,5 +1,5 @@
-//! The one thread that writes the log: whatever waits when it comes back from a
-//! write goes into the next one, with one sync for all of it.
+//! The only thread that writes the log. All changes that wait when it returns from a write go into
+//! the next write, with one sync.
 
 use std::io;
 use std::sync::Arc;
@@ -15,24 +15,25 @@ use super::record::Change;
 use super::wal::Wal;
 use crate::registry::replica::types::TypeConfig;
 
-/// How old what the disk says of the committed entries may be. It is not needed to keep
-/// what was acknowledged; a gateway that starts without the others offers what it says.
-/// So it rides along with entries now and then, and is written alone only when none come.
+/// The greatest age of the committed position on the disk. The position is not needed to keep
+/// acknowledged commands, but a gateway that starts without the others offers the registry as of
+/// it. It is therefore written along with entries now and then, and alone only when no entries
+/// arrive.
 const COMMITTED_WITHIN: Duration = Duration::from_millis(100);
 
-/// A change, and who hears when it is on the disk.
+/// A change, and the receiver of the result of its write.
 pub struct Job {
     pub change: Change,
     pub done: Done,
 }
 
-/// Who hears of the end of a write.
+/// The receiver of the result of a write.
 pub enum Done {
-    /// Openraft, of appended entries.
+    /// Openraft waits for appended entries.
     Flushed(LogFlushed<TypeConfig>),
-    /// Whoever waits.
+    /// A task waits.
     Waiting(oneshot::Sender<io::Result<()>>),
-    /// Nobody; a failure shows with the next job.
+    /// Nothing waits; a failure is reported with the next job.
     Nobody,
 }
 
@@ -41,7 +42,7 @@ impl Done {
         match self {
             Self::Flushed(callback) => callback.log_io_completed(result),
             Self::Waiting(waiting) => {
-                // Whoever waited gave up.
+                // The task may have stopped waiting.
                 let _ = waiting.send(result);
             }
             Self::Nobody => {}
@@ -49,7 +50,8 @@ impl Done {
     }
 }
 
-/// Starts the thread, which writes `wal`. It ends when the sender is gone and all is written.
+/// Starts the thread that writes `wal`. It ends when the sender is dropped and everything is
+/// written.
 pub fn start(shared: Arc<Shared>, wal: Wal) -> io::Result<(Sender<Job>, JoinHandle<()>)> {
     let (jobs, queue) = channel();
     let thread =
@@ -58,7 +60,7 @@ pub fn start(shared: Arc<Shared>, wal: Wal) -> io::Result<(Sender<Job>, JoinHand
 }
 
 fn run(shared: &Shared, mut wal: Wal, queue: &Receiver<Job>) {
-    // A disk that failed once may have lost what it took before: nothing is written after.
+    // A disk that has failed may have lost earlier writes, so nothing is written afterwards.
     let mut failed: Option<String> = None;
     let mut written = shared.committed();
     let mut written_at = Instant::now();
@@ -68,14 +70,15 @@ fn run(shared: &Shared, mut wal: Wal, queue: &Receiver<Job>) {
             Err(RecvTimeoutError::Timeout) if failed.is_none() && shared.committed() != written => {
                 None
             }
-            // Nothing to write for as long as nothing comes.
+            // Nothing is written until a change arrives.
             Err(RecvTimeoutError::Timeout) => match queue.recv() {
                 Ok(first) => Some(first),
                 Err(_) => break,
             },
             Err(RecvTimeoutError::Disconnected) => break,
         };
-        // Before the queue is emptied: what is committed by then is in it, or on the disk.
+        // This is read before the queue is drained, so that every committed entry is in the queue
+        // or on the disk.
         let committed = shared.committed();
         let jobs: Vec<Job> = first.into_iter().chain(queue.try_iter()).collect();
         if failed.is_none() {
@@ -101,11 +104,11 @@ fn run(shared: &Shared, mut wal: Wal, queue: &Receiver<Job>) {
             });
         }
         if failed.is_none() {
-            // Nobody waits for that.
+            // No caller waits for this.
             wal.tidy();
         }
     }
-    // What is committed is not needed, but saves the next start from asking.
+    // The committed position is not needed, but saves the next start from asking other gateways.
     let committed = shared.committed();
     let mark = committed.filter(|_| committed != written).map(Change::Committed);
     if failed.is_none()
