@@ -1,13 +1,14 @@
-//! How gateways that are all new become one cluster: once, whoever of them is up.
+//! The bootstrap of a cluster, by which new gateways become one cluster exactly once, whichever of
+//! them are up.
 //!
-//! Those that are to found it know each other's names (`--cluster`), but not the ids
-//! of their data directories, and a cluster begins with a set of ids that all of them
-//! must agree on. They agree as in
-//! [Paxos](https://lamport.azurewebsites.net/pubs/paxos-simple.pdf): a proposer has a majority of
-//! the names promise to take part in its ballot and in none before, proposes what the latest of
-//! them has accepted already, or else those that it reaches, and has a majority accept that.
-//! Promises are on the disk before they are given. Whatever is accepted by a majority is the only
-//! thing that ever can be, so everybody may begin consensus with it, as often as it takes.
+//! The gateways that bootstrap a cluster know each other's names (`--cluster`), but not the ids of
+//! their data directories, and a cluster begins with a set of ids on which all of them must agree.
+//! They agree as in [Paxos](https://lamport.azurewebsites.net/pubs/paxos-simple.pdf): a proposer
+//! has a majority of the names promise to take part in its ballot and in none before, proposes the
+//! cluster that the latest of them has accepted already, or else the gateways that it reaches, and
+//! has a majority accept that. Promises are on the disk before they are given. A cluster that a
+//! majority has accepted is the only one that can ever be accepted, so any gateway may begin
+//! consensus with it, any number of times.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,32 +18,32 @@ use tokio::sync::Mutex;
 
 use crate::registry::replica::{LogStore, NodeId};
 
-/// Names a cluster among all there are: drawn at random when it is founded.
+/// The id of a cluster, drawn at random when it is bootstrapped.
 pub type ClusterId = u64;
 
-/// The order of attempts: a number, and who attempts.
+/// The order of attempts: a number, and the gateway that attempts.
 pub type Ballot = (u64, NodeId);
 
-/// The greatest number of a ballot, and how far one may be ahead of those before it: a gateway
-/// begins five in a second at the most.
+/// The greatest number of a ballot, and the greatest distance to the ballots before it. A gateway
+/// begins at most five ballots in a second.
 const MAX_BALLOT: u64 = 1 << 48;
 const MAX_BALLOT_STEP: u64 = 1 << 24;
 
-/// The name under which the data directory remembers the [`BootstrapState`].
+/// The name of the [`BootstrapState`] among the metadata of the data directory.
 const NOTE: &str = "founding";
 
-/// What a cluster is to begin with.
+/// The initial state of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Founding {
-    /// The ballot it is proposed in.
+    /// The ballot in which it is proposed.
     pub ballot: Ballot,
-    /// The name of the cluster among all there are.
+    /// The id of the cluster.
     pub cluster: ClusterId,
     /// Its first members: their ids and node names.
     pub members: BTreeMap<NodeId, String>,
 }
 
-/// What a gateway has promised and accepted.
+/// The promises and the accepted proposal of a gateway.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootstrapState {
     promised: Option<Ballot>,
@@ -50,8 +51,8 @@ pub struct BootstrapState {
 }
 
 impl Founding {
-    /// Whether this is what a gateway proposes that is to found a cluster of `listed` with
-    /// others: every one under its own name, and those that are known here under the right id.
+    /// Returns whether a gateway that bootstraps a cluster of `listed` with others could propose
+    /// this: every member has its own name, and known gateways have the right ids.
     pub fn is_sound(&self, listed: &BTreeSet<String>, known: &[(NodeId, &str)]) -> bool {
         let names: BTreeSet<_> = self.members.values().map(String::as_str).collect();
         names.len() == self.members.len()
@@ -64,14 +65,14 @@ impl Founding {
 }
 
 impl BootstrapState {
-    /// Whether a ballot of that number may come next.
+    /// Returns whether a ballot of that number may come next.
     fn is_near(&self, ballot: Ballot) -> bool {
         let promised = self.promised.map_or(0, |(number, _)| number);
         ballot.0 <= promised.saturating_add(MAX_BALLOT_STEP) && ballot.0 <= MAX_BALLOT
     }
 
-    /// Promises to take part in no ballot before `ballot`, and tells what was accepted so
-    /// far; `None` if a later one is on.
+    /// Promises to take part in no ballot before `ballot`. Returns the proposal that was accepted
+    /// so far, or `None` if a later ballot was promised.
     fn prepare(&mut self, ballot: Ballot) -> Option<Option<Founding>> {
         if self.promised > Some(ballot) {
             return None;
@@ -80,7 +81,7 @@ impl BootstrapState {
         Some(self.accepted.clone())
     }
 
-    /// Accepts a proposal unless a later ballot is on; whether it did.
+    /// Accepts a proposal unless a later ballot was promised. Returns whether it was accepted.
     fn accept(&mut self, founding: Founding) -> bool {
         if self.promised > Some(founding.ballot) {
             return false;
@@ -91,14 +92,14 @@ impl BootstrapState {
     }
 }
 
-/// One gateway's part in the founding, on its disk.
+/// The part of one gateway in the bootstrap, stored on its disk.
 pub struct Bootstrap {
     log: LogStore,
     seed: Mutex<BootstrapState>,
 }
 
 impl Bootstrap {
-    /// As the data directory remembers it. Blocks for a moment.
+    /// Loads the state from the data directory. Blocks for a moment.
     pub fn open(log: LogStore) -> Result<Self, AnyError> {
         let seed: BootstrapState = log.noted(NOTE)?.unwrap_or_default();
         if let Some((number, _)) = seed.promised
@@ -112,8 +113,8 @@ impl Bootstrap {
         Ok(Self { log, seed: Mutex::new(seed) })
     }
 
-    /// Takes part in `ballot` and in none before it: what was accepted so far, or `None` if a
-    /// later ballot is on.
+    /// Promises to take part in `ballot` and in none before it. Returns the proposal that was
+    /// accepted so far, or `None` if a later ballot was promised.
     pub async fn prepare(&self, ballot: Ballot) -> Result<Option<Option<Founding>>, AnyError> {
         let mut seed = self.seed.lock().await;
         let mut next = seed.clone();
@@ -122,7 +123,7 @@ impl Bootstrap {
         Ok(answer)
     }
 
-    /// Accepts a proposal, unless a later ballot is on. Returns whether it did.
+    /// Accepts a proposal, unless a later ballot was promised. Returns whether it was accepted.
     pub async fn accept(&self, founding: Founding) -> Result<bool, AnyError> {
         let mut seed = self.seed.lock().await;
         let mut next = seed.clone();
@@ -131,18 +132,18 @@ impl Bootstrap {
         Ok(accepted)
     }
 
-    /// Whether a ballot of another gateway may come next.
+    /// Returns whether a ballot of another gateway may come next.
     pub async fn is_near(&self, ballot: Ballot) -> bool {
         self.seed.lock().await.is_near(ballot)
     }
 
-    /// The latest ballot that was promised, and the cluster that was accepted, if one was.
+    /// Returns the latest promised ballot, and the id of the accepted cluster, if there is one.
     pub async fn state(&self) -> (Option<Ballot>, Option<ClusterId>) {
         let seed = self.seed.lock().await;
         (seed.promised, seed.accepted.as_ref().map(|founding| founding.cluster))
     }
 
-    /// A ballot later than all that this gateway knows of.
+    /// Returns a ballot later than all that this gateway knows.
     pub async fn next_ballot(&self, id: NodeId) -> Ballot {
         let promised = self.seed.lock().await.promised;
         (promised.map_or(0, |(number, _)| number).saturating_add(1), id)
@@ -157,14 +158,14 @@ impl Bootstrap {
     }
 }
 
-/// What to propose after a majority has promised: the latest that any of them has
-/// accepted, which may be decided already, else `own`.
+/// Returns the proposal after a majority has promised: the latest one that any of them has
+/// accepted, which may be decided already, or else `own`.
 pub fn proposal(promises: &[Option<Founding>], own: Founding) -> Founding {
     let latest = promises.iter().flatten().max_by_key(|founding| founding.ballot);
     Founding { ballot: own.ballot, ..latest.cloned().unwrap_or(own) }
 }
 
-/// The number of gateways that are more than half of `count`.
+/// Returns the number of gateways that are more than half of `count`.
 pub fn majority(count: usize) -> usize {
     count / 2 + 1
 }
@@ -180,8 +181,8 @@ mod tests {
     }
 
     proptest! {
-        /// Three gateways and any number of proposers whose messages are lost, late and
-        /// in any order: whatever a majority accepts is of one cluster.
+        /// With three gateways and any number of proposers whose messages are lost, delayed and
+        /// reordered, all proposals that a majority accepts are of one cluster.
         #[test]
         fn two_majorities_never_accept_two_clusters(
             steps in prop::collection::vec((0_usize..3, 1_u64..4, 0_usize..7), 1..60),
@@ -189,7 +190,7 @@ mod tests {
             let mut seeds = vec![BootstrapState::default(); 3];
             let mut rounds = BTreeMap::<Ballot, (Vec<Option<Founding>>, Option<Founding>, usize)>::new();
             let mut chosen = BTreeSet::new();
-            // (who is asked, by which proposer, in which way)
+            // (the receiver, the proposer, and the kind of message)
             for (asked, proposer, way) in steps {
                 let last = rounds.keys().filter(|(_, by)| *by == proposer).max().copied();
                 match (way, last) {
@@ -200,7 +201,7 @@ mod tests {
                     (1..=3, Some(ballot)) => {
                         let round = rounds.get_mut(&ballot).unwrap();
                         if round.1.is_none() && let Some(accepted) = seeds[asked].prepare(ballot) {
-                            // An answer may come twice: count distinct ones only.
+                            // An answer may arrive twice, so only distinct answers are counted.
                             if round.0.len() < majority(3) && round.2 & (1 << asked) == 0 {
                                 round.2 |= 1 << asked;
                                 round.0.push(accepted);

@@ -1,10 +1,10 @@
-//! A leader whose connections break is followed by another at once.
+//! Replaces a leader at once when its connections break.
 //!
-//! A process that dies closes its connections, which the others notice long before its
-//! silence tells. When a majority of those that vote has lost the leader, they stand for
-//! election. As one alone would be refused, while the others still trust the leader's
-//! last heartbeat, all of them stand: that ends their trust, and of two votes of one term
-//! the greater wins. A gateway that has lost the leader alone stands back.
+//! A process that dies closes its connections, which the others notice long before its heartbeats
+//! are missed. When a majority of the voters has lost the leader, they campaign. A single candidate
+//! would be refused while the others still trust the leader's last heartbeat, so all of them
+//! campaign: this ends their trust, and of two votes in one term the greater wins. A gateway that
+//! alone has lost the leader does not campaign.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +16,13 @@ use super::rpc::Told;
 use super::wire::{Answer, Question};
 use crate::registry::replica::ClusterView;
 
-/// How long the others may take to say whether they have lost the leader, too.
+/// The time within which the others must answer whether they have lost the leader, too.
 const ANSWER_WITHIN: Duration = Duration::from_millis(250);
-/// The shortest time between two elections, and by how much more it may be.
+/// The shortest time between two elections, and the greatest random addition to it.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 const AGAIN_JITTER_MS: u64 = 100;
 
-/// Stands for election when the leader is gone, for as long as it is polled.
+/// Campaigns whenever the leader is lost, for as long as it is polled.
 pub async fn watch(cluster: Arc<Cluster>) {
     let mut bell = cluster.links.listen();
     let mut changes = cluster.replica.changes();
@@ -37,14 +37,14 @@ pub async fn watch(cluster: Arc<Cluster>) {
             continue;
         }
         tokio::select! {
-            // The cluster holds the other end.
+            // The cluster holds the sender, so this never fails.
             _ = bell.changed() => {}
             () = cluster.replica.changed(&mut changes) => {}
         }
     }
 }
 
-/// Whether this gateway, which votes, has no way to a leader.
+/// Returns whether this gateway is a voter without a connection to a leader.
 fn has_lost_leader(cluster: &Cluster, view: &ClusterView) -> bool {
     let others = view.voters().any(|id| id != view.id);
     view.votes() && others && !cluster.is_rolled_back() && !sees_leader(cluster, view)
@@ -55,14 +55,14 @@ fn sees_leader(cluster: &Cluster, view: &ClusterView) -> bool {
     view.name_of(leader).is_some_and(|name| cluster.is_connected(name))
 }
 
-/// The answer to another gateway that has lost its leader. The terms do not matter: one that
-/// stands already is in a later one, and needs the other to stand as well.
+/// Returns the answer to another gateway that has lost its leader. The terms are not compared: a
+/// gateway that campaigns already is in a later term, and needs the other to campaign as well.
 pub fn is_leaderless(cluster: &Cluster) -> bool {
     let view = cluster.view();
     view.votes() && !sees_leader(cluster, &view)
 }
 
-/// Whether a majority of those that vote has lost the leader.
+/// Returns whether a majority of the voters has lost the leader.
 async fn others_agree(cluster: &Arc<Cluster>) -> bool {
     let view = cluster.view();
     let voters = view.voters().count();
@@ -72,7 +72,7 @@ async fn others_agree(cluster: &Arc<Cluster>) -> bool {
         let rpc = cluster.rpc.clone();
         asked.spawn(async move {
             let answer = rpc.ask(&name, Question::Leaderless, ANSWER_WITHIN).await;
-            // One that has the name of a member and waits to be let in has no say.
+            // A gateway with the name of a member that waits for admission has no say.
             matches!(answer, Ok(Told { answer: Answer::Flag(true), from, .. }) if from == id)
         });
     }

@@ -1,4 +1,4 @@
-//! The forms in which consensus talks to other gateways, see
+//! The forms of the messages of consensus between gateways; see
 //! [`form`](crate::registry::replica::form).
 
 use openraft::SnapshotSegmentId;
@@ -88,12 +88,12 @@ impl Formed for AppendEntriesRequest<TypeConfig> {
     }
 }
 
-/// The answer to entries.
+/// The answer to log entries.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum AppendedForm {
-    /// All are in the log.
+    /// All entries are in the log.
     All,
-    /// Those up to this one are in the log.
+    /// The entries up to this one are in the log.
     UpTo(Option<LogIdForm>),
     /// The entry before them is not in the log.
     Conflict,
@@ -123,7 +123,7 @@ impl Formed for AppendEntriesResponse<NodeId> {
     }
 }
 
-/// A piece of a snapshot.
+/// A part of a snapshot.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct InstallForm {
     vote: VoteForm,
@@ -169,12 +169,12 @@ impl Formed for InstallSnapshotResponse<NodeId> {
     }
 }
 
-/// Why another gateway's consensus did not do what it was asked to.
+/// The reason why the consensus of another gateway did not carry out a request.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FailureForm<E> {
     /// It refuses this request.
     Refused(E),
-    /// It has stopped for good; its own log tells why.
+    /// It has stopped for good; its own log contains the reason.
     Stopped,
 }
 
@@ -196,7 +196,7 @@ impl<E: Formed> Formed for RaftError<NodeId, E> {
     }
 }
 
-/// A refusal that there is not.
+/// A refusal that cannot occur.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum NeverForm {}
 
@@ -212,7 +212,8 @@ impl Formed for openraft::error::Infallible {
     }
 }
 
-/// A piece of a snapshot that is not the next one: its id and offset, and those that came.
+/// The refusal of a part of a snapshot that is not the next one: its id and offset, and the
+/// expected ones.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct MismatchForm {
     expected: (String, u64),

@@ -1,4 +1,4 @@
-//! Whether the cluster works, as far as this gateway can tell, and log lines about what changes.
+//! The health of the cluster as far as this gateway can tell, and log lines about its changes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,16 +9,16 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::Cluster;
 use crate::registry::replica::{ClusterView, NodeId, Role};
 
-/// A leader that a majority has not answered for this long has lost it: several heartbeats, and
-/// short enough to be told within 5 s.
+/// The time without an answer of a majority after which a leader has lost it. It is several
+/// heartbeats, and short enough to be reported within 5 s.
 const QUORUM_SILENT_FOR: Duration = Duration::from_secs(2);
-/// How often it is looked for changes that are worth a line.
+/// The interval at which changes are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How a cluster is.
+/// The health of a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
-    /// All of its gateways are there.
+    /// All gateways are connected.
     Healthy,
     /// Commands are carried out, but a gateway is missing.
     Degraded,
@@ -27,7 +27,7 @@ pub enum Health {
 }
 
 impl Health {
-    /// The name operators see.
+    /// Returns the name that operators see.
     pub fn name(self) -> &'static str {
         match self {
             Self::Healthy => "healthy",
@@ -38,7 +38,7 @@ impl Health {
 }
 
 impl Cluster {
-    /// How the cluster is.
+    /// Returns the health of the cluster.
     pub fn health(&self, view: &ClusterView) -> Health {
         if self.is_removed() || self.is_rolled_back() || !self.has_quorum(view) {
             return Health::NoQuorum;
@@ -53,7 +53,7 @@ impl Cluster {
         Health::Healthy
     }
 
-    /// What the cluster lacks, as far as this gateway can tell, in sentences for people.
+    /// Returns sentences for people about what the cluster lacks, as far as this gateway can tell.
     pub fn missing(&self, view: &ClusterView) -> Vec<String> {
         let mut missing = Vec::new();
         if self.is_rolled_back() {
@@ -81,7 +81,7 @@ impl Cluster {
         missing
     }
 
-    /// The gateways that are listed and were never members: a name that is misspelt, or one that
+    /// Returns the listed gateways that were never members: a name may be misspelt, or the gateway
     /// was not started yet. The cluster does not count on them.
     pub fn unseen(&self, view: &ClusterView) -> Vec<String> {
         let members = names(view);
@@ -93,7 +93,7 @@ impl Cluster {
         self.listed.iter().filter(unseen).cloned().collect()
     }
 
-    /// Whether a member is connected; this gateway is, to itself.
+    /// Returns whether a member is connected. This gateway is always connected to itself.
     pub fn is_member_connected(&self, view: &ClusterView, id: NodeId) -> bool {
         id == view.id || view.name_of(id).is_some_and(|name| self.is_connected(name))
     }
@@ -126,8 +126,8 @@ fn names(view: &ClusterView) -> BTreeSet<String> {
     view.members.values().map(|(member, _)| member.name.clone()).collect()
 }
 
-/// Logs who leads, who is a member and whether there is a quorum, whenever that has changed since
-/// the last look: an election that flaps is a line a second, with the number of terms.
+/// Logs the leader, the members and the quorum whenever they have changed since the last look. An
+/// election that flaps causes one line a second, with the number of terms.
 pub async fn watch(cluster: Arc<Cluster>) {
     let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -144,7 +144,7 @@ pub async fn watch(cluster: Arc<Cluster>) {
             }
             members = now;
         }
-        // One that is alone leads itself, which is not worth a line.
+        // A gateway without others always leads itself, which needs no log line.
         if view.members.len() <= 1 || cluster.is_removed() {
             continue;
         }

@@ -1,4 +1,4 @@
-//! How a gateway with a new data directory becomes a member.
+//! Makes a gateway with a new data directory a member.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,22 +13,24 @@ use super::wire::{Answer, Hello, Question};
 use super::{ADD_WITHIN, Cluster, links::ANSWER_WITHIN};
 use crate::registry::replica::{Member, Role};
 
-/// How long a gateway that is no member yet waits for another to connect before it tries again.
+/// The time for which a gateway that is not a member waits for a connection before it tries again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
-/// The same while a bootstrap is under way, where gateways wait for each other.
+/// The same time while a bootstrap is in progress, in which gateways wait for each other.
 const BALLOT_AGAIN: Duration = Duration::from_millis(200);
-/// How long those that are there wait for the rest before they found without them.
+/// The time for which the connected gateways wait for the others before they bootstrap without
+/// them.
 const WAIT_FOR_ALL: Duration = Duration::from_secs(2);
-/// How much longer each waits for those before it, by name, to propose.
+/// The additional time for which each waits for those before it, by name, to propose.
 const YIELD_TO_EARLIER: Duration = Duration::from_millis(700);
-/// How long a bootstrap may take before the log says what it waits for, and how often it does.
+/// The duration of a bootstrap after which the log reports what it waits for, and the interval of
+/// these reports.
 const SAY_AFTER: Duration = Duration::from_secs(10);
 const SAY_EVERY: Duration = Duration::from_secs(60);
-/// How long a member may be without a leader before it asks whether it still is one.
+/// The time without a leader after which a member asks whether it still is one.
 const DOUBT_AFTER: Duration = Duration::from_secs(3);
 
-/// Founds a cluster with the others or is let in, if that is still to be done; then
-/// watches whether this gateway still is a member.
+/// Bootstraps a cluster with the others or asks for admission, if that is still to be done; then
+/// monitors whether this gateway still is a member.
 pub async fn join(cluster: Arc<Cluster>) {
     let mut since = Instant::now();
     let mut said = String::new();
@@ -47,7 +49,7 @@ pub async fn join(cluster: Arc<Cluster>) {
                 BALLOT_AGAIN
             }
             Err(reason) => {
-                // Once, not with every attempt.
+                // A reason is logged once and not with every attempt.
                 if reason != said {
                     tracing::warn!(reason, "not a member of the cluster");
                     said = reason;
@@ -56,7 +58,7 @@ pub async fn join(cluster: Arc<Cluster>) {
             }
         };
         tokio::select! {
-            // The cluster holds the other end.
+            // The cluster holds the sender, so this never fails.
             _ = bell.changed() => {}
             () = cluster.replica.changed(&mut changes) => {}
             () = sleep(pause) => {}
@@ -69,7 +71,7 @@ pub async fn join(cluster: Arc<Cluster>) {
     stay(&cluster).await;
 }
 
-/// Says in the log what a bootstrap waits for that takes long.
+/// Logs what a slow bootstrap waits for.
 struct SlowBootstrap {
     since: Instant,
     said: Option<Instant>,
@@ -82,7 +84,7 @@ impl Default for SlowBootstrap {
 }
 
 impl SlowBootstrap {
-    /// Whether it is time to say something.
+    /// Returns whether it is time for a report.
     fn is_due(&mut self) -> bool {
         let is_due = self.since.elapsed() >= SAY_AFTER
             && self.said.is_none_or(|said| said.elapsed() >= SAY_EVERY);
@@ -118,11 +120,11 @@ impl SlowBootstrap {
     }
 }
 
-/// What became of an attempt to join that did not fail.
+/// The outcome of an attempt to join that did not fail.
 enum Attempt {
-    /// Fewer than a majority are there: these listed ones are missing.
+    /// Fewer than a majority are connected; these listed gateways are missing.
     TooFew(Vec<String>),
-    /// It is under way.
+    /// The bootstrap is in progress.
     Open,
 }
 
@@ -161,7 +163,7 @@ async fn attempt(cluster: &Arc<Cluster>, since: Instant) -> Result<Attempt, Stri
     Ok(Attempt::Open)
 }
 
-/// The listed gateways that answer, by name.
+/// Returns the listed gateways that answer, by name.
 async fn hellos(cluster: &Arc<Cluster>) -> BTreeMap<String, Hello> {
     let mut asked = tokio::task::JoinSet::new();
     for name in cluster.listed.iter().filter(|name| *name != cluster.own_name.as_str()) {
@@ -185,7 +187,7 @@ async fn hellos(cluster: &Arc<Cluster>) -> BTreeMap<String, Hello> {
     hellos
 }
 
-/// One ballot of the founding. Whatever it comes to, what was decided holds.
+/// Runs one ballot of the bootstrap. Whatever its outcome, an earlier decision holds.
 async fn found(
     cluster: &Arc<Cluster>,
     hellos: &BTreeMap<String, Hello>,
@@ -197,7 +199,7 @@ async fn found(
     for name in hellos.keys() {
         let answer = cluster.rpc.ask(name, Question::Prepare(ballot), ANSWER_WITHIN).await;
         let Ok(Told { answer: Answer::Prepared(Some(accepted)), .. }) = answer else { continue };
-        // What no gateway can have accepted is no promise.
+        // An accepted proposal that no gateway can have made is not counted as a promise.
         match &accepted {
             Some(founding) if !founding.is_sound(&cluster.listed, &[]) => {
                 tracing::warn!(gateway = name, "its answer about the bootstrap is not taken");
@@ -234,7 +236,7 @@ async fn found(
     Ok(())
 }
 
-/// Watches whether this gateway was removed while it was away or did not look.
+/// Monitors whether this gateway was removed while it was disconnected.
 async fn stay(cluster: &Arc<Cluster>) {
     let mut led = Instant::now();
     loop {

@@ -1,17 +1,17 @@
-//! How gateways prove to each other that they know the key of their cluster.
+//! The proof by which gateways show each other that they know the key of their cluster.
 //!
-//! Each of the two sends a random [`Nonce`], and answers that of the other with a MAC over both
-//! nonces and over who sends it to whom: names and incarnations of both nodes. So a proof is of
-//! use on no other connection, to nobody else and never again, and cannot be sent back to the
-//! gateway it came from. Nobody learns the key. Nothing protects what is said afterwards from
-//! whoever can change what the network carries: that takes TLS.
+//! Each of the two gateways sends a random [`Nonce`], and answers that of the other with a MAC over
+//! both nonces, its direction, and the names and incarnations of both nodes. A proof is therefore
+//! of no use on another connection, to another gateway or at another time, and cannot be reflected
+//! to the gateway from which it came. The key is not revealed. Nothing protects later messages from
+//! an attacker who can change the traffic of the network; that requires TLS.
 
 use gater_core::sign::Key;
 use secrecy::{ExposeSecret, SecretSlice};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
-/// Begins what is authenticated, so that no other use of the key gives the same bytes.
+/// The first bytes under the MAC, so that no other use of the key produces the same bytes.
 const PURPOSE: &[u8] = b"esdb-gater: proof of a gateway, 1";
 
 /// A number that is drawn at random for one connection.
@@ -20,12 +20,12 @@ pub type Nonce = [u8; 32];
 /// A proof of the key.
 pub type Proof = [u8; 32];
 
-/// What one gateway says to another about the key.
+/// A message between two gateways about the key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KeyMessage {
-    /// Prove that you know the key, with this.
+    /// Asks for a proof over this nonce.
     Challenge(Nonce),
-    /// This proves it.
+    /// Proves the knowledge of the key.
     Proof(Proof),
 }
 
@@ -34,9 +34,9 @@ pub enum KeyMessage {
 pub struct End<'a> {
     /// The name of the node.
     pub name: &'a str,
-    /// Its incarnation.
+    /// The incarnation of the node.
     pub creation: u32,
-    /// What it has drawn.
+    /// The nonce that the node has drawn.
     pub nonce: &'a Nonce,
 }
 
@@ -45,7 +45,7 @@ pub struct End<'a> {
 pub struct ClusterKey(Key);
 
 impl ClusterKey {
-    /// The key made of these bytes.
+    /// Returns the key that consists of these bytes.
     pub fn new(bytes: &SecretSlice<u8>) -> Self {
         Self(Key::new(bytes.expose_secret()))
     }
@@ -55,7 +55,8 @@ impl ClusterKey {
         self.mac(prover, verifier)
     }
 
-    /// Whether `proof` is what `prover` sends to `verifier`. Takes the same time whatever it is.
+    /// Returns whether `proof` is the one that `prover` sends to `verifier`. The time does not
+    /// depend on where they differ.
     pub fn verify(&self, prover: End<'_>, verifier: End<'_>, proof: &Proof) -> bool {
         self.mac(prover, verifier).ct_eq(proof).into()
     }
@@ -63,7 +64,7 @@ impl ClusterKey {
     fn mac(&self, prover: End<'_>, verifier: End<'_>) -> Proof {
         let mut text = PURPOSE.to_vec();
         for end in [prover, verifier] {
-            // With its length no name runs into what follows.
+            // The length prevents a name from being confused with the bytes after it.
             text.extend((end.name.len() as u64).to_be_bytes());
             text.extend(end.name.as_bytes());
             text.extend(end.creation.to_be_bytes());

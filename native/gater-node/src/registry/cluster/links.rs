@@ -16,30 +16,29 @@ use super::refusals::Reason;
 use super::rpc::AskError;
 use super::wire::Question;
 
-/// How often every connection is looked after.
+/// The interval at which every connection is checked.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How long a gateway may take to answer a short question.
+/// The time within which a gateway must answer a short question.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-/// A connection over which nothing is answered for this long is cut and made anew: what is
-/// in a broken network is not worth waiting for.
+/// The time without an answer after which a connection is cut and established anew, since messages
+/// in a broken network are not worth waiting for.
 const SILENT_FOR: Duration = Duration::from_secs(6);
-/// How long a gateway may take to prove the key of the cluster, if there is one.
+/// The time within which a gateway must prove the key of the cluster, if there is a key.
 const PROVED_WITHIN: Duration = Duration::from_secs(5);
-/// How long a dial may take.
+/// The time limit of a dial.
 const DIAL_WITHIN: Duration = Duration::from_secs(2);
 
-/// Which nodes are gateways of the cluster, and a bell that rings when one of them
-/// connects or goes.
+/// The names of the other gateways, and a notification when one of them connects or disconnects.
 pub struct Links {
     started: Instant,
     names: Mutex<BTreeSet<String>>,
-    /// When the last connection to a gateway went.
+    /// The times at which the last connections to gateways ended.
     lost: Mutex<HashMap<String, Instant>>,
     bell: watch::Sender<u64>,
 }
 
 impl Links {
-    /// The connections to the other gateways, of which these are known by name.
+    /// Returns the connections to the other gateways, which are known by `names`.
     pub fn new(names: BTreeSet<String>) -> Self {
         Self {
             started: Instant::now(),
@@ -49,32 +48,32 @@ impl Links {
         }
     }
 
-    /// The connection to the gateway `name` is gone.
+    /// Records the end of the connection to the gateway `name`.
     pub fn lost(&self, name: &str) {
         self.lost.lock().insert(name.to_owned(), Instant::now());
     }
 
-    /// For how long the gateway `name`, which is not connected, has not been.
+    /// Returns the time for which the gateway `name` has been disconnected.
     pub fn away_for(&self, name: &str) -> Duration {
         self.lost.lock().get(name).unwrap_or(&self.started).elapsed()
     }
 
-    /// Whether the node `name` is one of the other gateways.
+    /// Returns whether the node `name` is one of the other gateways.
     pub fn is_one(&self, name: &str) -> bool {
         self.names.lock().contains(name)
     }
 
-    /// The gateway `name` is to be connected as well.
+    /// Adds the gateway `name` to those that are kept connected.
     pub fn also(&self, name: &str) {
         self.names.lock().insert(name.to_owned());
     }
 
-    /// A connection to a gateway came or went.
+    /// Notifies the listeners that a connection to a gateway was established or lost.
     pub fn changed(&self) {
         self.bell.send_modify(|rung| *rung = rung.wrapping_add(1));
     }
 
-    /// Hears the bell from now on.
+    /// Returns a receiver of notifications from now on.
     pub fn listen(&self) -> watch::Receiver<u64> {
         self.bell.subscribe()
     }
@@ -117,10 +116,10 @@ async fn tend(cluster: Arc<Cluster>, name: String) {
         if let Some(connection) = cluster.rpc.any_connection(&name) {
             cluster.challenge(&connection);
         }
-        // `heard` is when the connection was in order last.
+        // `heard` is the time at which the connection last worked.
         match cluster.rpc.any_connection(&name) {
             None => {
-                // A refusal shows in the log of whoever refuses; it is tried again.
+                // A refusal is logged by the gateway that refuses. The dial is repeated.
                 let _ = timeout(DIAL_WITHIN, cluster.rpc.node().connect(&node)).await;
                 heard = Instant::now();
             }

@@ -1,10 +1,10 @@
-//! When the workers of a node that cannot be reached are given up.
+//! Decides when the workers of an unreachable node are given up.
 //!
-//! A connection that is lost is no death: the network may be at fault, and another
-//! gateway may still reach the node. The leader gives up an incarnation of a node when
-//! none of the gateways has reached it for the grace time, as each says itself; one that
-//! says nothing counts as reaching it until it has been away for as long. Without a
-//! leader, and so without a majority, nothing is given up.
+//! A lost connection does not mean that the node is dead: the network may have failed, and another
+//! gateway may still reach the node. The leader gives up an incarnation of a node when none of the
+//! gateways has reached it for the grace time, according to their own answers. A gateway that does
+//! not answer counts as reaching the node until it has been disconnected for as long. Without a
+//! leader, and therefore without a majority, nothing is given up.
 
 use std::sync::Arc;
 
@@ -17,12 +17,12 @@ use super::rpc::Told;
 use super::wire::{Answer, Question};
 use crate::transport::peers::PeerRef;
 
-/// The incarnations that are asked for in one question.
+/// The number of incarnations in one question.
 const ASK_FOR: usize = 1024;
 
 impl Cluster {
-    /// Gives up those of `lost`, which this gateway has not reached for the grace time,
-    /// that no other has reached either. Does nothing but on the leader.
+    /// Gives up the incarnations of `lost`, which this gateway has not reached for the grace time,
+    /// that no other gateway has reached either. Does nothing on other gateways than the leader.
     pub async fn give_up(self: &Arc<Self>, lost: &[PeerRef]) {
         for lost in lost.chunks(ASK_FOR) {
             let view = self.view();

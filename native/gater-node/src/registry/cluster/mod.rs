@@ -1,10 +1,10 @@
-//! Several gateways that keep one registry and relay for each other.
+//! Several gateways that replicate one registry and relay messages for each other.
 //!
-//! They talk over their own distribution connections ([`wire`], [`rpc`]). Raft runs over
-//! that ([`network`]); new gateways found a cluster together or ask to be let in
-//! ([`joining`], [`bootstrap`]); a leader whose connection breaks is followed by another at
-//! once ([`campaign`]). Who may speak as a gateway [`trust`] decides. Whose workers are given up
-//! they decide together (`liveness`), and how the cluster is can be asked ([`health`]).
+//! They communicate over their own distribution connections ([`wire`], [`rpc`]), over which Raft
+//! runs ([`network`]). New gateways bootstrap a cluster together or ask for admission ([`joining`],
+//! [`bootstrap`]). A leader whose connection breaks is replaced at once ([`campaign`]). [`trust`]
+//! decides who may speak as a gateway. The gateways decide together whose workers are given up
+//! (`liveness`), and [`health`] reports the state of the cluster.
 
 pub mod bootstrap;
 pub mod campaign;
@@ -50,42 +50,43 @@ use crate::registry::replica::{
 use crate::supervise::supervise;
 use crate::transport::peers::Peers;
 
-/// The name under which the data directory remembers the cluster.
+/// The name of the cluster id among the metadata of the data directory.
 const CLUSTER_NOTE: &str = "cluster";
-/// The name under which the data directory remembers whose it is.
+/// The name of the owner among the metadata of the data directory.
 const NAME_NOTE: &str = "name";
-/// Questions of other gateways that are dealt with at a time.
+/// The greatest number of questions of other gateways that are handled at a time.
 const MAX_QUESTIONS: usize = 4096;
-/// Changes of the cluster that are dealt with at a time: each may take minutes.
+/// The greatest number of changes of the cluster that are handled at a time. Each may take minutes.
 const MAX_CHANGES: usize = 8;
-/// How long the leader may take over a batch that was forwarded to it.
+/// The time within which the leader must write a batch that was forwarded to it.
 const WRITE_WITHIN: Duration = Duration::from_secs(4);
-/// How long it may take to bring a new member up to date.
+/// The time within which a new member must catch up.
 pub const ADD_WITHIN: Duration = Duration::from_secs(120);
 
-/// How often what gateways have told of their progress is written to the disk.
+/// The interval at which the progress that gateways have reported is written to the disk.
 const REMEMBER_EVERY: Duration = Duration::from_secs(2);
-/// The gateways whose word that they run with an older copy is remembered.
+/// The greatest number of gateways that are remembered as running with an older copy.
 const MAX_ROLLED_BACK: usize = 256;
-/// What the log says of a gateway whose disk has gone back in time.
+/// The log line about a gateway whose disk has gone back in time.
 const ROLLED_BACK: &str = "this gateway runs with an older copy of its data directory, so that what it \
     acknowledged since may be missing: it takes part in nothing. Stop it, empty the data directory, \
     start it, and let it in with `esdb-gater cluster add`";
 
-/// How long a gateway that is to be let in may take to say who it is, and between two questions.
+/// The time within which a gateway that is to be admitted must introduce itself, and the pause
+/// between two questions.
 const INVITE_WITHIN: Duration = Duration::from_secs(5);
 const INVITE_AGAIN: Duration = Duration::from_millis(100);
 
-/// What a cluster is told when it is opened.
+/// The settings of a cluster.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where the registry is kept.
+    /// The directory of the registry.
     pub data_dir: PathBuf,
-    /// See `cluster.lost_grace_seconds`.
+    /// The value of `cluster.lost_grace_seconds`.
     pub lost_grace: Duration,
 }
 
-/// Has the disk remember what gateways have told of their progress, now and then.
+/// Writes the progress that gateways have reported to the disk from time to time.
 async fn remember(cluster: Arc<Cluster>) {
     loop {
         cluster.heard.notified().await;
@@ -96,31 +97,32 @@ async fn remember(cluster: Arc<Cluster>) {
     }
 }
 
-/// Who asks.
+/// The gateway that asks a question.
 struct Asker {
     connection: Arc<Connection>,
     id: NodeId,
-    /// The cluster it belongs to.
+    /// The cluster to which it belongs.
     cluster: Option<ClusterId>,
 }
 
-/// This gateway's part in a cluster; that of a gateway alone as well.
+/// This gateway's part in a cluster. A gateway without others has one, too.
 pub struct Cluster {
     own_name: Atom,
-    /// The names that were configured, this gateway's own among them or not.
+    /// The configured names, which may or may not include this gateway's own.
     listed: BTreeSet<String>,
     replica: Arc<Replica>,
     peers: Arc<Peers>,
     rpc: Arc<Rpc>,
     founder: Bootstrap,
     links: Links,
-    /// The other members have told that this gateway is none any more.
+    /// Whether the other members have reported that this gateway is no longer a member.
     removed: AtomicBool,
     past: Past,
     witnesses: Witnesses,
-    /// Rings when a gateway has told how far it has come.
+    /// Notified when a gateway has reported its progress.
     heard: Notify,
-    /// The members that run with an older copy of their data directory, as they say themselves.
+    /// The members that run with an older copy of their data directory, according to their own
+    /// reports.
     rolled_back: Mutex<BTreeMap<NodeId, String>>,
 
     trust: Arc<Trust>,
@@ -130,8 +132,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The part of the gateway `own_name`, whose cluster is to consist of `listed`, or
-    /// that is alone if nobody is listed. Has the data directory remember this start.
+    /// Opens the part of the gateway `own_name`, whose cluster consists of `listed`, or which has
+    /// no others if the list is empty. Records this start in the data directory.
     pub async fn open(
         own_name: Atom,
         listed: &[String],
@@ -149,8 +151,8 @@ impl Cluster {
         let noted: Option<ClusterId> = replica.log().noted(CLUSTER_NOTE).map_err(unreadable)?;
         let noted_name: Option<String> = replica.log().noted(NAME_NOTE).map_err(unreadable)?;
         let view = replica.view();
-        // A member is known to the others by the name in the log; one that is alone goes by the
-        // name that it had when it ran last.
+        // The others know a member by the name in the log. A gateway without others has the name of
+        // its last run there.
         let known_as = match view.members.len() {
             0 | 1 => noted_name,
             _ => view.name_of(view.id).map(str::to_owned),
@@ -168,7 +170,7 @@ impl Cluster {
             }
             _ => {}
         }
-        // A gateway that founded a cluster of its own named it after itself.
+        // A gateway that bootstrapped a cluster of its own has named it after itself.
         let founded = !replica.view().members.is_empty();
         if let Some(cluster) = noted.or(founded.then(|| replica.node_id())) {
             rpc.belong(cluster);
@@ -206,7 +208,7 @@ impl Cluster {
         }))
     }
 
-    /// Has the data directory remember the name of this gateway.
+    /// Stores the name of this gateway in the data directory.
     pub async fn note_name(&self) -> Result<(), OpenError> {
         let failed = |error: openraft::AnyError| OpenError::Raft(error.to_string());
         let log = self.replica.log();
@@ -217,7 +219,8 @@ impl Cluster {
         log.note(NAME_NOTE, &self.own_name.as_str()).await.map_err(failed)
     }
 
-    /// Connects to the other gateways, now and whenever that is needed, until `stop`.
+    /// Connects to the other gateways, now and whenever that is necessary, until `stop` is
+    /// cancelled.
     pub fn start(self: &Arc<Self>, stop: &CancellationToken) {
         let of = self.clone();
         supervise("gateways are kept connected", stop, move || links::keep(of.clone()));
@@ -233,22 +236,22 @@ impl Cluster {
         supervise("progress of gateways is remembered", stop, move || remember(of.clone()));
     }
 
-    /// The name of this gateway.
+    /// Returns the name of this gateway.
     pub fn name(&self) -> &str {
         self.own_name.as_str()
     }
 
-    /// The registry.
+    /// Returns the registry.
     pub fn replica(&self) -> &Arc<Replica> {
         &self.replica
     }
 
-    /// The cluster as this gateway knows it.
+    /// Returns the cluster as this gateway knows it.
     pub fn view(&self) -> ClusterView {
         self.replica.view()
     }
 
-    /// The names of all gateways of the cluster, this one among them, in order.
+    /// Returns the names of all gateways of the cluster, including this one, in order.
     pub fn gateways(&self) -> BTreeSet<String> {
         let mut names: BTreeSet<_> = self
             .view()
@@ -257,7 +260,7 @@ impl Cluster {
             .map(|(member, _)| member.name)
             .filter(|name| !name.is_empty())
             .collect();
-        // One that is alone may be known under the name it had before.
+        // A gateway without others may have had another name before.
         if names.len() <= 1 {
             names.clear();
         }
@@ -265,17 +268,17 @@ impl Cluster {
         names
     }
 
-    /// Whether this gateway was a member and is none any more.
+    /// Returns whether this gateway was a member and is no longer.
     pub fn is_removed(&self) -> bool {
         self.removed.load(Ordering::Relaxed)
     }
 
-    /// Whether this gateway has found out that its data directory is an older copy of itself.
+    /// Returns whether this gateway has found that its data directory is an older copy.
     pub fn is_rolled_back(&self) -> bool {
         self.past.verdict().is_some()
     }
 
-    /// How many entries a member, as it has told, has safe on its disk.
+    /// Returns the number of entries that a member has on its disk, according to its own report.
     pub fn settled(&self, id: NodeId) -> u64 {
         if id == self.replica.node_id() {
             return self.replica.progress().settled;
@@ -283,34 +286,35 @@ impl Cluster {
         self.witnesses.of(id).map_or(0, |statement| statement.progress().settled)
     }
 
-    /// Whether a member says that it runs with an older copy of its data directory.
+    /// Returns whether a member reports that it runs with an older copy of its data directory.
     pub fn runs_on_old_copy(&self, id: NodeId) -> bool {
         self.rolled_back.lock().contains_key(&id)
     }
 
-    /// The connections to the other members, over which the key is proved if there is one.
+    /// Returns the connections to the other members, on which the key is proved if there is one.
     pub fn connected_members(&self) -> Vec<Arc<Connection>> {
         let is_other = |name: &String| name != self.own_name.as_str();
         let names = self.gateways().into_iter().filter(is_other);
         names.filter_map(|name| self.rpc.connection(&name)).collect()
     }
 
-    /// Hears when a connection to a gateway comes, goes or is proved.
+    /// Returns a receiver of notifications when a connection to a gateway is established, lost or
+    /// proved.
     pub fn listen(&self) -> tokio::sync::watch::Receiver<u64> {
         self.links.listen()
     }
 
-    /// Whether the gateway `name` is connected; it is to itself.
+    /// Returns whether the gateway `name` is connected. This gateway is always connected to itself.
     pub fn is_connected(&self, name: &str) -> bool {
         name == self.own_name.as_str() || self.rpc.connection(name).is_some()
     }
 
-    /// Who may speak as a gateway.
+    /// Returns the decisions about who may speak as a gateway.
     pub fn trust(&self) -> &Arc<Trust> {
         &self.trust
     }
 
-    /// A connection has come up.
+    /// Handles a new connection.
     pub fn up(self: &Arc<Self>, connection: &Arc<Connection>) {
         if self.trust.knows(connection.peer().name.as_str()) {
             self.challenge(connection);
@@ -318,15 +322,15 @@ impl Cluster {
         }
     }
 
-    /// Asks a gateway who it is and what it remembers of this one, and tells those who wait for
-    /// its connection.
+    /// Asks a gateway to introduce itself and to report what it remembers of this one, and notifies
+    /// the tasks that wait for its connection.
     fn greet(self: &Arc<Self>, connection: &Arc<Connection>) {
         if !self.trust.has_proved(connection) {
             return;
         }
         let (cluster, name) = (self.clone(), connection.peer().name.as_str().to_owned());
         tokio::spawn(async move {
-            // What is lost here is asked again by what keeps the connection.
+            // If the answer is lost, the task that keeps the connection asks again.
             if let Ok(told) = cluster.rpc.ask(&name, Question::Hello, links::ANSWER_WITHIN).await {
                 cluster.hear(&told).await;
             }
@@ -341,7 +345,8 @@ impl Cluster {
         }
     }
 
-    /// A gateway has told who it is, who the members are, and what it remembers of this one.
+    /// Handles the introduction of a gateway: its id, the members that it knows, and what it
+    /// remembers of this one.
     async fn hear(&self, told: &Told) {
         let Answer::Hello(hello) = &told.answer else { return };
         let name = told.over.peer().name.as_str();
@@ -371,7 +376,7 @@ impl Cluster {
         }
     }
 
-    /// This gateway must not take part in anything: its disk has gone back in time.
+    /// Takes this gateway out of all activity, since its disk has gone back in time.
     async fn withdraw(&self, why: &str) {
         self.rpc.withdraw();
         self.replica.retire();
@@ -398,7 +403,7 @@ impl Cluster {
         }
     }
 
-    /// A connection is gone.
+    /// Handles the end of a connection.
     pub fn down(&self, connection: &Arc<Connection>) {
         self.rpc.broken(connection);
         self.trust.leave(connection);
@@ -409,10 +414,10 @@ impl Cluster {
         }
     }
 
-    /// A message of another gateway has come, or of a node that wants to be taken for one.
+    /// Handles a message of another gateway, or of a node that claims to be one.
     pub fn message(self: &Arc<Self>, from: &Arc<Connection>, term: &[u8]) {
         let name = from.peer().name.as_str();
-        // Nothing is read that a stranger sends.
+        // Messages of strangers are not decoded.
         if !self.trust.knows(name) {
             return self.trust.refuse(Reason::NotGateway, from, &"its name is none of a gateway");
         }
@@ -432,7 +437,7 @@ impl Cluster {
                 from,
                 &format_args!("its id is {id}, as is this one's"),
             );
-            // The other is to know as well: an answer goes out under the same id.
+            // The other gateway has to be told as well, so an answer is sent with the same number.
             if matches!(content, Content::Ask(_)) {
                 self.tell(from, number, Answer::Stranger);
             }
@@ -472,7 +477,7 @@ impl Cluster {
         }
     }
 
-    /// Whether a question may be asked by who asks it. What is refused is counted.
+    /// Returns whether the asker may ask a question. Refusals are counted.
     fn may_ask(&self, asker: &Asker, question: &Question) -> bool {
         let (connection, id) = (&asker.connection, asker.id);
         let name = connection.peer().name.as_str();
@@ -500,7 +505,7 @@ impl Cluster {
     }
 
     fn asked(self: &Arc<Self>, asker: Asker, number: u64, question: Question) {
-        // Who asks without end gets no answers, which is what a busy gateway gives.
+        // Questions beyond the limit are not answered, as if the gateway were busy.
         let Ok(permit) = self.questions.clone().try_acquire_owned() else { return };
         let cluster = self.clone();
         tokio::spawn(async move {
@@ -567,13 +572,13 @@ impl Cluster {
         }
     }
 
-    /// Whether this gateway may take part in what another one asks: it knows what the other
-    /// remembers of it, and that its disk has not gone back in time since.
+    /// Returns whether this gateway may take part in what another one requests: it knows what the
+    /// other remembers of it, and that its own disk has not gone back in time since.
     fn takes_part_with(&self, asker: &Asker) -> bool {
         self.trust.is_introduced(&asker.connection) && !self.is_rolled_back()
     }
 
-    /// The answer to what consensus was asked.
+    /// Returns the answer to a request to consensus.
     fn taken<T>(
         &self,
         asker: &Asker,
@@ -589,7 +594,7 @@ impl Cluster {
                 };
                 self.trust.refuse(reason, &asker.connection, &refusal);
             }
-            // The program ends with that reason.
+            // The program ends with this reason.
             Err(error @ (IntakeError::Stopped(_) | IntakeError::Log(_))) => {
                 tracing::debug!(%error, "a question of another gateway is not answered");
             }
@@ -597,7 +602,7 @@ impl Cluster {
         Answer::Stranger
     }
 
-    /// Promises to take part in a ballot of the bootstrap, unless it is over here.
+    /// Promises to take part in a ballot of the bootstrap, unless that is complete on this gateway.
     async fn prepare(&self, asker: &Asker, ballot: bootstrap::Ballot) -> Answer {
         if self.view().role != Role::Waiting {
             return Answer::Prepared(None);
@@ -613,7 +618,7 @@ impl Cluster {
         }
     }
 
-    /// Accepts what another gateway proposes as the cluster, unless there is one here.
+    /// Accepts a proposed cluster, unless this gateway belongs to one.
     async fn accept(&self, asker: &Asker, founding: bootstrap::Founding) -> Answer {
         if self.view().role != Role::Waiting {
             return Answer::Flag(false);
@@ -634,15 +639,15 @@ impl Cluster {
         }
     }
 
-    /// Whether the asker may take part in this gateway's log. One that belongs nowhere yet
-    /// belongs where the listed gateways do, or where it was founded.
+    /// Returns whether the asker may take part in this gateway's log. A gateway without a cluster
+    /// belongs to that of the listed gateways, or to the one in which it was bootstrapped.
     async fn belongs_with(&self, asker: &Asker) -> bool {
         match (self.rpc.cluster(), asker.cluster) {
             (Some(ours), Some(theirs)) if ours == theirs => true,
             (None, Some(theirs)) => {
                 let (_, accepted) = self.founder.state().await;
                 if !self.trust.expects(theirs) && accepted != Some(theirs) {
-                    // It asks again, when the listed gateways have said where they belong.
+                    // The asker asks again, when the listed gateways have reported their cluster.
                     return false;
                 }
                 match self.belong(theirs).await {
@@ -682,17 +687,18 @@ impl Cluster {
         }
     }
 
-    /// Adds the gateway `name` to the cluster, through whoever leads. The error is for people.
+    /// Adds the gateway `name` to the cluster through the leader. The error is a text for people.
     pub async fn add(self: &Arc<Self>, name: &str) -> Result<(), String> {
         self.in_turn(self.through_leader(Question::Add(name.to_owned()))).await
     }
 
-    /// Removes the gateway `name` from the cluster, through whoever leads.
+    /// Removes the gateway `name` from the cluster through the leader. The error is a text for
+    /// people.
     pub async fn remove(self: &Arc<Self>, name: &str) -> Result<(), String> {
         self.in_turn(self.through_leader(Question::Remove(name.to_owned()))).await
     }
 
-    /// Does not begin while too many changes are under way.
+    /// Runs a change, unless too many changes are in progress.
     async fn in_turn(
         &self,
         change: impl Future<Output = Result<(), String>>,
@@ -724,7 +730,7 @@ impl Cluster {
         }
     }
 
-    /// Lets a new gateway in that was listed from the start.
+    /// Admits a new gateway that was listed from the start.
     async fn admit(self: &Arc<Self>, id: NodeId, name: String) -> Result<(), String> {
         let view = self.view();
         if view.is_voter(id) {
@@ -776,8 +782,8 @@ impl Cluster {
         self.enter(hello.id, name.to_owned()).await
     }
 
-    /// Asks a gateway that is to be let in who it is. It may not know this one yet, and the key
-    /// may still have to be proved.
+    /// Asks a gateway that is to be admitted to introduce itself. It may not know this gateway yet,
+    /// and the key may still have to be proved.
     async fn invite(&self, name: &str) -> Option<Hello> {
         self.trust.invite(name);
         let until = Instant::now() + INVITE_WITHIN;
@@ -796,7 +802,7 @@ impl Cluster {
         None
     }
 
-    /// Makes a gateway a member, and has it vote as soon as it has caught up.
+    /// Makes a gateway a member, and gives it a vote as soon as it has caught up.
     async fn enter(&self, id: NodeId, name: String) -> Result<(), String> {
         let until = Instant::now() + ADD_WITHIN;
         let busy = |_| "another change of the members takes too long: ask again".to_owned();
@@ -821,7 +827,7 @@ impl Cluster {
 
     async fn remove_here(&self, name: &str) -> Result<(), String> {
         let view = self.view();
-        // One that is alone may be known under the name it had before, or none.
+        // A gateway without others may have had another name before, or none.
         let alone = view.members.len() <= 1 && view.votes() && self.own_name.as_str() == name;
         let removed = if alone { Err(MemberError::Last) } else { self.replica.remove(name).await };
         match removed {

@@ -23,26 +23,26 @@ use crate::registry::replica::{
 
 type RpcError<E = openraft::error::Infallible> = RPCError<NodeId, Member, RaftError<NodeId, E>>;
 
-/// The pause before a gateway that is not connected is tried again.
+/// The pause before another attempt to reach a gateway that is not connected.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
-/// How long the leader may take to write what is forwarded to it. Who asked is told
-/// sooner when another leads meanwhile.
+/// The time within which the leader must write a forwarded batch. The caller is answered sooner if
+/// another gateway becomes the leader.
 const WRITE_WITHIN: Duration = Duration::from_secs(4);
 
-/// The network of a gateway in a cluster.
+/// The Raft network of a gateway in a cluster.
 #[derive(Clone)]
 pub struct Network {
     rpc: Arc<Rpc>,
 }
 
 impl Network {
-    /// The network of questions.
+    /// Returns the network that asks through `rpc`.
     pub fn new(rpc: Arc<Rpc>) -> Self {
         Self { rpc }
     }
 }
 
-/// The way to one other gateway.
+/// The Raft connection to one other gateway.
 pub struct Way {
     rpc: Arc<Rpc>,
     target: NodeId,
@@ -73,7 +73,7 @@ impl Way {
         match result {
             Some(Ok(value)) => Ok(value),
             Some(Err(error)) => Err(RemoteError::new(self.target, error).into()),
-            // What is wrong is in the log of the other gateway, which has refused it.
+            // The other gateway, which has refused the request, has logged the reason.
             None => {
                 let text = format!("{} has another data directory or cluster", self.name);
                 Err(Unreachable::new(&io::Error::other(text)).into())
@@ -82,7 +82,8 @@ impl Way {
     }
 }
 
-/// The answer, unless no sound gateway gives it: then it is as good as none.
+/// Returns the answer if an honest gateway can give it; any other answer is treated as a missing
+/// one.
 #[expect(clippy::result_large_err, reason = "the error of openraft's trait")]
 fn sound<T, E: std::error::Error>(
     name: &str,
@@ -152,7 +153,7 @@ impl Forward for Network {
         Box::pin(async move {
             match rpc.ask(&name, Question::Forward(batch), WRITE_WITHIN).await {
                 Ok(Told { answer: Answer::Forward(result), .. }) => match result {
-                    // One outcome for each command, or it is no answer.
+                    // An answer without exactly one outcome for each command is invalid.
                     Ok(written) if written.applied.0.len() != batch_len => Err(ForwardError::Lost),
                     result => result,
                 },

@@ -1,14 +1,15 @@
-//! How a gateway recognises that its disk has gone back in time.
+//! Detects that the disk of a gateway has gone back in time.
 //!
-//! Consensus lives on the disks of a majority: a gateway that is started on an older copy of its
-//! data directory has forgotten votes that it gave and entries that it acknowledged, and entries
-//! that a majority holds can be lost with its help. It cannot tell by itself. So each gateway
-//! counts its starts, draws a number for each, and tells the others in a [`Statement`] how far it
-//! has come; they remember the last one and tell it back when they meet again ([`Witnesses`]).
-//! A gateway takes part in nothing over a connection before it has heard what the other remembers.
+//! Consensus relies on the disks of a majority. A gateway that is started on an older copy of its
+//! data directory has forgotten votes that it gave and entries that it acknowledged, and with its
+//! help entries that a majority holds can be lost. It cannot detect this by itself. Each gateway
+//! therefore counts its starts, draws a number for each, and reports its progress to the others in
+//! a [`Statement`]; they remember the last one and return it when they meet again ([`Witnesses`]).
+//! A gateway takes part in nothing over a connection before it has received what the other
+//! remembers.
 //!
-//! A statement bears a MAC of a key that only the data directory has. So nobody can have a gateway
-//! believe that it is further than it is: what is told back is what it has said itself.
+//! A statement contains a MAC with a key that only the data directory has. Another gateway can
+//! therefore not claim more progress than this gateway has reported itself.
 
 use std::collections::BTreeMap;
 
@@ -20,22 +21,23 @@ use subtle::ConstantTimeEq;
 
 use crate::registry::replica::{LogStore, NodeId, Progress, Replica};
 
-/// The names under which the data directory remembers the parts of its past.
+/// The names of the parts of the past among the metadata of the data directory.
 const SEAL_NOTE: &str = "seal";
 const STARTS_NOTE: &str = "starts";
 const VERDICT_NOTE: &str = "rolled_back";
 const WITNESSES_NOTE: &str = "witnesses";
-/// Begins what is authenticated, so that no other use of the key gives the same bytes.
+/// The first bytes under the MAC, so that no other use of the key produces the same bytes.
 const PURPOSE: &[u8] = b"esdb-gater: statement of a gateway, 1";
-/// The starts that a data directory remembers. What was said at an earlier one cannot be judged.
+/// The greatest number of starts that a data directory remembers. Statements of earlier starts
+/// cannot be checked.
 const MAX_STARTS: usize = 64;
-/// The gateways whose statements are remembered.
+/// The greatest number of gateways whose statements are remembered.
 const MAX_WITNESSED: usize = 256;
 
-/// One start of a gateway: which one it is, and a number drawn for it.
+/// One start of a gateway: its number, and a random number that was drawn for it.
 pub type Start = (u64, u64);
 
-/// How far a gateway has come, as it says itself.
+/// The progress of a gateway, as it reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Statement {
     start: Start,
@@ -44,7 +46,7 @@ pub struct Statement {
 }
 
 impl Statement {
-    /// How far the gateway has come.
+    /// Returns the progress in the statement.
     pub fn progress(&self) -> Progress {
         self.progress
     }
@@ -52,33 +54,33 @@ impl Statement {
 
 #[cfg(test)]
 impl Statement {
-    /// One of a gateway that has come some way.
+    /// Returns the statement of a gateway with some progress.
     pub fn example() -> Self {
         let progress = Progress { term: 5, candidate: 9, settled: 300 };
         Self { start: (3, 7), progress, mac: [7; 32] }
     }
 }
 
-/// Why a data directory is an older copy of itself.
+/// The reason why a data directory is known to be an older copy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RolledBack {
-    /// A later start of it is known.
+    /// A later start of this gateway is known.
     #[error("start {told} of this gateway is known, and the directory knows of none after {own}")]
     LaterStart {
         /// The start that is known.
         told: u64,
-        /// The one that this is.
+        /// The present start.
         own: u64,
     },
     /// Another start with the same number is known.
     #[error("start {0} of this gateway was another one")]
     OtherStart(u64),
-    /// It has come further than the directory says.
+    /// The reported progress exceeds that of the directory.
     #[error("it has told of {told}, and begins with {own}")]
     LessProgress {
-        /// What it has told.
+        /// The reported progress.
         told: Progress,
-        /// What it began with.
+        /// The progress at the start.
         own: Progress,
     },
 }
@@ -88,11 +90,11 @@ pub struct Past {
     id: NodeId,
     log: LogStore,
     key: Key,
-    /// The starts so far, this one the last.
+    /// The starts so far; the present one is the last.
     starts: Vec<Start>,
-    /// How far this gateway had come when it was started.
+    /// The progress of this gateway at its start.
     began: Progress,
-    /// Why it takes part in nothing.
+    /// The reason why it takes part in nothing.
     verdict: Mutex<Option<String>>,
 }
 
@@ -121,7 +123,7 @@ impl Past {
         Ok(Self { id, log, key: Key::new(&seal), starts, began, verdict })
     }
 
-    /// What this gateway says of itself now.
+    /// Returns the present statement of this gateway.
     pub fn statement(&self, progress: Progress) -> Statement {
         let start = self.starts.last().copied().unwrap_or_default();
         Statement { start, progress, mac: self.mac(start, progress) }
@@ -139,7 +141,7 @@ impl Past {
     /// Compares the directory with what another gateway remembers of this one.
     pub fn judge(&self, told: &Statement) -> Result<(), RolledBack> {
         if !bool::from(self.mac(told.start, told.progress).ct_eq(&told.mac)) {
-            // This directory has never said so.
+            // This directory has never made such a statement.
             return Ok(());
         }
         let (number, drawn) = told.start;
@@ -156,13 +158,13 @@ impl Past {
         Ok(())
     }
 
-    /// Why this gateway takes part in nothing, if it does not.
+    /// Returns the reason why this gateway takes part in nothing, if it does not.
     pub fn verdict(&self) -> Option<String> {
         self.verdict.lock().clone()
     }
 
-    /// This gateway takes part in nothing any more, also after a start. Returns whether that is
-    /// news.
+    /// Takes this gateway out of all activity, also after a restart. Returns whether it took part
+    /// before.
     pub async fn withdraw(&self, why: &str) -> Result<bool, AnyError> {
         if self.verdict.lock().replace(why.to_owned()).is_some() {
             return Ok(false);
@@ -172,7 +174,7 @@ impl Past {
     }
 }
 
-/// What this gateway remembers of the others.
+/// The statements of other gateways that this gateway remembers.
 pub struct Witnesses {
     log: LogStore,
     known: Mutex<Known>,
@@ -180,24 +182,24 @@ pub struct Witnesses {
 
 struct Known {
     statements: BTreeMap<NodeId, Statement>,
-    /// Whether the disk has less than that.
+    /// Whether the memory contains more than the disk.
     is_ahead: bool,
 }
 
 impl Witnesses {
-    /// As the data directory remembers them.
+    /// Loads the statements from the data directory.
     pub fn open(log: LogStore) -> Result<Self, AnyError> {
         let statements = log.noted(WITNESSES_NOTE)?.unwrap_or_default();
         Ok(Self { log, known: Mutex::new(Known { statements, is_ahead: false }) })
     }
 
-    /// The last statement of a gateway.
+    /// Returns the last statement of a gateway.
     pub fn of(&self, id: NodeId) -> Option<Statement> {
         self.known.lock().statements.get(&id).cloned()
     }
 
-    /// A gateway has said how far it is. A start that is new is on the disk when this returns;
-    /// progress is when [`Witnesses::keep`] has been called.
+    /// Remembers the statement of a gateway. A new start is on the disk when this returns; progress
+    /// is on the disk after [`Witnesses::keep`].
     pub async fn hear(
         &self,
         id: NodeId,
@@ -224,12 +226,12 @@ impl Witnesses {
         if is_new { self.keep().await } else { Ok(()) }
     }
 
-    /// Whether the disk has less than what is remembered.
+    /// Returns whether the memory contains more than the disk.
     pub fn is_ahead(&self) -> bool {
         self.known.lock().is_ahead
     }
 
-    /// Writes to the disk what has changed.
+    /// Writes the changes to the disk.
     pub async fn keep(&self) -> Result<(), AnyError> {
         let statements = {
             let mut known = self.known.lock();
@@ -251,7 +253,7 @@ mod tests {
         Replica::open_in_memory(Settings::default(), NoNetwork, Box::new(|_| ())).await.unwrap()
     }
 
-    /// As it is after a restore: what the directory says is taken back to an earlier start.
+    /// Returns the past after a restore: the directory is taken back to an earlier start.
     fn restored(of: &Past, starts: usize) -> Past {
         Past {
             id: of.id,
@@ -271,13 +273,14 @@ mod tests {
         let third = Past::begin(&replica).await.unwrap();
         assert_eq!(third.judge(&first.statement(began)), Ok(()));
         assert_eq!(third.judge(&third.statement(replica.progress())), Ok(()));
-        // Restored to the first start, and started again: a second one with another number.
+        // The directory is restored to the first start, and started again: a second start with
+        // another number.
         let mut other = restored(&second, 1);
         let late = RolledBack::LaterStart { told: 3, own: 1 };
         assert_eq!(other.judge(&third.statement(began)), Err(late));
         other.starts.push((2, second.starts[1].1.wrapping_add(1)));
         assert_eq!(other.judge(&second.statement(began)), Err(RolledBack::OtherStart(2)));
-        // The same start, of which the directory lacks what it has told later.
+        // The start is the same, but the directory lacks progress that was reported later.
         let further = Progress { settled: began.settled + 1, ..began };
         let verdict = third.judge(&second.statement(further));
         assert_eq!(verdict, Err(RolledBack::LessProgress { told: further, own: began }));
@@ -310,7 +313,7 @@ mod tests {
         witnesses.hear(7, statement.clone(), |_| true).await.unwrap();
         let again = Witnesses::open(replica.log().clone()).unwrap();
         assert_eq!(again.of(7), Some(statement));
-        // One that is no member any more is forgotten when another is heard.
+        // A former member is forgotten when another gateway is heard.
         again.hear(8, past.statement(replica.progress()), |_| false).await.unwrap();
         assert_eq!(Witnesses::open(replica.log().clone()).unwrap().of(7), None);
     }

@@ -1,9 +1,10 @@
-//! Members that do not vote yet, and changes of the members that their leader did not complete.
+//! Promotes members without a vote, and completes changes of the members that their leader did not
+//! complete.
 //!
-//! A gateway becomes a member without a vote, catches up, and is given a vote. The leader that
-//! began it may be gone before the last step, or may have given up waiting. Whoever leads goes on:
-//! a member without a vote is on its way in, unless another one with its name votes and answers
-//! under that name.
+//! A gateway becomes a member without a vote, catches up, and is then given a vote. The leader that
+//! began this may be lost before the last step, or may have stopped waiting. Every leader therefore
+//! continues: a member without a vote is being added, unless another gateway with its name votes
+//! and answers under that name.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +16,12 @@ use super::links::ANSWER_WITHIN;
 use super::wire::Question;
 use crate::registry::replica::{ClusterView, NodeId, Role};
 
-/// How often the leader looks for members without a vote.
+/// The interval at which the leader looks for members without a vote.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long one change of the members may take before another one is looked at.
+/// The time limit of one change of the members.
 const CHANGE_WITHIN: Duration = Duration::from_secs(10);
 
-/// Goes on with what is not complete, for as long as this gateway leads.
+/// Completes unfinished changes for as long as this gateway leads.
 pub async fn watch(cluster: Arc<Cluster>) {
     let mut changes = cluster.replica.changes();
     loop {
@@ -38,7 +39,7 @@ pub async fn watch(cluster: Arc<Cluster>) {
 
 async fn complete(cluster: &Arc<Cluster>, view: &ClusterView) {
     if cluster.replica.is_changing() {
-        // Whatever comes of it shows at the next look.
+        // The outcome is visible at the next look.
         let _ = timeout(CHANGE_WITHIN, cluster.replica.complete_change()).await;
     }
     for (id, (member, votes)) in &view.members {
@@ -48,7 +49,7 @@ async fn complete(cluster: &Arc<Cluster>, view: &ClusterView) {
     }
 }
 
-/// Gives a member a vote, or takes it out if another one has its name now.
+/// Gives a member a vote, or removes it if another gateway has its name now.
 async fn go_on(cluster: &Arc<Cluster>, view: &ClusterView, id: NodeId, name: &str) {
     let Ok(told) = cluster.rpc.ask(name, Question::Hello, ANSWER_WITHIN).await else { return };
     let changed = if told.from == id {
@@ -61,7 +62,7 @@ async fn go_on(cluster: &Arc<Cluster>, view: &ClusterView, id: NodeId, name: &st
     match changed {
         Ok(Ok(())) if told.from == id => tracing::info!(gateway = name, "the gateway votes now"),
         Ok(Ok(())) => tracing::info!(gateway = name, id, "its lost directory is no member now"),
-        // A new leader, or a majority that is missing: it is tried again.
+        // There is a new leader, or the majority is missing. The change is tried again.
         Ok(Err(error)) => tracing::debug!(gateway = name, %error, "the members are not changed"),
         Err(_) => {}
     }

@@ -1,5 +1,5 @@
-//! Messages that are refused because of who sends them or of what is in them: each is counted,
-//! and the log names the sender of one of them now and then.
+//! Refused messages of other gateways: each is counted by reason, and the log names the sender of
+//! one of them from time to time.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,40 +7,40 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// How often the log tells of refusals of one kind.
+/// The interval at which the log reports refusals of one kind.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// Why a message is refused.
+/// The reason why a message is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
-    /// The node is no gateway of this cluster.
+    /// The node is not a gateway of this cluster.
     NotGateway,
-    /// The node bears the name of a gateway, and the id of none, or of another.
+    /// The node has the name of a gateway, but not the id of that gateway.
     NotMember,
-    /// It has not proved that it knows the key of the cluster.
+    /// The node has not proved that it knows the key of the cluster.
     NotProved,
-    /// Its proof is wrong.
+    /// The proof of the node is wrong.
     WrongProof,
-    /// It is none of the messages that gateways send.
+    /// The message is not one that gateways send.
     Form,
-    /// It is a message of gateways that no gateway sends with this content.
+    /// No honest gateway sends a message with this content.
     Content,
-    /// It is about the bootstrap of a cluster, and out of order.
+    /// The message belongs to the bootstrap of a cluster and is out of order.
     Bootstrap,
-    /// There were too many.
+    /// There were too many messages.
     TooMany,
-    /// It belongs to another cluster.
+    /// The node belongs to another cluster.
     OtherCluster,
-    /// It would change what is committed here.
+    /// The message would change an entry that is committed on this gateway.
     RolledBack,
-    /// It has the id of this gateway.
+    /// The node has the id of this gateway.
     OwnId,
-    /// It asks for a proof of the key, and this gateway has none.
+    /// The node asks for a proof of the key, and this gateway has no key.
     NoKey,
 }
 
 impl Reason {
-    /// What happened, and what can be done.
+    /// Returns a description of the event and of the possible remedy.
     fn text(self) -> &'static str {
         match self {
             Self::NotGateway => {
@@ -98,17 +98,17 @@ pub struct Refusals {
     told: Mutex<BTreeMap<Reason, Told>>,
 }
 
-/// What the log knows of one reason.
+/// The state of the log for one reason.
 #[derive(Default)]
 struct Told {
-    /// When it was told of last.
+    /// The time of the last report.
     last: Option<Instant>,
-    /// The refusals since.
+    /// The number of refusals since.
     since: u64,
 }
 
 impl Refusals {
-    /// A message of the node `peer` is refused. `detail` says more of this one message.
+    /// Counts a refused message of the node `peer`. `detail` describes this message.
     pub fn count(&self, reason: Reason, peer: &str, detail: &dyn std::fmt::Display) {
         self.total.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
@@ -126,7 +126,7 @@ impl Refusals {
         tracing::warn!(%peer, %detail, count, total, "{}", reason.text());
     }
 
-    /// How many there were.
+    /// Returns the number of refused messages.
     pub fn total(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! Questions to other gateways, and the way of their answers back.
+//! Questions to other gateways, and their answers.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -17,16 +17,16 @@ use super::trust::Trust;
 use super::wire::{Answer, Content, Envelope, NAME, Question};
 use crate::registry::replica::NodeId;
 
-/// Why a question has no answer.
+/// The reason why a question has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AskError {
-    /// There is no connection.
+    /// The gateway is not connected.
     #[error("it is not connected")]
     NotConnected,
-    /// The connection broke meanwhile.
+    /// The connection broke during the question.
     #[error("the connection broke")]
     Broken,
-    /// It took too long.
+    /// The answer took too long.
     #[error("it does not answer")]
     Silent,
     /// The question does not fit in a message, or the answer is of another kind.
@@ -34,21 +34,21 @@ pub enum AskError {
     Language,
 }
 
-/// An answer, and who gives it.
+/// An answer and its sender.
 pub struct Told {
     /// The id of the gateway that answers.
     pub from: NodeId,
-    /// The cluster it belongs to.
+    /// The cluster to which it belongs.
     pub cluster: Option<ClusterId>,
-    /// The connection it came over.
+    /// The connection on which the answer arrived.
     pub over: Arc<Connection>,
-    /// What it says.
+    /// The answer.
     pub answer: Answer,
 }
 
 /// An answer that is waited for.
 struct Waiting {
-    /// The connection the question went over.
+    /// The connection on which the question was sent.
     over: Arc<Connection>,
     answer: oneshot::Sender<Told>,
 }
@@ -59,12 +59,12 @@ pub struct Rpc {
     trust: OnceLock<Arc<Trust>>,
     cluster: ArcSwapOption<ClusterId>,
     last: AtomicU64,
-    /// Whether this gateway asks nothing of consensus any more.
+    /// Whether this gateway sends no more questions of consensus.
     has_withdrawn: AtomicBool,
     waiting: Mutex<HashMap<u64, Waiting>>,
 }
 
-/// Forgets a question when nobody waits for its answer any more.
+/// Removes a question from the table when its caller stops waiting.
 struct Asked<'a> {
     rpc: &'a Rpc,
     number: u64,
@@ -77,7 +77,7 @@ impl Drop for Asked<'_> {
 }
 
 impl Rpc {
-    /// Asks over the connections of `node`.
+    /// Returns a value that asks over the connections of `node`.
     pub fn new(node: Node) -> Self {
         Self {
             node,
@@ -89,40 +89,40 @@ impl Rpc {
         }
     }
 
-    /// Hands over who decides which gateways may be spoken to; nobody is before.
+    /// Sets the decisions about which gateways may be asked. Before this, none may be.
     pub fn trust(&self, trust: Arc<Trust>) {
-        // The cluster is opened once; the first stays.
+        // The cluster is opened once, and the first value stays.
         let _ = self.trust.set(trust);
     }
 
-    /// The node over whose connections this asks.
+    /// Returns the node over whose connections questions are asked.
     pub fn node(&self) -> &Node {
         &self.node
     }
 
-    /// The cluster this gateway belongs to.
+    /// Returns the cluster to which this gateway belongs.
     pub fn cluster(&self) -> Option<ClusterId> {
         self.cluster.load().as_deref().copied()
     }
 
-    /// This gateway belongs to `cluster` from now on.
+    /// Sets the cluster to which this gateway belongs from now on.
     pub fn belong(&self, cluster: ClusterId) {
         self.cluster.store(Some(Arc::new(cluster)));
     }
 
-    /// Asks nothing of consensus any more: this gateway must not take part.
+    /// Stops asking questions of consensus, since this gateway must not take part.
     pub fn withdraw(&self) {
         self.has_withdrawn.store(true, Ordering::Relaxed);
     }
 
-    /// The connection to the gateway `name`, if it stands and the gateway has proved the key of
-    /// the cluster.
+    /// Returns the connection to the gateway `name`, if it is established and the gateway has
+    /// proved the key of the cluster.
     pub fn connection(&self, name: &str) -> Option<Arc<Connection>> {
         let trust = self.trust.get()?;
         self.any_connection(name).filter(|connection| trust.has_proved(connection))
     }
 
-    /// The connection to the node `name`, if it stands.
+    /// Returns the connection to the node `name`, if it is established.
     pub fn any_connection(&self, name: &str) -> Option<Arc<Connection>> {
         self.node.connection(name).filter(|connection| !connection.is_closed())
     }
@@ -140,7 +140,7 @@ impl Rpc {
         }
     }
 
-    /// Asks the gateway `name`, in the lane above all messages.
+    /// Asks the gateway `name`, in the highest lane.
     pub async fn ask(
         &self,
         name: &str,
@@ -163,7 +163,7 @@ impl Rpc {
         let asked = Asked { rpc: self, number };
         self.waiting.lock().insert(number, Waiting { over: over.clone(), answer: sender });
         over.send_name(Lane::Control, NAME, &payload);
-        // It may have closed before it was put down as waited for.
+        // The connection may have ended before the question was entered in the table.
         if over.is_closed() {
             return Err(AskError::Broken);
         }
@@ -176,20 +176,20 @@ impl Rpc {
         }
     }
 
-    /// An answer has come over `connection`.
+    /// Handles an answer that arrived on `connection`.
     pub fn answered(&self, connection: &Arc<Connection>, number: u64, answer: Told) {
         let mut waiting = self.waiting.lock();
-        // Only who was asked may answer.
+        // Only the gateway that was asked may answer.
         if waiting.get(&number).is_some_and(|asked| Arc::ptr_eq(&asked.over, connection))
             && let Some(asked) = waiting.remove(&number)
         {
             drop(waiting);
-            // Who asked may have given up.
+            // The caller may have stopped waiting.
             let _ = asked.answer.send(answer);
         }
     }
 
-    /// A connection is gone: what was asked over it has no answer.
+    /// Handles the end of a connection: its questions have no answer.
     pub fn broken(&self, connection: &Arc<Connection>) {
         self.waiting.lock().retain(|_, asked| !Arc::ptr_eq(&asked.over, connection));
     }

@@ -1,12 +1,12 @@
-//! Who may speak as a gateway.
+//! Decides who may speak as a gateway.
 //!
-//! The cookie lets any node connect. What gateways say to each other is taken from gateways only:
-//! the name of the node on the connection, the id in the message and the membership have to agree,
-//! and one connection speaks for one id. Where a cluster has a [`ClusterKey`], both ends have to
-//! have proved that they know it first, and nothing is asked of a gateway that has not.
+//! The cookie allows any node to connect. Messages between gateways are accepted from gateways
+//! only: the name of the node on the connection, the id in the message and the membership have to
+//! agree, and one connection speaks for one id. Where a cluster has a [`ClusterKey`], both ends
+//! first have to prove that they know it, and a gateway that has not proved it is asked nothing.
 //!
-//! A gateway whose knowledge is old may meet a member that it does not know yet. It believes the
-//! members it does know: they tell who the members are ([`Trust::vouch`]).
+//! A gateway with outdated knowledge may meet a member that it does not know yet. It believes the
+//! members that it does know, which report the members ([`Trust::vouch`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -22,46 +22,46 @@ use super::refusals::{Reason, Refusals};
 use crate::config::is_node_name;
 use crate::registry::replica::{NodeId, Replica};
 
-/// Members that one gateway may vouch for.
+/// The greatest number of members for which one gateway may vouch.
 const MAX_VOUCHED: usize = 256;
-/// How long an operator's wish to let a gateway in stands.
+/// The time for which an operator's request to admit a gateway stands.
 const INVITED_FOR: Duration = Duration::from_secs(30);
-/// Messages that are no part of consensus, from one connection: so many at once, and so many a
-/// second.
+/// The limit of messages from one connection that do not belong to consensus: the number at once,
+/// and the number per second.
 const BURST: f64 = 100.0;
 const PER_SECOND: f64 = 50.0;
 
-/// What a gateway is to this one.
+/// The relation of another gateway to this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rank {
-    /// It is a member of this gateway's cluster.
+    /// The other gateway is a member of this gateway's cluster.
     Member,
-    /// This gateway belongs to no cluster yet, and the other is one of those it may belong to
-    /// one with.
+    /// This gateway belongs to no cluster yet, and the other is one of those with which it may
+    /// bootstrap one.
     Founder,
-    /// Its name is known, and its id is not: it may ask to be let in.
+    /// The name is known but the id is not, so the gateway may ask for admission.
     Applicant,
-    /// It is no gateway.
+    /// The node is not a gateway.
     Stranger,
 }
 
 /// One connection to a gateway.
 struct Seat {
     connection: Arc<Connection>,
-    /// The id it speaks for.
+    /// The id for which the connection speaks.
     id: Option<NodeId>,
     own_nonce: Nonce,
     their_nonce: Option<Nonce>,
-    /// Whether it was sent a proof.
+    /// Whether a proof was sent.
     answered: bool,
     proof: Proved,
-    /// Whether it has told what it remembers of this gateway.
+    /// Whether the other end has reported what it remembers of this gateway.
     is_introduced: bool,
-    /// What is left of its messages, and as of when.
+    /// The remaining messages of the connection, and the time to which this number applies.
     budget: (f64, Instant),
 }
 
-/// How far a connection has come in proving the key.
+/// The state of the proof of the key on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Proved {
     NotYet,
@@ -77,18 +77,18 @@ pub struct Trust {
     replica: Arc<Replica>,
     creation: u32,
     seats: Mutex<Vec<Seat>>,
-    /// Who the members are, by the id of the member that says so.
+    /// The members, by the id of the member that reports them.
     vouched: Mutex<BTreeMap<NodeId, Vec<(NodeId, String)>>>,
-    /// Which cluster the listed gateways belong to that belong to one.
+    /// The clusters to which listed gateways belong.
     heard: Mutex<BTreeMap<String, ClusterId>>,
-    /// Who is being let in by an operator, and since when.
+    /// The gateways that an operator is admitting, and the time of the request.
     invited: Mutex<BTreeMap<String, Instant>>,
     refusals: Refusals,
 }
 
 impl Trust {
-    /// The judgement of the gateway with this name and incarnation, whose cluster is to consist
-    /// of `listed`.
+    /// Returns the decisions of the gateway with this name and incarnation, whose cluster is to
+    /// consist of `listed`.
     pub fn new(
         (own_name, creation): (&str, u32),
         listed: BTreeSet<String>,
@@ -109,22 +109,22 @@ impl Trust {
         }
     }
 
-    /// The id of this gateway.
+    /// Returns the id of this gateway.
     pub fn own_id(&self) -> NodeId {
         self.replica.node_id()
     }
 
-    /// Counts a message of the node at the other end of `connection` that is refused.
+    /// Counts a refused message of the node at the other end of `connection`.
     pub fn refuse(&self, reason: Reason, connection: &Connection, detail: &dyn Display) {
         self.refusals.count(reason, connection.peer().name.as_str(), detail);
     }
 
-    /// How many messages were refused.
+    /// Returns the number of refused messages.
     pub fn refused(&self) -> u64 {
         self.refusals.total()
     }
 
-    /// Whether a node of that name may be a gateway, whatever its id.
+    /// Returns whether a node of that name may be a gateway, whatever its id.
     pub fn knows(&self, name: &str) -> bool {
         name != self.own_name
             && (self.listed.contains(name)
@@ -133,7 +133,8 @@ impl Trust {
                 || self.is_invited(name))
     }
 
-    /// An operator lets the gateway `name` in: for a while it may say who it is.
+    /// Allows the gateway `name` to introduce itself for a limited time, since an operator admits
+    /// it.
     pub fn invite(&self, name: &str) {
         let mut invited = self.invited.lock();
         invited.retain(|_, since| since.elapsed() < INVITED_FOR);
@@ -144,7 +145,7 @@ impl Trust {
         self.invited.lock().get(name).is_some_and(|since| since.elapsed() < INVITED_FOR)
     }
 
-    /// What the gateway `name` with the id `id` is to this one.
+    /// Returns the relation of the gateway `name` with the id `id` to this one.
     pub fn rank(&self, name: &str, id: NodeId) -> Rank {
         if name == self.own_name || id == self.own_id() {
             return Rank::Stranger;
@@ -161,20 +162,20 @@ impl Trust {
         }
     }
 
-    /// Whether the other end of `connection`, as `id`, is a member and has proved the key.
+    /// Returns whether the other end of `connection`, as `id`, is a member and has proved the key.
     pub fn is_member(&self, connection: &Arc<Connection>, id: NodeId) -> bool {
         self.rank(connection.peer().name.as_str(), id) == Rank::Member
             && self.has_proved(connection)
             && self.speaks_for(connection, id)
     }
 
-    /// Whether the names that bootstrap messages may come from include `name`.
+    /// Returns whether `name` is among the names from which bootstrap messages may come.
     pub fn lists(&self, name: &str) -> bool {
         self.listed.contains(name)
     }
 
-    /// The gateway `by` says who the members are; counts if it is a member itself, or one of
-    /// those that this gateway may belong to a cluster with.
+    /// Records the members that the gateway `by` reports. The report counts if `by` is a member
+    /// itself, or one of those with which this gateway may belong to a cluster.
     pub fn vouch(&self, name: &str, by: NodeId, members: &[(NodeId, String)]) {
         let is_known = self.replica.has_member(|id, member| id == by && member == name);
         let is_waiting = !self.replica.has_member(|_, _| true);
@@ -190,7 +191,7 @@ impl Trust {
             .collect();
         let mut vouched = self.vouched.lock();
         if !is_waiting {
-            // Whoever was a member may be none any more.
+            // A gateway that was a member when it vouched may no longer be one.
             vouched.retain(|by, _| self.replica.has_member(|id, _| id == *by));
         }
         if vouched.len() < MAX_VOUCHED {
@@ -203,7 +204,7 @@ impl Trust {
         vouched.values().flatten().any(|(id, name)| is_it(*id, name))
     }
 
-    /// The listed gateway `name` belongs to `cluster`.
+    /// Records that the listed gateway `name` belongs to `cluster`.
     pub fn hear(&self, name: &str, cluster: Option<ClusterId>) {
         if !self.listed.contains(name) {
             return;
@@ -215,38 +216,41 @@ impl Trust {
         };
     }
 
-    /// Whether `cluster` is the one that this gateway, which belongs to none, is to belong to:
-    /// all listed gateways that belong to one say so.
+    /// Returns whether `cluster` is the one to which this gateway, which belongs to none, is to
+    /// belong: all listed gateways that belong to a cluster name it.
     pub fn expects(&self, cluster: ClusterId) -> bool {
         let heard = self.heard.lock();
         !heard.is_empty() && heard.values().all(|of_other| *of_other == cluster)
     }
 
-    /// Whether the other end of `connection` has proved that it knows the key, if there is one.
+    /// Returns whether the other end of `connection` has proved that it knows the key. Without a
+    /// key this is always true.
     pub fn has_proved(&self, connection: &Arc<Connection>) -> bool {
         self.key.is_none()
             || self.with_seat(connection, |seat| seat.proof == Proved::Right).unwrap_or(false)
     }
 
-    /// Whether the other end of `connection` has the id `id`: it keeps the first it names.
+    /// Returns whether the other end of `connection` has the id `id`. A connection keeps the first
+    /// id that it names.
     pub fn speaks_for(&self, connection: &Arc<Connection>, id: NodeId) -> bool {
         self.sit(connection);
         self.with_seat(connection, |seat| *seat.id.get_or_insert(id) == id).unwrap_or(false)
     }
 
-    /// The other end of `connection` has told what it remembers of this gateway.
+    /// Records that the other end of `connection` has reported what it remembers of this gateway.
     pub fn introduce(&self, connection: &Arc<Connection>) {
         self.sit(connection);
         self.with_seat(connection, |seat| seat.is_introduced = true);
     }
 
-    /// Whether the other end of `connection` has told what it remembers of this gateway.
+    /// Returns whether the other end of `connection` has reported what it remembers of this
+    /// gateway.
     pub fn is_introduced(&self, connection: &Arc<Connection>) -> bool {
         self.with_seat(connection, |seat| seat.is_introduced).unwrap_or(false)
     }
 
-    /// Whether the other end of `connection` may send one more message that is no part of
-    /// consensus now.
+    /// Returns whether the other end of `connection` may send one more message now that does not
+    /// belong to consensus.
     pub fn has_budget(&self, connection: &Arc<Connection>) -> bool {
         self.sit(connection);
         let spend = |seat: &mut Seat| {
@@ -260,16 +264,16 @@ impl Trust {
         self.with_seat(connection, spend).unwrap_or(false)
     }
 
-    /// Asks the other end of `connection`, a gateway, for a proof of the key, if there is a key
-    /// and it was not asked before. Returns what to send.
+    /// Returns the challenge for the other end of `connection`, a gateway, if there is a key and it
+    /// was not challenged before.
     pub fn challenge(&self, connection: &Arc<Connection>) -> Option<KeyMessage> {
         self.key.as_ref()?;
         let own = self.sit(connection)?;
         Some(KeyMessage::Challenge(own))
     }
 
-    /// A message about the key has come from a gateway. Returns what to answer, and whether the
-    /// other end has proved the key just now.
+    /// Handles a message about the key from a gateway. Returns the messages to answer with, and
+    /// whether the other end has just proved the key.
     pub fn key_message(
         &self,
         connection: &Arc<Connection>,
@@ -296,8 +300,9 @@ impl Trust {
                 }
                 self.with_seat(connection, |seat| seat.answered = true);
                 let proof = KeyMessage::Proof(key.prove(own_end, other));
-                // Its challenge may have come before it knew this gateway for one, and so may
-                // the one of this gateway have gone before the other knew it.
+                // The other gateway's challenge may have arrived before it knew this one to be a
+                // gateway, and this gateway's challenge may have been sent before the other knew
+                // this one.
                 (vec![KeyMessage::Challenge(own), proof], false)
             }
             KeyMessage::Proof(proof) => {
@@ -322,7 +327,7 @@ impl Trust {
         is_right
     }
 
-    /// This end of a connection and the other one.
+    /// Returns this end of a connection and the other one.
     fn ends<'a>(
         &'a self,
         connection: &'a Connection,
@@ -336,7 +341,7 @@ impl Trust {
         )
     }
 
-    /// Remembers a connection to a gateway. Returns what was drawn for it if it is new.
+    /// Remembers a connection to a gateway. Returns the nonce that was drawn for it if it is new.
     fn sit(&self, connection: &Arc<Connection>) -> Option<Nonce> {
         let mut seats = self.seats.lock();
         let is_known = seats.iter().any(|seat| Arc::ptr_eq(&seat.connection, connection));
@@ -344,7 +349,7 @@ impl Trust {
             return None;
         }
         let mut own_nonce = Nonce::default();
-        // Without random bytes there is no seat, and nothing is taken from the connection.
+        // Without random bytes there is no seat, and no message of the connection is accepted.
         getrandom::fill(&mut own_nonce).ok()?;
         seats.push(Seat {
             connection: connection.clone(),
@@ -359,7 +364,7 @@ impl Trust {
         Some(own_nonce)
     }
 
-    /// A connection is gone.
+    /// Handles the end of a connection.
     pub fn leave(&self, connection: &Arc<Connection>) {
         self.seats.lock().retain(|seat| !Arc::ptr_eq(&seat.connection, connection));
     }

@@ -1,8 +1,8 @@
-//! What gateways say to each other, beside what they say to BEAM nodes.
+//! The messages between gateways, beside those to BEAM nodes.
 //!
-//! A message is one binary term, sent to the registered name [`NAME`]: an
-//! [`Envelope`] behind the version of this form, `WIRE`. Gateways of one cluster must be of
-//! programs that speak the same version.
+//! A message is one binary term that is sent to the registered name [`NAME`]: the version of this
+//! form, `WIRE`, followed by an [`Envelope`]. All gateways of one cluster must run programs with
+//! the same version.
 
 use bytes::Bytes;
 use gater_dist::Payload;
@@ -21,7 +21,7 @@ use crate::registry::replica::codec::{self, CodecError, WIRE};
 use crate::registry::replica::form;
 use crate::registry::replica::{Batch, ForwardError, NodeId, TypeConfig, Written};
 
-/// The registered name that gateways send to.
+/// The registered name to which gateways send.
 pub const NAME: &str = "esdb_gater_gateway";
 
 /// A message between gateways.
@@ -31,7 +31,7 @@ pub struct Envelope {
     pub cluster: Option<ClusterId>,
     /// The id of the sender.
     pub from: NodeId,
-    /// Which question it is, or which one it answers: counted by who asks.
+    /// The number of the question, which its asker counts, or of the question that is answered.
     pub number: u64,
     /// The question or the answer.
     pub content: Content,
@@ -42,106 +42,109 @@ pub struct Envelope {
 pub enum Content {
     /// A question.
     Ask(Question),
-    /// Its answer.
+    /// The answer to a question.
     Tell(Answer),
-    /// Of the key of the cluster; comes before all else.
+    /// A message about the key of the cluster, which precedes all others.
     Key(KeyMessage),
 }
 
-/// What one gateway asks of another.
+/// A question of one gateway to another.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Question {
-    /// Who are you?
+    /// Asks for the introduction of the gateway.
     Hello,
-    /// Of the election of a leader, to the member with this id. One of its name with another
-    /// data directory is not that member, and must not vote or keep entries in its place.
+    /// Requests a vote of the member with this id. A gateway with its name but another data
+    /// directory is not that member, and must not vote or store entries in its place.
     Vote(NodeId, #[serde(with = "form")] VoteRequest<NodeId>),
-    /// Entries of the log, to the member with this id.
+    /// Sends log entries to the member with this id.
     Append(NodeId, #[serde(with = "form")] AppendEntriesRequest<TypeConfig>),
-    /// A piece of a snapshot, to the member with this id.
+    /// Sends a part of a snapshot to the member with this id.
     Snapshot(NodeId, #[serde(with = "form")] InstallSnapshotRequest<TypeConfig>),
-    /// Commands to be written by the leader.
+    /// Forwards commands to the leader.
     Forward(Batch),
-    /// Have you, too, no connection to a leader?
+    /// Asks whether the gateway has lost the leader, too.
     Leaderless,
-    /// Of the founding, first half: take part in this ballot and in none before.
+    /// The first phase of the bootstrap: asks to take part in this ballot and in none before.
     Prepare(Ballot),
-    /// Of the founding, second half: accept this, unless a later ballot is on.
+    /// The second phase of the bootstrap: asks to accept this proposal, unless a later ballot was
+    /// promised.
     Accept(Founding),
-    /// Let me in: I am new, and on your list.
+    /// Asks for the admission of a new gateway that is listed.
     Admit {
-        /// Who asks.
+        /// The id of the new gateway.
         id: NodeId,
-        /// Its node name.
+        /// The node name of the new gateway.
         name: String,
     },
-    /// Have a gateway added, for an operator.
+    /// Asks to add a gateway on behalf of an operator.
     Add(String),
-    /// Have a gateway removed, for an operator.
+    /// Asks to remove a gateway on behalf of an operator.
     Remove(String),
-    /// Have you reached any of these incarnations of nodes lately? For each, in order.
+    /// Asks for each of these incarnations of nodes whether the gateway has reached it recently.
     Reached(Vec<(Atom, u32)>),
 }
 
-/// What comes of a [`Question`].
+/// The answer to a [`Question`].
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Answer {
-    /// To `Hello`.
+    /// The answer to `Hello`.
     Hello(Hello),
-    /// To `Vote`.
+    /// The answer to `Vote`.
     Vote(#[serde(with = "form")] Result<VoteResponse<NodeId>, RaftError<NodeId>>),
-    /// To `Append`.
+    /// The answer to `Append`.
     Append(#[serde(with = "form")] Result<AppendEntriesResponse<NodeId>, RaftError<NodeId>>),
-    /// To `Snapshot`.
+    /// The answer to `Snapshot`.
     Snapshot(
         #[serde(with = "form")]
         Result<InstallSnapshotResponse<NodeId>, RaftError<NodeId, InstallSnapshotError>>,
     ),
-    /// To `Forward`.
+    /// The answer to `Forward`.
     Forward(Result<Written, ForwardError>),
-    /// To `Prepare`: what was accepted before, or nothing if a later ballot is on.
+    /// The answer to `Prepare`: the proposal that was accepted before, or `None` if a later ballot
+    /// was promised.
     Prepared(Option<Option<Founding>>),
-    /// To `Leaderless`, `Accept`.
+    /// The answer to `Leaderless` and `Accept`.
     Flag(bool),
-    /// To `Reached`.
+    /// The answer to `Reached`.
     Flags(Vec<bool>),
-    /// To `Admit`, `Add`, `Remove`; the error is for people.
+    /// The answer to `Admit`, `Add` and `Remove`; the error is a text for people.
     Done(Result<(), String>),
-    /// It belongs to another cluster or to none, or is not the member that was asked.
+    /// The gateway belongs to another cluster or to none, or is not the member that was asked.
     Stranger,
 }
 
-/// Who a gateway is.
+/// The introduction of a gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// Its id.
+    /// The id of the gateway.
     pub id: NodeId,
-    /// Whether it is or was a member of a cluster.
+    /// Whether the gateway is or was a member of a cluster.
     pub founded: bool,
-    /// The members it knows, by id and name.
+    /// The members that it knows, by id and name.
     pub members: Vec<(NodeId, String)>,
     /// Whether it knows a leader.
     pub led: bool,
-    /// How far it has come.
+    /// The progress that it reports.
     pub statement: Statement,
-    /// What it remembers of the one that asks.
+    /// The statement of the asker that it remembers.
     pub remembered: Option<Statement>,
-    /// Whether it has found out that its data directory is an older copy.
+    /// Whether it has found that its data directory is an older copy.
     pub rolled_back: bool,
 }
 
 impl Question {
-    /// Whether it is part of the work of consensus, of which there may be any number.
+    /// Returns whether the question belongs to consensus, whose messages are not limited in number.
     pub fn is_of_consensus(&self) -> bool {
         matches!(self, Self::Vote(..) | Self::Append(..) | Self::Snapshot(..) | Self::Forward(_))
     }
 
-    /// Whether who answers takes part in the decisions of the cluster by that.
+    /// Returns whether a gateway that answers the question takes part in the decisions of the
+    /// cluster.
     pub fn takes_part(&self) -> bool {
         self.is_of_consensus() || matches!(self, Self::Leaderless)
     }
 
-    /// The member it is for, whoever bears its name.
+    /// Returns the id of the member to which the question is addressed, whatever node has its name.
     pub fn addressee(&self) -> Option<NodeId> {
         match self {
             Self::Vote(to, _) | Self::Append(to, _) | Self::Snapshot(to, _) => Some(*to),
@@ -151,7 +154,7 @@ impl Question {
 }
 
 impl Envelope {
-    /// As a term to be sent.
+    /// Encodes the message as a term.
     pub fn encode(&self) -> Result<Payload, CodecError> {
         let bytes = codec::encode(WIRE, self)?;
         let mut term = Vec::with_capacity(bytes.len() + 8);
@@ -159,7 +162,7 @@ impl Envelope {
         Ok(Payload::from(Bytes::from(term)))
     }
 
-    /// From a term that was received; `None` if it is no such message.
+    /// Decodes a received term. Returns `None` if it is not such a message.
     pub fn decode(term: &[u8]) -> Option<Self> {
         codec::decode(WIRE, Reader::new(term).binary().ok()?).ok()
     }

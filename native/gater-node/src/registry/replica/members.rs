@@ -1,4 +1,4 @@
-//! Who belongs to the cluster, as consensus has it.
+//! The members of the cluster according to consensus.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,28 +11,29 @@ use tokio::time::timeout;
 use super::Replica;
 use super::types::{Member, NodeId};
 
-/// A member that lacks so many entries has caught up: it gets the rest while it votes.
+/// The number of missing entries below which a member has caught up. It receives the rest while it
+/// votes.
 const NEAR: u64 = 1_000;
-/// How long a change that is under way is waited for before it is looked at again.
+/// The pause before another look at a change in progress.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// What a gateway is in its cluster.
+/// The role of a gateway in its cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Not a member of any cluster yet.
+    /// The gateway is not a member of any cluster yet.
     Waiting,
-    /// Takes part without a vote.
+    /// The gateway is a member without a vote.
     Learner,
-    /// Follows the leader.
+    /// The gateway follows the leader.
     Follower,
-    /// Stands for election.
+    /// The gateway campaigns for election.
     Candidate,
-    /// Leads.
+    /// The gateway leads.
     Leader,
 }
 
 impl Role {
-    /// Returns the name operators see.
+    /// Returns the name that operators see.
     pub fn name(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
@@ -47,17 +48,17 @@ impl Role {
 /// The cluster as one gateway knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterView {
-    /// Its own id.
+    /// The id of the gateway.
     pub id: NodeId,
-    /// What it is itself.
+    /// The role of the gateway.
     pub role: Role,
-    /// The term it is in.
+    /// The term of the gateway.
     pub term: u64,
-    /// Who leads, as far as it knows.
+    /// The leader, as far as the gateway knows.
     pub leader: Option<NodeId>,
-    /// The last entry of the log that its registry holds.
+    /// The index of the last entry that is applied to its registry.
     pub applied: u64,
-    /// All members, with whether they vote.
+    /// All members, and whether they vote.
     pub members: BTreeMap<NodeId, (Member, bool)>,
 }
 
@@ -72,12 +73,12 @@ impl ClusterView {
         self.is_voter(self.id)
     }
 
-    /// Returns whether that member has a vote.
+    /// Returns whether the member with this id has a vote.
     pub fn is_voter(&self, id: NodeId) -> bool {
         self.members.get(&id).is_some_and(|(_, votes)| *votes)
     }
 
-    /// Returns the ids of those that vote.
+    /// Returns the ids of the voters.
     pub fn voters(&self) -> impl Iterator<Item = NodeId> {
         self.members.iter().filter(|(_, (_, votes))| *votes).map(|(id, _)| *id)
     }
@@ -86,31 +87,31 @@ impl ClusterView {
 /// Positions in the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Positions {
-    /// The last entry there is.
+    /// The last entry of the log.
     pub last: u64,
-    /// The last entry that the registry holds.
+    /// The last entry that is applied to the registry.
     pub applied: u64,
-    /// The last entry that the snapshot holds.
+    /// The last entry that the snapshot contains.
     pub snapshot: u64,
     /// The last entry that was removed.
     pub purged: u64,
-    /// The last entry that each member is known to have; nobody's unless this gateway leads.
+    /// The last entry that each member is known to have; empty unless this gateway leads.
     pub matched: BTreeMap<NodeId, u64>,
 }
 
-/// Why the members could not be changed.
+/// The reason why the members could not be changed.
 #[derive(Debug, thiserror::Error)]
 pub enum MemberError {
-    /// Another gateway leads, or nobody does.
+    /// Another gateway leads, or there is no leader.
     #[error("this gateway does not lead")]
     NotLeader,
-    /// There is no such member.
+    /// The member does not exist.
     #[error("there is no such member")]
     Unknown,
-    /// Without it there would be nobody left.
+    /// The member is the only voter, so the cluster would be empty without it.
     #[error("it is the only member that votes")]
     Last,
-    /// An earlier change is not done yet, or the cluster is not ready.
+    /// An earlier change is not complete, or the cluster is not ready.
     #[error("{0}")]
     Refused(String),
 }
@@ -151,7 +152,8 @@ impl Replica {
         }
     }
 
-    /// Where the log of this gateway stands, and, if it leads, how far each member is known to be.
+    /// Returns the positions in the log of this gateway and, if it leads, the known position of
+    /// each member.
     pub fn positions(&self) -> Positions {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
@@ -166,37 +168,38 @@ impl Replica {
         }
     }
 
-    /// For how long no majority has answered this gateway, which leads. `None` if it does not lead,
-    /// or nobody has answered yet.
+    /// Returns the time for which no majority has answered this gateway. Returns `None` if it does
+    /// not lead, or no member has answered yet.
     pub fn quorum_silence(&self) -> Option<Duration> {
         self.raft.metrics().borrow().millis_since_quorum_ack.map(Duration::from_millis)
     }
 
-    /// Returns whether any member, or one on its way in or out, is as `is_it` says of its id and
-    /// name.
+    /// Returns whether `is_it` is true for the id and the name of any member, including those that
+    /// are being added or removed.
     pub(crate) fn has_member(&self, is_it: impl Fn(NodeId, &str) -> bool) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         metrics.membership_config.membership().nodes().any(|(id, member)| is_it(*id, &member.name))
     }
 
-    /// Returns when something of the [`ClusterView`] but `applied` may have changed since `seen`,
-    /// which is taken from [`Replica::changes`].
+    /// Returns when a field of the [`ClusterView`] other than `applied` may have changed since
+    /// `seen`, which [`Replica::changes`] returned.
     pub async fn changed(&self, seen: &mut Changes) {
         if seen.0.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// What [`Replica::changed`] needs to remember.
+    /// Returns the state that [`Replica::changed`] needs.
     pub fn changes(&self) -> Changes {
         Changes(self.raft.server_metrics())
     }
 
-    /// Makes `members` a cluster. To be called with the same members wherever it is called.
+    /// Initialises a cluster of `members`. It must be called with the same members on every gateway
+    /// that calls it.
     pub async fn found(&self, members: BTreeMap<NodeId, Member>) -> Result<(), MemberError> {
         match self.raft.initialize(members).await {
-            // Another founder was faster, with the same members.
+            // Another gateway was faster, with the same members.
             Ok(()) | Err(RaftError::APIError(openraft::error::InitializeError::NotAllowed(_))) => {
                 Ok(())
             }
@@ -204,14 +207,14 @@ impl Replica {
         }
     }
 
-    /// Has a gateway catch up and then vote. Whoever had its name before is a member no more.
+    /// Has a gateway catch up and then vote. An earlier member with its name is removed.
     pub async fn add(&self, id: NodeId, member: Member) -> Result<(), MemberError> {
         self.add_learner(id, member).await?;
         self.caught_up(id).await?;
         self.promote(id).await
     }
 
-    /// Makes a gateway a member that follows without a vote, unless it is a member.
+    /// Makes a gateway a member without a vote, unless it is a member.
     pub async fn add_learner(&self, id: NodeId, member: Member) -> Result<(), MemberError> {
         let _turn = self.changing.lock().await;
         if self.membership().await?.get_node(&id).is_some() {
@@ -220,7 +223,7 @@ impl Replica {
         self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, member)])), true).await
     }
 
-    /// Returns when a member has nearly all entries that this gateway, which leads, has.
+    /// Waits until a member has nearly all entries of this gateway, which leads.
     pub async fn caught_up(&self, id: NodeId) -> Result<(), MemberError> {
         let mut metrics = self.raft.metrics();
         loop {
@@ -235,7 +238,7 @@ impl Replica {
         }
     }
 
-    /// Returns how many entries a member lacks. `None` if this gateway does not lead.
+    /// Returns the number of entries that a member lacks, or `None` if this gateway does not lead.
     pub fn lag(&self, id: NodeId) -> Option<u64> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
@@ -248,12 +251,12 @@ impl Replica {
         Some(last.saturating_sub(matched.map_or(0, |matched| matched.index.saturating_add(1))))
     }
 
-    /// Returns whether a member that does not vote yet has caught up so far that it may.
+    /// Returns whether a member without a vote has caught up enough to be given a vote.
     pub fn may_vote(&self, id: NodeId) -> bool {
         self.lag(id).is_some_and(|lag| lag <= NEAR)
     }
 
-    /// Gives a member a vote. Whoever had its name before is a member no more.
+    /// Gives a member a vote. An earlier member with its name is removed.
     pub async fn promote(&self, id: NodeId) -> Result<(), MemberError> {
         let _turn = self.changing.lock().await;
         let members = self.membership().await?;
@@ -275,7 +278,7 @@ impl Replica {
         self.drop_learners(&replaced).await
     }
 
-    /// Takes a gateway out of the cluster.
+    /// Removes a gateway from the cluster.
     pub async fn remove(&self, name: &str) -> Result<(), MemberError> {
         let _turn = self.changing.lock().await;
         let members = self.membership().await?;
@@ -295,7 +298,7 @@ impl Replica {
         self.drop_learners(&named).await
     }
 
-    /// Takes members without a vote out of the cluster.
+    /// Removes a member without a vote from the cluster.
     pub async fn remove_learner(&self, id: NodeId) -> Result<(), MemberError> {
         let _turn = self.changing.lock().await;
         self.drop_learners(&BTreeSet::from([id])).await
@@ -311,14 +314,14 @@ impl Replica {
         self.change(ChangeMembers::ReplaceAllVoters(last_voters(&members)), false).await
     }
 
-    /// Returns whether a change of the members has begun and is not done.
+    /// Returns whether a change of the members is in progress.
     pub fn is_changing(&self) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         metrics.membership_config.membership().get_joint_config().len() > 1
     }
 
-    /// Those of `ids` that are members without a vote are none any more.
+    /// Removes those of `ids` that are members without a vote.
     async fn drop_learners(&self, ids: &BTreeSet<NodeId>) -> Result<(), MemberError> {
         let members = self.membership().await?;
         let learners: BTreeSet<_> =
@@ -329,7 +332,7 @@ impl Replica {
         self.change(ChangeMembers::RemoveNodes(learners), false).await
     }
 
-    /// Returns the members as the log has them now. Metrics may lag behind it.
+    /// Returns the members according to the log. Metrics may lag behind it.
     async fn membership(&self) -> Result<Membership<NodeId, Member>, MemberError> {
         let members = self
             .raft
@@ -337,8 +340,8 @@ impl Replica {
         members.await.map_err(|error| MemberError::Refused(error.to_string()))
     }
 
-    /// Changes the members. What an earlier leader has begun is waited for: it ends, or its
-    /// successor leads.
+    /// Changes the members. A change that an earlier leader has begun is waited for: it is
+    /// completed, or its successor leads.
     async fn change(
         &self,
         changes: ChangeMembers<NodeId, Member>,
@@ -358,7 +361,7 @@ impl Replica {
         }
     }
 
-    /// Gives this gateway, the only member, the name that others reach it by.
+    /// Gives this gateway, the only member, the name by which others reach it.
     pub async fn take_name(&self, name: &str) -> Result<(), MemberError> {
         let _turn = self.changing.lock().await;
         let members = self.membership().await?;
@@ -371,20 +374,20 @@ impl Replica {
         Ok(())
     }
 
-    /// Stands for election now, without waiting for the silence of a leader.
+    /// Campaigns now, without waiting for missing heartbeats of a leader.
     pub async fn campaign(&self) {
         if let Err(error) = self.raft.trigger().elect().await {
             tracing::warn!(%error, "no election");
         }
     }
 
-    /// Never stands for election again: this gateway is no member any more.
+    /// Stops campaigning for ever, since this gateway is no longer a member.
     pub fn retire(&self) {
         self.raft.runtime_config().elect(false);
     }
 }
 
-/// Those who vote once a change that is under way is done.
+/// Returns the voters after a change in progress.
 fn last_voters(members: &Membership<NodeId, Member>) -> BTreeSet<NodeId> {
     members.get_joint_config().last().cloned().unwrap_or_default()
 }

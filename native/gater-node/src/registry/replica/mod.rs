@@ -1,19 +1,20 @@
-//! The replicated registry: what is registered survives a `kill -9` of the gateway.
+//! The replicated registry, whose registrations survive a `kill -9` of the gateway.
 //!
-//! Commands go through a Raft log ([`openraft`]) that is on the disk before a
-//! command is answered; the registry itself is in memory. A gateway alone is a
-//! cluster of one. The data directory holds
+//! Commands go through a Raft log ([`openraft`]) that is on the disk before a command is answered;
+//! the registry itself is in memory. A gateway without others is a cluster of one. The data
+//! directory contains
 //!
-//! - `registry.lock`: locked by the process that has the registry open, so two gateways
+//! - `registry.lock`: locked by the process that has opened the registry, so that two gateways
 //!   cannot share a directory.
-//! - `registry-NUMBER.log`: log and vote, and the random id of this node; some files of 4 MiB.
-//! - `registry.snapshot`: the registry at a place of the log. What the log has before is removed.
+//! - `registry-NUMBER.log`: the log, the vote, and the random id of this node, in several files of
+//!   4 MiB.
+//! - `registry.snapshot`: the registry as of a position of the log. Earlier entries are removed.
 //!
-//! A gateway that an application runs for itself has no such directory: the same log and
-//! snapshot are then in memory ([`Replica::open_in_memory`]).
+//! A gateway that an application runs for itself has no such directory; its log and snapshot are in
+//! memory ([`Replica::open_in_memory`]).
 //!
-//! A damaged file is an error at the start. A disk that fails later stops the
-//! registry for good (see [`Replica::failed`]): it answers look-ups but takes no commands.
+//! A damaged file is an error at the start. A disk that fails later stops the registry for good
+//! (see [`Replica::failed`]): it still answers look-ups but accepts no commands.
 
 mod coalescer;
 pub(crate) mod codec;
@@ -56,27 +57,29 @@ pub use self::progress::Progress;
 pub use self::snapshot::SnapshotFile;
 pub use self::types::{Applied, Batch, Member, NodeId, TypeConfig};
 
-/// Is told of changes, in the order in which they are applied.
+/// Receives changes in the order in which they are applied.
 pub type OnChange = Box<dyn Fn(&[Change]) + Send + Sync>;
 
 const SNAPSHOT_FILE: &str = "registry.snapshot";
-/// How long a gateway alone may take to lead itself. Only a very slow disk takes long.
+/// The time within which a gateway without others must lead itself. Only a very slow disk takes
+/// long.
 const LEAD_WITHIN: Duration = Duration::from_secs(60);
 
-/// What a replica is told when it is opened.
+/// The settings with which a replica is opened.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// A command that is not written within this time is answered `NoQuorum`. Below the
-    /// 5 s after which a `gen_server:call` gives up.
+    /// The time after which a command that is not written is answered with `NoQuorum`. It is below
+    /// the 5 s after which a `gen_server:call` times out.
     pub propose_within: Duration,
-    /// Commands that may wait; more are `Overloaded`.
+    /// The greatest number of waiting commands; further ones are answered with `Overloaded`.
     pub max_waiting: usize,
-    /// Whether a new directory makes a cluster of one. Else it waits to be founded
-    /// together with others ([`Replica::found`]) or to be added to them.
+    /// Whether a new directory becomes a cluster of one. Otherwise it waits until it is
+    /// bootstrapped together with others ([`Replica::found`]) or added to them.
     pub found_alone: bool,
-    /// A snapshot is taken after this many log entries.
+    /// The number of log entries after which a snapshot is taken.
     pub snapshot_after: u64,
-    /// Entries that a snapshot holds already and that are kept for others to catch up.
+    /// The number of entries that are kept for others to catch up although a snapshot contains
+    /// them.
     pub keep_entries: u64,
 }
 
@@ -92,38 +95,38 @@ impl Default for Settings {
     }
 }
 
-/// This gateway's copy of the registry.
+/// The replica of the registry on this gateway.
 pub struct Replica {
     raft: Raft<TypeConfig>,
     machine: Machine,
     log: LogStore,
     coalescer: Coalescer,
     intake: Intake,
-    /// Changes of the members are made one after the other.
+    /// Locked during a change of the members, so that changes are made one after the other.
     changing: tokio::sync::Mutex<()>,
     began: Progress,
 }
 
 impl Replica {
-    /// Opens the registry of a gateway without others in the directory `path`, which is
-    /// made (for its owner alone) if it is not there.
+    /// Opens the registry of a gateway without others in the directory `path`, which is created
+    /// (for its owner alone) if it does not exist.
     ///
-    /// When this returns, everything ever acknowledged is in the state ([`Replica::read`]) and
-    /// commands are taken at once. `on_change` is **not** called for what was restored from the
-    /// disk: read the state once after opening. It is called for all that changes later: after
-    /// the state has changed and before the command is answered, in order, one call at a time,
-    /// on a thread of the runtime. It must not block.
+    /// When this returns, everything that was ever acknowledged is in the state
+    /// ([`Replica::read`]), and commands are accepted. `on_change` is **not** called for
+    /// registrations that were restored from the disk: read the state once after opening. It is
+    /// called for all later changes: after the state has changed and before the command is
+    /// answered, in order, one call at a time, on a thread of the runtime. It must not block.
     pub async fn open(path: &Path, on_change: OnChange) -> Result<Self, OpenError> {
         let replica = Self::open_with(path, Settings::default(), NoNetwork, on_change).await?;
         replica.follow(|_| ());
         Ok(replica)
     }
 
-    /// As [`Replica::open`], with settings, and with a `network` to other gateways.
-    /// Nothing is told through `on_change` before [`Replica::follow`].
+    /// Does the same as [`Replica::open`], with settings and with a `network` to other gateways.
+    /// Nothing is reported to `on_change` before [`Replica::follow`].
     ///
-    /// With others, what was acknowledged but is not known here to be committed is told
-    /// through `on_change` as soon as a leader says so.
+    /// In a cluster, commands that were acknowledged but are not known here to be committed are
+    /// reported to `on_change` as soon as a leader says so.
     pub async fn open_with(
         path: &Path,
         settings: Settings,
@@ -142,8 +145,8 @@ impl Replica {
         })
     }
 
-    /// As [`Replica::open_with`], with everything in memory: what is registered ends with the
-    /// process. No file is read or written.
+    /// Does the same as [`Replica::open_with`] with everything in memory: registrations end with
+    /// the process. No file is read or written.
     pub async fn open_in_memory(
         settings: Settings,
         network: impl RaftNetworkFactory<TypeConfig> + Forward + Clone,
@@ -153,7 +156,7 @@ impl Replica {
         Self::open_stores(log, machine, settings, network).await
     }
 
-    /// As [`Replica::open_with`], of a log and a state machine that are open already.
+    /// Does the same as [`Replica::open_with`] for a log and a state machine that are open already.
     pub async fn open_stores(
         log: LogStore,
         machine: Machine,
@@ -178,14 +181,15 @@ impl Replica {
         }
     }
 
-    /// Has `restored` look at the registry as it is, and changes told from then on: each
-    /// is in what `restored` sees or will be told, none is in both.
+    /// Calls `restored` with the present registry, and reports changes from then on. Each change is
+    /// either in what `restored` sees or is reported later, and none is in both.
     pub fn follow(&self, restored: impl FnOnce(&State)) {
         self.machine.go_live(restored);
     }
 
-    /// Queues `command` now, whether or not the future is polled, which tells what came of
-    /// it once it is on the disk of a majority. Commands take effect in the order of these calls.
+    /// Queues `command` at once, whether or not the future is polled. The future resolves with its
+    /// outcome once the command is on the disks of a majority. Commands take effect in the order of
+    /// these calls.
     pub fn propose(
         &self,
         command: Command,
@@ -193,8 +197,8 @@ impl Replica {
         self.coalescer.propose(command)
     }
 
-    /// As [`Replica::propose`]; tells `answer` what came of it, on a thread of the runtime. It
-    /// must not block.
+    /// Does the same as [`Replica::propose`], and calls `answer` with the outcome on a thread of
+    /// the runtime. It must not block.
     pub fn propose_then(
         &self,
         command: Command,
@@ -203,18 +207,18 @@ impl Replica {
         self.coalescer.propose_then(command, Box::new(answer));
     }
 
-    /// Looks at the registry as it is known here, without asking anybody. Writes wait
-    /// meanwhile: be quick.
+    /// Calls `look` with the registry as it is known here, without asking other gateways. Writes
+    /// wait for the call, so it should be short.
     pub fn read<R>(&self, look: impl FnOnce(&State) -> R) -> R {
         self.machine.read(look)
     }
 
-    /// Returns whether the gateway `name` was removed from the cluster and has not come back.
+    /// Returns whether the gateway `name` was removed from the cluster and has not returned.
     pub fn has_departed(&self, name: &str) -> bool {
         self.machine.has_departed(name)
     }
 
-    /// Writes `batch` if this gateway leads, for one that does not.
+    /// Writes `batch` for another gateway, if this gateway leads.
     pub(crate) async fn write_as_leader(
         &self,
         batch: Batch,
@@ -233,22 +237,23 @@ impl Replica {
         }
     }
 
-    /// Returns the log, which keeps some metadata beside its entries.
+    /// Returns the log, which also stores metadata.
     pub(crate) fn log(&self) -> &LogStore {
         &self.log
     }
 
-    /// Returns the id of this node: drawn at random when its data directory was made.
+    /// Returns the id of this node, which was drawn at random when its data directory was created.
     pub fn node_id(&self) -> NodeId {
         self.log.node_id()
     }
 
-    /// Resolves when the registry has stopped by itself, with the reason: its disk failed.
-    /// It takes no commands any more, and the process should end. Never resolves otherwise.
+    /// Returns a future that resolves with the reason when the registry has stopped by itself
+    /// because its disk failed. It accepts no more commands, and the process should end. Otherwise
+    /// the future never resolves.
     pub fn failed(&self) -> impl Future<Output = String> + Send + use<> {
         let (metrics, mut server) = (self.raft.metrics(), self.raft.server_metrics());
         async move {
-            // Consensus lets go of its ends when it stops. Other metrics change with every entry.
+            // Consensus drops its senders when it stops. Other metrics change with every entry.
             while server.changed().await.is_ok() {}
             match &metrics.borrow().running_state {
                 Err(openraft::error::Fatal::Stopped) => {}
@@ -259,8 +264,8 @@ impl Replica {
         }
     }
 
-    /// Answers the commands that were taken, takes no more, and closes the files. What is
-    /// acknowledged is on the disk without it.
+    /// Answers the accepted commands, accepts no more, and closes the files. Acknowledged commands
+    /// are on the disk even without this call.
     pub async fn shutdown(&self) {
         self.coalescer.stop().await;
         if let Err(error) = self.raft.shutdown().await {
@@ -270,7 +275,7 @@ impl Replica {
     }
 }
 
-/// Keeps log and snapshot in memory: nothing is written, and nothing is there at the next start.
+/// Opens a log and a snapshot in memory, which are empty at every start.
 fn open_memory(on_change: OnChange) -> Result<(LogStore, Machine), OpenError> {
     let log = LogStore::open_disk(Memory::default())?;
     let file = SnapshotFile::in_memory(log.node_id());
@@ -286,13 +291,13 @@ fn open_files(directory: &Path, on_change: OnChange) -> Result<(LogStore, Machin
         .mode(0o700)
         .create(directory)
         .map_err(|error| OpenError::Directory { path: directory.to_owned(), error })?;
-    // The log comes first: its lock keeps others from the snapshot as well.
+    // The log is opened first, since its lock also protects the snapshot.
     let log = LogStore::open(directory)?;
     let (file, stored) = SnapshotFile::open(&directory.join(SNAPSHOT_FILE), log.node_id())?;
     let snapshot_path = file.path().to_owned();
     let stored = match stored {
         Ok(stored) => stored,
-        // As long as the log is whole, it makes up for a lost snapshot.
+        // A complete log makes up for a lost snapshot.
         Err(error) if log.purged().is_none() && log.has_entries() => {
             tracing::warn!(path = %snapshot_path.display(), %error, "damaged snapshot set aside");
             file.set_aside()
@@ -315,7 +320,7 @@ fn open_files(directory: &Path, on_change: OnChange) -> Result<(LogStore, Machin
     Ok((log, machine))
 }
 
-/// Starts consensus. When it returns, a gateway without others leads and has applied its log.
+/// Starts consensus. When this returns, a gateway without others leads and has applied its log.
 async fn start(
     log: &LogStore,
     machine: &Machine,
@@ -326,11 +331,12 @@ async fn start(
     let failed = |error: &dyn std::fmt::Display| OpenError::Raft(error.to_string());
     let config = openraft::Config {
         cluster_name: "esdb_gater_registry".into(),
-        // For silent failures only: a broken connection is noticed before.
+        // The interval matters only for silent failures, since a broken connection is noticed
+        // earlier.
         heartbeat_interval: 250,
         election_timeout_min: 750,
         election_timeout_max: 1_500,
-        // An append and a piece of a snapshot stay well below the longest message.
+        // An append and a part of a snapshot stay well below the length of the longest message.
         max_payload_entries: 64,
         snapshot_max_chunk_size: 1 << 20,
         install_snapshot_timeout: 5_000,
@@ -344,7 +350,8 @@ async fn start(
         .await
         .map_err(|error| failed(&error))?;
 
-    // Once in the life of a data directory: openraft refuses it when there is a log or a vote.
+    // This happens once in the life of a data directory: openraft refuses it when there is a log or
+    // a vote.
     if settings.found_alone && !raft.is_initialized().await.map_err(|error| failed(&error))? {
         let members = BTreeMap::from([(id, Member::default())]);
         raft.initialize(members).await.map_err(|error| failed(&error))?;
@@ -358,7 +365,7 @@ async fn start(
         .map_err(|error| failed(&error))?;
     if alone {
         lead(&raft, id).await.map_err(|error| failed(&error))?;
-        // An entry of its own commits all those before it, whoever wrote them.
+        // An entry of this term commits all entries before it, whichever leader wrote them.
         let destination = Destination { raft: raft.clone(), machine: machine.clone(), leader };
         let deadline = Instant::now() + LEAD_WITHIN;
         let nothing = Batch { origin: None, commands: Arc::new([]) };
@@ -367,7 +374,7 @@ async fn start(
     Ok(raft)
 }
 
-/// Leads a cluster of one, without waiting for the silence of a leader that cannot be.
+/// Leads a cluster of one, without waiting for the heartbeats of a leader that cannot exist.
 async fn lead(raft: &Raft<TypeConfig>, id: NodeId) -> Result<(), String> {
     let leads = raft.metrics().borrow().current_leader == Some(id);
     if !leads {

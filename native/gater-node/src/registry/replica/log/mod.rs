@@ -1,8 +1,8 @@
-//! The log and the vote of a gateway, on disk.
+//! The log and the vote of a gateway on disk.
 //!
-//! [`frame`] and [`record`] say what the bytes mean, [`segment`] is one file of them,
-//! [`wal`] all files together, [`writer`] the one thread that writes, [`tail`] what need not
-//! be read back.
+//! [`frame`] and [`record`] define the format, [`segment`] is one file, [`wal`] all files together,
+//! [`writer`] the only thread that writes, and [`tail`] holds the entries that need not be read
+//! back.
 
 mod contents;
 pub(super) mod disk;
@@ -15,7 +15,8 @@ mod tail;
 mod wal;
 mod writer;
 
-// A unit test, as it needs what is private here; not beside the product, as it is longer.
+// This is a unit test because it needs private items. It is in another directory because of its
+// length.
 #[cfg(test)]
 #[path = "../../../../tests/log_crash/mod.rs"]
 mod crash;
@@ -55,7 +56,7 @@ pub struct LogStore {
     writer: Arc<Mutex<Option<Writer>>>,
 }
 
-/// The writing thread. Dropped, it writes what is queued and ends.
+/// The thread that writes. When the value is dropped, the thread writes what is queued and ends.
 struct Writer {
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
@@ -70,23 +71,24 @@ impl Drop for Writer {
     }
 }
 
-/// What the handles and the writing thread share.
+/// The state that the handles share with the thread that writes.
 struct Shared {
-    /// The log as it is on the disk. Locked for moments, after `known` if both are.
+    /// The log as it is on the disk. It is locked only briefly, and after `known` if both are
+    /// locked.
     contents: Arc<Mutex<Contents>>,
     known: Mutex<Known>,
 }
 
-/// The log as it will be when all that is queued is written.
+/// The log as it will be when everything that is queued is written.
 struct Known {
     metadata: Metadata,
-    /// The last entry; the last purged one if there is no other.
+    /// The last entry, or the last purged one if the log is empty.
     last: Option<LogId>,
     tail: Tail,
 }
 
 impl LogStore {
-    /// Opens the log in the folder `path` or starts a new one. Blocks.
+    /// Opens the log in the directory `path`, or creates a new one. Blocks.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         Self::open_disk(Folder::open(path)?)
     }
@@ -110,23 +112,23 @@ impl LogStore {
         Ok(Self { shared, writer: Arc::new(Mutex::new(Some(writer))) })
     }
 
-    /// Returns the id of the node whose log it is.
+    /// Returns the id of the node to which the log belongs.
     pub fn node_id(&self) -> NodeId {
         self.shared.known.lock().metadata.node_id
     }
 
-    /// Returns the last entry that was removed because a snapshot holds it.
+    /// Returns the last entry that was removed because a snapshot contains it.
     pub fn purged(&self) -> Option<LogId> {
         self.shared.known.lock().metadata.purged
     }
 
-    /// Returns whether there are entries, be it in a snapshot.
+    /// Returns whether there are entries in the log or in a snapshot.
     pub fn has_entries(&self) -> bool {
         self.shared.known.lock().last.is_some()
     }
 
-    /// What is known of the log without reading it. `applied` is the last entry that the
-    /// registry holds.
+    /// Returns the state of the log that is known without reading it. `applied` is the last entry
+    /// that is applied to the registry.
     pub(crate) fn local(&self, applied: Option<LogId>) -> Local {
         let known = self.shared.known.lock();
         Local {
@@ -137,8 +139,8 @@ impl LogStore {
         }
     }
 
-    /// Returns the progress of the log and of a snapshot that holds `applied`, right after the log was
-    /// opened.
+    /// Returns the progress of the log and of a snapshot that holds `applied`, right after the log
+    /// was opened.
     pub(crate) fn opened_at(&self, applied: Option<LogId>) -> Progress {
         let known = self.shared.known.lock();
         let last = known.last.map(|last| last.index);
@@ -152,7 +154,7 @@ impl LogStore {
         let on_disk = self.shared.contents.lock().last().map(|(index, _)| index);
         let purged = known.metadata.purged.map(|purged| purged.index);
         let committed = known.metadata.committed.map(|committed| committed.index);
-        // Only what a snapshot on the disk holds is purged.
+        // Only entries that a snapshot on the disk contains are purged.
         let settled = committed.min(on_disk).max(purged).map_or(0, count);
         Progress { settled, ..voted(&known.metadata) }
     }
@@ -175,13 +177,13 @@ impl LogStore {
         Ok(ids)
     }
 
-    /// Remembers `value` under a `name`; on the disk when it returns.
+    /// Stores `value` as the metadata `name`. It is on the disk when this returns.
     pub async fn note<T: Serialize>(&self, name: &'static str, value: &T) -> Result<(), AnyError> {
         let bytes = codec::encode(DISK, value).map_err(|error| AnyError::new(&error))?;
         self.write(Change::Note(name.into(), bytes)).await
     }
 
-    /// What was remembered under `name`.
+    /// Returns the metadata `name`, if it was stored.
     pub fn noted<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, AnyError> {
         let contents = self.shared.contents.lock();
         let bytes = contents.metadata().notes.get(name);
@@ -190,8 +192,8 @@ impl LogStore {
             .transpose()
     }
 
-    /// Writes what is queued and closes the log, whatever handles there are: they can read,
-    /// and write no more. Blocks.
+    /// Writes what is queued and closes the log, whatever handles exist: they can read, but not
+    /// write any more. Blocks.
     pub fn close(&self) {
         drop(self.writer.lock().take());
     }
@@ -211,7 +213,7 @@ impl LogStore {
     }
 }
 
-/// The number of entries up to the one at `index`.
+/// Returns the number of entries up to the one at `index`.
 fn count(index: u64) -> u64 {
     index.saturating_add(1)
 }
@@ -222,15 +224,15 @@ fn voted(metadata: &Metadata) -> Progress {
 }
 
 impl Shared {
-    /// What is committed, unless the log ends before it. All up to there was queued before
-    /// this call; it may go to the disk with the end of that queue, and not earlier.
+    /// Returns the committed position, unless the log ends before it. All entries up to it were
+    /// queued before this call, so it may be written with the end of that queue, and not earlier.
     fn committed(&self) -> Option<LogId> {
         let known = self.known.lock();
         let last = known.last.map(|last| last.index);
         known.metadata.committed.filter(|committed| Some(committed.index) <= last)
     }
 
-    /// `changes` are on the disk.
+    /// Records that `changes` are on the disk.
     fn written<'a>(&self, changes: impl Iterator<Item = &'a Change>) {
         let mut known = self.known.lock();
         for change in changes {
@@ -242,7 +244,8 @@ impl Shared {
         }
     }
 
-    /// Returns the entries of `range` that exist: from the disk up to where the tail begins.
+    /// Returns the entries of `range` that exist: from the disk up to the start of the tail, and
+    /// then from the tail.
     async fn read(&self, range: Range<u64>) -> Result<Vec<Entry>, AnyError> {
         let (on_disk, newest) = {
             let known = self.known.lock();
@@ -313,7 +316,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(self.shared.known.lock().metadata.vote)
     }
 
-    /// Goes to the disk with the next write: a lower bound is all that is asked for.
+    /// Queues the committed position for the next write. It is only a lower bound, so this does not
+    /// wait for the disk.
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
         self.shared.known.lock().metadata.committed = committed;
         Ok(())
@@ -335,7 +339,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let mut entries: Vec<Entry> = entries.into_iter().collect();
         {
             let mut known = self.shared.known.lock();
-            // What a snapshot holds is not needed, and would not follow the last entry.
+            // Entries that a snapshot contains are not needed, and would not follow the last entry.
             let purged = known.metadata.purged.map(|purged| purged.index);
             entries.retain(|entry| Some(entry.log_id.index) > purged);
             for entry in &entries {
@@ -350,7 +354,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
         let from = log_id.index;
         let purged = self.purged();
-        // Whoever asks for it, what is committed stays.
+        // Committed entries are never removed, whoever requests it.
         let committed = self.shared.known.lock().metadata.committed;
         if committed.is_some_and(|committed| from <= committed.index) {
             let text = format!("entries from {from} on are to go, and {committed:?} is committed");
@@ -371,7 +375,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(())
     }
 
-    /// Does not wait for the disk: purged entries that come back are purged again.
+    /// Queues the purge without waiting for the disk. Entries that come back after a crash are
+    /// purged again.
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
         {
             let mut known = self.shared.known.lock();
