@@ -28,7 +28,7 @@
 -type publish_error() ::
         rate_limited | signature_required | invalid_signature | missing_timestamp
       | invalid_timestamp | message_expired | overloaded | no_gateway | unknown_channel
-      | {bad_topic, not_binary | empty | too_long} | too_large | too_deep | channel_down
+      | {bad_topic, not_binary | empty | too_long} | too_large | too_deep | channel_down | badarg
       | {unauthorized, esdb_gater_verifier:reason() | capability_required}.
 %% No gateway is `overloaded' by publications today: what it cannot deliver it counts.
 
@@ -101,54 +101,90 @@ unsubscribe_at(Hosts, _Channel, Topic, Pid) -> esdb_channel_host:unsubscribe(Hos
 
 %% @doc Publishes a message, any term, to the topic's subscribers on all nodes.
 %%
-%% `ok' says that the gateway has taken it. The gateway judges in this order: `signature_required'
+%% On a channel where the gateway refuses nothing (no rate, no required signature, and no capability
+%% is asked for) `ok' says that the message is on its way: the publisher waits for nobody unless
+%% the window of what it has under way is full, and gets `no_gateway' if that lasts
+%% `gateway_timeout_ms'. What is under way when a gateway is lost is lost, counted, logged, and
+%% told by the telemetry event `[esdb_gater, channel, dropped]' with the reason `gateway_lost'.
+%%
+%% On the other channels, and everywhere if the configuration says `{publish, confirmed}', `ok' says
+%% that the gateway has taken it. The gateway judges in this order: `signature_required'
 %% (the channel takes signed messages only, and this is none), `rate_limited', then whatever is
 %% wrong with the signature. `no_gateway': none was reached, or none answered, in 5 s; in the
-%% latter case the message may have been delivered. Nothing is sent of a message that no gateway
-%% takes: one of more than 64 MiB in the external format is `too_large', one with more than 10,000
-%% terms inside each other `too_deep'.
+%% latter case the message may have been delivered.
+%%
+%% Nothing is sent of a message that no gateway takes: one of more than 64 MiB in the external
+%% format is `too_large', one with more than 10,000 terms inside each other `too_deep'.
 -spec publish(channel(), topic(), term()) -> ok | {error, publish_error() | (Refused :: term())}.
 publish(Channel, Topic, Message) when is_atom(Channel) ->
-    publish_by(Channel, Topic, Message, {publish, Topic, Message});
+    Confirm = maps:get(publish, esdb_gater_config:current(), windowed) =:= confirmed,
+    publish_by(Channel, Topic, Message, {publish, Topic, Message}, Confirm);
 publish(_Channel, _Topic, _Message) ->
     {error, unknown_channel}.
 
-%% @doc As `publish/3', with a capability token that grants `channel/publish' with
-%% `esdb://default/channel/CHANNEL/TOPIC', for a gateway that asks for tokens. It is judged before
-%% all else; where it does not allow it, `{unauthorized, Reason}' says why.
--spec publish(channel(), topic(), term(), token()) ->
+%% @doc As `publish/3', with options or with a capability token.
+%%
+%% With `#{confirm => true}' the answer is the gateway's on every channel: `ok' says that it has taken
+%% the message. With `#{confirm => false}' it is as by `publish/3' without `{publish, confirmed}'.
+%% What is no such map is `badarg'.
+%%
+%% The token is one that grants `channel/publish' with `esdb://default/channel/CHANNEL/TOPIC', for a
+%% gateway that asks for tokens. It is judged before all else, by the gateway, which is waited for;
+%% where it does not allow it, `{unauthorized, Reason}' says why.
+-spec publish(channel(), topic(), term(), token() | #{confirm => boolean()}) ->
           ok | {error, publish_error() | (Refused :: term())}.
+publish(Channel, Topic, Message, Options) when is_atom(Channel), is_map(Options) ->
+    case Options of
+        #{confirm := Confirm} when is_boolean(Confirm), map_size(Options) =:= 1 ->
+            publish_by(Channel, Topic, Message, {publish, Topic, Message}, Confirm);
+        #{} when map_size(Options) =:= 0 ->
+            publish(Channel, Topic, Message);
+        #{} ->
+            {error, badarg}
+    end;
 publish(Channel, Topic, Message, Token) when is_atom(Channel) ->
     case esdb_capability:jwt(Token) of
-        {ok, Jwt} -> publish_by(Channel, Topic, Message, {publish, Topic, Message, Jwt});
+        {ok, Jwt} -> publish_by(Channel, Topic, Message, {publish, Topic, Message, Jwt}, true);
         {error, Reason} -> {error, {unauthorized, Reason}}
     end;
 publish(_Channel, _Topic, _Message, _Token) ->
     {error, unknown_channel}.
 
-publish_by(Channel, Topic, Message, Request) ->
+publish_by(Channel, Topic, Message, Request, Confirm) ->
     Answer = case esdb_channel_host:hosts(Channel) of
-                 [] -> publish_at_gateway(Channel, Request);
+                 [] -> publish_at_gateway(Channel, Request, Confirm);
                  Hosts -> esdb_channel_host:publish(Hosts, Request)
              end,
     esdb_gater_lineage:published(Channel, Topic, Message, Answer).
 
-publish_at_gateway(Channel, Publish) ->
+publish_at_gateway(Channel, {publish, Topic, Message} = Publish, false) ->
+    case esdb_gater_bounds:measure(Topic, Message) of
+        {ok, Bytes} -> send(esdb_gater_window:find(Channel, ?TIMEOUT), Channel, Publish, Bytes);
+        {error, _} = Error -> Error
+    end;
+publish_at_gateway(Channel, Publish, true) ->
     case esdb_gater_bounds:publish(Publish) of
-        ok -> send(Channel, Publish);
+        ok -> confirm(esdb_gater_window:find(Channel, ?TIMEOUT), Channel, Publish);
         {error, _} = Error -> Error
     end.
 
-send(Channel, Publish) ->
-    case esdb_gater_link:await_gateway(?TIMEOUT) of
-        {ok, Gateway} ->
-            case is_channel(Channel) of
-                true -> send_to(esdb_gater_transport:address(Channel, Gateway), Publish);
-                false -> {error, unknown_channel}
-            end;
-        {error, _} = Error ->
-            Error
-    end.
+send({ok, Window} = Found, Channel, {publish, Topic, Message} = Publish, Bytes) ->
+    case esdb_gater_window:send(Window, Topic, Message, Bytes) of
+        {error, confirm} -> confirm(Found, Channel, Publish);
+        Answer -> Answer
+    end;
+send(NotFound, Channel, Publish, _Bytes) ->
+    confirm(NotFound, Channel, Publish).
+
+confirm({ok, Window}, _Channel, Publish) ->
+    esdb_gater_window:call(Window, Publish, element(3, Publish));
+confirm({none, Gateway}, Channel, Publish) ->
+    case is_channel(Channel) of
+        true -> send_to(esdb_gater_transport:address(Channel, Gateway), Publish);
+        false -> {error, unknown_channel}
+    end;
+confirm({error, _} = Error, _Channel, _Publish) ->
+    Error.
 
 send_to(Address, Publish) ->
     try gen_server:call(Address, Publish, ?TIMEOUT)

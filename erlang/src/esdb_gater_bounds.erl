@@ -11,7 +11,7 @@
 %%% @end
 -module(esdb_gater_bounds).
 
--export([message/1, publish/1, topic/1]).
+-export([message/1, measure/2, publish/1, topic/1]).
 
 -export_type([too_much/0, bad_topic/0]).
 
@@ -32,10 +32,24 @@
 %% map adds no depth.
 -spec message(term()) -> ok | {error, too_much()}.
 message(Message) ->
+    case measured(Message) of
+        {ok, _Bytes} -> ok;
+        {error, _} = Error -> Error
+    end.
+
+measured(Message) ->
     case erlang:external_size(Message) of
-        Size when Size < ?SHALLOW_BYTES -> ok;
-        Size when Size =< ?MAX_BYTES -> walked(Message);
+        Size when Size < ?SHALLOW_BYTES -> {ok, Size};
+        Size when Size =< ?MAX_BYTES -> walked(Message, Size);
         _ -> {error, too_large}
+    end.
+
+%% @doc Whether a gateway takes this topic and message, and how many bytes the message takes.
+-spec measure(term(), term()) -> {ok, Bytes :: non_neg_integer()} | {error, bad_topic() | too_much()}.
+measure(Topic, Message) ->
+    case topic(Topic) of
+        ok -> measured(Message);
+        {error, _} = Error -> Error
     end.
 
 %% @doc Checks that a gateway accepts this request to publish.
@@ -49,10 +63,10 @@ publish({publish, Topic, Message, Token}) ->
 both(ok, Message) -> message(Message);
 both({error, _} = Error, _Message) -> Error.
 
-walked(Message) ->
+walked(Message, Bytes) ->
     try
         _ = walk(Message, 0, ?MAX_TERMS),
-        ok
+        {ok, Bytes}
     catch
         throw:{?MODULE, Reason} -> {error, Reason}
     end.

@@ -17,8 +17,10 @@ init([]) ->
     Config = esdb_gater_config:current(),
     Children =
         case maps:get(gateways, Config, []) of
-            [] -> [events(), pipe(), program(), embedded(), link(#{mode => embedded}, Config)];
-            Gateways -> [events(), link(#{mode => named, gateways => Gateways}, Config)]
+            [] -> [events(), acknowledger(), pipe(), program(), embedded(),
+                   link(#{mode => embedded}, Config)];
+            Gateways -> [events(), acknowledger(),
+                         link(#{mode => named, gateways => Gateways}, Config)]
         end,
     ok = esdb_gater_names:await_free([Name || #{id := Name} <- Children]),
     {ok, {#{strategy => one_for_one, intensity => 30, period => 10}, Children}}.
@@ -37,6 +39,9 @@ embedded() ->
 
 events() ->
     #{id => esdb_gater_events, start => {esdb_gater_events, start_link, []}}.
+
+acknowledger() ->
+    #{id => esdb_gater_acknowledger, start => {esdb_gater_acknowledger, start_link, []}}.
 
 link(Options, Config) ->
     Timed = maps:merge(Options, maps:with([gateway_timeout_ms, registration], Config)),

@@ -146,6 +146,7 @@ keys() ->
       gateway_timeout_ms => value(fun(Ms) -> whole(Ms, 100, ?MAX_MS) end,
                                   "milliseconds, a whole number from 100 to 4294967295"),
       registration => one_of([acknowledged, eventual]),
+      publish => one_of([windowed, confirmed]),
       cluster => {section, #{ra_cluster_name => value(fun is_name/1, "an atom that is not empty")}},
       retry => {section, retry_keys()},
       channels => {each, channel_keys()},

@@ -32,7 +32,7 @@
 
 -include_lib("kernel/include/logger.hrl").
 
--export([start_link/1, find/1, channels/0, tables/0, topics/0]).
+-export([start_link/1, find/1, channels/0, tables/0, topics/0, foreach_local/3]).
 -export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
 
 -define(LINK, esdb_gater_worker_registry).
@@ -62,6 +62,7 @@
 
 -record(state, {
     channel :: atom(),
+    starting = false :: boolean(),          % publishers of this node see what was before
     replays = false :: boolean(),           % the gateway says so
     stamp = 0 :: stamp(),                   % the latest that is known
     link :: reference() | undefined,        % monitor of the link
@@ -115,6 +116,17 @@ topics() ->
     lists:usort([{Channel, Topic} || {{Channel, Topic, Pid}} <- ets:tab2list(?TABLE),
                                      node(Pid) =:= node()]).
 
+%% @doc Calls a function with each process that the relay hands out a topic to.
+-spec foreach_local(Channel :: atom(), Topic :: binary(), fun((pid()) -> term())) -> ok.
+foreach_local(Channel, Topic, Fun) ->
+    next_local(ets:next(?TABLE, {Channel, Topic, 0}), Channel, Topic, Fun).
+
+next_local({Channel, Topic, Pid} = Key, Channel, Topic, Fun) ->
+    _ = node(Pid) =:= node() andalso not ets:member(?TOKENS, Key) andalso Fun(Pid),
+    next_local(ets:next(?TABLE, Key), Channel, Topic, Fun);
+next_local(_, _Channel, _Topic, _Fun) ->
+    ok.
+
 %%% The process
 
 -spec init(atom()) -> {ok, #state{}}.
@@ -124,10 +136,15 @@ init(Channel) ->
     Kept = ets:select(?TABLE, [{{{Exactly, '$1', '$2'}, '$3'}, Guards, [{{'$1', '$2', '$3'}}]}]),
     State = lists:foldl(fun({Topic, Pid, Stamp}, Acc) ->
                             kept(Topic, Pid, Stamp, learn(Stamp, Acc))
-                        end, #state{channel = Channel, requests = gen_server:reqids_new()}, Kept),
+                        end, #state{channel = Channel, requests = gen_server:reqids_new(),
+                                    starting = true}, Kept),
     %% Before a crash it may have asked for them.
     Known = maps:map(fun(_, Sub) -> Sub#sub{known = true} end, State#state.subs),
-    {ok, follow(State#state{subs = Known})}.
+    Topics = maps:from_list([{Topic, Pids} || {{Topic, Target}, #sub{pids = Pids}} <- maps:to_list(Known),
+                                              Target =:= self()]),
+    ok = esdb_gater_local:kept(Channel, Topics),
+    maps:foreach(fun(Topic, Pids) -> ok = esdb_gater_local:changed(Channel, Topic, Pids) end, Topics),
+    {ok, follow(State#state{subs = Known, starting = false})}.
 
 kept(Topic, Pid, Stamp, #state{channel = Channel, subs = Subs} = State) ->
     case ets:lookup(?TOKENS, {Channel, Topic, Pid}) of
@@ -165,7 +182,7 @@ handle_call(Publish, _From, #state{gateway = undefined} = State)
 handle_call(Publish, From, State)
   when element(1, Publish) =:= publish, tuple_size(Publish) >= 3, tuple_size(Publish) =< 4 ->
     case esdb_gater_bounds:publish(Publish) of
-        ok -> {noreply, request(Publish, {pass, From}, State)};
+        ok -> {noreply, pass(Publish, From, State)};
         {error, _} = Error -> {reply, Error, State}
     end;
 handle_call({get_local_subscribers, Topic}, _From, State) ->
@@ -189,8 +206,14 @@ handle_cast({unsubscribe, Topic, Pid}, State) when is_pid(Pid) ->
 handle_cast(Publish, #state{channel = Channel, gateway = Node} = State)
   when element(1, Publish) =:= publish, tuple_size(Publish) >= 3, tuple_size(Publish) =< 4,
        Node =/= undefined ->
-    _ = esdb_gater_bounds:publish(Publish) =:= ok
-        andalso gen_server:cast(esdb_gater_transport:address(Channel, Node), Publish),
+    case esdb_gater_bounds:publish(Publish) of
+        ok ->
+            {Named, Local} = named(Publish, State),
+            gen_server:cast(esdb_gater_transport:address(Channel, Node), Named),
+            ok = publish_here(Local, Publish, State);
+        {error, _} ->
+            ok
+    end,
     {noreply, State};
 handle_cast(_Message, State) ->
     {noreply, State}.
@@ -318,9 +341,10 @@ subscribe_alone(Token, {Topic, Pid} = Key, From, #state{subs = Subs} = State) ->
 subscribe(Key, Topic, Pid, From, #state{subs = Subs} = State) ->
     case Subs of
         #{Key := #sub{status = held, last = Last, pids = Pids}} ->
+            Added = added(Key, Pid, State#state.stamp, State),
             gen_server:reply(From, ok),
             ok = replay(Last, Topic, Pid, is_map_key(Pid, Pids), State),
-            {noreply, added(Key, Pid, State#state.stamp, State)};
+            {noreply, Added};
         _ ->
             subscribe_waiting(esdb_gater_link:is_hopeless(), Key, Pid, From, State)
     end.
@@ -348,8 +372,16 @@ added({Topic, Target} = Key, Pid, Stamp, #state{channel = Channel, subs = Subs} 
     ok = esdb_gater_lineage:topic_changed(Target, Topic, true),
     More = Pids#{Pid => Stamp},
     Added = put_sub(Key, Sub#sub{pids = More}, State),
+    ok = local_changed(Key, Pids, More, State),
     ok = weigh(Key, Sub#sub.status, map_size(Pids), map_size(More), Added),
     watch(Pid, Key, Added).
+
+%% Publishers of this node send to them directly.
+local_changed({Topic, Target}, Before, Now, #state{channel = Channel, starting = false})
+  when Target =:= self(), map_size(Before) =/= map_size(Now) ->
+    esdb_gater_local:changed(Channel, Topic, Now);
+local_changed(_Key, _Before, _Now, _State) ->
+    ok.
 
 %% How many processes it hands out a topic to, for those who count the recipients of a publication.
 %% One is what the gateway takes it to be.
@@ -453,11 +485,13 @@ answer_all(Key, Waiting, Answer, Stamp, State) ->
 
 answer(Key, {Pid, From, Timer}, Answer, Stamp, State) ->
     _ = erlang:cancel_timer(Timer),
+    %% Who is told `ok' is sent what is published from then on.
+    Next = case Answer of
+               ok -> added(Key, Pid, Stamp, State);
+               _ -> State
+           end,
     gen_server:reply(From, Answer),
-    case Answer of
-        ok -> added(Key, Pid, Stamp, State);
-        _ -> State
-    end.
+    Next.
 
 %% Those that were subscribed without waiting for the answer.
 dated(Key, Stamp, #state{subs = Subs} = State) ->
@@ -547,6 +581,7 @@ removed({Topic, Target} = Key, Pid, #state{channel = Channel, subs = Subs} = Sta
         #{Key := #sub{pids = Pids} = Sub} when is_map_key(Pid, Pids) ->
             _ = map_size(Pids) =:= 1 andalso esdb_gater_lineage:topic_changed(Target, Topic, false),
             Left = maps:remove(Pid, Pids),
+            ok = local_changed(Key, Pids, Left, State),
             ok = weigh(Key, Sub#sub.status, map_size(Pids), map_size(Left), State),
             put_sub(Key, Sub#sub{pids = Left}, State);
         _ ->
@@ -676,9 +711,28 @@ local_subscribers(Topic, #state{subs = Subs}) ->
         _ -> []
     end.
 
+%%% Publishing for others
+
+pass(Publish, From, State) ->
+    {Named, Local} = named(Publish, State),
+    request(Named, {pass, From, Local, Publish}, State).
+
+%% The same way as by {@link esdb_gater_window}, so that the messages of a publisher that uses both
+%% keep their order.
+named(Publish, #state{channel = Channel, gateway = Gateway}) ->
+    case esdb_gater_window:is_local(Channel, Gateway) of
+        true -> {setelement(1, Publish, publish_elsewhere), true};
+        false -> {Publish, false}
+    end.
+
+publish_here(true, Publish, #state{channel = Channel}) ->
+    esdb_gater_local:deliver(Channel, element(2, Publish), element(3, Publish));
+publish_here(false, _Publish, _State) ->
+    ok.
+
 %%% Requests to the gateway
 
-request(_Request, {pass, From}, #state{gateway = undefined} = State) ->
+request(_Request, {pass, From, _, _}, #state{gateway = undefined} = State) ->
     gen_server:reply(From, {error, no_gateway}),
     State;
 request(_Request, _Label, #state{gateway = undefined} = State) ->
@@ -702,7 +756,8 @@ maybe_response(Message, #state{requests = Requests} = State) ->
 
 response({subscribed, Key}, Answer, State) ->
     restored(Key, subscribed(Key, Answer, State));
-response({pass, From}, Answer, State) ->
+response({pass, From, Local, Publish}, Answer, State) ->
+    _ = Answer =:= ok andalso publish_here(Local, Publish, State),
     gen_server:reply(From, Answer),
     State;
 response({ended, _Key}, Answer, State) ->
@@ -722,7 +777,7 @@ lost({subscribed, Key}, #state{subs = Subs} = State) ->
         _ ->
             State
     end;
-lost({pass, From}, State) ->
+lost({pass, From, _, _}, State) ->
     gen_server:reply(From, {error, no_gateway}),
     State;
 lost({ended, Key}, #state{withdrawn = Withdrawn} = State) ->

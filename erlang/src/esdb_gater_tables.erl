@@ -41,7 +41,8 @@ make() ->
     lists:foreach(fun end_user/1, [esdb_gater_cluster_sup, esdb_channel_sup]),
     Tables = esdb_gater_workers:tables() ++ esdb_gater_shared_state:tables()
         ++ esdb_gater_desired:tables() ++ esdb_gater_withdrawals:tables()
-        ++ esdb_gater_relay:tables() ++ esdb_gater_pipe:tables(),
+        ++ esdb_gater_relay:tables() ++ esdb_gater_local:tables() ++ esdb_gater_window:tables()
+        ++ esdb_gater_pipe:tables(),
     [ets:new(Name, Options) || {Name, Options} <- Tables].
 
 end_user(Name) ->

@@ -8,7 +8,8 @@
 %%% @end
 -module(esdb_gater_transport).
 
--export([kind/0, piped_gateway/0, address/2, connect/1, disconnect/1]).
+-export([kind/0, piped_gateway/0, address/2, connect/1, is_connected/1,
+         disconnect/1]).
 
 -export_type([kind/0]).
 
@@ -40,6 +41,11 @@ address(Name, Gateway) -> {Name, Gateway}.
 -spec connect(Gateway :: node()) -> boolean() | ignored.
 connect(?PIPED) -> esdb_gater_pipe:is_open();
 connect(Gateway) -> net_kernel:connect_node(Gateway).
+
+%% @doc Whether messages to the gateway go anywhere now.
+-spec is_connected(Gateway :: node()) -> boolean().
+is_connected(?PIPED) -> esdb_gater_pipe:is_open();
+is_connected(Gateway) -> lists:member(Gateway, nodes(connected)).
 
 %% @doc Cuts the connection, which resumes processes that wait for the gateway or are suspended in a
 %% send to it.

@@ -138,7 +138,7 @@ shim(Release) ->
 files() ->
     Erlang = filename:join(project(), "erlang"),
     Sources = [{Source, filename:join(Erlang, Source)}
-               || Pattern <- ["src/*.erl", "include/*.hrl"],
+               || Pattern <- ["src/*.erl", "src/*.hrl", "include/*.hrl"],
                   Source <- filelib:wildcard(Pattern, Erlang)],
     Built = [{"ebin/erl_esdb_gater.app",
               filename:join([project(), "_build", "default", "lib", "erl_esdb_gater", "ebin",

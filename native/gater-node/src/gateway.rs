@@ -184,6 +184,7 @@ impl Gateway {
             },
             relays.clone(),
             channels.clone(),
+            config.capabilities.mode,
         ));
         let lost = Arc::new(LostConnections::default());
         let read_time = Arc::new(Durations::default());

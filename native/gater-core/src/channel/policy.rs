@@ -47,6 +47,11 @@ impl Policy {
         Self { priority, max_rate: None, hmac: Hmac::Optional, replay_last: false }
     }
 
+    /// Whether a message may be refused for its rate or its signature.
+    pub const fn refuses(&self) -> bool {
+        self.max_rate.is_some() || matches!(self.hmac, Hmac::Required)
+    }
+
     const fn rate(self, per_second: u32) -> Self {
         Self { max_rate: NonZeroU32::new(per_second), ..self }
     }

@@ -13,7 +13,7 @@ const fn key(path: &'static str, variable: Option<&'static str>) -> Key {
 }
 
 /// All keys except those of channels.
-pub const KEYS: [Key; 36] = [
+pub const KEYS: [Key; 37] = [
     key("name", Some("ESDB_GATER_NAME")),
     key("cookie", Some("ESDB_GATER_COOKIE")),
     key("cookie_file", Some("ESDB_GATER_COOKIE_FILE")),
@@ -50,6 +50,7 @@ pub const KEYS: [Key; 36] = [
     key("gateway_timeout_ms", None),
     key("program", None),
     key("registration", None),
+    key("publish", None),
     key("lineage_scopes", None),
     key("channels", None),
 ];

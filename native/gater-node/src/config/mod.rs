@@ -40,8 +40,8 @@
 //!
 //! `hmac_secret` at the top level is `security.hmac_secret`, and `capability_mode` is
 //! `capabilities.mode` if there are roots, as in the original library. `gateways`,
-//! `gateway_timeout_ms`, `program`, `registration` and `lineage_scopes` are keys of the BEAM side
-//! and are ignored. The file itself is given by `--config` or `ESDB_GATER_CONFIG`. If it contains
+//! `gateway_timeout_ms`, `program`, `registration`, `publish` and `lineage_scopes` are keys of the
+//! BEAM side and are ignored. The file itself is given by `--config` or `ESDB_GATER_CONFIG`. If it contains
 //! the cookie or the secret, only its owner may have access to it.
 
 mod capabilities;

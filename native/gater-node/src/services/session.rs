@@ -17,6 +17,7 @@ use super::channel::local::Channel;
 use super::channel::remote::Relays;
 use super::{OK, error, error_with, unknown_request};
 use crate::clock;
+use crate::config::Mode;
 use crate::observe::drops::Drops;
 use crate::observe::logs;
 use crate::observe::refusals::Refusals;
@@ -56,6 +57,7 @@ pub struct Sessions {
     observed: Observed,
     relays: Arc<Relays>,
     channels: Vec<Arc<Channel>>,
+    capabilities: Mode,
     attached: Mutex<HashSet<(PeerRef, LocalPid)>>,
     /// All gateways of the cluster.
     gateways: Mutex<Vec<Atom>>,
@@ -70,6 +72,7 @@ impl Sessions {
         observed: Observed,
         relays: Arc<Relays>,
         channels: Vec<Arc<Channel>>,
+        capabilities: Mode,
     ) -> Self {
         Self {
             gateways: Mutex::new(vec![own_name.clone()]),
@@ -80,6 +83,7 @@ impl Sessions {
             observed,
             relays,
             channels,
+            capabilities,
             attached: Mutex::default(),
         }
     }
@@ -253,7 +257,7 @@ impl Sessions {
         for channel in &self.channels {
             let policy = channel.policy();
             encode::atom(&mut out, channel.name());
-            encode::map(&mut out, 4);
+            encode::map(&mut out, 5);
             encode::atom(&mut out, "priority");
             encode::atom(&mut out, priority_name(policy.priority));
             encode::atom(&mut out, "max_rate");
@@ -266,6 +270,10 @@ impl Sessions {
             encode::atom(&mut out, if required { "required" } else { "optional" });
             encode::atom(&mut out, "replay_last");
             encode::atom(&mut out, if policy.replay_last { "true" } else { "false" });
+            // What cannot be refused need not be answered one by one.
+            encode::atom(&mut out, "refuses");
+            let refuses = self.capabilities == Mode::Required || policy.refuses();
+            encode::atom(&mut out, if refuses { "true" } else { "false" });
         }
         out
     }

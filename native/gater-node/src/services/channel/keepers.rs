@@ -69,6 +69,11 @@ impl Keepers {
         self.last_stamp = self.last_stamp.max(believable);
     }
 
+    /// The relay of a node, if that has made itself known.
+    pub fn relay(&self, peer: &PeerRef) -> Option<LocalPid> {
+        self.relays.get(peer).copied()
+    }
+
     /// Whether the process is the relay of its node.
     pub fn is_relay(&self, peer: &PeerRef, local: LocalPid) -> bool {
         self.relays.get(peer) == Some(&local)

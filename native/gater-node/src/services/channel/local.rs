@@ -106,6 +106,26 @@ impl Table {
     }
 }
 
+/// Which subscribers a publication is for.
+#[derive(Clone, Copy)]
+pub enum Audience<'a> {
+    /// All of them.
+    All,
+    /// All but those that the relay of the node at this connection hands out to: the publisher
+    /// has sent it to them itself.
+    Elsewhere(&'a Connection),
+}
+
+impl Audience<'_> {
+    /// Whether the relay of the node that `link` leads to needs no copy.
+    fn has_served(self, link: &Arc<Connection>) -> bool {
+        match self {
+            Self::All => false,
+            Self::Elsewhere(publisher) => std::ptr::eq(Arc::as_ptr(link), publisher),
+        }
+    }
+}
+
 /// Why a process was not subscribed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotSubscribed {
@@ -603,9 +623,9 @@ impl Channel {
     pub fn publish(
         &self,
         secret: &Secret,
-        topic: &[u8],
-        term: &[u8],
+        (topic, term): (&[u8], &[u8]),
         topic_and_term: &Bytes,
+        audience: Audience<'_>,
     ) -> Result<usize, Refusal> {
         let begun = self.traffic.begin();
         let signed = self.policy.hmac == Hmac::Required;
@@ -631,6 +651,16 @@ impl Channel {
                     self.undelivered(peer, locals);
                     continue;
                 };
+                if audience.has_served(link)
+                    && let Some(relay) = table.keepers.relay(peer)
+                {
+                    let others: Vec<_> = locals.iter().copied().filter(|l| *l != relay).collect();
+                    if !others.is_empty() {
+                        link.send_draft(self.lane(), &others, &draft);
+                    }
+                    delivered += others.len();
+                    continue;
+                }
                 link.send_draft(self.lane(), locals, &draft);
                 delivered += locals.len();
             }

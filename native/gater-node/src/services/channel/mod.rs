@@ -24,7 +24,7 @@ use tokio::sync::Semaphore;
 pub use self::authority::Authority;
 use self::broadcasts::Broadcast;
 use self::keepers::Keeper;
-use self::local::{Channel, Refusal};
+use self::local::{Audience, Channel, Refusal};
 use self::remote::Relays;
 use super::secret::Secret;
 use super::{OK, error, error_with, unknown_request};
@@ -216,7 +216,8 @@ impl Channels {
         let name = reader.atom().map_err(|_| unknown())?;
         let known = matches!(
             (&*name, arity),
-            ("publish" | "subscribe", 3 | 4)
+            ("publish" | "publish_elsewhere" | "subscribe", 3 | 4)
+                | ("acknowledge", 1)
                 | ("unsubscribe", 3)
                 | ("get_subscribers", 2)
                 | ("keep", 5 | 6)
@@ -225,11 +226,14 @@ impl Channels {
         if !known {
             return Err(unknown());
         }
+        if arity == 1 {
+            return Ok(Done::Nothing);
+        }
         let bad = |reason: &str| error_with("bad_topic", |out| encode::atom(out, reason));
         let topic_and_more = reader.rest();
         let topic = topic_of(&mut reader).map_err(bad)?;
         match &*name {
-            "publish" => {
+            "publish" | "publish_elsewhere" => {
                 // To the end, unless a token follows: the message need not be read.
                 let message = match arity {
                     4 => reader.skip().map_err(|_| unknown())?,
@@ -239,7 +243,11 @@ impl Channels {
                 let body = request.slice_ref(topic_and_more.get(..body).unwrap_or(topic_and_more));
                 let token = (arity == 4).then_some(reader);
                 self.authorize(channel, caller, topic, Action::Publish, token)?;
-                self.publish(channel, caller, topic, message, &body)?;
+                let audience = match &*name {
+                    "publish" => Audience::All,
+                    _ => Audience::Elsewhere(caller),
+                };
+                self.publish(channel, caller, (topic, message), &body, audience)?;
                 Ok(Done::Nothing)
             }
             "get_subscribers" => Ok(Done::List(topic.to_vec())),
@@ -317,14 +325,14 @@ impl Channels {
         &self,
         channel: &Channel,
         caller: &Connection,
-        topic: &[u8],
-        message: &[u8],
+        (topic, message): (&[u8], &[u8]),
         body: &Bytes,
+        audience: Audience<'_>,
     ) -> Result<(), Vec<u8>> {
         if channel.policy().hmac == Hmac::Required {
             caller.charge(message.len().saturating_mul(VERIFIED_BYTE));
         }
-        let published = channel.publish(&self.secret, topic, message, body);
+        let published = channel.publish(&self.secret, (topic, message), body, audience);
         caller.charge(published.unwrap_or_default());
         published.map_err(|refusal| {
             self.refusals.count(channel.atom(), &caller.peer().name, refusal);
