@@ -212,8 +212,8 @@ impl Formed for openraft::error::Infallible {
     }
 }
 
-/// The refusal of a part of a snapshot that is not the next one: its id and offset, and the
-/// expected ones.
+/// The refusal of a part of a snapshot that is not the next one: the expected id and offset, and
+/// those that were found.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct MismatchForm {
     expected: (String, u64),
