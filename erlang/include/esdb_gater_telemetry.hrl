@@ -21,4 +21,8 @@
 %% Not in the original: messages a bounded queue of the gateway had to drop.
 -define(GATER_CHANNEL_DROPPED, [esdb_gater, channel, dropped]).
 
+%% Not in the original: something at the gateway needs attention, or does no more.
+-define(GATER_ALARM_RAISED, [esdb_gater, alarm, raised]).
+-define(GATER_ALARM_CLEARED, [esdb_gater, alarm, cleared]).
+
 -endif.

@@ -7,7 +7,7 @@
 %%% application.
 %%%
 %%% Events that happen in the gateway (a worker registered or unregistered, a node up or down, a
-%%% broadcast) reach handlers on the nodes that are linked to it; they are only sent while a handler
+%%% broadcast, an alarm) reach handlers on the nodes that are linked to it; they are only sent while a handler
 %%% is attached there.
 %%%
 %%% `duration' is in microseconds, `system_time' in milliseconds, `delay_ms' in milliseconds.
@@ -108,6 +108,8 @@ level([esdb_gater, request, error]) -> warning;
 level([esdb_gater, retry, exhausted]) -> warning;
 level([esdb_gater, cluster, node, down]) -> warning;
 level([esdb_gater, channel, dropped]) -> warning;
+level([esdb_gater, alarm, raised]) -> warning;
+level([esdb_gater, alarm, cleared]) -> notice;
 level([esdb_gater, retry, attempt]) -> notice;
 level([esdb_gater, cluster, node, up]) -> notice;
 level([esdb_gater, worker, registered]) -> notice;
@@ -127,7 +129,8 @@ events() ->
 
 from_gateway() ->
     [?GATER_WORKER_REGISTERED, ?GATER_WORKER_UNREGISTERED, ?GATER_CLUSTER_NODE_UP,
-     ?GATER_CLUSTER_NODE_DOWN, ?GATER_CHANNEL_BROADCAST, ?GATER_CHANNEL_DROPPED].
+     ?GATER_CLUSTER_NODE_DOWN, ?GATER_CHANNEL_BROADCAST, ?GATER_CHANNEL_DROPPED,
+     ?GATER_ALARM_RAISED, ?GATER_ALARM_CLEARED].
 
 %% @private Returns the events that happen in the gateway and have a handler on this node, sorted.
 -spec gateway_events() -> [event()].

@@ -142,6 +142,10 @@ an_order_takes_a_key_that_nodes_do_not_have(Config) ->
 a_node_that_does_not_read_is_slow_and_raises_an_alarm_once(Config) ->
     Victim = #{node := Node} = value(victim, Config),
     Name = atom_to_binary(Node),
+    Listener = {_, Link} = gater_harness:agent(value(asker, Config)),
+    {ok, #{}} = call(Config, esdb_gater_session, {attach, 1, Link, #{}}),
+    ok = call(Config, esdb_gater_session,
+              {events, Link, [[esdb_gater, alarm, raised], [esdb_gater, alarm, cleared]]}),
     {_, Pid} = gater_harness:agent(Victim),
     ok = call(Config, bulk, {subscribe, ?TOPIC, Pid}),
     gater_harness:signal(Victim, "STOP"),
@@ -163,12 +167,21 @@ a_node_that_does_not_read_is_slow_and_raises_an_alarm_once(Config) ->
     ?assertMatch([#{<<"severity">> := <<"warning">>, <<"next_step">> := _}], raised(Config, Name)),
     gater_harness:signal(Victim, "CONT"),
     gater_harness:until(fun() -> raised(Config, Name) =:= [] end, 60000),
-    Lines = binary:split(gater_harness:log(value(gateway, Config)), <<"\n">>, [global]),
     Count = fun(Text) ->
+        Lines = binary:split(gater_harness:log(value(gateway, Config)), <<"\n">>, [global]),
         length([ok || Line <- Lines, binary:match(Line, Text) =/= nomatch,
                       binary:match(Line, <<"subscriber_drops">>) =/= nomatch,
                       binary:match(Line, Name) =/= nomatch])
     end,
+    Heard = fun() ->
+        [{Event, Alarm, is_binary(Text)}
+         || {esdb_gater_event, [esdb_gater, alarm, Event], #{system_time := _},
+             #{alarm := Alarm, severity := warning, subject := Subject, text := Text,
+               next_step := _}} <- gater_harness:messages(Listener), Subject =:= Name]
+    end,
+    %% What is told last.
+    gater_harness:until(fun() -> Count(<<"\"alarm over: ">>) > 0 andalso length(Heard()) > 1 end),
+    ?assertEqual([{raised, subscriber_drops, true}, {cleared, subscriber_drops, true}], Heard()),
     ?assertEqual({1, 1}, {Count(<<"\"alarm: ">>), Count(<<"\"alarm over: ">>)}).
 
 a_gateway_ends_in_order_when_an_operator_says_so(Config) ->

@@ -13,8 +13,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::observe::clocks;
 use crate::observe::drops::Drops;
 use crate::observe::durations::Durations;
+use crate::observe::http::{HttpError, HttpServer};
 use crate::observe::logs::LogFilter;
 use crate::observe::lost::LostConnections;
 use crate::observe::refusals::Refusals;
@@ -85,6 +87,9 @@ pub enum StartError {
     /// The operating system allows too few file descriptors.
     #[error(transparent)]
     Descriptors(#[from] descriptors::TooFew),
+    /// HTTP cannot be served where it was asked for.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// A name in the configuration is not an atom.
     #[error("{0:?} is not a node name")]
     Name(String),
@@ -188,6 +193,7 @@ impl Gateway {
         ));
         let lost = Arc::new(LostConnections::default());
         let read_time = Arc::new(Durations::default());
+        let http = HttpServer::bind(&config.http).await?;
         let collector = Arc::new(Collector::new(
             Parts {
                 node: node.clone(),
@@ -201,7 +207,7 @@ impl Gateway {
                 lost: lost.clone(),
                 read_time: read_time.clone(),
                 log: log.clone(),
-                config: config_report(config, &node),
+                config: config_report(config, &node, http.as_ref()),
             },
             COMMIT,
         ));
@@ -260,12 +266,24 @@ impl Gateway {
             async move { relays.count_broadcasts().await }
         });
         let lost_grace = config.lost_grace;
+        if let Some(http) = http {
+            // Connections end with it, however they end.
+            tokio::spawn(http.run(collector.clone(), stop.clone()));
+        }
+        let watching = collector.clone();
+        let told = router.clone();
+        supervise("samples are taken and alarms judged", &stop, move || {
+            let telemetry = told.telemetry.clone();
+            watching.clone().watch(move |changes| {
+                changes.iter().for_each(|change| telemetry.alarm(change));
+            })
+        });
+        let (asking, told) = (collector.clone(), router.clone());
+        supervise("clocks are compared", &stop, move || {
+            clocks::compare(asking.clone(), told.rex.clone())
+        });
         supervise("nodes that stay away are given up", &stop, move || {
             sweep(router.clone(), lost_grace)
-        });
-        let watching = collector.clone();
-        supervise("samples are taken and alarms judged", &stop, move || {
-            watching.clone().watch(|_| ())
         });
         Ok(Self { node, replica, secret, stop, collector, drain })
     }
@@ -349,10 +367,10 @@ impl Follower {
 }
 
 /// The configuration, without its secrets.
-fn config_report(config: &Config, node: &Node) -> ConfigReport {
+fn config_report(config: &Config, node: &Node, http: Option<&HttpServer>) -> ConfigReport {
     ConfigReport {
         port: node.port(),
-        http: None,
+        http: http.map(|http| http.address().to_string()),
         data_dir: (!config.in_memory).then(|| config.data_dir.display().to_string()),
         join: config.join.clone(),
         members: config.cluster.clone(),

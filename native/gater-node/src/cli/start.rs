@@ -55,6 +55,10 @@ pub struct Start {
     /// be reached, such as 127.0.0.1:0]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Option<String>,
+    /// Where metrics, readiness and the page are served by HTTP, or off [default: 127.0.0.1:9468,
+    /// or a free port where that is taken; off with --embedded and --hosted]
+    #[arg(long, value_name = "ADDR:PORT")]
+    http: Option<String>,
     /// Stop when standard input ends: for a program that starts its own gateway
     #[arg(long)]
     embedded: bool,
@@ -84,6 +88,8 @@ impl Start {
             cluster: self.cluster,
             cluster_key_file: self.cluster_key_file,
             listen: self.listen,
+            http: self.http,
+            embedded,
             hosted: None,
         };
         if hosted {

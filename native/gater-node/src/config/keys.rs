@@ -27,6 +27,7 @@ pub const KEYS: [Key; 37] = [
     key("cluster.lost_grace_seconds", Some("ESDB_GATER_LOST_GRACE_SECONDS")),
     key("cluster.max_nodes", Some("ESDB_GATER_MAX_NODES")),
     key("tune_peers", Some("ESDB_GATER_TUNE_PEERS")),
+    key("http.listen", Some("ESDB_GATER_HTTP")),
     key("log", Some("ESDB_GATER_LOG")),
     key("net_ticktime", Some("ESDB_GATER_NET_TICKTIME")),
     key("retry.base_delay_ms", None),
@@ -72,7 +73,8 @@ pub fn variable(path: &str) -> Option<&'static str> {
 }
 
 /// The sections of the file.
-pub const SECTIONS: [&str; 5] = ["capabilities", "channels", "cluster", "retry", "security"];
+pub const SECTIONS: [&str; 6] =
+    ["capabilities", "channels", "cluster", "http", "retry", "security"];
 
 /// The greatest number of changes between a misspelt name and the name that was meant.
 const MOST_CHANGES: usize = 3;
@@ -83,6 +85,7 @@ const LEAST_PREFIX: usize = 3;
 pub fn flag(path: &str) -> String {
     match path {
         "cluster.members" => "--cluster".into(),
+        "http.listen" => "--http".into(),
         path => format!("--{}", path.replace(['.', '_'], "-")),
     }
 }

@@ -18,6 +18,7 @@
 //! | `cluster.ra_cluster_name` | | text | `esdb_gater_registry` |
 //! | `cluster.lost_grace_seconds` | `ESDB_GATER_LOST_GRACE_SECONDS` | from 1 | 60 |
 //! | `cluster.max_nodes` | `ESDB_GATER_MAX_NODES` | from 1 | 4096 |
+//! | `http.listen` | `--http`, `ESDB_GATER_HTTP` | `ADDR:PORT`, or `off` | `127.0.0.1:9468`, or a free port where that is taken; `off` for an embedded gateway |
 //! | `tune_peers` | `ESDB_GATER_TUNE_PEERS` | true, false | true |
 //! | `log` | `ESDB_GATER_LOG` | a filter such as `info` or `gater_dist=debug,info` | `info` |
 //! | `net_ticktime` | `ESDB_GATER_NET_TICKTIME` | seconds, 4 to 3600 | 60 |
@@ -54,7 +55,7 @@ mod sources;
 mod value;
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -98,6 +99,8 @@ pub struct Config {
     pub max_nodes: usize,
     /// Whether BEAMs are asked to use larger buffers on their connections.
     pub tune_peers: bool,
+    /// Where HTTP is served.
+    pub http: Http,
     /// The time for which a signed message is valid.
     pub message_ttl: Duration,
     /// The channels by name: the ten default channels and the user's own.
@@ -112,6 +115,20 @@ pub struct Config {
     pub random_secret: bool,
     secret: SecretSlice<u8>,
 }
+
+/// Where HTTP is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Http {
+    /// Nowhere.
+    Off,
+    /// Here, unless the port is taken: then on a free one of the same address.
+    Default(SocketAddr),
+    /// Here, as somebody has said.
+    Listen(SocketAddr),
+}
+
+/// The port on which HTTP is served unless something else is configured.
+pub const HTTP_PORT: u16 = 9468;
 
 impl Config {
     /// Returns the secret with which messages are signed.
@@ -133,6 +150,11 @@ pub struct Loaded {
 pub fn load(flags: Flags, environment: Environment) -> Result<Loaded, ConfigError> {
     let (in_memory, piped) =
         flags.hosted.as_ref().map_or((false, false), |hosted| (hosted.in_memory, hosted.piped));
+    // Whoever embeds a gateway opens no port that nobody has asked for.
+    let default_http = match flags.embedded || flags.hosted.is_some() {
+        true => Http::Off,
+        false => Http::Default(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), HTTP_PORT)),
+    };
     let mut sources = Sources::new(flags, environment)?;
     let name = match sources.take("name", value::node_name)? {
         Some(name) => name,
@@ -156,6 +178,7 @@ pub fn load(flags: Flags, environment: Environment) -> Result<Loaded, ConfigErro
             .take("cluster.lost_grace_seconds", value::seconds)?
             .unwrap_or(Duration::from_secs(60)),
         max_nodes: sources.take("cluster.max_nodes", value::count)?.unwrap_or(4096),
+        http: sources.take("http.listen", value::http)?.unwrap_or(default_http),
         tune_peers: sources.take("tune_peers", value::flag)?.unwrap_or(true),
         message_ttl,
         channels: channels::load(&mut sources)?,

@@ -41,6 +41,10 @@ pub struct Flags {
     pub cluster_key_file: Option<PathBuf>,
     /// `--listen`.
     pub listen: Option<String>,
+    /// `--http`.
+    pub http: Option<String>,
+    /// `--embedded`.
+    pub embedded: bool,
     /// The values that a BEAM passes that runs the gateway as its port (`--hosted`).
     pub hosted: Option<Hosted>,
 }
@@ -376,7 +380,7 @@ fn nearest_key(wrong: &str) -> Option<String> {
 
 fn flag_values(flags: Flags) -> Result<BTreeMap<&'static str, Value>, ConfigError> {
     let mut values = BTreeMap::new();
-    let texts = [("name", flags.name), ("listen", flags.listen)];
+    let texts = [("name", flags.name), ("listen", flags.listen), ("http.listen", flags.http)];
     for (key, text) in texts {
         values.extend(text.map(|text| (key, Value::String(text))));
     }

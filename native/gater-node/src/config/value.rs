@@ -12,6 +12,7 @@ use gater_core::capability::PublicKey;
 use gater_core::channel::{Hmac, Priority};
 use toml::Value;
 
+use super::Http;
 use super::capabilities::Mode;
 use crate::observe::logs;
 
@@ -131,6 +132,15 @@ pub fn is_node_name(name: &str) -> bool {
 pub fn socket_address(given: Given<'_>) -> Result<SocketAddr, Problem> {
     let parsed = given.as_str().and_then(|text| text.parse().ok());
     parsed.ok_or_else(|| must_be("an address and a port such as 127.0.0.1:0", given))
+}
+
+/// Parses where HTTP is served: an address with a port, or `off`.
+pub fn http(given: Given<'_>) -> Result<Http, Problem> {
+    if given.as_str() == Some("off") {
+        return Ok(Http::Off);
+    }
+    let parsed = given.as_str().and_then(|text| text.parse().ok()).map(Http::Listen);
+    parsed.ok_or_else(|| must_be("an address and a port such as 127.0.0.1:9468, or \"off\"", given))
 }
 
 /// Parses a positive number of seconds.

@@ -10,6 +10,7 @@ use gater_term::{Atom, LocalPid, Pid, encode};
 use parking_lot::RwLock;
 
 use crate::clock;
+use crate::observe::alarms;
 use crate::transport::peers::PeerRef;
 
 /// An event of the gateway.
@@ -28,17 +29,23 @@ pub enum Event {
     Broadcast,
     /// `[esdb_gater, channel, dropped]`
     Dropped,
+    /// `[esdb_gater, alarm, raised]`
+    AlarmRaised,
+    /// `[esdb_gater, alarm, cleared]`
+    AlarmCleared,
 }
 
 impl Event {
     /// All events, in the order of their bits.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::WorkerRegistered,
         Self::WorkerUnregistered,
         Self::NodeUp,
         Self::NodeDown,
         Self::Broadcast,
         Self::Dropped,
+        Self::AlarmRaised,
+        Self::AlarmCleared,
     ];
 
     /// Returns the name of the event in telemetry, as a list of atoms.
@@ -50,6 +57,8 @@ impl Event {
             Self::NodeDown => &["esdb_gater", "cluster", "node", "down"],
             Self::Broadcast => &["esdb_gater", "channel", "broadcast"],
             Self::Dropped => &["esdb_gater", "channel", "dropped"],
+            Self::AlarmRaised => &["esdb_gater", "alarm", "raised"],
+            Self::AlarmCleared => &["esdb_gater", "alarm", "cleared"],
         }
     }
 
@@ -133,6 +142,34 @@ impl Telemetry {
             if with_node {
                 encode::atom(out, "node");
                 encode::atom(out, pid.node.as_str());
+            }
+        });
+    }
+
+    /// Emits that an alarm was raised, or is over.
+    pub fn alarm(&self, change: &alarms::Change) {
+        let (event, alarm) = match change {
+            alarms::Change::Raised(alarm) => (Event::AlarmRaised, alarm),
+            alarms::Change::Cleared(alarm) => (Event::AlarmCleared, alarm),
+        };
+        self.emit(event, |out| {
+            encode::map(out, 1);
+            encode::atom(out, "system_time");
+            encode::uint(out, clock::unix_millis());
+            encode::map(out, 5);
+            // Names and severities are few and are this program's own.
+            for (key, name) in [("alarm", &alarm.name), ("severity", &alarm.severity)] {
+                encode::atom(out, key);
+                encode::atom(out, name);
+            }
+            encode::atom(out, "subject");
+            match &alarm.subject {
+                Some(subject) => encode::binary(out, subject.as_bytes()),
+                None => encode::atom(out, "undefined"),
+            }
+            for (key, text) in [("text", &alarm.text), ("next_step", &alarm.next_step)] {
+                encode::atom(out, key);
+                encode::binary(out, text.as_bytes());
             }
         });
     }

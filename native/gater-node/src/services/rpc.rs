@@ -42,14 +42,33 @@ impl Rex {
         function: Function,
         arguments: impl FnOnce(&mut Vec<u8>),
     ) -> Option<Bytes> {
+        self.ask(connection, NAME, |number| question(&self.caller, number, function, arguments))
+            .await
+    }
+
+    /// Calls the `gen_server` of that name on the node at the other end with the request that is
+    /// written, and returns its answer as [`Rex::call`] does.
+    pub async fn call_server(
+        &self,
+        connection: &Connection,
+        server: &str,
+        request: impl FnOnce(&mut Vec<u8>),
+    ) -> Option<Bytes> {
+        let call =
+            |number| gen_server::call(&self.caller, |out| encode::uint(out, number), request);
+        self.ask(connection, server, call).await
+    }
+
+    async fn ask(
+        &self,
+        connection: &Connection,
+        server: &str,
+        call: impl FnOnce(u64) -> Payload,
+    ) -> Option<Bytes> {
         let number = self.last.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         self.waiting.lock().insert(number, sender);
-        connection.send_name(
-            Lane::Control,
-            NAME,
-            &question(&self.caller, number, function, arguments),
-        );
+        connection.send_name(Lane::Control, server, &call(number));
         let answer = timeout(ANSWER_WITHIN, answer).await;
         self.waiting.lock().remove(&number);
         answer.ok()?.ok()

@@ -356,6 +356,16 @@ impl Collector {
         self.parts.cluster.trust().knows(peer.node().as_str())
     }
 
+    /// What a node is: `gateway`, `beam`, or `other` for a program that is no BEAM. One that is away
+    /// counts as a BEAM.
+    pub(crate) fn kind(&self, peer: &PeerRef) -> &'static str {
+        match &*peer.link() {
+            _ if self.is_gateway(peer) => "gateway",
+            Some(link) if !link.peer().is_beam() => "other",
+            _ => "beam",
+        }
+    }
+
     /// The nodes that are connected or remembered; those that lose messages, then those with the
     /// most waiting bytes first.
     pub fn peers(&self, options: Options) -> Page<PeerReport> {
@@ -388,11 +398,6 @@ impl Collector {
         let link = peer.link();
         let stats = link.as_ref().map(|link| link.stats()).unwrap_or_default();
         let connected = link.is_some();
-        let kind = match &*link {
-            _ if self.is_gateway(peer) => "gateway",
-            Some(link) if !link.peer().is_beam() => "other",
-            _ => "beam",
-        };
         let age = if connected { stats.age } else { peer.away().unwrap_or_default() };
         let lanes = Lane::ALL.into_iter().zip(stats.lanes).map(|(lane, depth)| LaneReport {
             lane: lane.name().to_owned(),
@@ -401,7 +406,7 @@ impl Collector {
         });
         PeerReport {
             node: peer.node().as_str().to_owned(),
-            kind: kind.to_owned(),
+            kind: self.kind(peer).to_owned(),
             creation: peer.creation(),
             connected,
             since: now.saturating_sub(age.as_secs()),
