@@ -13,7 +13,7 @@ const fn key(path: &'static str, variable: Option<&'static str>) -> Key {
 }
 
 /// All keys except those of channels.
-pub const KEYS: [Key; 37] = [
+pub const KEYS: &[Key] = &[
     key("name", Some("ESDB_GATER_NAME")),
     key("cookie", Some("ESDB_GATER_COOKIE")),
     key("cookie_file", Some("ESDB_GATER_COOKIE_FILE")),
