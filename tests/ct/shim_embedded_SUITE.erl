@@ -25,35 +25,45 @@
 
 suite() -> [{timetrap, {minutes, 2}}].
 
-all() ->
-    [no_file_is_written, it_works_where_no_folder_is_writable,
-     a_data_directory_is_kept_and_used_again,
-     secret_and_cookie_are_in_no_argument_and_no_environment,
-     a_changed_cookie_is_followed, over_ipv6_nodes_share_a_gateway, short_names_need_no_localhost,
-     a_protocol_it_does_not_speak_is_named_once,
-     a_refused_configuration_is_reported_once_and_not_retried,
-     a_node_whose_program_refuses_uses_that_of_another,
-     a_halt_at_any_moment_leaves_nothing_behind,
-     {group, otp25}, {group, otp27}, {group, otp29}].
+all() -> [{group, own}, {group, otp25}, {group, otp27}, {group, otp29}].
 
+%% Those of `own' need a system that the tests can change.
 groups() ->
-    [{Release, [], [nothing_that_is_logged_shows_secret_or_cookie]}
-     || Release <- [otp25, otp27, otp29]].
+    Everywhere = [no_file_is_written, a_data_directory_is_kept_and_used_again,
+                  secret_and_cookie_are_in_no_argument_and_no_environment,
+                  nothing_that_is_logged_shows_secret_or_cookie, a_changed_cookie_is_followed,
+                  over_ipv6_nodes_share_a_gateway, a_protocol_it_does_not_speak_is_named_once,
+                  a_refused_configuration_is_reported_once_and_not_retried,
+                  a_node_whose_program_refuses_uses_that_of_another,
+                  a_halt_at_any_moment_leaves_nothing_behind],
+    [{own, [it_works_where_no_folder_is_writable, short_names_need_no_localhost]}
+     | [{Release, Everywhere} || Release <- [otp25, otp27, otp29]]].
 
+init_per_group(own, Config) -> gater_harness:on_release(otp25, Config);
 init_per_group(Release, Config) -> gater_harness:on_release(Release, Config).
 
-end_per_group(_Release, _Config) -> ok.
+end_per_group(_Group, _Config) -> ok.
 
 init_per_testcase(_Case, Config) ->
     World = gater_harness:new(),
+    {Root, Dir} = case value(otp, Config) of
+                      25 -> {"", filename:absname(gater_harness:dir(World))};
+                      Otp -> {ok, System} = gater_release:root(Otp),
+                             {System, filename:join("/tmp", gater_harness:unique("gater_embedded"))}
+                  end,
     %% A program of its own, to be told from that of others.
-    Program = filename:join(gater_harness:dir(World), "esdb-gater"),
-    {ok, _} = file:copy(gater_shim:program(), Program),
-    ok = file:change_mode(Program, 8#755),
-    [{world, World}, {program, Program} | Config].
+    Program = filename:join(Dir, "esdb-gater"),
+    ok = filelib:ensure_dir(Root ++ Program),
+    {ok, _} = file:copy(gater_shim:program(), Root ++ Program),
+    ok = file:change_mode(Root ++ Program, 8#755),
+    [{world, World}, {root, Root}, {dir, Dir}, {program, Program} | Config].
 
 end_per_testcase(_Case, Config) ->
-    gater_harness:stop(value(world, Config)).
+    gater_harness:stop(value(world, Config)),
+    case value(root, Config) of
+        "" -> ok;
+        Root -> file:del_dir_r(Root ++ value(dir, Config))
+    end.
 
 %%% Files
 
@@ -66,7 +76,7 @@ no_file_is_written(Config) ->
     {ok, Program} = on(Beam, fun esdb_gater_port:os_pid/0),
     ?assertEqual([], written_files(Program)),
     ok = on(Beam, fun() -> application:stop(erl_esdb_gater) end),
-    {ok, []} = file:list_dir(Dir),
+    {ok, []} = file:list_dir(value(root, Config) ++ Dir),
     stop(Config, [Beam]).
 
 %% The files that a process has open for writing, pipes and devices apart.
@@ -94,7 +104,7 @@ a_data_directory_is_kept_and_used_again(Config) ->
     Beam = beam(Config),
     ok = start(Config, Beam, [{data_dir, Dir}]),
     works(Beam),
-    {ok, Files} = file:list_dir(Dir),
+    {ok, Files} = file:list_dir(value(root, Config) ++ Dir),
     true = lists:member("registry.lock", Files),
     ok = on(Beam, fun() -> application:stop(erl_esdb_gater) end),
     ok = start(Config, Beam, [{data_dir, Dir}]),
@@ -122,7 +132,7 @@ secret_and_cookie_are_in_no_argument_and_no_environment(Config) ->
     stop(Config, [Beam]).
 
 nothing_that_is_logged_shows_secret_or_cookie(Config) ->
-    Beam = beam(Config, #{otp => proplists:get_value(otp, Config, 25)}),
+    Beam = beam(Config),
     Log = on(Beam, fun() ->
         true = erlang:set_cookie(?COOKIE),
         Agent = gater_agent:start(),
@@ -305,15 +315,21 @@ said_once(Beam, Log, What) ->
 
 a_halt_at_any_moment_leaves_nothing_behind(Config) ->
     Dir = folder(Config),
-    Ebin = filename:dirname(code:which(esdb_gater_port)),
+    {Erl, First, Ebin} =
+        case value(otp, Config) of
+            25 -> {os:find_executable("erl"), [], filename:dirname(code:which(esdb_gater_port))};
+            Otp -> {Chroot, Arguments} = gater_release:command(Otp),
+                   {Chroot, Arguments, filename:join(gater_release:shim(Otp), "ebin")}
+        end,
     [begin
          Start = io_lib:format(
              "ok = application:load(erl_esdb_gater), "
              "application:set_env(erl_esdb_gater, program, ~p), "
              "{ok, _} = application:ensure_all_started(erl_esdb_gater), "
              "timer:sleep(~b), erlang:halt(0, [{flush, false}])", [value(program, Config), Ms]),
-         Port = open_port({spawn_executable, os:find_executable("erl")},
-                          [{args, ["-noinput", "-pa", Ebin, "-eval", lists:flatten(Start) | Name]},
+         Port = open_port({spawn_executable, Erl},
+                          [{args, First ++ ["-noinput", "-pa", Ebin, "-eval", lists:flatten(Start)
+                                            | Name]},
                            {env, [{"TMPDIR", Dir}, {"HOME", Dir}]}, exit_status, stderr_to_stdout]),
          gater_harness:until(fun() ->
              receive {Port, {exit_status, Status}} -> Status =:= 0 orelse error(Status)
@@ -321,7 +337,7 @@ a_halt_at_any_moment_leaves_nothing_behind(Config) ->
              end
          end),
          gater_harness:until(fun() -> programs(Config) =:= [] end),
-         ?assertEqual({ok, []}, file:list_dir(Dir))
+         ?assertEqual({ok, []}, file:list_dir(value(root, Config) ++ Dir))
      end || Ms <- [0, 10, 50],
             Name <- [[], ["-name", gater_harness:unique("halts") ++ "@127.0.0.1",
                           "-setcookie", "halting"]]].
@@ -330,25 +346,25 @@ a_halt_at_any_moment_leaves_nothing_behind(Config) ->
 
 %% The processes that run this suite's copy of the program.
 programs(Config) ->
-    Program = filename:absname(value(program, Config)),
+    Program = value(root, Config) ++ value(program, Config),
     [Id || Id <- filelib:wildcard("[0-9]*", "/proc"),
            file:read_link(filename:join(["/proc", Id, "exe"])) =:= {ok, Program}].
 
+%% An empty folder, as a node of the release sees it.
 folder(Config) ->
-    Dir = filename:join(gater_harness:dir(value(world, Config)), gater_harness:unique("folder")),
-    ok = filelib:ensure_dir(filename:join(Dir, "x")),
-    filename:absname(Dir).
+    Dir = filename:join(value(dir, Config), gater_harness:unique("folder")),
+    ok = filelib:ensure_dir(value(root, Config) ++ filename:join(Dir, "x")),
+    Dir.
 
 beam(Config) -> beam(Config, #{}).
 
-beam(Config, Options) -> gater_shim:node(value(world, Config), [?MODULE], Options).
+beam(Config, Options) ->
+    gater_shim:node(value(world, Config), [?MODULE], Options#{otp => value(otp, Config)}).
 
 start(Config, Beam) -> start(Config, Beam, []).
 
-start(Config, #{otp := 25} = Beam, Env) ->
-    gater_shim:start(Beam, [{program, filename:absname(value(program, Config))} | Env]);
-start(_Config, Beam, Env) ->
-    gater_shim:start(Beam, gater_shim:embedded(Beam) ++ Env).
+start(Config, Beam, Env) ->
+    gater_shim:start(Beam, [{program, value(program, Config)} | Env]).
 
 stop(Config, Beams) when is_list(Beams) ->
     [gater_harness:kill_node(value(world, Config), Beam) || Beam <- Beams],

@@ -22,26 +22,24 @@
 
 suite() -> [{timetrap, {minutes, 2}}].
 
-all() -> [{group, registrations}, {group, handlers}, {group, otp25}, {group, otp27}, {group, otp29}].
+all() -> [{group, otp25}, {group, otp27}, {group, otp29}].
 
 groups() ->
-    [{registrations, [a_store_boots_without_a_gateway_and_is_registered_when_one_comes,
-                      an_eventual_registration_is_seen_at_once_and_ends_with_its_worker,
-                      a_dead_worker_is_refused_also_eventually,
-                      a_worker_is_unregistered_without_a_gateway,
-                      a_withdrawal_that_was_under_way_is_carried_out,
-                      a_worker_that_is_registered_again_stays]},
-     {handlers, [a_telemetry_handler_may_register_a_worker,
-                 a_slow_telemetry_handler_does_not_stop_the_link]}
-     | [{Release, [a_logger_handler_that_publishes_keeps_nobody_waiting]}
-        || Release <- [otp25, otp27, otp29]]].
+    Cases = [a_store_boots_without_a_gateway_and_is_registered_when_one_comes,
+             an_eventual_registration_is_seen_at_once_and_ends_with_its_worker,
+             a_dead_worker_is_refused_also_eventually,
+             a_worker_is_unregistered_without_a_gateway,
+             a_withdrawal_that_was_under_way_is_carried_out,
+             a_worker_that_is_registered_again_stays,
+             a_telemetry_handler_may_register_a_worker,
+             a_slow_telemetry_handler_does_not_stop_the_link,
+             a_logger_handler_that_publishes_keeps_nobody_waiting],
+    [{Release, Cases} || Release <- [otp25, otp27, otp29]].
 
 init_per_suite(Config) -> [{world, gater_harness:new()} | Config].
 
 end_per_suite(Config) -> gater_harness:stop(value(world, Config)).
 
-init_per_group(Group, Config) when Group =:= registrations; Group =:= handlers ->
-    [{otp, 25} | Config];
 init_per_group(Group, Config) ->
     gater_harness:on_release(Group, Config).
 
