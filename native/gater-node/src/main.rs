@@ -26,6 +26,7 @@ fn main() -> ExitCode {
             Ok(code) => return code,
             Err(failure) => Err(failure),
         },
+        Action::Recover(recovery) => return ExitCode::from(cli::run(recovery.run())),
         Action::Tool(tool) => return ExitCode::from(tool.run()),
         Action::Print { text, answer: true } => {
             answer(&text);

@@ -4,9 +4,10 @@ pub mod admin;
 mod bench;
 mod client;
 mod doctor;
-mod error;
+pub mod error;
 mod output;
 mod publish;
+pub mod recover;
 mod start;
 mod subscribe;
 mod target;
@@ -22,6 +23,7 @@ use self::bench::Bench;
 use self::doctor::Doctor;
 use self::error::CommandError;
 use self::publish::Publish;
+use self::recover::{Recover, Recovery};
 use self::start::Start;
 use self::subscribe::Subscribe;
 use self::target::Gateway;
@@ -60,6 +62,8 @@ pub enum Action {
         /// What to do.
         order: Order,
     },
+    /// Make a stopped gateway a cluster of one.
+    Recover(Box<Recovery>),
     /// Ask a node, or do what needs none.
     Tool(Box<Tool>),
     /// Print this and end with this code.
@@ -119,18 +123,23 @@ impl Tool {
 
     /// Carries out the command, and returns the exit code.
     pub fn run(self) -> u8 {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let outcome = runtime.map_err(CommandError::System).and_then(|runtime| {
-            let outcome = runtime.block_on(self.carry_out());
-            // Nobody waits for the look-up of a name that takes longer than it may.
-            runtime.shutdown_background();
-            outcome
-        });
-        outcome.unwrap_or_else(|error| {
-            logs::complain(&format!("esdb-gater: {}\n", error.text()));
-            error.code()
-        })
+        run(self.carry_out())
     }
+}
+
+/// Carries out a command, and returns the exit code.
+pub fn run(command: impl Future<Output = Result<u8, CommandError>>) -> u8 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = runtime.map_err(CommandError::System).and_then(|runtime| {
+        let outcome = runtime.block_on(command);
+        // Nobody waits for the look-up of a name that takes longer than it may.
+        runtime.shutdown_background();
+        outcome
+    });
+    outcome.unwrap_or_else(|error| {
+        logs::complain(&format!("esdb-gater: {}\n", error.text()));
+        error.code()
+    })
 }
 
 #[derive(Debug, Args)]
@@ -159,6 +168,8 @@ enum ClusterOrder {
         #[arg(value_name = "NODE")]
         node: String,
     },
+    /// Go on with this gateway alone, which is stopped, when a majority is lost for good
+    Recover(Recover),
 }
 
 /// Understands a command line, the name of the program first.
@@ -166,14 +177,15 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Action {
     match CommandLine::try_parse_from(arguments) {
         Ok(CommandLine { command: Command::Start(start) }) => start.action(),
         Ok(CommandLine { command: Command::Cluster(Cluster { gateway, order }) }) => {
-            Action::Cluster {
-                flags: gateway.flags(),
-                order: match order {
-                    ClusterOrder::Status => Order::Status,
-                    ClusterOrder::Add { node } => Order::Add(node),
-                    ClusterOrder::Remove { node } => Order::Remove(node),
-                },
-            }
+            let order = match order {
+                ClusterOrder::Status => Order::Status,
+                ClusterOrder::Add { node } => Order::Add(node),
+                ClusterOrder::Remove { node } => Order::Remove(node),
+                ClusterOrder::Recover(command) => {
+                    return Action::Recover(Box::new(Recovery { command, gateway }));
+                }
+            };
+            Action::Cluster { flags: gateway.flags(), order }
         }
         Ok(CommandLine { command: Command::Tool(tool) }) => Action::Tool(tool),
         Err(error) => Action::Print {

@@ -52,7 +52,7 @@ fn has_lost_leader(cluster: &Cluster, view: &ClusterView) -> bool {
 
 fn sees_leader(cluster: &Cluster, view: &ClusterView) -> bool {
     let Some(leader) = view.leader else { return false };
-    view.name_of(leader).is_some_and(|name| cluster.is_connected(name))
+    cluster.is_member_connected(view, leader)
 }
 
 /// Returns the answer to another gateway that has lost its leader. The terms are not compared: a

@@ -95,7 +95,13 @@ impl Cluster {
 
     /// Returns whether a member is connected. This gateway is always connected to itself.
     pub fn is_member_connected(&self, view: &ClusterView, id: NodeId) -> bool {
-        id == view.id || view.name_of(id).is_some_and(|name| self.is_connected(name))
+        // Another one may have the name of a member that is lost.
+        let is_it = |name| {
+            self.rpc
+                .connection(name)
+                .is_some_and(|connection| !self.trust.is_another(&connection, id))
+        };
+        id == view.id || view.name_of(id).is_some_and(is_it)
     }
 
     fn has_quorum(&self, view: &ClusterView) -> bool {

@@ -23,7 +23,7 @@ pub mod trust;
 pub mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -44,8 +44,9 @@ use self::rpc::{Rpc, Told};
 use self::trust::{Rank, Trust};
 use self::wire::{Answer, Content, Envelope, Hello, NAME, Question};
 use crate::registry::replica::guard::Refusal;
+use crate::registry::replica::recover::{NoteValue, RecoverError, Recovered};
 use crate::registry::replica::{
-    ClusterView, IntakeError, Member, MemberError, NodeId, OpenError, Replica, Role,
+    self, ClusterView, IntakeError, Member, MemberError, NodeId, OpenError, Replica, Role,
 };
 use crate::supervise::supervise;
 use crate::transport::peers::Peers;
@@ -84,6 +85,18 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// The value of `cluster.lost_grace_seconds`.
     pub lost_grace: Duration,
+}
+
+/// Makes the stopped gateway `name`, whose data directory is `directory`, a cluster of one, whatever
+/// became of the others. The cluster gets a new id: members of the old one are strangers to it.
+pub async fn recover(directory: &Path, name: &str) -> Result<Recovered, RecoverError> {
+    let cluster: ClusterId =
+        getrandom::u64().map_err(|error| openraft::AnyError::error(error.to_string()))?;
+    let notes = [
+        (CLUSTER_NOTE, &NoteValue::Number(cluster)),
+        (NAME_NOTE, &NoteValue::Text(name.to_owned())),
+    ];
+    replica::recover::recover(directory, name, &notes).await
 }
 
 /// Writes the progress that gateways have reported to the disk from time to time.
@@ -302,11 +315,6 @@ impl Cluster {
     /// proved.
     pub fn listen(&self) -> tokio::sync::watch::Receiver<u64> {
         self.links.listen()
-    }
-
-    /// Returns whether the gateway `name` is connected. This gateway is always connected to itself.
-    pub fn is_connected(&self, name: &str) -> bool {
-        name == self.own_name.as_str() || self.rpc.connection(name).is_some()
     }
 
     /// Returns the decisions about who may speak as a gateway.

@@ -237,6 +237,11 @@ impl Trust {
         self.with_seat(connection, |seat| *seat.id.get_or_insert(id) == id).unwrap_or(false)
     }
 
+    /// Whether the other end of `connection` has another id than `id`, as far as it has told.
+    pub fn is_another(&self, connection: &Arc<Connection>, id: NodeId) -> bool {
+        self.with_seat(connection, |seat| seat.id.is_some_and(|other| other != id)).unwrap_or(false)
+    }
+
     /// Records that the other end of `connection` has reported what it remembers of this gateway.
     pub fn introduce(&self, connection: &Arc<Connection>) {
         self.sit(connection);

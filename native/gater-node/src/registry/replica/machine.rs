@@ -95,6 +95,16 @@ impl Machine {
         self.shared.core.read().departed.contains(name)
     }
 
+    /// All that a snapshot taken now would hold, encoded.
+    pub(super) fn body(&self) -> Result<Vec<u8>, SnapshotError> {
+        let core = self.shared.core.read();
+        snapshot::body(&Content {
+            registry: core.state.snapshot(),
+            proposers: core.proposers.clone(),
+            departed: core.departed.clone(),
+        })
+    }
+
     /// Returns the last entry that was applied.
     pub fn applied(&self) -> Option<LogId> {
         self.shared.core.read().applied

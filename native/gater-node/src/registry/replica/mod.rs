@@ -29,6 +29,7 @@ mod machine;
 mod members;
 mod network;
 mod progress;
+pub mod recover;
 mod snapshot;
 mod types;
 
