@@ -82,8 +82,12 @@ impl Observer {
             }
             Ok(Request::Report(section, options)) => self.report(caller, from, section, options),
             Ok(Request::Admin(order, mac)) => {
-                let answer = self.admin(caller, order, mac);
+                let (answer, stops) = self.admin(caller, order, mac);
                 caller.reply(&from, answer);
+                // Not before the answer is queued: a connection takes none while it is drained.
+                if stops {
+                    self.drain.cancel();
+                }
             }
             Err(BadRequest::Unknown) => caller.reply(&from, unknown_request(request)),
             Err(BadRequest::Option(name)) => {
@@ -132,7 +136,8 @@ impl Observer {
         });
     }
 
-    fn admin(&self, caller: &Connection, order: &str, mac: &[u8]) -> Vec<u8> {
+    /// Carries out an order. Returns the answer, and whether the gateway is to stop.
+    fn admin(&self, caller: &Connection, order: &str, mac: &[u8]) -> (Vec<u8>, bool) {
         let peer = caller.peer().name.as_str();
         let parts = self.collector.parts();
         let sealed = Sealed {
@@ -153,13 +158,12 @@ impl Observer {
                      them where its data directory or cluster.key can be read"
                 );
             }
-            return error("not_allowed");
+            return (error("not_allowed"), false);
         }
-        match Order::parse(order) {
+        let answer = match Order::parse(order) {
             Some(Order::Drain) => {
                 tracing::info!(peer, "told to stop");
-                self.drain.cancel();
-                OK.to_vec()
+                return (OK.to_vec(), true);
             }
             Some(Order::Log(filter)) => match self.log.set(filter) {
                 Ok(()) => {
@@ -172,6 +176,7 @@ impl Observer {
                 }
             },
             None => error("unknown_order"),
-        }
+        };
+        (answer, false)
     }
 }
