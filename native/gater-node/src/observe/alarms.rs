@@ -302,7 +302,7 @@ impl Alarms {
         changes
     }
 
-    /// The alarms that are raised, the critical ones first.
+    /// Returns the alarms that are raised, the critical ones first.
     pub fn raised(&self) -> Vec<Alarm> {
         let raised = self.0.lock();
         let mut alarms: Vec<_> = raised.values().map(|known| known.alarm.clone()).collect();

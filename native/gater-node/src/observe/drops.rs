@@ -184,7 +184,7 @@ impl Drops {
         over.into_iter().filter_map(ended).collect()
     }
 
-    /// All counts.
+    /// Returns all counts.
     pub fn counts(&self) -> Vec<DropCount> {
         let inner = self.inner.lock();
         let count = |(key, count): (&Key, &u64)| DropCount {
@@ -197,7 +197,7 @@ impl Drops {
         inner.counts.iter().map(count).collect()
     }
 
-    /// The nodes to which messages are being lost, with their number since that began.
+    /// Returns the nodes to which messages are being lost, with their number since that began.
     pub fn outages(&self) -> BTreeMap<Atom, u64> {
         let inner = self.inner.lock();
         inner.outages.iter().map(|(node, outage)| (node.clone(), outage.lost)).collect()

@@ -28,7 +28,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// The sum of two.
+    /// Returns the sum of two.
     pub fn plus(self, other: Self) -> Self {
         Self {
             published: self.published.saturating_add(other.published),

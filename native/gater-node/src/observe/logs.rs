@@ -92,7 +92,7 @@ impl LogFilter {
         Ok(())
     }
 
-    /// The filter that was set last.
+    /// Returns the filter that was set last.
     pub fn text(&self) -> String {
         match self.text.lock().as_str() {
             "" => DEFAULT.to_owned(),
@@ -125,7 +125,7 @@ impl Log {
         self.filter.set(filter)
     }
 
-    /// A handle to change what is logged.
+    /// Returns a handle to change what is logged.
     pub fn filter(&self) -> LogFilter {
         self.filter.clone()
     }

@@ -35,7 +35,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// The name that people see.
+    /// Returns the name that people see.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Dialled => "dialled",
@@ -115,18 +115,18 @@ impl LostConnections {
         }
     }
 
-    /// The latest first, `limit` at most, and how many there are.
+    /// Returns the latest first, `limit` at most, and how many there are.
     pub fn latest(&self, limit: usize) -> (usize, Vec<LostConnection>) {
         let inner = self.0.lock();
         (inner.entries.len(), inner.entries.iter().rev().take(limit).cloned().collect())
     }
 
-    /// How many there were of each kind since the start.
+    /// Returns how many there were of each kind since the start.
     pub fn counts(&self) -> BTreeMap<Kind, u64> {
         self.0.lock().counts.clone()
     }
 
-    /// How many there were since the start.
+    /// Returns how many there were since the start.
     pub fn total(&self) -> u64 {
         self.0.lock().counts.values().sum()
     }

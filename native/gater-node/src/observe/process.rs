@@ -36,7 +36,7 @@ fn resident() -> Option<u64> {
     kibibytes.checked_mul(1024)
 }
 
-/// The limit of the control group, or of the address space; the lower if there are both.
+/// Returns the limit of the control group, or of the address space; the lower if there are both.
 fn memory_limit() -> Option<u64> {
     let limits = [group_limit(), getrlimit(Resource::As).current];
     limits.into_iter().flatten().filter(|limit| *limit < MAX_LIMIT_BYTES).min()

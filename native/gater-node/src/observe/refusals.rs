@@ -83,7 +83,7 @@ impl Refusals {
         });
     }
 
-    /// All counts: channel, publishing node or `others`, reason, and number.
+    /// Returns all counts: channel, publishing node or `others`, reason, and number.
     pub fn counts(&self) -> Vec<(Atom, Atom, &'static str, u64)> {
         let counts = self.0.lock();
         counts.iter().map(|(k, n)| (k.channel.clone(), k.node.clone(), k.reason, *n)).collect()

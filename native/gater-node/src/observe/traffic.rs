@@ -49,7 +49,7 @@ impl Traffic {
         self.delivered.fetch_add(subscribers as u64, Relaxed);
     }
 
-    /// The numbers so far.
+    /// Returns the numbers so far.
     pub fn counts(&self) -> Counts {
         Counts {
             published: self.published.load(Relaxed),
@@ -58,8 +58,8 @@ impl Traffic {
         }
     }
 
-    /// How long publications took, from the request that was read to the last connection that the
-    /// message was handed to.
+    /// Returns how long publications took, from the request that was read to the last connection
+    /// that the message was handed to.
     pub fn publish_time(&self) -> &Durations {
         &self.publish_time
     }

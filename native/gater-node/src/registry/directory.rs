@@ -1,10 +1,9 @@
-//! The registry as it is offered to callers: the workers whose nodes can be
-//! reached now, in registration order, with an encoded answer per store.
+//! The registry as it is offered to callers: the workers on nodes that can be reached at present,
+//! in registration order, with an encoded answer per store.
 //!
-//! It follows the replicated registry change by change and the connections as
-//! they come and go. Shims that hold a session get every change pushed; the
-//! pushes leave under the same lock that orders the changes, so each link sees
-//! consecutive revisions.
+//! The directory follows the replicated registry change by change, and the connections as they are
+//! established and lost. Shims that hold a session receive every change; changes are sent under the
+//! same lock that orders them, so each link receives consecutive revisions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -22,26 +21,27 @@ use tokio::time::sleep;
 use super::store_names::StoreNames;
 use crate::transport::peers::PeerRef;
 
-/// Registrations that are looked at while others wait for the directory.
+/// The number of registrations that are handled while other tasks wait for the directory.
 const STEP: usize = 1024;
-/// A part of the registry for a link ends when it has so many bytes.
+/// The length in bytes at which a part of the registry for a link ends.
 const PART_BYTES: usize = 256 << 10;
-/// The next part is sent when no more than this waits for the peer.
+/// The greatest number of bytes that may wait for the peer when the next part is sent.
 const AHEAD_BYTES: usize = 1 << 20;
-/// A link for which more than this waits is sent no further changes, but the whole anew when it has
-/// taken what there is.
+/// The number of waiting bytes beyond which a link receives no further changes, but the whole
+/// registry anew when it has received the waiting bytes.
 const BEHIND_BYTES: usize = 16 << 20;
-/// The pause before a link that has not taken what it was sent is looked at again.
+/// The pause before another look at a link that has not received what it was sent.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
-/// The most registrations that a link is sent as one message, if it does not take parts.
+/// The greatest number of registrations that are sent as one message to a link that does not accept
+/// parts.
 const MAX_WHOLE: usize = 50_000;
-/// Encoding the answer for a store with more workers takes more than a millisecond.
+/// The number of workers of a store above which encoding the answer takes more than a millisecond.
 const LONG_ANSWER: usize = 10_000;
 
-/// What is offered now.
+/// The workers that are offered at present.
 pub struct Directory {
     inner: Mutex<Inner>,
-    /// `{ok, []}`.
+    /// `{ok, []}`, encoded.
     no_workers: Arc<SharedTerm>,
 }
 
@@ -61,14 +61,16 @@ struct Inner {
     stores: BTreeMap<Atom, Store>,
     names: StoreNames,
     by_peer: HashMap<PeerRef, BTreeSet<(Atom, u64)>>,
-    /// In all stores.
+    /// The number of registrations in all stores.
     registrations: usize,
     online: HashSet<PeerRef>,
-    /// Incarnations whose workers are made known as coming or going, those after the last that was.
+    /// The incarnations whose workers are being reported as added or removed, with the last one
+    /// that was reported.
     turning: HashMap<PeerRef, Option<(Atom, u64)>>,
-    /// Grows by one with every change; a reset carries that of the last change before it.
+    /// The revision, which grows by one with every change. A reset contains that of the last change
+    /// before it.
     revision: u64,
-    /// Grows by one with every change of a store.
+    /// A number that grows by one with every change of a store.
     version: u64,
     links: Vec<Link>,
     last_copy: u64,
@@ -76,11 +78,11 @@ struct Inner {
 
 #[derive(Default)]
 struct Store {
-    /// By epoch, which is the order of registration.
+    /// The workers by epoch, which is the order of registration.
     workers: BTreeMap<u64, Worker>,
-    /// The encoded `{ok, [{Node, Pid}]}`, until something changes.
+    /// The encoded `{ok, [{Node, Pid}]}`, until the store changes.
     answer: Option<Arc<SharedTerm>>,
-    /// Of the last change.
+    /// The version of the last change.
     version: u64,
 }
 
@@ -89,22 +91,22 @@ struct Worker {
     local: LocalPid,
 }
 
-/// The process of a shim that the registry is copied to.
+/// The process of a shim that receives the registry.
 struct Link {
     peer: PeerRef,
     local: LocalPid,
-    /// Whether it takes the registry in parts.
+    /// Whether the process accepts the registry in parts.
     parts: bool,
-    /// The copying under way, if there is one: else every change is sent.
+    /// The copying in progress. Without it, every change is sent.
     copying: Option<Copying>,
 }
 
-/// How far a link has been sent the registry. Changes of what it has been sent are sent, all else is
-/// still to come.
+/// The progress of sending the registry to a link. Changes of registrations that were sent are
+/// sent, too; all others are still to come.
 struct Copying {
-    /// Tells it from earlier ones to the same link.
+    /// The number of the copying, which distinguishes it from earlier ones to the same link.
     number: u64,
-    /// Up to and including this registration.
+    /// The last registration that was sent.
     up_to: Option<(Atom, u64)>,
 }
 
@@ -113,7 +115,7 @@ impl Link {
         self.peer == *peer && self.local == local
     }
 
-    /// Whether it is told of a change of that registration.
+    /// Returns whether the link has to be told of a change of that registration.
     fn hears(&self, store: &Atom, epoch: u64) -> bool {
         self.copying.as_ref().is_none_or(|copying| {
             let up_to = copying.up_to.as_ref();
@@ -126,19 +128,19 @@ impl Link {
     }
 }
 
-/// What became of a part of the registry.
+/// The outcome of sending a part of the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
-    /// It was sent, and there is more.
+    /// The part was sent, and there is more.
     More,
-    /// The peer has to take what it was sent before.
+    /// The peer first has to receive what it was sent before.
     Later,
-    /// It was the last, or the link is gone, or copied to anew.
+    /// The part was the last, or the link has ended, or another copying has begun.
     Done,
 }
 
 impl Directory {
-    /// A worker was registered; `peer` is the incarnation it belongs to.
+    /// Adds a registration. `peer` is the incarnation to which the worker belongs.
     pub fn registered(self: &Arc<Self>, store: &Atom, epoch: u64, peer: &PeerRef, local: LocalPid) {
         let mut inner = self.inner.lock();
         inner.version += 1;
@@ -158,7 +160,7 @@ impl Directory {
         }
     }
 
-    /// The registration of that epoch is gone.
+    /// Removes the registration of that epoch.
     pub fn unregistered(self: &Arc<Self>, store: &Atom, epoch: u64) {
         let mut inner = self.inner.lock();
         inner.version += 1;
@@ -177,23 +179,24 @@ impl Directory {
                 inner.by_peer.remove(&peer);
             }
         }
-        // Of one that has just gone it may not have been told yet.
+        // The removal of an incarnation that was just lost may not have been reported yet.
         if inner.online.contains(&peer) || inner.turning.contains_key(&peer) {
             let behind = inner.push("removed", (store, epoch), &peer, local);
             self.copy_to(&mut inner, behind);
         }
     }
 
-    /// The incarnation can be reached: its workers are offered from now on.
+    /// Handles an incarnation that can be reached: its workers are offered from now on.
     pub fn up(self: &Arc<Self>, peer: &PeerRef) {
         let mut inner = self.inner.lock();
-        // The connection may be gone again by now, and in `down` it may be back.
+        // The connection may have been lost again by now, and in `down` it may have been
+        // established again.
         if peer.online() && inner.online.insert(peer.clone()) {
             self.turned(&mut inner, peer);
         }
     }
 
-    /// The incarnation cannot be reached: its workers are not offered until it can.
+    /// Handles an incarnation that cannot be reached: its workers are not offered until it can.
     pub fn down(self: &Arc<Self>, peer: &PeerRef) {
         let mut inner = self.inner.lock();
         if !peer.online() && inner.online.remove(peer) {
@@ -201,7 +204,8 @@ impl Directory {
         }
     }
 
-    /// All workers of `peer` come or go: a few at once, and of many the others behind.
+    /// Reports all workers of `peer` as added or removed: a few at once, and if there are many the
+    /// others in the background.
     fn turned(self: &Arc<Self>, inner: &mut Inner, peer: &PeerRef) {
         let under_way = inner.turning.insert(peer.clone(), None).is_some();
         let (more, behind) = inner.turn(peer);
@@ -223,18 +227,18 @@ impl Directory {
         more
     }
 
-    /// Whether encoding the workers of a store takes long.
+    /// Returns whether encoding the workers of a store takes long.
     pub fn takes_long(&self, store: &str) -> bool {
         let inner = self.inner.lock();
         let store = inner.stores.get(store);
         store.is_some_and(|store| store.answer.is_none() && store.workers.len() > LONG_ANSWER)
     }
 
-    /// The encoded `{ok, [{Node, Pid}]}` of a store.
+    /// Returns the encoded `{ok, [{Node, Pid}]}` of a store.
     pub fn workers(&self, store: &str) -> Arc<SharedTerm> {
         let mut offered = Vec::new();
         let (mut from, mut version) = (Bound::Unbounded, None);
-        // Nobody waits for more than a step.
+        // No other task waits for more than one step.
         loop {
             let inner = self.inner.lock();
             let Some(entry) = inner.stores.get(store) else { break };
@@ -271,7 +275,7 @@ impl Directory {
         answer
     }
 
-    /// The encoded `[Pid]` of a store's workers on the node of `peer`, if it is connected.
+    /// Returns the encoded `[Pid]` of a store's workers on the node of `peer`, if it is connected.
     pub fn workers_on(&self, store: &Atom, peer: &PeerRef) -> Vec<u8> {
         let inner = self.inner.lock();
         let entry = inner.stores.get(store).filter(|_| inner.online.contains(peer));
@@ -288,12 +292,13 @@ impl Directory {
         out
     }
 
-    /// The encoded, sorted `[StoreId]` of all stores with a registration.
+    /// Returns the encoded, sorted `[StoreId]` of all stores with a registration.
     pub fn stores(&self) -> Bytes {
         self.inner.lock().names.list()
     }
 
-    /// The stores, each with its registrations and with those that are offered.
+    /// Returns the stores, each with the numbers of its registrations and of those that are
+    /// offered.
     pub fn store_sizes(&self) -> Vec<(Atom, usize, usize)> {
         let inner = self.inner.lock();
         let sizes = |(name, store): (&Atom, &Store)| {
@@ -303,8 +308,8 @@ impl Directory {
         inner.stores.iter().map(sizes).collect()
     }
 
-    /// The number of registrations of a store, and the first `limit` of them in the order of
-    /// registration: epoch, process, and whether it is offered.
+    /// Returns the number of registrations of a store, and the first `limit` of them in the order
+    /// of registration: epoch, process, and whether it is offered.
     pub fn registered_workers(&self, store: &str, limit: usize) -> (usize, Vec<(u64, Pid, bool)>) {
         let inner = self.inner.lock();
         let Some(store) = inner.stores.get(store) else { return (0, Vec::new()) };
@@ -314,18 +319,18 @@ impl Directory {
         (store.workers.len(), store.workers.iter().take(limit).map(worker).collect())
     }
 
-    /// The number of stores.
+    /// Returns the number of stores.
     pub fn store_count(&self) -> usize {
         self.inner.lock().stores.len()
     }
 
-    /// Whether any worker of the incarnation is registered, offered or not.
+    /// Returns whether any worker of the incarnation is registered, offered or not.
     pub fn has_workers(&self, peer: &PeerRef) -> bool {
         self.inner.lock().by_peer.contains_key(peer)
     }
 
-    /// Workers of the incarnation with up to `most` registrations together, each with the last epoch
-    /// among these.
+    /// Returns workers of the incarnation with up to `most` registrations together, each with its
+    /// last epoch among these.
     pub fn some_workers(&self, peer: &PeerRef, most: usize) -> HashMap<LocalPid, u64> {
         let inner = self.inner.lock();
         let mut workers: HashMap<LocalPid, u64> = HashMap::default();
@@ -339,23 +344,24 @@ impl Directory {
         workers
     }
 
-    /// The number of registrations of an incarnation, offered or not.
+    /// Returns the number of registrations of an incarnation, offered or not.
     pub fn registrations_of(&self, peer: &PeerRef) -> usize {
         self.inner.lock().by_peer.get(peer).map_or(0, BTreeSet::len)
     }
 
-    /// The number of registrations, offered or not.
+    /// Returns the number of registrations, offered or not.
     pub fn registrations(&self) -> usize {
         self.inner.lock().registrations
     }
 
-    /// Whether the registry is too large for a link that does not take it in parts.
+    /// Returns whether the registry is too large for a link that does not accept parts.
     pub fn needs_parts(&self) -> bool {
         self.registrations() > MAX_WHOLE
     }
 
-    /// Starts sending to a shim's link: all that is offered first, then every change. What is more
-    /// than one message is sent in `parts`, if it takes them. A link that attaches again starts over.
+    /// Starts sending to a shim's link: first all offered workers, then every change. A registry
+    /// that does not fit into one message is sent in `parts` if the link accepts them. A link that
+    /// attaches again starts over.
     pub fn attach(self: &Arc<Self>, peer: &PeerRef, local: LocalPid, parts: bool) {
         let mut inner = self.inner.lock();
         inner.links.retain(|link| !link.is(peer, local));
@@ -364,7 +370,7 @@ impl Directory {
         self.copy_to(&mut inner, vec![at]);
     }
 
-    /// Sends the whole registry to these links, by their places: the first part at once.
+    /// Sends the whole registry to the links at these positions, beginning with the first part.
     fn copy_to(self: &Arc<Self>, inner: &mut Inner, links: Vec<usize>) {
         for at in links {
             inner.last_copy += 1;
@@ -402,7 +408,8 @@ impl Directory {
 }
 
 impl Inner {
-    /// The next workers of `peer` come or go. Whether there are more, and the links that are behind.
+    /// Reports the next workers of `peer` as added or removed. Returns whether there are more, and
+    /// the links that are behind.
     fn turn(&mut self, peer: &PeerRef) -> (bool, Vec<usize>) {
         let Some(after) = self.turning.get(peer).cloned() else { return (false, Vec::new()) };
         let what = if self.online.contains(peer) { "added" } else { "removed" };
@@ -427,7 +434,8 @@ impl Inner {
         (more, behind)
     }
 
-    /// Tells the links of a change. Returns the places of those that have to be sent the whole anew.
+    /// Sends a change to the links. Returns the positions of those that have to receive the whole
+    /// registry anew.
     fn push(
         &mut self,
         what: &str,
@@ -453,7 +461,7 @@ impl Inner {
                 continue;
             }
             if link.parts && link.waiting() > BEHIND_BYTES {
-                // Hears of nothing until it is copied to, which the caller sees to.
+                // The link receives nothing until it is sent the registry, which the caller starts.
                 link.copying = Some(Copying { number: 0, up_to: None });
                 behind.push(at);
                 continue;
@@ -464,7 +472,7 @@ impl Inner {
     }
 
     /// Sends the next part of the registry to a link: `{esdb_gater_registry, part, Revision,
-    /// [{Store, [Pid]}]}`, and `reset` in place of `part` for the last.
+    /// [{Store, [Pid]}]}`, with `reset` in place of `part` for the last one.
     fn part(&mut self, peer: &PeerRef, local: LocalPid, number: u64) -> Part {
         let Self { stores, online, links, revision, .. } = self;
         let link = links.iter_mut().find(|link| link.is(peer, local));
@@ -512,7 +520,7 @@ impl Inner {
     }
 }
 
-/// Whether the peer has yet to take much of what it was sent.
+/// Returns whether the peer still has to receive much of what it was sent.
 fn waits(peer: &PeerRef) -> bool {
     peer.link().as_ref().is_none_or(|link| link.waiting(Lane::Control) > AHEAD_BYTES)
 }

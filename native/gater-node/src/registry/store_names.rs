@@ -1,17 +1,17 @@
-//! The names of all stores, encoded: a list that costs what it contains, however often names come
-//! and go between two answers.
+//! The encoded names of all stores: a list whose cost depends on its length, however often names
+//! are added and removed between two answers.
 
 use bytes::Bytes;
 use gater_term::{Atom, encode};
 
-/// A block with more names is split in two.
+/// The number of names above which a block is split in two.
 const MAX_NAMES: usize = 512;
 
 /// A sorted set of names.
 ///
-/// Invariants: no block is empty; names grow within blocks and from one block to the next;
-/// `encoded` of a block is that of its names, one after the other; `list` is the encoding of all,
-/// if it is there.
+/// Invariants: no block is empty; names increase within blocks and from one block to the next;
+/// `encoded` of a block is the concatenation of its encoded names; `list`, if present, is the
+/// encoding of all names.
 #[derive(Debug, Default)]
 pub struct StoreNames {
     blocks: Vec<Block>,
@@ -26,7 +26,7 @@ struct Block {
 }
 
 impl StoreNames {
-    /// Adds a name; nothing happens if it is there.
+    /// Adds a name unless it is in the set.
     pub fn insert(&mut self, name: &Atom) {
         if self.blocks.is_empty() {
             self.blocks.push(Block::default());
@@ -48,7 +48,7 @@ impl StoreNames {
         self.list = None;
     }
 
-    /// Takes a name out; nothing happens if it is not there.
+    /// Removes a name if it is in the set.
     pub fn remove(&mut self, name: &Atom) {
         let at = self.block_of(name);
         let Some(block) = self.blocks.get_mut(at) else { return };
@@ -63,7 +63,7 @@ impl StoreNames {
         self.list = None;
     }
 
-    /// The encoded, sorted list of the names.
+    /// Returns the encoded, sorted list of the names.
     pub fn list(&mut self) -> Bytes {
         let Self { blocks, len, list } = self;
         list.get_or_insert_with(|| {
@@ -79,7 +79,7 @@ impl StoreNames {
         .clone()
     }
 
-    /// The block that has the name or would have it.
+    /// Returns the block that contains the name or would contain it.
     fn block_of(&self, name: &Atom) -> usize {
         let after = |block: &Block| block.names.first().is_some_and(|first| first <= name);
         self.blocks.partition_point(after).saturating_sub(1)
@@ -87,14 +87,14 @@ impl StoreNames {
 }
 
 impl Block {
-    /// Where the name at `place` starts in `encoded`.
+    /// Returns the offset of the name at `place` in `encoded`.
     fn offset(&self, place: usize) -> usize {
         let before = self.names.get(..place).unwrap_or(&self.names);
         before.iter().map(encoded_len).sum()
     }
 }
 
-/// The bytes of a name, encoded: its length takes one byte or two.
+/// Returns the length of an encoded name, whose length field takes one byte or two.
 fn encoded_len(name: &Atom) -> usize {
     let len = name.as_str().len();
     len + if u8::try_from(len).is_ok() { 2 } else { 3 }
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     fn name(number: u32) -> Atom {
-        // Of different lengths.
+        // The names have different lengths.
         Atom::new(&format!("{number}{}", "ü".repeat(number as usize % 40 * 6))).unwrap()
     }
 
@@ -124,7 +124,7 @@ mod tests {
         for step in 0..20_000 {
             number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let name = name((number >> 8) % 3_000);
-            // First it grows, then it shrinks.
+            // The set first grows and then shrinks.
             if (number >> 28) < if step < 10_000 { 11 } else { 4 } {
                 names.insert(&name);
                 model.insert(name);

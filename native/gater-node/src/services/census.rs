@@ -1,7 +1,7 @@
 //! The BEAM nodes that are connected to any gateway of the cluster.
 //!
-//! Each gateway tells the others which nodes are connected to it, so that all of them count the
-//! same, wherever a node is connected and to however many.
+//! Each gateway announces the nodes that are connected to it to the others, so that all of them
+//! count the same number, wherever a node is connected and to however many gateways.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use gater_dist::Connection;
 use gater_term::Atom;
 use parking_lot::Mutex;
 
-/// Names that are taken from one gateway.
+/// The greatest number of names that are accepted from one gateway.
 const MAX_NODES: usize = 100_000;
 
 /// The nodes by gateway.
@@ -23,7 +23,7 @@ pub struct Census {
 #[derive(Default)]
 struct Inner {
     own: BTreeSet<Atom>,
-    /// By the address of the connection to the gateway.
+    /// The nodes of other gateways, by the address of the connection to the gateway.
     others: HashMap<usize, BTreeSet<Atom>>,
 }
 
@@ -32,23 +32,23 @@ fn key(connection: &Arc<Connection>) -> usize {
 }
 
 impl Census {
-    /// A node that is no gateway is connected to this one.
+    /// Records that a node that is not a gateway is connected to this gateway.
     pub fn up(&self, node: &Atom) {
         self.inner.lock().own.insert(node.clone());
     }
 
-    /// A node is not connected to this gateway any more; whether it was.
+    /// Records that a node is disconnected from this gateway. Returns whether it was connected.
     pub fn down(&self, node: &Atom) -> bool {
         self.inner.lock().own.remove(node)
     }
 
-    /// The nodes that are connected to this gateway.
+    /// Returns the nodes that are connected to this gateway.
     pub fn own(&self) -> Vec<Atom> {
         self.inner.lock().own.iter().cloned().collect()
     }
 
-    /// Another gateway tells of nodes that have been connected to it, or are the only ones, and of
-    /// nodes that are not any more.
+    /// Handles an announcement of another gateway: the nodes that are newly connected to it, or
+    /// with `alone` all of its nodes, and the nodes that are disconnected.
     pub fn told(&self, gateway: &Arc<Connection>, up: Vec<Atom>, down: &[Atom], alone: bool) {
         let mut inner = self.inner.lock();
         let nodes = inner.others.entry(key(gateway)).or_default();
@@ -65,12 +65,12 @@ impl Census {
         }
     }
 
-    /// Another gateway is gone.
+    /// Handles the loss of another gateway.
     pub fn lost(&self, gateway: &Arc<Connection>) {
         self.inner.lock().others.remove(&key(gateway));
     }
 
-    /// The number of nodes that are connected to any gateway.
+    /// Returns the number of nodes that are connected to any gateway.
     pub fn count(&self) -> usize {
         let inner = self.inner.lock();
         let mut all: BTreeSet<&Atom> = inner.own.iter().collect();

@@ -1,4 +1,4 @@
-//! `esdb_gater_cluster`: the cluster of gateways, for operators.
+//! `esdb_gater_cluster`: the service through which operators manage the cluster of gateways.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::registry::replica::ClusterView;
 /// The registered name of the cluster service.
 pub const NAME: &str = "esdb_gater_cluster";
 
-/// The cluster service. Cloning gives another handle.
+/// The cluster service. A clone is another handle.
 #[derive(Clone)]
 pub struct ClusterService {
     cluster: Arc<Cluster>,
@@ -22,7 +22,7 @@ pub struct ClusterService {
 }
 
 impl ClusterService {
-    /// The service over this gateway's part of the cluster.
+    /// Returns the service over this gateway's part of the cluster.
     pub fn new(cluster: Arc<Cluster>, directory: Arc<Directory>) -> Self {
         Self { cluster, directory }
     }
@@ -58,12 +58,12 @@ impl ClusterService {
         }
     }
 
-    /// `{ok, #{node, id, role, health, term, leader, applied, registrations, refused, members,
-    /// unseen, missing}}`.
+    /// Returns `{ok, #{node, id, role, health, term, leader, applied, registrations, refused,
+    /// members, unseen, missing}}`.
     fn status(&self) -> Vec<u8> {
         let view = self.cluster.view();
         let own = self.cluster.name();
-        // One that is alone may be known under the name it had before.
+        // A gateway without others may have had another name before.
         let name_of = |id| match view.name_of(id) {
             _ if id == view.id => own,
             Some(name) => name,
@@ -126,7 +126,7 @@ enum Operation {
         add: bool,
         node: String,
     },
-    /// What is to be added or removed is no node.
+    /// The gateway to add or remove is not a node name.
     NoNode,
 }
 

@@ -1,8 +1,8 @@
-//! What the registered names of the gateway do.
+//! The services behind the registered names of the gateway.
 //!
-//! A service takes one request at a time, on the task of the connection it
-//! arrived on, and never waits: what takes time (a write to the registry) goes
-//! on by itself and answers when it is done.
+//! A service handles one request at a time, on the task of the connection on which it arrived, and
+//! never waits. A slow operation (such as a write to the registry) continues in the background and
+//! answers when it is done.
 
 pub mod census;
 pub mod channel;
@@ -15,7 +15,7 @@ pub mod session;
 
 use gater_term::encode;
 
-/// `{error, Reason}`, encoded.
+/// Returns `{error, Reason}`, encoded.
 pub fn error(reason: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(32);
     encode::tuple(&mut out, 2);
@@ -24,7 +24,7 @@ pub fn error(reason: &str) -> Vec<u8> {
     out
 }
 
-/// `{error, {Kind, Detail}}`, encoded; `detail` writes one term.
+/// Returns `{error, {Kind, Detail}}`, encoded. `detail` writes one term.
 pub fn error_with(kind: &str, detail: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut out = Vec::with_capacity(64);
     encode::tuple(&mut out, 2);
@@ -35,7 +35,7 @@ pub fn error_with(kind: &str, detail: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     out
 }
 
-/// `{error, {unknown_request, Request}}`, encoded; a long request is not repeated.
+/// Returns `{error, {unknown_request, Request}}`, encoded. A long request is not repeated.
 pub fn unknown_request(request: &[u8]) -> Vec<u8> {
     const REPEATED_UP_TO_BYTES: usize = 1024;
     error_with("unknown_request", |out| {

@@ -1,4 +1,4 @@
-//! `esdb_gater_worker_registry`: which process serves which store.
+//! `esdb_gater_worker_registry`: the service that registers workers of stores and looks them up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,23 +16,23 @@ use crate::transport::peers::{PeerRef, Peers, TooManyNodes};
 /// The registered name of the registry.
 pub const NAME: &str = "esdb_gater_worker_registry";
 
-/// Pause before a removal that could not be written is tried again.
+/// The pause before a removal that could not be written is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// What a command costs, see [`Connection::charge`].
+/// The cost of a command; see [`Connection::charge`].
 const COMMAND: usize = 5_000;
-/// To look through so many workers of one node takes about a millisecond.
+/// The number of workers of one node that can be searched in about a millisecond.
 const MANY: usize = 10_000;
-/// Registrations of a node that go with one command.
+/// The number of a node's registrations that one command removes.
 const PURGED_AT_ONCE: usize = 1024;
 /// `[]`, encoded.
 const NONE: &[u8] = &[106];
 
-/// Who waits for the answer to a command.
+/// The caller that waits for the answer to a command.
 struct Caller {
     connection: Arc<Connection>,
     from: From,
-    /// Ends when there is nothing to wait for before `ok`.
+    /// The task to await before the answer `ok`, if there is one.
     reached: Option<JoinHandle<()>>,
 }
 
@@ -42,7 +42,7 @@ impl Caller {
         match reached {
             None => connection.reply(&from, OK),
             Some(reached) => drop(tokio::spawn(async move {
-                // However it ended.
+                // The answer is the same however the task ended.
                 let _ = reached.await;
                 connection.reply(&from, OK);
             })),
@@ -50,7 +50,7 @@ impl Caller {
     }
 }
 
-/// The registry service. Cloning gives another handle.
+/// The registry service. A clone is another handle.
 #[derive(Clone)]
 pub struct Registry {
     replica: Arc<Replica>,
@@ -60,7 +60,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The service over a replicated registry, for the gateway node `own_name`.
+    /// Returns the service over a replicated registry, for the gateway node `own_name`.
     pub fn new(
         replica: Arc<Replica>,
         directory: Arc<Directory>,
@@ -120,7 +120,7 @@ impl Registry {
         match self.judge(caller, pid) {
             Err(reason) => caller.reply(&from, error(reason)),
             Ok(peer) => {
-                // Who is told `ok` finds the worker among those that are offered.
+                // A caller that is answered `ok` must find the worker among those that are offered.
                 let reached = self.peers.reach(&peer).map(tokio::spawn);
                 let caller = Caller { connection: caller.clone(), from, reached };
                 self.write(command, Some(caller));
@@ -142,8 +142,8 @@ impl Registry {
         }
     }
 
-    /// The incarnation a worker belongs to, or why it cannot be one, where that is
-    /// known at once.
+    /// Returns the incarnation to which a worker belongs, or the reason why the process cannot be a
+    /// worker, if that is known at once.
     fn judge(&self, caller: &Connection, pid: &Pid) -> Result<PeerRef, &'static str> {
         let stale = pid.node == caller.peer().name && pid.creation != caller.peer().creation;
         if stale || pid.node == self.own_name {
@@ -152,13 +152,13 @@ impl Registry {
         self.peers.of(pid).map_err(|TooManyNodes| "overloaded")
     }
 
-    /// A worker is gone: its registrations go, however long that takes to write.
+    /// Removes the registrations of a worker that has ended, however long the write takes.
     pub fn exited(&self, pid: Pid) {
         self.write_until_done(Command::Exited { pid, epoch: None });
     }
 
-    /// A node's incarnation is gone with all its workers. Of many a few go at a time: other
-    /// commands have their turn in between.
+    /// Removes an incarnation of a node with all its workers. Many registrations are removed in
+    /// steps, between which other commands are carried out.
     pub fn purge(&self, peer: &PeerRef) {
         let purge = Command::Purge { node: peer.node().clone(), creation: peer.creation() };
         if self.directory.registrations_of(peer) <= PURGED_AT_ONCE {
@@ -176,7 +176,8 @@ impl Registry {
                     match written.await {
                         Ok(_) => {}
                         Err(error) if error.is_final() => return,
-                        // What is left after a while goes at once, and is tried until it does.
+                        // The remaining registrations are removed with one command, which is
+                        // repeated until it succeeds.
                         Err(_) => return registry.write_until_done(purge),
                     }
                 }
@@ -223,7 +224,7 @@ impl Registry {
 #[derive(Debug, PartialEq, Eq)]
 enum Operation {
     Register(Atom, Pid),
-    /// By a shim that has registered it before.
+    /// A registration by a shim that has registered the worker before.
     Reassert(Atom, Pid),
     Unregister(Atom, Pid),
     Workers(Atom),
@@ -233,7 +234,7 @@ enum Operation {
 
 #[derive(Debug, PartialEq, Eq)]
 enum BadRequest {
-    /// The operation is known, its arguments are not of its types.
+    /// The operation is known, but its arguments have other types.
     BadArgument,
     Unknown,
 }

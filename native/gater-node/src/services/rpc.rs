@@ -1,5 +1,5 @@
-//! Calls of functions on BEAM nodes, as `rpc:call/4` makes them: by the server `rex`, which
-//! OTP 25 to 29 run.
+//! Calls functions on BEAM nodes as `rpc:call/4` does: through the server `rex`, which OTP 25 to 29
+//! run.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,13 +14,13 @@ use tokio::time::timeout;
 
 /// The registered name of OTP's `rpc` server.
 const NAME: &str = "rex";
-/// How long a node may take to answer.
+/// The time within which a node must answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// A function of a module.
 pub type Function = (&'static str, &'static str);
 
-/// The process of the gateway that calls, and the calls it waits for.
+/// The calling process of the gateway, and its pending calls.
 pub struct Rex {
     caller: Pid,
     waiting: Mutex<BTreeMap<u64, oneshot::Sender<Bytes>>>,
@@ -28,14 +28,14 @@ pub struct Rex {
 }
 
 impl Rex {
-    /// Calls are made by a process of `node`.
+    /// Returns a value that calls as a process of `node`.
     pub fn new(node: &Node) -> Self {
         Self { caller: node.new_pid(), waiting: Mutex::default(), last: AtomicU64::new(0) }
     }
 
-    /// What the function returns on the node at the other end for the arguments that are
-    /// written, a list; nothing if no answer comes. Whatever that node answers is passed on:
-    /// a valid term, which is to be read with care.
+    /// Calls a function on the node at the other end with the written list of arguments. Returns
+    /// its result, or `None` without an answer. The result is a valid term of any kind, so the
+    /// caller has to check it.
     pub async fn call(
         &self,
         connection: &Connection,
@@ -46,8 +46,8 @@ impl Rex {
             .await
     }
 
-    /// Calls the `gen_server` of that name on the node at the other end with the request that is
-    /// written, and returns its answer as [`Rex::call`] does.
+    /// Calls the `gen_server` of that name on the node at the other end with the written request.
+    /// Returns its answer in the same way as [`Rex::call`].
     pub async fn call_server(
         &self,
         connection: &Connection,
@@ -74,23 +74,23 @@ impl Rex {
         answer.ok()?.ok()
     }
 
-    /// Whether `pid` is the process that calls.
+    /// Returns whether `pid` is the calling process.
     pub fn takes(&self, pid: &Pid) -> bool {
         (self.caller.id, self.caller.serial) == (pid.id, pid.serial)
     }
 
-    /// A message to the process that calls: `{Number, Answer}`, or nothing that was asked for.
+    /// Handles a message to the calling process, which is `{Number, Answer}` or unexpected.
     pub fn message(&self, term: &Bytes) {
         if let Some((number, answer)) = read(term)
             && let Some(asked) = self.waiting.lock().remove(&number)
         {
-            // Who asked may have given up.
+            // The caller may have stopped waiting.
             let _ = asked.send(answer);
         }
     }
 }
 
-/// `{'$gen_call', {Pid, Number}, {call, Module, Function, Arguments, Pid}}`.
+/// Returns `{'$gen_call', {Pid, Number}, {call, Module, Function, Arguments, Pid}}`.
 fn question(
     caller: &Pid,
     number: u64,
@@ -106,7 +106,7 @@ fn question(
                 encode::atom(out, atom);
             }
             arguments(out);
-            // The group leader.
+            // The last element is the group leader.
             encode::pid(out, caller);
         },
     )

@@ -1,8 +1,8 @@
-//! `esdb_gater_session`: the link between a shim and the gateway.
+//! `esdb_gater_session`: the service to which shims attach.
 //!
-//! A shim attaches one process per BEAM. It is sent the registry and every
-//! change of it, the telemetry events somebody there listens to, and it may
-//! change the secret. The session ends when that process does.
+//! A shim attaches one process per BEAM. That process receives the registry and every change of it,
+//! and the telemetry events for which its node has handlers, and it may change the secret. The
+//! session ends when the process does.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -31,16 +31,16 @@ pub const NAME: &str = "esdb_gater_session";
 /// The version of the session protocol this gateway speaks.
 pub const VERSION: i64 = 1;
 
-/// Links of one node: a shim has one, and another while it starts again.
+/// The greatest number of links of one node. A shim has one, and another one while it restarts.
 const MAX_LINKS: usize = 16;
-/// What it costs to attach: the first part of the registry.
+/// The cost of attaching, which sends the first part of the registry.
 const ATTACH: usize = 500_000;
-/// Event names that one listener may ask for in a request.
+/// The greatest number of event names in one request of a listener.
 const MAX_EVENT_NAMES: u32 = 64;
 
-/// What the gateway observes of itself and tells the nodes that ask.
+/// The observations of the gateway that it reports to nodes that ask.
 pub struct Observed {
-    /// Events for the nodes that listen.
+    /// The events for nodes that listen.
     pub telemetry: Arc<Telemetry>,
     /// Messages that were dropped.
     pub drops: Arc<Drops>,
@@ -64,7 +64,7 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// The service of the gateway `own_name`.
+    /// Returns the service of the gateway `own_name`.
     pub fn new(
         own_name: Atom,
         directory: Arc<Directory>,
@@ -143,7 +143,8 @@ impl Sessions {
     }
 
     fn attach(&self, caller: &Arc<Connection>, from: &From, pid: &Pid, parts: bool) {
-        // A link on another node than the caller's could not be told in order.
+        // Messages to a link on another node than the caller's would not be in order with the
+        // answer.
         if pid.node != caller.peer().name || pid.creation != caller.peer().creation {
             return caller.reply(from, error("badarg"));
         }
@@ -175,7 +176,7 @@ impl Sessions {
         tracing::info!(node = %peer.node(), "shim attached");
     }
 
-    /// The cluster consists of these gateways now: every link is told.
+    /// Sets the gateways of the cluster and announces them to every link.
     pub fn set_gateways(&self, gateways: Vec<Atom>) {
         let changed = {
             let mut known = self.gateways.lock();
@@ -189,7 +190,7 @@ impl Sessions {
         }
     }
 
-    /// `{esdb_gater_gateways, [Node]}`.
+    /// Sends `{esdb_gater_gateways, [Node]}` to the links.
     fn tell_gateways(&self, links: &[(PeerRef, LocalPid)]) {
         let mut out = Vec::with_capacity(128);
         encode::tuple(&mut out, 2);
@@ -212,7 +213,7 @@ impl Sessions {
         self.attached.lock().contains(&(peer.clone(), local))
     }
 
-    /// A link is gone or has detached; whether it was attached.
+    /// Handles the end or the detachment of a link. Returns whether it was attached.
     pub fn ended(&self, peer: &PeerRef, local: LocalPid) -> bool {
         self.directory.detach(peer, local);
         self.observed.telemetry.listen(peer, local, &[]);
@@ -220,19 +221,19 @@ impl Sessions {
         self.attached.lock().remove(&(peer.clone(), local))
     }
 
-    /// The number of links.
+    /// Returns the number of links.
     pub fn count(&self) -> usize {
         self.attached.lock().len()
     }
 
-    /// Counts of nodes that are not known any more are added up.
+    /// Merges the counts of nodes that are no longer known.
     pub fn sweep(&self) {
         let presence = |node: &Atom| self.peers.presence(node);
         self.observed.drops.sweep(Instant::now(), presence);
         self.observed.refusals.sweep(presence);
     }
 
-    /// An incarnation of a node is gone with its link.
+    /// Removes the links of an incarnation of a node that is gone.
     pub fn peer_gone(&self, peer: &PeerRef) {
         self.directory.detach_peer(peer);
         self.observed.telemetry.forget_peer(peer);
@@ -240,7 +241,7 @@ impl Sessions {
         self.attached.lock().retain(|(of, _)| of != peer);
     }
 
-    /// `{ok, #{node, version, gateways, channels}}`.
+    /// Returns `{ok, #{node, version, gateways, channels}}`.
     fn welcome(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(1024);
         encode::tuple(&mut out, 2);
@@ -270,7 +271,7 @@ impl Sessions {
             encode::atom(&mut out, if required { "required" } else { "optional" });
             encode::atom(&mut out, "replay_last");
             encode::atom(&mut out, if policy.replay_last { "true" } else { "false" });
-            // What cannot be refused need not be answered one by one.
+            // A publication that cannot be refused need not be answered individually.
             encode::atom(&mut out, "refuses");
             let refuses = self.capabilities == Mode::Required || policy.refuses();
             encode::atom(&mut out, if refuses { "true" } else { "false" });
@@ -278,7 +279,8 @@ impl Sessions {
         out
     }
 
-    /// A map of what the gateway holds now. Its size is the same whatever has happened.
+    /// Returns a map of the present state of the gateway. Its size is bounded, whatever has
+    /// happened.
     fn info(&self) -> Vec<u8> {
         let subscriptions: usize = self.channels.iter().map(|c| c.subscriptions()).sum();
         let numbers = [
@@ -302,7 +304,7 @@ impl Sessions {
         out
     }
 
-    /// A map of what the gateway did not deliver and of what it refused, by node.
+    /// Returns a map of the messages that were not delivered and of the refusals, by node.
     fn counts(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(256);
         encode::map(&mut out, 2);
@@ -327,7 +329,7 @@ enum Operation<'a> {
     Attach {
         version: i64,
         pid: Pid,
-        /// Whether the registry may come in several messages.
+        /// Whether the registry may be sent in several messages.
         parts: bool,
     },
     Detach(Pid),
@@ -335,9 +337,9 @@ enum Operation<'a> {
     SetSecret(&'a [u8]),
     Info,
     Counts,
-    /// The sign of life that shims ask for several times a second: its answer is small.
+    /// The heartbeat that shims request several times a second, so its answer is small.
     Ping,
-    /// What the clock shows.
+    /// Asks for the time of the clock.
     Clock,
 }
 
@@ -379,7 +381,7 @@ impl<'a> Operation<'a> {
     }
 }
 
-/// Reads the options of a link: whether `parts => true` is among them.
+/// Reads the options of a link. Returns whether they contain `parts => true`.
 fn takes_parts(reader: &mut Reader<'_>) -> bool {
     for _ in 0..reader.map().unwrap_or(0) {
         let parts = reader.is_atom("parts");
@@ -396,7 +398,7 @@ fn takes_parts(reader: &mut Reader<'_>) -> bool {
     false
 }
 
-/// Reads a list of event names; those that do not happen in a gateway are passed over.
+/// Reads a list of event names. Events that do not happen in a gateway are skipped.
 fn events(reader: &mut Reader<'_>) -> Result<Vec<Event>, BadRequest> {
     let bad = |_| BadRequest::BadArgument;
     let count = reader.list().map_err(bad)?;

@@ -28,8 +28,8 @@ pub fn encode(collector: &Collector) -> Result<String, fmt::Error> {
     Ok(out)
 }
 
-/// The same in the text format that was before OpenMetrics: the name of a counter has its ending
-/// wherever it stands, and no line marks the end.
+/// Returns the same in the text format that was before OpenMetrics: the name of a counter has its
+/// ending wherever it stands, and no line marks the end.
 pub fn classic(open_metrics: &str) -> String {
     let mut out = String::with_capacity(open_metrics.len() + 1024);
     for line in open_metrics.lines().filter(|line| *line != "# EOF") {

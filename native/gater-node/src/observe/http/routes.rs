@@ -55,7 +55,8 @@ struct Site {
 struct Kept(Mutex<Option<(Instant, Bytes)>>);
 
 impl Kept {
-    /// The last answer, or a new one if that is too old. Who asks while one is made waits for it.
+    /// Returns the last answer, or a new one if that is too old. Who asks while one is made waits
+    /// for it.
     async fn get(
         &self,
         collector: &Arc<Collector>,
@@ -75,8 +76,8 @@ impl Kept {
     }
 }
 
-/// The paths, answered from `collector`. One that `is_local` is no answer to names that somebody
-/// else has made stand for this machine.
+/// Returns the paths, answered from `collector`. One that `is_local` is no answer to names that
+/// somebody else has made stand for this machine.
 pub fn router(collector: Arc<Collector>, is_local: bool) -> Router {
     let site =
         Arc::new(Site { collector, is_local, metrics: Kept::default(), status: Kept::default() });
@@ -118,8 +119,8 @@ async fn guard(State(site): State<Arc<Site>>, request: Request, next: Next) -> R
     response
 }
 
-/// Whether a request is for an address in numbers or for `localhost`: names can be made to stand
-/// for this machine by whoever owns them. One without the header comes from no browser.
+/// Returns whether a request is for an address in numbers or for `localhost`: names can be made to
+/// stand for this machine by whoever owns them. One without the header comes from no browser.
 fn names_this_machine(host: Option<&HeaderValue>) -> bool {
     let Some(host) = host else { return true };
     let Ok(host) = host.to_str() else { return false };

@@ -95,7 +95,7 @@ metrics! {
     LOG_LINES_LOST = counter("esdb_gater_log_lines_lost", &[], "Log lines that could not be written");
 }
 
-/// The reference of the metrics, in Markdown.
+/// Returns the reference of the metrics, in Markdown.
 pub fn reference() -> String {
     let mut text = String::from(
         "# Metrics\n\n\

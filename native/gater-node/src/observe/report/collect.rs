@@ -96,12 +96,12 @@ impl Collector {
         }
     }
 
-    /// The parts that are reported about.
+    /// Returns the parts that are reported about.
     pub(crate) fn parts(&self) -> &Parts {
         &self.parts
     }
 
-    /// The alarms that are raised.
+    /// Returns the alarms that are raised.
     pub fn alarms(&self) -> Vec<Alarm> {
         self.alarms.raised()
     }
@@ -186,7 +186,7 @@ impl Collector {
         }
     }
 
-    /// A section as JSON, or why it could not be written.
+    /// Returns a section as JSON, or why it could not be written.
     pub fn json(&self, section: &Section, options: Options) -> Result<Vec<u8>, serde_json::Error> {
         match section {
             Section::All => serde_json::to_vec(&self.report(options)),
@@ -220,7 +220,7 @@ impl Collector {
         }
     }
 
-    /// The gateway in short.
+    /// Returns the gateway in short.
     pub fn status(&self) -> Status {
         let parts = &self.parts;
         let view = parts.cluster.view();
@@ -303,14 +303,15 @@ impl Collector {
         if cluster.is_removed() { "removed" } else { cluster.view().role.name() }.to_owned()
     }
 
-    /// The node name of a member. One that is alone may be known under the name it had before.
+    /// Returns the node name of a member. One that is alone may be known under the name it had
+    /// before.
     fn member_name(&self, view: &crate::registry::replica::ClusterView, id: u64) -> String {
         let own = self.parts.cluster.name();
         let known = view.name_of(id).filter(|_| id != view.id);
         known.unwrap_or(if id == view.id { own } else { "unknown" }).to_owned()
     }
 
-    /// The gateways that keep one registry.
+    /// Returns the gateways that keep one registry.
     pub fn cluster(&self) -> ClusterReport {
         let cluster = &self.parts.cluster;
         let view = cluster.view();
@@ -356,8 +357,8 @@ impl Collector {
         self.parts.cluster.trust().knows(peer.node().as_str())
     }
 
-    /// What a node is: `gateway`, `beam`, or `other` for a program that is no BEAM. One that is away
-    /// counts as a BEAM.
+    /// What a node is: `gateway`, `beam`, or `other` for a program that is no BEAM. One that is
+    /// away counts as a BEAM.
     pub(crate) fn kind(&self, peer: &PeerRef) -> &'static str {
         match &*peer.link() {
             _ if self.is_gateway(peer) => "gateway",
@@ -366,8 +367,8 @@ impl Collector {
         }
     }
 
-    /// The nodes that are connected or remembered; those that lose messages, then those with the
-    /// most waiting bytes first.
+    /// Returns the nodes that are connected or remembered; those that lose messages, then those
+    /// with the most waiting bytes first.
     pub fn peers(&self, options: Options) -> Page<PeerReport> {
         let mut dropped: BTreeMap<Atom, u64> = BTreeMap::new();
         for drop in self.parts.drops.counts() {
@@ -424,7 +425,7 @@ impl Collector {
         }
     }
 
-    /// The stores; those with the most workers first.
+    /// Returns the stores; those with the most workers first.
     pub fn stores(&self, options: Options) -> Page<StoreReport> {
         let sizes = self.parts.directory.store_sizes();
         let by_name = options.sort == Sort::Name;
@@ -441,7 +442,7 @@ impl Collector {
         Page { total, items: items.into_iter().map(report).collect() }
     }
 
-    /// The workers of a store, in the order of registration.
+    /// Returns the workers of a store, in the order of registration.
     pub fn workers(&self, store: &str, options: Options) -> Page<WorkerReport> {
         let (total, workers) = self.parts.directory.registered_workers(store, options.limit);
         let report = |(epoch, pid, offered): (u64, Pid, bool)| WorkerReport {
@@ -453,7 +454,7 @@ impl Collector {
         Page { total, items: workers.into_iter().map(report).collect() }
     }
 
-    /// The channels; those with the most traffic first.
+    /// Returns the channels; those with the most traffic first.
     pub fn channels(&self, options: Options) -> Page<ChannelReport> {
         let (drops, refusals) = (self.parts.drops.counts(), self.parts.refusals.counts());
         let mut rows: Vec<_> = self
@@ -527,7 +528,7 @@ impl Collector {
         }
     }
 
-    /// The subscribers of a topic at this gateway; none if there is no such channel.
+    /// Returns the subscribers of a topic at this gateway; none if there is no such channel.
     pub fn subscribers(
         &self,
         channel: &str,
@@ -547,8 +548,8 @@ impl Collector {
         Page { total, items: found.into_iter().map(report).collect() }
     }
 
-    /// The nodes that do not keep up or to which messages were lost; those that lose messages now
-    /// first.
+    /// Returns the nodes that do not keep up or to which messages were lost; those that lose
+    /// messages now first.
     pub fn slow(&self, options: Options) -> Page<SlowNode> {
         let mut by_node: BTreeMap<Atom, Vec<DropCount>> = BTreeMap::new();
         for drop in self.parts.drops.counts() {
@@ -589,7 +590,7 @@ impl Collector {
         })
     }
 
-    /// The last connections that were lost, the latest first.
+    /// Returns the last connections that were lost, the latest first.
     pub fn lost_connections(&self, options: Options) -> Page<LostConnection> {
         let (total, items) = self.parts.lost.latest(options.limit);
         Page { total, items }
@@ -644,7 +645,7 @@ fn add(counts: &mut BTreeMap<String, u64>, name: &str, more: u64) {
     *count = count.saturating_add(more);
 }
 
-/// The items with the greatest numbers, those that are equal by name.
+/// Returns the items with the greatest numbers, those that are equal by name.
 fn page<T, N: Ord>(items: Vec<T>, limit: usize, rank: impl Fn(&T) -> ([u64; 3], N)) -> Page<T> {
     let total = items.len();
     let mut ranked: Vec<_> = items
@@ -663,7 +664,7 @@ fn page<T, N: Ord>(items: Vec<T>, limit: usize, rank: impl Fn(&T) -> ([u64; 3], 
     Page { total, items: ranked.into_iter().map(|(_, item)| item).collect() }
 }
 
-/// A pid as the node it is on prints it.
+/// Returns a pid as the node it is on prints it.
 fn local(pid: &Pid) -> String {
     format!("<0.{}.{}>", pid.id, pid.serial)
 }

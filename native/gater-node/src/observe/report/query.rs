@@ -74,7 +74,7 @@ impl Sort {
         Self::Rate,
     ];
 
-    /// The name of the order in a request.
+    /// Returns the name of the order in a request.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Relevance => "relevance",
@@ -88,7 +88,7 @@ impl Sort {
         }
     }
 
-    /// The order of that name.
+    /// Returns the order of that name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|sort| sort.as_str() == name)
     }

@@ -1,4 +1,4 @@
-//! Who may publish and subscribe, where capability tokens are asked for.
+//! Checks the capability tokens of publishers and subscribers.
 
 use std::sync::Arc;
 
@@ -10,23 +10,24 @@ use parking_lot::Mutex;
 use crate::clock;
 use crate::config::{Capabilities, Mode};
 
-/// Tokens that are remembered as verified. When there are as many, all are forgotten.
+/// The number of verified tokens that are remembered. When it is reached, all of them are
+/// forgotten.
 const MAX_VERIFIED: usize = 1024;
 
-/// Judges requests by their tokens.
+/// Authorizes requests by their tokens.
 pub struct Authority {
     capabilities: Capabilities,
-    /// Signatures hold whenever they are looked at, so each token is verified once.
+    /// The verified tokens. A signature stays valid, so each token is verified once.
     verified: Mutex<HashMap<Bytes, Arc<Chain>>>,
 }
 
 impl Authority {
-    /// Judges by this configuration.
+    /// Returns a value that applies this configuration.
     pub fn new(capabilities: Capabilities) -> Self {
         Self { capabilities, verified: Mutex::default() }
     }
 
-    /// Whether a caller with this token, or without one, may do `action` with a topic.
+    /// Checks that a caller with this token, or without one, may do `action` on a topic.
     pub fn authorize(
         &self,
         channel: &str,

@@ -1,9 +1,9 @@
-//! One telemetry event for each publication, on every node that has a handler, with the number
-//! of processes that get the message at all gateways.
+//! One telemetry event for each publication, on every node with a handler, with the number of
+//! processes that receive the message at all gateways.
 //!
-//! A gateway knows what it hands out itself; what others hand out it asks them, several
-//! publications in one question, and only while somebody listens. Whoever has listeners of its
-//! own is told the event, so that it does not matter at which gateway a message is published.
+//! A gateway knows its own recipients. It asks the other gateways for theirs, with several
+//! publications in one question, and only while there is a listener. Gateways with listeners of
+//! their own are sent the event, so it does not matter at which gateway a message is published.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,22 +20,22 @@ use super::gateway::Gateway;
 use super::message::RelayMessage;
 use crate::observe::telemetry::{Event, Telemetry};
 
-/// Publications that wait to be counted. Events of further ones are dropped, as are those for which
-/// the lane of events is full.
+/// The number of publications that wait to be counted. Events of further publications are dropped,
+/// as are those for which the lane of events is full.
 const QUEUED: usize = 4096;
-/// Publications that are asked for in one message.
+/// The number of publications in one question.
 const AT_A_TIME: usize = 256;
-/// How long other gateways have to count. Those that do not answer count nothing.
+/// The time within which other gateways must count. Those that do not answer are counted as zero.
 const COUNTED_WITHIN: Duration = Duration::from_secs(1);
 
-/// A message was published: where, and how many processes get it.
+/// A publication, and the number of processes that receive it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Broadcast {
     /// The channel.
     pub channel: String,
     /// The topic.
     pub topic: Vec<u8>,
-    /// The processes that are sent the message, as far as they are known to whoever says so.
+    /// The number of processes that are sent the message, as far as the sender of this value knows.
     pub recipients: u64,
 }
 
@@ -43,14 +43,14 @@ pub struct Broadcast {
 pub struct Broadcasts {
     telemetry: Arc<Telemetry>,
     queue: mpsc::Sender<Broadcast>,
-    /// Locked by whoever runs [`Broadcasts::run`].
+    /// Locked by the task that runs [`Broadcasts::run`].
     queued: tokio::sync::Mutex<mpsc::Receiver<Broadcast>>,
     counting: Mutex<HashMap<u64, oneshot::Sender<Vec<u64>>>>,
     last_number: AtomicU64,
 }
 
 impl Broadcasts {
-    /// Events for the listeners of `telemetry`.
+    /// Returns a value that sends events to the listeners of `telemetry`.
     pub fn new(telemetry: Arc<Telemetry>) -> Self {
         let (queue, queued) = mpsc::channel(QUEUED);
         Self {
@@ -62,27 +62,27 @@ impl Broadcasts {
         }
     }
 
-    /// Whether anybody listens, here or at one of these gateways.
+    /// Returns whether there is a listener, at this gateway or at one of `gateways`.
     pub fn wanted(&self, gateways: &[Arc<Gateway>]) -> bool {
         self.is_heard_here() || gateways.iter().any(|gateway| gateway.listens())
     }
 
-    /// Whether anybody listens here.
+    /// Returns whether there is a listener at this gateway.
     pub fn is_heard_here(&self) -> bool {
         self.telemetry.wants(Event::Broadcast)
     }
 
-    /// A message was published here.
+    /// Queues the event of a message that was published at this gateway.
     pub fn published(&self, broadcast: Broadcast, gateways: &[Arc<Gateway>]) {
         if gateways.is_empty() {
             self.emit(&broadcast);
         } else {
-            // A full queue drops it, as the lane of events would.
+            // A full queue drops the event, as the lane of events would.
             let _ = self.queue.try_send(broadcast);
         }
     }
 
-    /// Tells the listeners here.
+    /// Sends the event to the listeners at this gateway.
     pub fn emit(&self, broadcast: &Broadcast) {
         self.telemetry.emit(Event::Broadcast, |out| {
             encode::map(out, 1);
@@ -96,16 +96,16 @@ impl Broadcasts {
         });
     }
 
-    /// Another gateway has counted.
+    /// Handles the counts of another gateway.
     pub fn counted(&self, number: u64, counts: Vec<u64>) {
         if let Some(waits) = self.counting.lock().remove(&number) {
-            // Whoever asked may have given up.
+            // The task that asked may have stopped waiting.
             let _ = waits.send(counts);
         }
     }
 
-    /// Has what is published here counted by all `gateways`, and tells whoever listens. For as long
-    /// as it is polled.
+    /// Has all `gateways` count the recipients of messages that are published here, and sends the
+    /// events to the listeners, for as long as it is polled.
     pub async fn run(&self, gateways: impl Fn() -> Vec<Arc<Gateway>>) {
         let mut queued = self.queued.lock().await;
         let mut batch = Vec::new();

@@ -1,4 +1,5 @@
-//! Another gateway, as channels see it: who takes its messages, and what it was told.
+//! Another gateway from the channels' point of view: the process that receives its messages, and
+//! what it was told.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,76 +16,79 @@ use super::message::{self, RelayMessage};
 use crate::registry::replica::NodeId;
 use crate::transport::peers::PeerRef;
 
-/// Topics that are told in one message.
+/// The number of topics in one message.
 pub const TOPICS_AT_A_TIME: usize = 4096;
-/// How long a subscriber waits for the other gateways to know.
+/// The time for which a subscriber waits until the other gateways know its topic.
 const KNOWN_WITHIN: Duration = Duration::from_secs(1);
 
-/// Another gateway, as channels see it.
+/// Another gateway from the channels' point of view.
 pub struct Gateway {
     connection: Arc<Connection>,
-    /// The member it is.
+    /// The id of the gateway as a member.
     id: NodeId,
     peer: PeerRef,
-    /// Its process that takes messages.
+    /// The process of the gateway that receives messages.
     taker: LocalPid,
     told: Mutex<u64>,
     known: watch::Sender<u64>,
-    /// Handlers of nodes there want to hear of publications.
+    /// Whether nodes there have handlers for publications.
     listens: AtomicBool,
 }
 
 impl Gateway {
-    /// The gateway at the other end of `connection`, whose process `taker` takes messages.
+    /// Returns the gateway at the other end of `connection`, whose process `taker` receives
+    /// messages.
     pub fn new(connection: Arc<Connection>, id: NodeId, peer: PeerRef, taker: LocalPid) -> Self {
         let (told, known) = (Mutex::new(0), watch::Sender::new(0));
         Self { connection, id, peer, taker, told, known, listens: AtomicBool::new(false) }
     }
 
-    /// The member it is.
+    /// Returns the id of the gateway as a member.
     pub fn id(&self) -> NodeId {
         self.id
     }
 
-    /// The node of the gateway.
+    /// Returns the node of the gateway.
     pub fn peer(&self) -> &PeerRef {
         &self.peer
     }
 
-    /// Its process that takes messages.
+    /// Returns the process of the gateway that receives messages.
     pub fn taker(&self) -> LocalPid {
         self.taker
     }
 
-    /// The connection to it.
+    /// Returns the connection to the gateway.
     pub fn connection(&self) -> &Arc<Connection> {
         &self.connection
     }
 
-    /// Whether handlers of nodes there want to hear of publications.
+    /// Returns whether nodes there have handlers for publications.
     pub fn listens(&self) -> bool {
         self.listens.load(Ordering::Relaxed)
     }
 
-    /// Takes note of whether they do.
+    /// Records whether nodes there have handlers for publications.
     pub fn set_listens(&self, listens: bool) {
         self.listens.store(listens, Ordering::Relaxed);
     }
 
-    /// Sends it a message of the relay protocol.
+    /// Sends a message of the relay protocol to the gateway.
     pub fn say(&self, message: &RelayMessage) {
         message::send(&self.connection, message);
     }
 
-    /// It knows what it was told up to `number`.
+    /// Records that the gateway has acknowledged all messages up to `number`.
     pub fn acknowledged(&self, number: u64) {
         self.known.send_replace(number);
     }
 
-    /// Tells which `topics` of a channel are wanted; the number to wait for.
-    /// The caller holds the channel's lock, so that this is told in the order of the changes.
+    /// Announces the desired `topics` of a channel. Returns the number whose acknowledgement is to
+    /// be awaited. The caller must hold the lock of the channel, so that announcements are sent in
+    /// the order of the changes.
     pub fn wants(&self, channel: &str, topics: Vec<Vec<u8>>, alone: bool) -> u64 {
-        // Channels tell at the same time: the numbers leave in their order.
+        // Several channels announce topics concurrently, and the numbers must be sent in their
+        // order.
         let mut told = self.told.lock();
         *told += 1;
         let (number, channel) = (*told, channel.to_owned());
@@ -92,8 +96,9 @@ impl Gateway {
         number
     }
 
-    /// Tells that the subscription of a process was ended; the number to wait for. Under the
-    /// channel's lock, as [`Gateway::wants`].
+    /// Announces that the subscription of a process was ended. Returns the number whose
+    /// acknowledgement is to be awaited. The caller must hold the lock of the channel, as for
+    /// [`Gateway::wants`].
     pub fn ended(&self, channel: &str, ending: &Ending<'_>) -> u64 {
         let mut told = self.told.lock();
         *told += 1;
@@ -108,12 +113,13 @@ impl Gateway {
         *told
     }
 
-    /// Tells that a topic is not wanted any more; under the channel's lock.
+    /// Announces that a topic is no longer desired. The caller must hold the lock of the channel.
     pub fn gone(&self, channel: &str, topic: &[u8]) {
         self.say(&RelayMessage::Gone { channel: channel.to_owned(), topic: topic.to_vec() });
     }
 
-    /// Waits until what was told up to `number` is known there; false if it never will be.
+    /// Waits until the gateway has acknowledged everything up to `number`. Returns false if it
+    /// never will.
     pub async fn has_heard(&self, number: u64) -> bool {
         while *self.known.borrow() < number {
             if self.connection.is_closed() {
@@ -124,27 +130,28 @@ impl Gateway {
         true
     }
 
-    /// Waits until what was told up to `number` is known there, or the time is up.
+    /// Waits until the gateway has acknowledged everything up to `number`, or until the time is
+    /// over.
     async fn knows(&self, number: u64, until: Instant) {
         let mut known = self.known.subscribe();
         let _ = timeout_at(until, known.wait_for(|known| *known >= number)).await;
     }
 
-    /// Sends a message for its subscribers.
+    /// Sends a message for the subscribers of the gateway.
     pub fn send(&self, lane: Lane, payload: &Payload) {
         self.connection.send(lane, self.taker, payload);
     }
 
-    /// Whether this is the gateway at the other end of `connection`.
+    /// Returns whether this is the gateway at the other end of `connection`.
     pub fn is_at(&self, connection: &Arc<Connection>) -> bool {
         Arc::ptr_eq(&self.connection, connection)
     }
 }
 
-/// Up to which number which gateways were told.
+/// Gateways, each with the number up to which it was told.
 pub type Told = Vec<(Arc<Gateway>, u64)>;
 
-/// Waits until each of the gateways knows what it was told, or cannot soon.
+/// Waits until each gateway has acknowledged what it was told, or cannot do so in time.
 pub async fn known(told: Told) {
     let until = Instant::now() + KNOWN_WITHIN;
     for (gateway, number) in told {

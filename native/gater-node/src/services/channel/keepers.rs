@@ -1,13 +1,13 @@
-//! Who keeps subscriptions alive, and which subscriptions somebody has ended.
+//! The relays that keep subscriptions, and the subscriptions that were ended.
 //!
-//! The relay of a shim keeps subscriptions: its own, which stands for the processes of its node,
-//! and those of processes on nodes without a shim. It makes them again after every loss. So whoever
-//! ends the subscription of a process, the relays that keep it are told, and an ending is
-//! remembered for those that are away.
+//! The relay of a shim keeps subscriptions: its own, which represents the processes of its node,
+//! and those of processes on nodes without a shim. It repeats them after every loss. When any
+//! process ends a subscription, the relays that keep it are therefore told, and the ending is
+//! remembered for relays that are disconnected.
 //!
 //! Every ending and every kept subscription has a stamp, in microseconds of Unix time and greater
-//! than all stamps that were seen before. A subscription that is made again names its stamp: it
-//! stays ended if the ending is the later one.
+//! than all earlier stamps. A repeated subscription contains its stamp, and stays ended if the
+//! ending is later.
 
 use std::collections::BTreeSet;
 
@@ -17,69 +17,72 @@ use gater_term::{LocalPid, Pid};
 
 use crate::transport::peers::PeerRef;
 
-/// Endings of one channel that are remembered. The oldest are forgotten first.
+/// The greatest number of endings of one channel that are remembered. The oldest are forgotten
+/// first.
 const MAX_ENDED: usize = 10_000;
-/// Relays that keep the same subscription. Further ones are not told of its end.
+/// The greatest number of relays that keep the same subscription. Further relays are not told of
+/// its end.
 const MAX_KEEPERS: usize = 16;
-/// How far a stamp may be ahead of this gateway's clock, in microseconds: gateways' clocks differ,
-/// and nobody is to move them to the end of time.
+/// The greatest difference in microseconds by which a stamp may be ahead of this gateway's clock.
+/// The clocks of gateways differ, but no gateway may move the stamps far into the future.
 const MAX_AHEAD: u64 = 3_600_000_000;
 
 /// A relay that keeps a subscription.
 #[derive(Debug, Clone)]
 pub struct Keeper {
-    /// The incarnation of the node it is on.
+    /// The incarnation of its node.
     pub peer: PeerRef,
-    /// The relay's process.
+    /// The process of the relay.
     pub relay: LocalPid,
-    /// The latest stamp that the subscription, or the relay, is known to have; 0 if it is new.
+    /// The latest known stamp of the subscription or of the relay; 0 if it is new.
     pub stamp: u64,
 }
 
-/// The relays of a channel, what they keep, and what was ended.
+/// The relays of a channel, the subscriptions that they keep, and the subscriptions that were
+/// ended.
 #[derive(Debug, Default)]
 pub struct Keepers {
     relays: HashMap<PeerRef, LocalPid>,
     /// The nodes whose relays keep the subscriptions of a process of another node.
     kept: HashMap<(PeerRef, LocalPid), HashMap<Topic, Vec<PeerRef>>>,
-    /// The processes that relays hand out a topic to, where it is not one.
+    /// The number of processes to which relays pass a topic on, where it is not one.
     weights: HashMap<PeerRef, HashMap<Topic, u32>>,
     ended: HashMap<Topic, HashMap<Pid, u64>>,
-    /// The same as `ended`, the oldest first.
+    /// The entries of `ended`, the oldest first.
     by_age: BTreeSet<(u64, Topic, Pid)>,
     last_stamp: u64,
 }
 
 impl Keepers {
-    /// Takes over what a relay says of itself.
+    /// Records the introduction of a relay.
     pub fn announce(&mut self, keeper: &Keeper, now_micros: u64) {
         self.observe(keeper.stamp, now_micros);
         self.relays.insert(keeper.peer.clone(), keeper.relay);
     }
 
-    /// A stamp that is greater than all before.
+    /// Returns a stamp that is greater than all earlier ones.
     pub fn stamp(&mut self, now_micros: u64) -> u64 {
         self.last_stamp = now_micros.max(self.last_stamp.saturating_add(1));
         self.last_stamp
     }
 
-    /// Takes note of a stamp from elsewhere: the next ones here are greater.
+    /// Records a stamp of another gateway or relay, so that later stamps are greater.
     pub fn observe(&mut self, stamp: u64, now_micros: u64) {
         let believable = stamp.min(now_micros.saturating_add(MAX_AHEAD));
         self.last_stamp = self.last_stamp.max(believable);
     }
 
-    /// The relay of a node, if that has made itself known.
+    /// Returns the relay of a node, if it has introduced itself.
     pub fn relay(&self, peer: &PeerRef) -> Option<LocalPid> {
         self.relays.get(peer).copied()
     }
 
-    /// Whether the process is the relay of its node.
+    /// Returns whether the process is the relay of its node.
     pub fn is_relay(&self, peer: &PeerRef, local: LocalPid) -> bool {
         self.relays.get(peer) == Some(&local)
     }
 
-    /// The relay of `keeper` keeps the subscription of a process of another node.
+    /// Records that the relay of `keeper` keeps the subscription of a process of another node.
     pub fn keep(&mut self, topic: &Topic, process: (PeerRef, LocalPid), keeper: &PeerRef) {
         let keepers = self.kept.entry(process).or_default().entry(topic.clone()).or_default();
         if keepers.len() < MAX_KEEPERS && !keepers.contains(keeper) {
@@ -87,7 +90,7 @@ impl Keepers {
         }
     }
 
-    /// The relay of a node hands out a topic to so many processes.
+    /// Records the number of processes to which the relay of a node passes a topic on.
     pub fn weigh(&mut self, topic: &Topic, peer: &PeerRef, processes: u32) {
         if processes != 1 {
             self.weights.entry(peer.clone()).or_default().insert(topic.clone(), processes);
@@ -99,7 +102,8 @@ impl Keepers {
         }
     }
 
-    /// The relay of a node, and to how many processes it hands out a topic, if that is not one.
+    /// Returns the relay of a node and the number of processes to which it passes a topic on, if
+    /// that is not one.
     pub fn weight(&self, topic: &[u8], peer: &PeerRef) -> Option<(LocalPid, u32)> {
         let processes = *self.weights.get(peer)?.get(topic)?;
         Some((*self.relays.get(peer)?, processes))
@@ -123,13 +127,13 @@ impl Keepers {
         }
     }
 
-    /// Whether the subscription of a process was ended after `stamp`.
+    /// Returns whether the subscription of a process was ended after `stamp`.
     pub fn ended_after(&self, topic: &Topic, pid: &Pid, stamp: u64) -> bool {
         let of_topic = self.ended.get(topic);
         of_topic.and_then(|pids| pids.get(pid)).is_some_and(|ended| *ended > stamp)
     }
 
-    /// The processes of a node whose subscriptions to a topic were ended, with the stamps.
+    /// Returns the processes of a node whose subscriptions to a topic were ended, with the stamps.
     pub fn ended_on(&self, topic: &Topic, peer: &PeerRef) -> Vec<(Pid, u64)> {
         let of_topic = self.ended.get(topic).into_iter().flatten();
         of_topic
@@ -138,8 +142,8 @@ impl Keepers {
             .collect()
     }
 
-    /// The relays that are to be told of the end of a subscription: those that keep it, and that
-    /// of the process's own node. The former keep it no more.
+    /// Returns the relays that have to be told of the end of a subscription: those that keep it,
+    /// which stop doing so, and that of the process's own node.
     pub fn tell(&mut self, topic: &Topic, peer: &PeerRef, local: LocalPid) -> Vec<Keeper> {
         let process = (peer.clone(), local);
         let mut nodes = Vec::new();
@@ -159,7 +163,7 @@ impl Keepers {
             .collect()
     }
 
-    /// A process is gone.
+    /// Removes a process that has ended.
     pub fn remove_process(&mut self, peer: &PeerRef, local: LocalPid) {
         self.kept.remove(&(peer.clone(), local));
         if self.is_relay(peer, local) {
@@ -168,7 +172,7 @@ impl Keepers {
         }
     }
 
-    /// All processes of a node's incarnation are gone.
+    /// Removes all processes of an incarnation of a node.
     pub fn remove_peer(&mut self, peer: &PeerRef) {
         self.relays.remove(peer);
         self.weights.remove(peer);

@@ -4,13 +4,13 @@ use foldhash::HashMap;
 use gater_core::channel::Topic;
 use gater_dist::Payload;
 
-/// Topics whose last message is kept at a time.
+/// The greatest number of topics whose last message is kept.
 const MAX_TOPICS: usize = 10_000;
-/// Bytes of last messages that are kept at a time.
+/// The greatest number of bytes of last messages that are kept.
 const MAX_BYTES: usize = 64 << 20;
 
-/// Last messages by topic, bounded in number and bytes. When a bound is
-/// reached, the topic that was written longest ago is forgotten.
+/// The last messages by topic, bounded in number and bytes. When a bound is reached, the topic that
+/// was written longest ago is forgotten.
 #[derive(Default)]
 pub struct LastValues {
     by_topic: HashMap<Topic, Last>,
@@ -21,25 +21,25 @@ pub struct LastValues {
 
 /// The last message of a topic.
 struct Last {
-    /// Its place in the order of all of them.
+    /// The position in the order of all messages.
     age: u64,
-    /// When it was published, in Unix milliseconds.
+    /// The time of publication in Unix milliseconds.
     at: u64,
     payload: Payload,
 }
 
 impl LastValues {
-    /// The last message of a topic.
+    /// Returns the last message of a topic.
     pub fn get(&self, topic: &[u8]) -> Option<Payload> {
         self.by_topic.get(topic).map(|last| last.payload.clone())
     }
 
-    /// When the last message of a topic was published, in Unix milliseconds.
+    /// Returns the time at which the last message of a topic was published, in Unix milliseconds.
     pub fn published(&self, topic: &[u8]) -> Option<u64> {
         self.by_topic.get(topic).map(|last| last.at)
     }
 
-    /// Calls `each` with every message and when it was published, the oldest first.
+    /// Calls `each` with every message and its time of publication, the oldest first.
     pub fn each(&self, mut each: impl FnMut(u64, &Payload)) {
         for last in self.by_age.values().filter_map(|topic| self.by_topic.get(topic.as_bytes())) {
             each(last.at, &last.payload);

@@ -1,4 +1,4 @@
-//! One channel: subscriptions, and the way of a published message.
+//! One channel: its subscriptions, and the delivery of published messages.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,17 +23,19 @@ use crate::observe::traffic::Traffic;
 use crate::services::secret::Secret;
 use crate::transport::peers::{Interest, PeerRef, Peers};
 
-/// Topics whose rate is remembered per channel; the idlest go first.
+/// The greatest number of topics per channel whose rate is remembered; the least recently used are
+/// forgotten first.
 const MAX_RATED_TOPICS: usize = 100_000;
 
-/// Subscriptions of one channel, some 100 bytes each.
+/// The greatest number of subscriptions of one channel, about 100 bytes each.
 const MAX_SUBSCRIPTIONS: usize = 4_000_000;
 
-/// Subscriptions of those who have gone that are ended while everybody else waits for the table:
-/// about a millisecond.
+/// The number of subscriptions of ended processes that are removed while other tasks wait for the
+/// table, which takes about a millisecond.
 const ENDED_AT_A_TIME: usize = 1024;
 
-/// What it costs to hand a message out to a node, and to each subscriber there: it is put into
+/// The cost of delivering a message to a node, and to each subscriber there: the message is written
+/// into frames, or the number of the subscriber is copied.
 /// frames at once, or its number is copied.
 const NODE: usize = 300;
 const SUBSCRIBER: usize = 10;
@@ -43,7 +45,7 @@ pub struct Channel {
     name: Atom,
     policy: Policy,
     drops: Arc<Drops>,
-    /// `{channel_message, Channel, ` without what follows: the same for every message.
+    /// The start of every message, `{channel_message, Channel, `.
     prefix: Arc<Prefix>,
     table: RwLock<Table>,
     limiter: Option<Mutex<RateLimiter>>,
@@ -51,28 +53,29 @@ pub struct Channel {
     last: Option<Mutex<LastValues>>,
 }
 
-/// Who is to get messages.
+/// The receivers of messages.
 #[derive(Default)]
 struct Table {
-    /// Processes, and for other gateways the process there that takes messages for theirs.
+    /// The subscribed processes, and for each other gateway the process that receives messages for
+    /// its subscribers.
     subscribers: Subscribers<PeerRef>,
-    /// The other gateways that are connected.
+    /// The connected other gateways.
     gateways: Vec<Arc<Gateway>>,
-    /// Processes that are about to be subscribed, by topic.
+    /// The processes that are about to be subscribed, by topic.
     expected: HashMap<Topic, Vec<Expected>>,
     last_ticket: u64,
-    /// Whether subscriptions of those who have gone are being ended.
+    /// Whether subscriptions of ended processes are being removed.
     ending: bool,
-    /// Who makes which subscriptions again, and which of them have ended.
+    /// The relays that keep subscriptions, and the subscriptions that were ended.
     keepers: Keepers,
 }
 
-/// What another gateway is still to be told of a channel.
+/// The state of a channel that another gateway still has to be told.
 #[derive(Default)]
 pub struct Introduction {
-    /// Topics that are wanted here.
+    /// The topics that are desired at this gateway.
     pub topics: Vec<Topic>,
-    /// Last messages, and when they were published.
+    /// The last messages with their times of publication.
     pub last: Vec<(u64, Payload)>,
 }
 
@@ -84,7 +87,7 @@ struct Expected {
 }
 
 impl Table {
-    /// Whether a process that is not of another gateway is subscribed.
+    /// Returns whether a process that does not belong to another gateway is subscribed.
     fn has_own(&self, topic: &[u8]) -> bool {
         self.subscribers.get(topic).any(|(peer, _)| !peer.is_gateway())
     }
@@ -93,7 +96,7 @@ impl Table {
         self.has_own(topic) || self.expected.contains_key(topic)
     }
 
-    /// Those that `are` it are not about to be subscribed any more; whether there were any.
+    /// Removes the expected subscriptions for which `are` is true. Returns whether there were any.
     fn no_more(&mut self, topic: &[u8], are: impl Fn(&Expected) -> bool) -> bool {
         let Some(expected) = self.expected.get_mut(topic) else { return false };
         let before = expected.len();
@@ -106,18 +109,18 @@ impl Table {
     }
 }
 
-/// Which subscribers a publication is for.
+/// The subscribers that a publication is for.
 #[derive(Clone, Copy)]
 pub enum Audience<'a> {
-    /// All of them.
+    /// All subscribers.
     All,
-    /// All but those that the relay of the node at this connection hands out to: the publisher
-    /// has sent it to them itself.
+    /// All subscribers except those of the relay of the node at this connection, to which the
+    /// publisher itself has sent the message.
     Elsewhere(&'a Connection),
 }
 
 impl Audience<'_> {
-    /// Whether the relay of the node that `link` leads to needs no copy.
+    /// Returns whether the relay of the node at `link` needs no copy.
     fn has_served(self, link: &Arc<Connection>) -> bool {
         match self {
             Self::All => false,
@@ -126,17 +129,17 @@ impl Audience<'_> {
     }
 }
 
-/// Why a process was not subscribed.
+/// The reason why a process was not subscribed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotSubscribed {
-    /// The channel has as many subscriptions as it may.
+    /// The channel has the greatest number of subscriptions.
     TooMany,
-    /// The subscription is one that was ended since it was made, or while it waited.
+    /// The subscription was ended after it was made, or while it waited.
     Ended,
 }
 
 impl NotSubscribed {
-    /// The reason as callers see it in `{error, Reason}`.
+    /// Returns the reason as callers see it in `{error, Reason}`.
     pub fn as_atom(self) -> &'static str {
         match self {
             Self::TooMany => "overloaded",
@@ -145,21 +148,22 @@ impl NotSubscribed {
     }
 }
 
-/// Why a message was not published, or a process not subscribed for want of a capability.
+/// The reason why a message was not published, or a process not subscribed because of its
+/// capability.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// The topic's rate is used up.
+    /// The rate of the topic is exhausted.
     RateLimited,
-    /// The channel takes signed messages only.
+    /// The channel accepts signed messages only.
     SignatureRequired,
-    /// The signature is there but does not hold.
+    /// The signature is not valid.
     Signature(sign::VerifyError),
-    /// The capability token is missing, or does not allow it.
+    /// The capability token is missing or does not allow the request.
     Unauthorized(Unauthorized),
 }
 
 impl Refusal {
-    /// The reason as callers see it in `{error, Reason}`.
+    /// Returns the reason as callers see it in `{error, Reason}`.
     pub fn as_atom(&self) -> &'static str {
         match self {
             Self::RateLimited => "rate_limited",
@@ -171,7 +175,7 @@ impl Refusal {
 }
 
 impl Channel {
-    /// A channel without subscribers; `tag` is the first element of its messages.
+    /// Returns a channel without subscribers. `tag` is the first element of its messages.
     pub fn new(tag: &Atom, name: Atom, policy: Policy, drops: Arc<Drops>) -> Self {
         Self {
             prefix: Arc::new(Prefix::tuple(4, &[tag.clone(), name.clone()])),
@@ -187,31 +191,32 @@ impl Channel {
         }
     }
 
-    /// The registered name of the channel, as an atom.
+    /// Returns the registered name of the channel, as an atom.
     pub fn atom(&self) -> &Atom {
         &self.name
     }
 
-    /// The registered name of the channel.
+    /// Returns the registered name of the channel.
     pub fn name(&self) -> &str {
         self.name.as_str()
     }
 
-    /// Priority, rate and signature rule.
+    /// Returns the priority, the rate and the signature rule of the channel.
     pub fn policy(&self) -> &Policy {
         &self.policy
     }
 
-    /// A process is about to be subscribed: the other gateways are told, if they do not know
-    /// that the topic is wanted. Gives a ticket for [`Channel::subscribe`] and what they were told;
-    /// or nothing if there is nobody to tell, unless the subscription `waits` for something else.
+    /// Prepares the subscription of a process: the topic is announced to the other gateways that do
+    /// not know it to be desired. Returns a ticket for [`Channel::subscribe`] and the
+    /// announcements, or `None` if there are none, unless the subscription `waits` for something
+    /// else.
     pub fn expect(
         &self,
         topic: &Topic,
         (peer, local): (&PeerRef, LocalPid),
         waits: bool,
     ) -> Option<(u64, Told)> {
-        // Channels with last messages get every message.
+        // Channels that keep last messages receive every message anyway.
         let untold = |table: &Table| {
             self.last.is_none() && !table.gateways.is_empty() && !table.has_own(topic.as_bytes())
         };
@@ -236,16 +241,16 @@ impl Channel {
         gateway.wants(self.name(), vec![topic.as_bytes().to_vec()], false)
     }
 
-    /// Subscribes a process, and has it acknowledged. On channels that keep the last
-    /// message of a topic, a process that was not subscribed is sent that then.
+    /// Subscribes a process and acknowledges the subscription. On channels that keep the last
+    /// message of a topic, a process that was not subscribed before then receives that message.
     ///
-    /// No message is published on the channel meanwhile: what is sent is older than all
-    /// that follows, and is not sent twice. One with a `ticket` that was unsubscribed since stays
-    /// so.
+    /// No message is published on the channel during the call, so the last message is older than
+    /// all messages that follow, and is not sent twice. A subscription with a `ticket` that was
+    /// ended in the meantime is not made.
     ///
     /// A subscription with a `keeper` is acknowledged with a stamp, and refused if it was ended
-    /// after the stamp that the keeper knows. A relay that subscribes itself is told which
-    /// subscriptions of processes of its node have been ended meanwhile.
+    /// after the stamp that the keeper knows. A relay that subscribes itself is told of the
+    /// subscriptions of processes of its node that were ended in the meantime.
     pub fn subscribe(
         &self,
         peers: &Peers,
@@ -255,8 +260,8 @@ impl Channel {
         keeper: Option<&Keeper>,
         acknowledge: impl FnOnce(u64),
     ) -> Result<(), NotSubscribed> {
-        // Table and watch change under one lock: a subscribe and an unsubscribe of
-        // the same process must not cross between the two.
+        // The table and the watch change under one lock, so that a subscribe and an unsubscribe of
+        // the same process cannot interleave between the two.
         let mut table = self.table.write();
         if let Some(ticket) = ticket
             && !table.no_more(topic.as_bytes(), |process| process.ticket == ticket)
@@ -310,11 +315,11 @@ impl Channel {
         Ok(())
     }
 
-    /// Ends the subscription of a process, whoever makes it and wherever: the relays that keep it
-    /// are told, and so are the other gateways. Gives the stamp of the ending, and what the others
-    /// were told.
+    /// Ends the subscription of a process, whichever process made it and at whichever gateway. The
+    /// relays that keep it and the other gateways are told. Returns the stamp of the ending and the
+    /// announcements to the other gateways.
     ///
-    /// `by` is the relay that asks, if one does: it has ended what it keeps itself.
+    /// `by` is the relay that requests this, if one does, which has ended the subscription itself.
     pub fn end(&self, peers: &Peers, topic: &Topic, pid: &Pid, by: Option<&Keeper>) -> (u64, Told) {
         let mut table = self.table.write();
         let now = clock::unix_micros();
@@ -336,14 +341,14 @@ impl Channel {
         (stamp, told)
     }
 
-    /// Ends the subscription of a process at this gateway and nowhere else: its relay has gone over
-    /// to another gateway.
+    /// Ends the subscription of a process at this gateway alone, because its relay has changed to
+    /// another gateway.
     pub fn forget(&self, peers: &Peers, topic: &Topic, pid: &Pid) {
         let Some(peer) = peers.find(pid) else { return };
         self.take_out(&mut self.table.write(), peers, topic.as_bytes(), (&peer, pid.into()));
     }
 
-    /// Another gateway has ended the subscription of a process.
+    /// Handles the end of a subscription at another gateway.
     pub fn ended_elsewhere(&self, peers: &Peers, end: &Ending<'_>) {
         let mut table = self.table.write();
         table.keepers.observe(end.stamp, clock::unix_micros());
@@ -359,7 +364,8 @@ impl Channel {
         self.take_out(table, peers, topic.as_bytes(), (&peer, pid.into()));
         for keeper in table.keepers.tell(topic, &peer, pid.into()) {
             let asks = by.is_some_and(|by| by.peer == keeper.peer);
-            // What a relay ends for a process of its own node is ended there already.
+            // A subscription that a relay ends for a process of its own node is already ended
+            // there.
             if !asks && (remember || keeper.peer != peer) {
                 tell_ended(&keeper, topic, pid, stamp);
             }
@@ -386,8 +392,8 @@ impl Channel {
         }
     }
 
-    /// Another gateway is connected. It is told what is wanted here, as far as that goes in one
-    /// part, and all that changes from now on; what is left to be told is given back.
+    /// Adds another gateway. It is told the desired topics, as far as they fit into one part, and
+    /// all later changes. Returns the state that it still has to be told.
     pub fn attach(&self, gateway: &Arc<Gateway>) -> Introduction {
         let mut table = self.table.write();
         table.gateways.push(gateway.clone());
@@ -408,20 +414,21 @@ impl Channel {
         left
     }
 
-    /// Tells `gateway` that these topics are wanted, too, as far as they still are. The number
-    /// to wait for.
+    /// Announces these topics to `gateway`, as far as they are still desired. Returns the number
+    /// whose acknowledgement is to be awaited.
     pub fn tell_of(&self, gateway: &Gateway, topics: &[Topic]) -> u64 {
         let table = self.table.read();
         let topics = topics.iter().map(Topic::as_bytes).filter(|topic| table.wants(topic));
         gateway.wants(self.name(), topics.map(<[u8]>::to_vec).collect(), false)
     }
 
-    /// Another gateway's connection is gone.
+    /// Removes another gateway whose connection has ended.
     pub fn detach(&self, connection: &Arc<Connection>) {
         self.table.write().gateways.retain(|gateway| !gateway.is_at(connection));
     }
 
-    /// The gateway `peer` wants `topics` as well, or `alone`. Its process `taker` gets them.
+    /// Handles the announcement that the gateway `peer` desires `topics`, or with `alone` only
+    /// these. Its process `taker` receives their messages.
     pub fn wanted(
         self: &Arc<Self>,
         peer: &PeerRef,
@@ -446,12 +453,12 @@ impl Channel {
         }
     }
 
-    /// The gateway `peer` does not want a topic any more.
+    /// Handles the announcement that the gateway `peer` no longer desires a topic.
     pub fn unwanted(&self, peer: &PeerRef, taker: LocalPid, topic: &[u8]) {
         self.table.write().subscribers.unsubscribe(topic, peer, taker);
     }
 
-    /// A message that was published at another gateway: for the processes that are subscribed here.
+    /// Delivers a message that was published at another gateway to the subscribers of this gateway.
     pub fn relay(&self, from: &Gateway, topic: &[u8], term: &Bytes) {
         let payload = self.payload(topic, term);
         {
@@ -483,7 +490,7 @@ impl Channel {
         }
     }
 
-    /// Another gateway knows this as the last message of a topic, published `at`.
+    /// Records the last message of a topic, published `at`, that another gateway knows.
     pub fn last_was(&self, topic: &[u8], at: u64, term: &Bytes) {
         if let Some(last) = &self.last
             && Topic::check(topic).is_ok()
@@ -496,12 +503,13 @@ impl Channel {
         }
     }
 
-    /// The number of processes that are subscribed to a topic at this gateway, and of gateways.
+    /// Returns the number of processes that are subscribed to a topic at this gateway, and of
+    /// gateways.
     pub fn count(&self, topic: &[u8]) -> usize {
         self.table.read().subscribers.get(topic).map(|(_, locals)| locals.len()).sum()
     }
 
-    /// The processes that are subscribed to a topic at this gateway.
+    /// Returns the processes that are subscribed to a topic at this gateway.
     pub fn subscribers(&self, topic: &[u8]) -> Vec<Pid> {
         let table = self.table.read();
         table
@@ -512,25 +520,26 @@ impl Channel {
             .collect()
     }
 
-    /// What passes through it.
+    /// Returns the counts of the channel's messages.
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
     }
 
-    /// The number of topics that have subscribers.
+    /// Returns the number of topics that have subscribers.
     pub fn topics(&self) -> usize {
         self.table.read().subscribers.topics()
     }
 
-    /// The nodes that have subscribers: how many subscriptions, of how many processes.
+    /// Returns the nodes with subscribers, and for each the numbers of subscriptions and of
+    /// processes.
     pub fn nodes(&self) -> Vec<(PeerRef, usize, usize)> {
         let table = self.table.read();
         let nodes = table.subscribers.peers();
         nodes.map(|(peer, topics, processes)| (peer.clone(), topics, processes)).collect()
     }
 
-    /// The number of processes that are subscribed to a topic here, and `limit` of them: the node,
-    /// the process, and how many processes get the messages by way of it.
+    /// Returns the number of processes that are subscribed to a topic here, and `limit` of them:
+    /// the node, the process, and the number of processes that receive messages through it.
     pub fn topic_subscribers(
         &self,
         topic: &[u8],
@@ -549,12 +558,12 @@ impl Channel {
         (total, each.take(limit).collect())
     }
 
-    /// The number of subscriptions, those of other gateways counted as one a topic.
+    /// Returns the number of subscriptions. Those of another gateway to one topic count as one.
     pub fn subscriptions(&self) -> usize {
         self.table.read().subscribers.len()
     }
 
-    /// A process is gone.
+    /// Removes a process that has ended.
     pub fn remove_process(self: &Arc<Self>, peer: &PeerRef, local: LocalPid) {
         let mut table = self.table.write();
         table.keepers.remove_process(peer, local);
@@ -563,7 +572,7 @@ impl Channel {
         }
     }
 
-    /// All processes of a node's incarnation are gone.
+    /// Removes all processes of an incarnation of a node.
     pub fn remove_peer(self: &Arc<Self>, peer: &PeerRef) {
         let mut table = self.table.write();
         table.keepers.remove_peer(peer);
@@ -572,8 +581,8 @@ impl Channel {
         }
     }
 
-    /// Ends subscriptions of those who have gone: a few at once, and of many the others behind, while
-    /// everybody else has a turn.
+    /// Removes subscriptions of ended processes: a few at once, and if there are many the others in
+    /// the background, between which other tasks use the table.
     fn end_leaving(self: &Arc<Self>, table: &mut Table) {
         if !table.subscribers.go_on(ENDED_AT_A_TIME) || std::mem::replace(&mut table.ending, true) {
             return;
@@ -586,22 +595,22 @@ impl Channel {
         });
     }
 
-    /// Ends the next subscriptions of those who have gone. Returns whether there are more.
+    /// Removes further subscriptions of ended processes. Returns whether there are more.
     fn end_some(&self) -> bool {
         let mut table = self.table.write();
         table.ending = table.subscribers.go_on(ENDED_AT_A_TIME);
         table.ending
     }
 
-    /// A relay hands out a topic to so many processes of its node.
+    /// Records the number of processes of its node to which a relay passes a topic on.
     pub fn weigh(&self, topic: &Topic, keeper: &Keeper, processes: u32) {
         let mut table = self.table.write();
         table.keepers.announce(keeper, clock::unix_micros());
         table.keepers.weigh(topic, &keeper.peer, processes);
     }
 
-    /// How many processes get what is published to a topic by way of this gateway: those that are
-    /// subscribed here, and those that relays hand out to.
+    /// Returns the number of processes that receive messages of a topic through this gateway: those
+    /// that are subscribed here, and those to which relays pass the messages on.
     pub fn recipients(&self, topic: &[u8]) -> usize {
         let table = self.table.read();
         let all = table.subscribers.get(topic);
@@ -615,11 +624,11 @@ impl Channel {
         .sum()
     }
 
-    /// Publishes a message, `term` of the wire, to the subscribers of `topic`, if it may be
-    /// published. `topic_and_term` are the two, encoded.
+    /// Publishes a message, the encoded `term`, to the subscribers of `topic`, unless it is
+    /// refused. `topic_and_term` contains both, encoded.
     ///
-    /// What subscribers get is `{channel_message, Channel, ` and these bytes as they are. Returns the
-    /// work that it took to hand it out, see [`Connection::charge`].
+    /// Subscribers receive `{channel_message, Channel, ` followed by these bytes unchanged. Returns
+    /// the cost of the delivery; see [`Connection::charge`].
     pub fn publish(
         &self,
         secret: &Secret,
@@ -676,14 +685,14 @@ impl Channel {
         Ok(work)
     }
 
-    /// The node of these subscribers cannot be reached now.
+    /// Counts a message to subscribers on a node that is not connected.
     fn undelivered(&self, peer: &PeerRef, locals: &[LocalPid]) {
         let lane = self.lane();
         let (reason, messages) = (Reason::NotConnected, locals.len() as u64);
         self.drops.count(&self.name, peer.node(), lane, reason, messages);
     }
 
-    /// The lane on which the channel's messages leave.
+    /// Returns the lane of the channel's messages.
     fn lane(&self) -> Lane {
         match self.policy.priority {
             Priority::Critical => Lane::Critical,
@@ -703,18 +712,18 @@ impl Channel {
 /// The end of the subscription of a process.
 #[derive(Debug, Clone, Copy)]
 pub struct Ending<'a> {
-    /// The topic it was to.
+    /// The topic of the subscription.
     pub topic: &'a Topic,
     /// The process.
     pub pid: &'a Pid,
-    /// When, greater than the stamps of what it ends.
+    /// The stamp of the ending, which is greater than the stamps of the subscriptions that it ends.
     pub stamp: u64,
-    /// Whether it is to be remembered for relays that are away.
+    /// Whether the ending is remembered for disconnected relays.
     pub remember: bool,
 }
 
-/// `{esdb_gater_ended, Topic, Pid, Stamp}` to the relay of a node, before all that is
-/// published from now on.
+/// Sends `{esdb_gater_ended, Topic, Pid, Stamp}` to the relay of a node, before all messages that
+/// are published from now on.
 fn tell_ended(keeper: &Keeper, topic: &Topic, pid: &Pid, stamp: u64) {
     let Some(link) = &*keeper.peer.link() else { return };
     let mut out = Vec::with_capacity(128 + topic.as_bytes().len());

@@ -1,5 +1,5 @@
-//! What gateways tell each other about channels, and how it travels: as one binary term in
-//! the lane above all messages.
+//! The messages between gateways about channels, each of which is sent as one binary term in the
+//! lane above all channel messages.
 
 use gater_dist::{Connection, Lane, Payload};
 use gater_term::{Atom, Pid, Reader, encode};
@@ -9,47 +9,49 @@ use super::broadcasts::Broadcast;
 use crate::registry::replica::NodeId;
 use crate::registry::replica::codec::{self, WIRE};
 
-/// The registered name that gateways send what they want to.
+/// The registered name to which gateways send these messages.
 pub const NAME: &str = "esdb_gater_relay";
 
-/// What gateways tell each other about channels.
+/// A message between gateways about channels.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RelayMessage {
-    /// This process of mine takes what my subscribers want; I am the member with this id; and
-    /// whether I have had your greeting.
+    /// The greeting of a gateway: the process that receives messages for its subscribers, its id as
+    /// a member, and whether it has received the greeting of the other gateway.
     Hello(Pid, NodeId, bool),
-    /// My subscribers want these topics, too; or these alone.
+    /// The subscribers of the sender desire these topics; with `alone` they desire only these.
     Wants { number: u64, channel: String, topics: Vec<Vec<u8>>, alone: bool },
-    /// What was told up to this number is known.
+    /// Everything up to this number is acknowledged.
     Known(u64),
-    /// Nobody here wants this topic any more.
+    /// No subscriber of the sender desires this topic any more.
     Gone { channel: String, topic: Vec<u8> },
-    /// The last message of a topic, and when it was published in Unix milliseconds.
-    /// The message is whole, as a subscriber gets it.
+    /// The last message of a topic, and its time of publication in Unix milliseconds. The message
+    /// is complete, as subscribers receive it.
     Last { at: u64, message: Vec<u8> },
-    /// Sign with this from now on. Not logged, and no more secret on the way than it was
-    /// on the way here.
+    /// The secret to sign with from now on. It is never logged, and is sent with the same
+    /// protection with which it arrived.
     Secret(Vec<u8>),
-    /// Who is subscribed to this at yours?
+    /// Asks for the subscribers of a topic at the receiver.
     List { number: u64, channel: String, topic: Vec<u8> },
-    /// These are.
+    /// The answer to `List`.
     Listed { number: u64, pids: Vec<Pid> },
-    /// Somebody has ended the subscription of this process; see [`Ending`](super::local::Ending).
+    /// The subscription of this process was ended; see [`Ending`](super::local::Ending).
     Ended { number: u64, channel: String, topic: Vec<u8>, pid: Pid, stamp: u64, remember: bool },
-    /// Whether handlers of nodes at mine want to hear of publications.
+    /// Whether nodes of the sender have handlers for publications.
     Listening(bool),
-    /// How many processes at yours get what is published to these channels and topics?
+    /// Asks for the number of processes at the receiver that receive messages of these channels and
+    /// topics.
     Count { number: u64, of: Vec<(String, Vec<u8>)> },
-    /// So many, in that order.
+    /// The answer to `Count`, in the same order.
     Counted { number: u64, counts: Vec<u64> },
-    /// These were published, for the listeners at yours.
+    /// Publications, for the listeners at the receiver.
     Broadcasts(Vec<Broadcast>),
-    /// Nodes that are connected to mine, or the only ones, and nodes that are not any more.
+    /// Nodes that are newly connected to the sender, or with `alone` all of them, and nodes that
+    /// are disconnected.
     Nodes { up: Vec<Atom>, down: Vec<Atom>, alone: bool },
 }
 
 impl RelayMessage {
-    /// Reads a message that was received; `None` if it is not one.
+    /// Decodes a received message. Returns `None` if it is not such a message.
     pub fn decode(term: &[u8]) -> Option<Self> {
         codec::decode(WIRE, Reader::new(term).binary().ok()?).ok()
     }

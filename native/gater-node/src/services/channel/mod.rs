@@ -1,5 +1,5 @@
-//! Channels: the requests to them, the subscribers on connected nodes ([`local`]), and those
-//! behind other gateways ([`remote`]).
+//! The service of channels: requests to them, the subscribers on connected nodes ([`local`]), and
+//! those at other gateways ([`remote`]).
 
 mod authority;
 pub mod broadcasts;
@@ -31,15 +31,15 @@ use super::{OK, error, error_with, unknown_request};
 use crate::observe::refusals::Refusals;
 use crate::transport::peers::{PeerRef, Peers};
 
-/// The longest request whose signature is verified where it has arrived.
+/// The length of the longest request whose signature is verified on the task of its connection.
 const VERIFIED_AT_ONCE: usize = 4 << 10;
-/// To list so many subscribers takes about a millisecond.
+/// The number of subscribers that can be listed in about a millisecond.
 const MANY: usize = 10_000;
-/// Held while the subscribers at several gateways are put together.
+/// Locked while the subscribers at several gateways are merged.
 static MERGING: Semaphore = Semaphore::const_new(1);
-/// What subscribing or unsubscribing costs.
+/// The cost of subscribing or unsubscribing.
 const SUBSCRIPTION: usize = 2_000;
-/// What a byte costs whose signature is verified, at the most.
+/// The greatest cost of a byte whose signature is verified.
 const VERIFIED_BYTE: usize = 100;
 
 /// The service behind the names of all channels.
@@ -53,7 +53,7 @@ pub struct Channels {
 }
 
 impl Channels {
-    /// The service of these channels.
+    /// Returns the service of the given channels.
     pub fn new(
         peers: Arc<Peers>,
         relays: Arc<Relays>,
@@ -66,12 +66,12 @@ impl Channels {
         Self { peers, relays, secret, refusals, authority, by_name }
     }
 
-    /// The channel of that name.
+    /// Returns the channel of that name.
     pub fn find(&self, name: &str) -> Option<&Arc<Channel>> {
         self.by_name.get(name)
     }
 
-    /// All channels.
+    /// Returns all channels.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Channel>> {
         self.by_name.values()
     }
@@ -92,7 +92,7 @@ impl Channels {
     }
 
     fn carry_out(&self, channel: &Arc<Channel>, caller: &Connection, request: &Bytes) {
-        // A cast has nobody to tell the outcome to.
+        // A cast has no answer, so the outcome is ignored.
         match self.operate(channel, caller, request) {
             Ok(Done::Subscribe(subscription)) => self.subscribe(channel, subscription, None),
             Ok(Done::End(end)) => self.end(channel, &end, None),
@@ -101,8 +101,8 @@ impl Channels {
         }
     }
 
-    /// Answers a `gen_server:call` to a channel. What takes long is done on another thread, before
-    /// anything else that the caller's node asks.
+    /// Answers a `gen_server:call` to a channel. A slow request is handled on another thread,
+    /// before any further request of the caller's node.
     pub fn call(
         self: &Arc<Self>,
         channel: &Arc<Channel>,
@@ -141,9 +141,9 @@ impl Channels {
         }
     }
 
-    /// Subscribes, and answers `from`. Who waits for the answer finds that the node of
-    /// the process is connected, if it can be, and that the other gateways know: no message
-    /// is lost to a dial or published elsewhere in vain.
+    /// Subscribes a process and answers `from`. The answer waits until the node of the process is
+    /// connected, if it can be, and until the other gateways know the topic, so that no message is
+    /// lost because of a dial in progress or at another gateway.
     fn subscribe(
         &self,
         channel: &Arc<Channel>,
@@ -202,8 +202,8 @@ impl Channels {
         });
     }
 
-    /// Carries out one request to a channel, but for subscribing; the error is the
-    /// encoded answer.
+    /// Carries out one request to a channel, except for subscribing. The error is the encoded
+    /// answer.
     fn operate(
         &self,
         channel: &Channel,
@@ -234,7 +234,7 @@ impl Channels {
         let topic = topic_of(&mut reader).map_err(bad)?;
         match &*name {
             "publish" | "publish_elsewhere" => {
-                // To the end, unless a token follows: the message need not be read.
+                // The message extends to the end unless a token follows, so it need not be parsed.
                 let message = match arity {
                     4 => reader.skip().map_err(|_| unknown())?,
                     _ => std::mem::replace(&mut reader, Reader::new(&[])).rest(),
@@ -281,8 +281,8 @@ impl Channels {
         }
     }
 
-    /// Reads the relay that keeps a subscription, and in `{keep, …}` the stamp it knows. It has to
-    /// be on the node that asks.
+    /// Reads the relay that keeps a subscription and, in `{keep, …}`, the stamp that it knows. The
+    /// relay must be on the node that asks.
     fn keeper(
         &self,
         caller: &Connection,
@@ -302,7 +302,7 @@ impl Channels {
         Ok(Keeper { peer, relay: LocalPid::from(&relay), stamp })
     }
 
-    /// Judges a request by the token that `token` is about to read, if the request has one.
+    /// Authorizes a request by the token that `token` is about to read, if the request has one.
     fn authorize(
         &self,
         channel: &Channel,
@@ -311,7 +311,7 @@ impl Channels {
         action: Action,
         token: Option<Reader<'_>>,
     ) -> Result<(), Vec<u8>> {
-        // What is no binary is no token, whatever it is.
+        // A term that is not a binary is treated as an empty token, which is malformed.
         let token = token.map(|mut reader| reader.binary().unwrap_or_default());
         let authorized = self.authority.authorize(channel.name(), topic, action, token);
         authorized.map_err(|reason: Unauthorized| {
@@ -347,13 +347,13 @@ impl Channels {
     }
 }
 
-/// Whether to verify the signature of a request may take more than a millisecond: what it costs
-/// depends on how many keys the maps in it have, up to 300 ns for a byte.
+/// Returns whether verifying the signature of a request may take more than a millisecond. The cost
+/// depends on the number of keys in its maps, and is at most 300 ns per byte.
 fn takes_long(channel: &Channel, request: &[u8]) -> bool {
     channel.policy().hmac == Hmac::Required && request.len() > VERIFIED_AT_ONCE
 }
 
-/// Answers with the subscribers of a topic, those at other gateways among them.
+/// Answers with the subscribers of a topic, including those at other gateways.
 fn subscribers(
     channel: &Arc<Channel>,
     relays: &Arc<Relays>,
@@ -375,7 +375,7 @@ fn subscribers(
             let many = list.count(&topic) + theirs.len() >= MANY;
             let merge =
                 move || connection.reply(&from, pids(&merged(list.subscribers(&topic), theirs)));
-            // Many are put together on another thread, for one caller at a time.
+            // Many subscribers are merged on another thread, for one caller at a time.
             if !many {
                 return merge();
             }
@@ -387,7 +387,7 @@ fn subscribers(
     }
 }
 
-/// All of them, each once: a process may be subscribed at several gateways.
+/// Returns all processes without duplicates, since a process may be subscribed at several gateways.
 fn merged(mut all: Vec<Pid>, theirs: Vec<Pid>) -> Vec<Pid> {
     all.extend(theirs);
     let mut seen = HashSet::default();
@@ -395,14 +395,14 @@ fn merged(mut all: Vec<Pid>, theirs: Vec<Pid>) -> Vec<Pid> {
     all
 }
 
-/// A list of pids, encoded.
+/// Returns an encoded list of pids.
 fn pids(pids: &[Pid]) -> Vec<u8> {
     let mut out = Vec::with_capacity(pids.len() * 40 + 8);
     encode::list_of(&mut out, pids.iter(), encode::pid);
     out
 }
 
-/// `{ok, Stamp, Replays}`, encoded: the answer to the relay of a shim.
+/// Returns `{ok, Stamp, Replays}`, encoded, which is the answer to the relay of a shim.
 fn kept(stamp: u64, replays: bool) -> Vec<u8> {
     let mut out = Vec::with_capacity(32);
     encode::tuple(&mut out, 3);
@@ -412,7 +412,7 @@ fn kept(stamp: u64, replays: bool) -> Vec<u8> {
     out
 }
 
-/// A process and the topic it wants.
+/// A process and the topic to which it subscribes.
 struct Subscription {
     topic: Topic,
     peer: PeerRef,
@@ -420,28 +420,29 @@ struct Subscription {
     keeper: Option<Keeper>,
 }
 
-/// A process and the topic it does not want any more.
+/// A process and the topic from which it unsubscribes.
 struct End {
     topic: Topic,
     pid: Pid,
     by: Option<Keeper>,
 }
 
-/// What a request to a channel came to.
+/// The outcome of a request to a channel.
 enum Done {
     /// The answer is `ok`.
     Nothing,
-    /// This is to be made.
+    /// This subscription has to be made.
     Subscribe(Subscription),
-    /// This is to be ended.
+    /// This subscription has to be ended.
     End(End),
-    /// The relay hands out the topic to so many processes.
+    /// The relay passes the topic on to this number of processes.
     Weigh(Topic, Keeper, u32),
-    /// The answer is the subscribers of this topic.
+    /// The answer is the list of subscribers of this topic.
     List(Vec<u8>),
 }
 
-/// Reads a topic: a binary of 1 to 255 bytes, else the encoded `{bad_topic, Reason}`.
+/// Reads a topic, which is a binary of 1 to 255 bytes. The error is the reason in `{bad_topic,
+/// Reason}`.
 fn topic_of<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], &'static str> {
     match reader.binary() {
         Ok(bytes) => Topic::check(bytes).map_err(|error| error.as_atom()),

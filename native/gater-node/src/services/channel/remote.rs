@@ -1,13 +1,16 @@
-//! What is published at one gateway reaches the subscribers at all.
+//! Relays messages between gateways, so that a message that is published at one gateway reaches the
+//! subscribers at all.
 //!
-//! Each gateway tells the others which topics its own subscribers want. To the publishing
-//! gateway another one is a subscriber like any: it is sent one copy, whatever the number
-//! of its subscribers, in the lane of the channel, and hands that out to its own alone.
-//! So nothing is relayed twice, and order and priority hold from end to end.
+//! Each gateway announces the topics that its own subscribers desire. The publishing gateway treats
+//! another gateway as an ordinary subscriber: it sends one copy, whatever the number of subscribers
+//! there, in the lane of the channel, and the receiving gateway delivers it to its own subscribers
+//! only. No message is therefore relayed twice, and order and priority are preserved from end to
+//! end.
 //!
-//! Interest is told over the connection between two gateways in the order in which it
-//! changes, all of it when the connection comes up. That it is gone is told when the last
-//! subscriber of a topic unsubscribes or, if it died, when the next message for it comes.
+//! Desired topics are announced over the connection between two gateways in the order in which they
+//! change, and completely when the connection is established. The end of the desire is announced
+//! when the last subscriber of a topic unsubscribes or, if it has died, when the next message of
+//! the topic arrives.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,41 +37,42 @@ use crate::services::census::Census;
 use crate::services::secret::Secret;
 use crate::transport::peers::Peers;
 
-/// Bytes of last messages that are told at a time.
+/// The number of bytes of last messages that are sent in one part.
 const LAST_AT_A_TIME: usize = 4 << 20;
-/// A longer last message is not told: it would hold up all else for too long.
+/// The length of the longest last message that is sent; a longer one would delay all other messages
+/// for too long.
 const LAST_AT_MOST: usize = 32 << 20;
-/// Subscribers of one topic that a gateway tells another of.
+/// The greatest number of subscribers of one topic that a gateway reports to another.
 const LISTED_AT_MOST: usize = 100_000;
-/// Topics whose recipients are counted for another gateway in one answer.
+/// The greatest number of topics whose recipients are counted in one answer.
 const COUNTED_AT_MOST: usize = 4096;
-/// Topics that are asked for at a time.
+/// The greatest number of topics that are asked for concurrently.
 const ASK_AT_A_TIME: usize = 8;
-/// How long the other gateways may take to tell their subscribers.
+/// The time within which the other gateways must report their subscribers.
 const LISTED_WITHIN: Duration = Duration::from_secs(1);
 
-/// The channels' side of a cluster.
+/// The relays of the channels to the other gateways of the cluster.
 pub struct Relays {
     peers: Arc<Peers>,
     trust: Arc<Trust>,
     secret: Arc<Secret>,
     channels: HashMap<String, Arc<Channel>>,
-    /// The process of this gateway that takes what others relay.
+    /// The process of this gateway that receives relayed messages.
     taker: Pid,
     gateways: RwLock<Vec<Arc<Gateway>>>,
     asked: Mutex<HashMap<u64, oneshot::Sender<Vec<Pid>>>>,
     last_asked: AtomicU64,
-    /// Those who ask for subscribers at a time.
+    /// The permits of the tasks that ask for subscribers.
     asking: Semaphore,
     broadcasts: Broadcasts,
     census: Arc<Census>,
-    /// What the other gateways were told last of listeners here. Locked while they are told of
-    /// listeners and nodes, so that they hear it in order.
+    /// Whether the other gateways were last told that there are listeners here. Locked while they
+    /// are told of listeners and nodes, so that the messages are in order.
     listening: Mutex<bool>,
 }
 
 impl Relays {
-    /// Relays for these channels, taken by a process of `node`.
+    /// Returns relays for these channels, whose messages are received by a process of `node`.
     pub fn new(
         node: &Node,
         peers: Arc<Peers>,
@@ -94,7 +98,7 @@ impl Relays {
         }
     }
 
-    /// Greets a member whose greeting has not come over `connection` yet.
+    /// Greets a member whose greeting has not arrived over `connection` yet.
     pub fn greet(&self, connection: &Arc<Connection>) {
         if self.at(connection).is_none() {
             self.hail(connection, false);
@@ -106,7 +110,7 @@ impl Relays {
         message::send(connection, &greeting);
     }
 
-    /// A connection is gone.
+    /// Handles the end of a connection.
     pub fn lost(&self, connection: &Arc<Connection>) {
         let mut gateways = self.gateways.write();
         let before = gateways.len();
@@ -124,12 +128,12 @@ impl Relays {
         self.gateways.read().iter().find(|gateway| gateway.is_at(connection)).cloned()
     }
 
-    /// Whether `pid` takes what other gateways relay.
+    /// Returns whether `pid` is the process that receives relayed messages.
     pub fn takes(&self, pid: &Pid) -> bool {
         (self.taker.id, self.taker.serial) == (pid.id, pid.serial)
     }
 
-    /// A message that another gateway relays: `{channel_message, Channel, Topic, Message}`.
+    /// Handles a message that another gateway relays: `{channel_message, Channel, Topic, Message}`.
     pub fn relayed(&self, connection: &Arc<Connection>, payload: &Bytes) {
         let Some(gateway) = self.at(connection) else { return };
         if let Some((channel, topic, message)) = self.open(payload) {
@@ -137,7 +141,8 @@ impl Relays {
         }
     }
 
-    /// Channel, topic and message of `{channel_message, Channel, Topic, Message}`.
+    /// Returns the channel, the topic and the message of `{channel_message, Channel, Topic,
+    /// Message}`.
     fn open<'a>(&self, payload: &'a Bytes) -> Option<(&Arc<Channel>, &'a [u8], Bytes)> {
         let mut reader = Reader::new(payload);
         reader.tuple_of(4).ok()?;
@@ -149,10 +154,11 @@ impl Relays {
         Some((channel, topic, payload.slice_ref(reader.rest())))
     }
 
-    /// Something that another gateway tells, or a node that wants to be taken for one.
+    /// Handles a message of the relay protocol from another gateway, or from a node that claims to
+    /// be one.
     pub fn message(&self, connection: &Arc<Connection>, term: &[u8]) {
         let refuse = |reason, detail: &str| self.trust.refuse(reason, connection, &detail);
-        // Nothing is read that a stranger sends.
+        // Messages of strangers are not decoded.
         if !self.trust.knows(connection.peer().name.as_str()) {
             return refuse(Reason::NotGateway, "its name is none of a gateway");
         }
@@ -167,7 +173,7 @@ impl Relays {
                         refuse(Reason::NotMember, "it changes its id");
                     }
                     Rank::Member if known.is_none() => self.hello(connection, &taker, id, heard),
-                    // It was greeted before it knew this gateway for a member.
+                    // The member was greeted before it knew this gateway to be a member.
                     Rank::Member if !heard => self.hail(connection, true),
                     Rank::Member => {}
                     // It is greeted when this gateway has become a member.
@@ -202,7 +208,7 @@ impl Relays {
             self.hail(connection, true);
         }
         self.introduce_listeners(&gateway);
-        // From now on it is told of changes.
+        // From now on the gateway is told of changes.
         let all: Vec<_> = self
             .channels
             .values()
@@ -224,7 +230,7 @@ impl Relays {
 
     fn told(&self, gateway: &Arc<Gateway>, message: RelayMessage) {
         match message {
-            // Dealt with before.
+            // The greeting was handled above.
             RelayMessage::Hello(..) => {}
             RelayMessage::Wants { number, channel, topics, alone } => {
                 if let Some(channel) = self.channels.get(&channel) {
@@ -242,7 +248,8 @@ impl Relays {
                 }
             }
             RelayMessage::Last { at, message } => {
-                // Nobody has validated it yet, and a BEAM does not forgive what it cannot decode.
+                // The message was not validated yet, and a BEAM closes the connection over a term
+                // that it cannot decode.
                 let valid = Scanner::new(Limits::default()).scan(&message, 0) == Ok(message.len());
                 let message = Bytes::from(message);
                 if valid && let Some((channel, topic, message)) = self.open(&message) {
@@ -290,31 +297,31 @@ impl Relays {
             }
             RelayMessage::Listed { number, pids } => {
                 if let Some(asked) = self.asked.lock().remove(&number) {
-                    // Who asked may have given up.
+                    // The task that asked may have stopped waiting.
                     let _ = asked.send(pids);
                 }
             }
         }
     }
 
-    /// Whether anybody in the cluster wants to hear of publications.
+    /// Returns whether there is a listener for publications anywhere in the cluster.
     pub fn broadcast_wanted(&self) -> bool {
         self.broadcasts.wanted(&self.gateways.read())
     }
 
-    /// A message was published here.
+    /// Handles a message that was published at this gateway.
     pub fn published(&self, broadcast: Broadcast) {
         self.broadcasts.published(broadcast, &self.gateways.read());
     }
 
-    /// Has the recipients of what is published here counted everywhere, for as long as it is
-    /// polled.
+    /// Has the recipients of messages that are published here counted at all gateways, for as long
+    /// as it is polled.
     pub async fn count_broadcasts(&self) {
         self.broadcasts.run(|| self.gateways.read().clone()).await;
     }
 
-    /// Handlers of telemetry events have come or gone: the other gateways are told if that matters
-    /// to them.
+    /// Handles a change of the telemetry handlers, and announces it to the other gateways if it
+    /// affects them.
     pub fn listeners_changed(&self) {
         let mut told = self.listening.lock();
         let listens = self.broadcasts.is_heard_here();
@@ -325,7 +332,7 @@ impl Relays {
         }
     }
 
-    /// A node that is no gateway is connected to this one.
+    /// Records that a node that is not a gateway is connected to this gateway.
     pub fn node_up(&self, node: &Atom) {
         let _in_order = self.listening.lock();
         self.census.up(node);
@@ -335,7 +342,7 @@ impl Relays {
         }
     }
 
-    /// A node is not connected to this gateway any more.
+    /// Records that a node is disconnected from this gateway.
     pub fn node_down(&self, node: &Atom) {
         let _in_order = self.listening.lock();
         if !self.census.down(node) {
@@ -355,7 +362,8 @@ impl Relays {
         }
     }
 
-    /// Those who are subscribed to a topic at other gateways; `None` if there are no others.
+    /// Returns the subscribers to a topic at other gateways, or `None` if there are no other
+    /// gateways.
     pub fn subscribers(
         self: &Arc<Self>,
         channel: &str,
@@ -385,7 +393,8 @@ impl Relays {
             for (number, answer) in asked {
                 match timeout_at(until, answer).await {
                     Ok(Ok(theirs)) => pids.extend(theirs),
-                    // It is silent or gone: those at the others are better than none.
+                    // The gateway is silent or gone. The subscribers at the others are better than
+                    // none.
                     _ => drop(relays.asked.lock().remove(&number)),
                 }
             }
@@ -394,7 +403,7 @@ impl Relays {
     }
 }
 
-/// Tells what there is of a channel, a part after the other: the next when the last is known.
+/// Announces the state of a channel in parts, each after the previous one is acknowledged.
 async fn introduce(gateway: &Gateway, channel: &Channel, all: Introduction) {
     let mut number = 0;
     for part in all.topics.chunks(TOPICS_AT_A_TIME) {

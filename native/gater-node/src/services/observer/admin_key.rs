@@ -1,10 +1,11 @@
-//! Who may give a running gateway an order, such as to stop.
+//! Authenticates orders to a running gateway, such as to stop.
 //!
-//! The cookie is not enough: no node of the cluster may stop a gateway. An order is sealed with a
-//! key that only operators can read: that of the cluster (`cluster.key`), or the one that a gateway
-//! keeps in its data directory, in the file `admin.key`, for its owner alone. The seal is a MAC over
-//! the order, over name and incarnation of the gateway and over the name of the node that gives it,
-//! which the command line draws at random: it is of no use anywhere else or to anybody else.
+//! The cookie is not sufficient, since no node of the cluster may stop a gateway. An order is
+//! sealed with a key that only operators can read: that of the cluster (`cluster.key`), or the one
+//! that a gateway keeps in its data directory, in the file `admin.key`, for its owner alone. The
+//! seal is a MAC over the order, over the name and the incarnation of the gateway, and over the
+//! name of the node that gives the order, which the command line draws at random. It is therefore
+//! of no use at another gateway or from another node.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -17,21 +18,21 @@ use subtle::ConstantTimeEq;
 
 use crate::config::Config;
 
-/// Begins what is sealed, so that no other use of the key gives the same bytes.
+/// The first bytes under the seal, so that no other use of the key produces the same bytes.
 const PURPOSE: &[u8] = b"esdb-gater: order of an operator, 1";
-/// The file in the data directory.
+/// The name of the file in the data directory.
 pub const FILE: &str = "admin.key";
-/// Bytes of a key that a gateway draws.
+/// The length of a key that a gateway draws, in bytes.
 const KEY_BYTES: usize = 32;
-/// More than any key has.
+/// The greatest length of a key in bytes.
 const MAX_KEY_BYTES: u64 = 4096;
 
-/// An order, and between whom it is given.
+/// An order with its sender and its receiver.
 #[derive(Debug, Clone, Copy)]
 pub struct Sealed<'a> {
     /// The node name of the gateway.
     pub gateway: &'a str,
-    /// Its incarnation.
+    /// The incarnation of the gateway.
     pub creation: u32,
     /// The name of the node that gives the order.
     pub caller: &'a str,
@@ -39,11 +40,11 @@ pub struct Sealed<'a> {
     pub order: &'a str,
 }
 
-/// A key that orders are sealed with.
+/// A key with which orders are sealed.
 pub struct AdminKey(Key);
 
 impl AdminKey {
-    /// The key made of these bytes.
+    /// Returns the key made of these bytes.
     pub fn new(bytes: &SecretSlice<u8>) -> Self {
         Self(Key::new(bytes.expose_secret()))
     }
@@ -58,10 +59,10 @@ impl AdminKey {
         Ok(Self::new(&key.into()))
     }
 
-    /// Reads the key in a data directory, or draws one and leaves it there.
+    /// Reads the key in a data directory, or draws one and stores it there.
     pub fn open(data_dir: &Path) -> io::Result<Self> {
         match Self::read(data_dir) {
-            // What was torn by a crash or a full disk is of no use.
+            // A key that a crash or a full disk has torn cannot be used.
             Err(error)
                 if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) =>
             {
@@ -80,7 +81,7 @@ impl AdminKey {
         }
     }
 
-    /// The key that an operator of the gateway of `config` has: that of the cluster, or else the
+    /// Returns the key of an operator of the gateway of `config`: that of the cluster, or else the
     /// one in the data directory.
     pub fn find(config: &Config) -> io::Result<Self> {
         match &config.cluster_key {
@@ -94,14 +95,15 @@ impl AdminKey {
         let mut text = PURPOSE.to_vec();
         text.extend(sealed.creation.to_be_bytes());
         for part in [sealed.gateway, sealed.caller, sealed.order] {
-            // With its length no part runs into what follows.
+            // The length prevents a part from being confused with the bytes after it.
             text.extend((part.len() as u64).to_be_bytes());
             text.extend(part.as_bytes());
         }
         self.0.mac(&text)
     }
 
-    /// Whether `mac` is the seal of an order. Takes the same time whatever it is.
+    /// Returns whether `mac` is the seal of an order. The time does not depend on where they
+    /// differ.
     pub fn verify(&self, sealed: &Sealed<'_>, mac: &[u8]) -> bool {
         self.seal(sealed).as_slice().ct_eq(mac).into()
     }

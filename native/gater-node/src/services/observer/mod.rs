@@ -1,4 +1,5 @@
-//! `esdb_gater_observer`: what a gateway tells about itself, and what may be changed while it runs.
+//! `esdb_gater_observer`: the service that reports the state of a gateway, and carries out orders
+//! while it runs.
 //!
 //! | request | answer |
 //! |---|---|
@@ -6,8 +7,8 @@
 //! | `{admin, Order, Mac}` | `ok`: the order was carried out, see [`admin_key`] |
 //! | `time` | `{ok, Milliseconds}`: what the clock of the gateway's host says, since the Unix epoch |
 //!
-//! A report is gathered on a thread for what takes long, one at a time, so that whoever asks for
-//! reports without end slows down reports and nothing else.
+//! A report is made on a thread for slow work, one at a time, so that a caller that asks for
+//! reports without end delays only other reports.
 
 pub mod admin_key;
 mod request;
@@ -30,11 +31,11 @@ use crate::observe::report::{Collector, Options, Section};
 /// The registered name of the service.
 pub const NAME: &str = "esdb_gater_observer";
 
-/// Reports that are gathered at a time.
+/// The number of reports that are made at a time.
 const AT_A_TIME: usize = 1;
-/// Reports that may wait. Further ones are answered `overloaded`.
+/// The greatest number of waiting reports. Further ones are answered with `overloaded`.
 const MAX_WAITING: usize = 64;
-/// The longest order.
+/// The length of the longest order in bytes.
 const MAX_ORDER_BYTES: usize = 4096;
 
 /// The observer service.
@@ -51,8 +52,9 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// The service that reports from `collector`. Orders are carried out for those who know one of
-    /// the `keys`: a change of `log`, and `drain`, which is cancelled when the gateway is to stop.
+    /// Returns the service that reports from `collector`. It carries out orders that are sealed
+    /// with one of the `keys`: changes of `log`, and `drain`, which is cancelled when the gateway
+    /// is to stop.
     pub fn new(
         collector: Arc<Collector>,
         log: LogFilter,
@@ -108,7 +110,7 @@ impl Observer {
         let (turns, collector, caller) =
             (self.turns.clone(), self.collector.clone(), caller.clone());
         tokio::spawn(async move {
-            // Nobody closes it.
+            // The semaphore is never closed.
             let Ok(turn) = turns.acquire_owned().await else { return };
             if caller.is_closed() {
                 return;

@@ -4,39 +4,39 @@ use gater_term::Reader;
 
 use crate::observe::report::{DEFAULT_LIMIT, MAX_LIMIT, Options, Section, Sort};
 
-/// Options that a request may have.
+/// The greatest number of options of a request.
 const MAX_OPTIONS: u32 = 16;
-/// The longest name that is repeated in an answer, in characters.
+/// The length of the longest name that is repeated in an answer, in characters.
 const MAX_NAME_CHARACTERS: usize = 100;
 
-/// What is asked for.
+/// A request to the observer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Request<'a> {
     /// A section of the report.
     Report(Section, Options),
-    /// An order, and what proves that it may be given.
+    /// An order, and its seal.
     Admin(&'a str, &'a [u8]),
-    /// The time.
+    /// A request for the time.
     Time,
 }
 
-/// What is wrong with a request.
+/// The reason why a request is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub enum BadRequest {
-    /// It is none that is known.
+    /// The request is unknown.
     Unknown,
-    /// There is no such section.
+    /// The section does not exist.
     Section(String),
-    /// An option is not known, has a bad value, or is missing.
+    /// An option is unknown, has an invalid value, or is missing.
     Option(String),
 }
 
-/// What a gateway may be told.
+/// An order to a gateway.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Order<'a> {
-    /// Take no new work, write out what is queued, and stop.
+    /// Accept no new work, write queued messages, and stop.
     Drain,
-    /// Log what this filter lets through.
+    /// Log the events that this filter admits.
     Log(&'a str),
 }
 
@@ -104,7 +104,7 @@ struct Given {
 }
 
 impl Given {
-    /// Reads `#{limit, sort, store, channel, topic}`, each if it is there.
+    /// Reads `#{limit, sort, store, channel, topic}`, in which every key is optional.
     fn read(reader: &mut Reader<'_>) -> Result<Self, BadRequest> {
         let mut given = Self {
             limit: DEFAULT_LIMIT,
@@ -143,7 +143,7 @@ impl Given {
     }
 }
 
-/// An atom, or a binary that is text.
+/// Returns the text of an atom, or of a binary that is valid text.
 fn text(value: &[u8]) -> Option<String> {
     if let Ok(atom) = Reader::new(value).atom() {
         return Some(atom.into_owned());
