@@ -157,7 +157,7 @@ keys() ->
       capability_mode => capability_mode_key(),
       tune_peers => value(fun is_boolean/1, "true or false"),
       lineage_scopes => value(fun is_boolean/1, "true or false"),
-      telemetry_handlers => value(fun telemetry_handlers/1, "a list that may hold logger"),
+      telemetry_handlers => value(fun telemetry_handlers/1, "a list that may hold logger and opentelemetry"),
       program => value(fun is_text/1, "the path of the program esdb-gater"),
       data_dir => value(fun is_text/1, "the path of a folder"),
       %% The runtime system itself sets these keys.
@@ -365,7 +365,7 @@ dids(List) ->
     is_list(List) andalso lists:all(fun esdb_identity:is_valid_did/1, List).
 
 telemetry_handlers(List) ->
-    is_list(List) andalso lists:all(fun(H) -> H =:= logger end, List).
+    is_list(List) andalso lists:all(fun(H) -> H =:= logger orelse H =:= opentelemetry end, List).
 
 secret(S) when is_binary(S) -> S =/= <<>>;
 secret([_ | _] = S) -> is_text(S);

@@ -171,9 +171,11 @@ start_application() ->
     end.
 
 %% @private Attaches the handlers that the configuration key `telemetry_handlers' names.
--spec use_configured([logger]) -> ok.
+-spec use_configured([logger | opentelemetry]) -> ok.
 use_configured(Names) ->
-    lists:foreach(fun(logger) -> _ = attach_default_handler() end, Names).
+    lists:foreach(fun(logger) -> _ = attach_default_handler();
+                     (opentelemetry) -> _ = esdb_gater_opentelemetry:attach()
+                  end, Names).
 
 refreshed() ->
     {Before, Handlers} = current(),

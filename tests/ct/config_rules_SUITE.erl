@@ -59,6 +59,7 @@ good() ->
         {"security.hmac_secret", [{hmac_secret, <<"s">>}]},
         {"retry.max_retries", [{retry, [{max_attempts, 3}, {max_retries, 2}]}]},
         {"telemetry_handlers", [{telemetry_handlers, [logger]}]},
+        {"telemetry_handlers", [{telemetry_handlers, [logger, opentelemetry]}]},
         %% The original has no roots.
         {"capability_mode", [{capability_mode, required}]},
         {"capabilities.audience", capabilities([{roots, [did(), did()]}, {audience, [did()]}])},

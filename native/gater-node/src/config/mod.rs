@@ -37,7 +37,7 @@
 //! | `retry.ambiguous` | | `retry`, `return` | `retry` |
 //! | `retry.deadline_ms` | | from 1, or `infinity` | `infinity` |
 //! | `retry.prefer` | | `any`, `local` | `any` |
-//! | `telemetry_handlers` | | list that may hold `logger` | none |
+//! | `telemetry_handlers` | | list that may hold `logger` and `opentelemetry` | none |
 //!
 //! `hmac_secret` at the top level is `security.hmac_secret`, and `capability_mode` is
 //! `capabilities.mode` if there are roots, as in the original library. `gateways`,

@@ -260,11 +260,18 @@ pub fn flag(given: Given<'_>) -> Result<bool, Problem> {
     given.as_bool().ok_or_else(|| must_be("true or false", given))
 }
 
-/// Parses the telemetry handlers of the BEAM side, a list that may contain `"logger"`.
+/// Parses the telemetry handlers of the BEAM side, a list that may contain `"logger"` and
+/// `"opentelemetry"`.
 pub fn telemetry_handlers(given: Given<'_>) -> Result<(), Problem> {
     match given.value.as_array() {
-        Some(names) if names.iter().all(|name| name.as_str() == Some("logger")) => Ok(()),
-        _ => Err(must_be("a list that may hold \"logger\"", given)),
+        Some(names)
+            if names
+                .iter()
+                .all(|name| matches!(name.as_str(), Some("logger" | "opentelemetry"))) =>
+        {
+            Ok(())
+        }
+        _ => Err(must_be("a list that may hold \"logger\" and \"opentelemetry\"", given)),
     }
 }
 
