@@ -52,17 +52,18 @@ start_link(Module, Options) ->
 %% a channel of gateways.
 -spec hosts(atom()) -> [pid()].
 hosts(Channel) ->
-    case {persistent_term:get(?LOCAL(Channel), none), esdb_gater_relay:find(Channel)} of
-        {Pid, none} when is_pid(Pid) ->
-            case is_process_alive(Pid) of
-                true -> [Pid | lists:delete(Pid, remote(Channel))];
-                false -> remote(Channel)
-            end;
-        {_, none} ->
-            remote(Channel);
-        {_, {ok, _Relay}} ->
-            []
+    case esdb_gater_relay:find(Channel) of
+        {ok, _Relay} -> [];
+        none -> hosted(persistent_term:get(?LOCAL(Channel), none), Channel)
     end.
+
+hosted(Pid, Channel) when is_pid(Pid) ->
+    case is_process_alive(Pid) of
+        true -> [Pid | lists:delete(Pid, remote(Channel))];
+        false -> remote(Channel)
+    end;
+hosted(none, Channel) ->
+    remote(Channel).
 
 remote(Channel) ->
     try binary_to_existing_atom(store_name(Channel)) of

@@ -159,8 +159,13 @@ publish_by(Channel, Topic, Message, Request, Confirm) ->
 
 publish_at_gateway(Channel, {publish, Topic, Message} = Publish, false) ->
     case esdb_gater_bounds:measure(Topic, Message) of
-        {ok, Bytes} -> send(esdb_gater_window:find(Channel, ?TIMEOUT), Channel, Publish, Bytes);
-        {error, _} = Error -> Error
+        {ok, Bytes} ->
+            case esdb_gater_window:continue(Channel, Topic, Message, Bytes) of
+                none -> send(esdb_gater_window:find(Channel, ?TIMEOUT), Channel, Publish, Bytes);
+                Answer -> Answer
+            end;
+        {error, _} = Error ->
+            Error
     end;
 publish_at_gateway(Channel, Publish, true) ->
     case esdb_gater_bounds:publish(Publish) of

@@ -21,9 +21,10 @@
 -include_lib("kernel/include/logger.hrl").
 
 -export([start_link/0, open/2, await/2, look_after/4]).
--export([init/1, handle_call/3, handle_cast/2, handle_info/2]).
+-export([init/1, handle_call/3, handle_cast/2, handle_info/2, terminate/2]).
 
 -define(LINK, esdb_gater_worker_registry).
+-define(SESSION, esdb_gater_session).
 -define(WINDOWS, esdb_gater_windows).
 -define(MARKS, esdb_gater_marks).
 -define(TIMEOUT, 5000).                 % ms; this process is never long in anything
@@ -41,6 +42,8 @@
 
 -record(session, {
     gateway :: node(),
+    monitor :: reference(),
+    connected = true :: boolean(),          % by the connection that the session began with
     flows = #{} :: #{atom() => #flow{}},
     looks = open :: open | pos_integer()    % that are left, once it is over
 }).
@@ -89,7 +92,7 @@ look_after(?CLOSED, Channel, Session, _Counters) ->
 init([]) ->
     process_flag(trap_exit, true),
     %% After a crash: publishers open their windows anew.
-    true = ets:delete_all_objects(?WINDOWS),
+    ok = esdb_gater_window:close_all(),
     true = ets:delete_all_objects(?MARKS),
     {ok, follow(#state{})}.
 
@@ -146,10 +149,18 @@ handle_info({esdb_gater_link, down}, State) ->
     {noreply, end_session(State)};
 handle_info({'DOWN', Ref, process, _, _}, #state{link = Ref} = State) ->
     {noreply, follow(end_session(State))};
+handle_info({'DOWN', Ref, process, _, _}, #state{sessions = Sessions} = State) ->
+    {noreply, State#state{sessions = maps:map(fun(_, Session) -> cut(Ref, Session) end, Sessions)}};
 handle_info(follow, State) ->
     {noreply, follow(State)};
 handle_info(_Message, State) ->
     {noreply, State}.
+
+-spec terminate(term(), #state{}) -> ok.
+terminate(_Reason, _State) ->
+    try esdb_gater_window:close_all()
+    catch error:badarg -> ok                            % the tables have ended as well
+    end.
 
 follow(State) ->
     case whereis(?LINK) of
@@ -166,22 +177,25 @@ follow(State) ->
 
 begin_session(Gateway, #state{sessions = Sessions} = State) ->
     Session = spawn_link(fun() -> receive after infinity -> ok end end),
-    State#state{current = Session, sessions = Sessions#{Session => #session{gateway = Gateway}}}.
+    Address = esdb_gater_transport:address(?SESSION, Gateway),
+    Began = #session{gateway = Gateway, monitor = erlang:monitor(process, Address)},
+    State#state{current = Session, sessions = Sessions#{Session => Began}}.
+
+%% What comes from a gateway of that name from now on says nothing about what was sent before.
+cut(Ref, #session{monitor = Ref} = Session) -> Session#session{connected = false};
+cut(_Ref, Session) -> Session.
 
 %% Who waits is told at once; what was lost is counted after a moment, so that publishers that
 %% were just sending are counted as well.
 end_session(#state{current = undefined} = State) ->
     State;
 end_session(#state{current = Current, sessions = Sessions, waiters = Waiters} = State) ->
-    #{Current := #session{flows = Flows} = Session} = Sessions,
-    lists:foreach(fun(Channel) -> true = ets:delete(?WINDOWS, Channel) end, maps:keys(Flows)),
+    #{Current := Session} = Sessions,
+    ok = esdb_gater_window:close_all(),
     true = unlink(Current),
     true = exit(Current, kill),
     maps:foreach(fun(_, {_, Waiting}) -> reply_all(Waiting, {error, no_gateway}) end, Waiters),
-    maps:foreach(fun(_, #flow{window = Window}) ->
-                     ok = atomics:put(Window#window.counters, ?STATE, ?CLOSED),
-                     probe(Window)
-                 end, Flows),
+    ok = probe_all(Session),
     _ = erlang:send_after(?SETTLE, self(), {settle, Current}),
     State#state{current = undefined, waiters = #{},
                 sessions = Sessions#{Current := Session#session{looks = ?SETTLES}}}.
@@ -209,17 +223,15 @@ settle(Pid, #state{sessions = Sessions} = State) ->
     case Sessions of
         #{Pid := #session{flows = Flows, gateway = Gateway, looks = Looks} = Session} ->
             Open = [Channel || {Channel, Flow} <- maps:to_list(Flows), outstanding(Flow) > 0],
-            case Open =/= [] andalso Looks > 1 andalso esdb_gater_transport:is_connected(Gateway) of
+            case Open =/= [] andalso Looks > 1 andalso Session#session.connected of
                 true ->
-                    lists:foreach(fun(Channel) ->
-                                      #{Channel := #flow{window = Window}} = Flows,
-                                      probe(Window)
-                                  end, Open),
+                    ok = probe_all(Session),
                     _ = erlang:send_after(?SETTLE, self(), {settle, Pid}),
                     Next = Session#session{looks = Looks - 1},
                     State#state{sessions = Sessions#{Pid := Next}};
                 false ->
                     Lost = [{Channel, outstanding(maps:get(Channel, Flows))} || Channel <- Open],
+                    true = erlang:demonitor(Session#session.monitor, [flush]),
                     ok = report(Lost, Gateway),
                     true = ets:match_delete(?MARKS, {'_', Pid, '_', '_'}),
                     State#state{sessions = maps:remove(Pid, Sessions)}
@@ -238,7 +250,8 @@ answered(Mark, #state{sessions = Sessions, waiters = Waiters} = State) ->
                        error -> Waiters
                    end,
             Known = case Sessions of
-                        #{Pid := #session{flows = #{Channel := Flow} = Flows} = Session} ->
+                        #{Pid := #session{connected = true, flows = #{Channel := Flow} = Flows}
+                              = Session} ->
                             Taken = Flow#flow{taken = max(Reached, Flow#flow.taken)},
                             Sessions#{Pid := Session#session{flows = Flows#{Channel := Taken}}};
                         _ ->
@@ -257,14 +270,14 @@ outstanding(#flow{window = #window{counters = Counters}, taken = Taken}) ->
 
 %% While marks are answered there is nothing to ask.
 ask(Channel, Pid, #state{current = Pid, sessions = Sessions} = State) ->
-    #{Pid := #session{flows = Flows} = Session} = Sessions,
+    #{Pid := #session{flows = Flows, connected = Connected} = Session} = Sessions,
     case Flows of
         #{Channel := #flow{taken = Taken, seen = Seen, window = Window} = Flow} ->
             case outstanding(Flow) of
                 0 ->
                     idle(Flow, Channel, Pid);
                 _ ->
-                    _ = Taken =:= Seen andalso probe(Window),
+                    _ = Connected andalso Taken =:= Seen andalso probe(Window),
                     _ = erlang:send_after(?ASK, self(), {ask, Channel, Pid})
             end,
             Looked = Session#session{flows = Flows#{Channel := Flow#flow{seen = Taken}}},
@@ -282,6 +295,13 @@ idle(#flow{window = #window{counters = Counters}} = Flow, Channel, Pid) ->
         0 -> ok;
         _ -> look_after(?IDLE, Channel, Pid, Counters)
     end.
+
+probe_all(#session{connected = true, flows = Flows}) ->
+    maps:foreach(fun(_, #flow{window = Window} = Flow) ->
+                     _ = outstanding(Flow) > 0 andalso probe(Window)
+                 end, Flows);
+probe_all(#session{connected = false}) ->
+    ok.
 
 %% All that was sent on the channel arrives before this question.
 probe(#window{channel = Channel, gateway = Gateway, session = Session, counters = Counters}) ->

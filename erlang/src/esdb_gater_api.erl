@@ -91,6 +91,16 @@ get_workers(StoreId) when not is_atom(StoreId) ->
     {error, badarg};
 get_workers(StoreId) ->
     Started = lookup_started(),
+    %% A store that is known has come with a copy of the registry, or is of this node.
+    case esdb_gater_workers:listed(StoreId) of
+        {ok, _} = Listed ->
+            emit_lookup(Started, StoreId),
+            Listed;
+        none ->
+            await_workers(StoreId, Started)
+    end.
+
+await_workers(StoreId, Started) ->
     case esdb_gater_link:await_copy() of
         ok ->
             Workers = esdb_gater_workers:list(StoreId),

@@ -22,7 +22,7 @@
 
 -include("esdb_gater_window.hrl").
 
--export([tables/0, find/2, send/4, call/3, is_local/2]).
+-export([tables/0, close_all/0, find/2, continue/4, send/4, call/3, is_local/2]).
 
 -export_type([window/0]).
 
@@ -49,6 +49,14 @@
 tables() ->
     [{?WINDOWS, [set, public, named_table, {keypos, #window.channel}, {read_concurrency, true}]},
      {?MARKS, [set, public, named_table, {write_concurrency, true}]}].
+
+%% @doc No window counts any more, whoever has it open.
+-spec close_all() -> ok.
+close_all() ->
+    lists:foreach(fun(#window{counters = Counters}) -> ok = atomics:put(Counters, ?STATE, ?CLOSED) end,
+                  ets:tab2list(?WINDOWS)),
+    true = ets:delete_all_objects(?WINDOWS),
+    ok.
 
 %% @doc How to publish on a channel. Waits for a gateway for at most so many milliseconds.
 %% `none': there is a gateway and nobody to acknowledge just now, so it has to be called directly.
@@ -78,6 +86,21 @@ is_local(Channel, Gateway) ->
         _ -> false
     end.
 
+%% @doc Publishes as {@link send/4} does within the window that this process has open, without looking
+%% for the gateway. `none': it has none, or the gateway of that has been left.
+-spec continue(Channel :: atom(), Topic :: binary(), Message :: term(), Bytes :: non_neg_integer()) ->
+          ok | {error, no_gateway} | none.
+continue(Channel, Topic, Message, Bytes) ->
+    case get({?MODULE, Channel}) of
+        #flight{window = #window{counters = Counters}} = Flight ->
+            case atomics:get(Counters, ?STATE) of
+                ?CLOSED -> none;
+                _ -> send_with_room(Flight, Topic, Message, Bytes)
+            end;
+        undefined ->
+            none
+    end.
+
 %% @doc Publishes a message that takes so many bytes. `ok': it is on its way. `{error, confirm}': it
 %% has to be published by {@link call/3}. `{error, no_gateway}': nothing was sent, since the window
 %% stayed full for as long as a gateway may be silent, or the gateway is lost.
@@ -86,10 +109,15 @@ is_local(Channel, Gateway) ->
 send(#window{windowed = false}, _Topic, _Message, _Bytes) ->
     {error, confirm};
 send(Window, Topic, Message, Bytes) ->
-    case with_room(flight(Window)) of
+    send_with_room(flight(Window), Topic, Message, Bytes).
+
+send_with_room(#flight{messages = 0} = Full, Topic, Message, Bytes) ->
+    case with_room(Full) of
         {ok, Flight} -> send_within(Flight, Topic, Message, Bytes);
         {error, _} = Error -> Error
-    end.
+    end;
+send_with_room(Flight, Topic, Message, Bytes) ->
+    send_within(Flight, Topic, Message, Bytes).
 
 %% @doc Publishes a message and returns the gateway's answer. `Request' is `{publish, Topic,
 %% Message}', or with a token behind the message.
@@ -152,19 +180,26 @@ settle(#flight{window = #window{gateway = Gateway} = Window, messages = Messages
             ok
     end.
 
-%% Only a new batch needs room.
-with_room(#flight{messages = 0, marks = Marks} = Flight) when length(Marks) >= ?MARKS_UNDER_WAY ->
-    case lists:dropwhile(fun(Mark) -> not is_under_way(Mark) end, Marks) of
-        [Oldest | _] = Left when length(Left) >= ?MARKS_UNDER_WAY ->
-            case esdb_gater_acknowledger:await(Oldest, silence()) of
-                ok -> {ok, Flight#flight{marks = tl(Left)}};
-                {error, _} = Error -> Error
-            end;
-        Left ->
-            {ok, Flight#flight{marks = Left}}
+%% Only a new batch needs room. That it begins is also the time to see whether there is still
+%% somebody who acknowledges: when the application has ended, even by force, the session has as well.
+with_room(#flight{window = #window{session = Session, counters = Counters}, marks = Marks} = Flight) ->
+    case is_process_alive(Session) of
+        true when length(Marks) >= ?MARKS_UNDER_WAY ->
+            await_room(lists:dropwhile(fun(Mark) -> not is_under_way(Mark) end, Marks), Flight);
+        true ->
+            {ok, Flight};
+        false ->
+            ok = atomics:put(Counters, ?STATE, ?CLOSED),
+            {error, no_gateway}
+    end.
+
+await_room([Oldest | Others] = Marks, Flight) when length(Marks) >= ?MARKS_UNDER_WAY ->
+    case esdb_gater_acknowledger:await(Oldest, silence()) of
+        ok -> {ok, Flight#flight{marks = Others}};
+        {error, _} = Error -> Error
     end;
-with_room(Flight) ->
-    {ok, Flight}.
+await_room(Marks, Flight) ->
+    {ok, Flight#flight{marks = Marks}}.
 
 is_under_way(Mark) ->
     try ets:member(?MARKS, Mark)

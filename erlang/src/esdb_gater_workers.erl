@@ -15,17 +15,23 @@
 %%% places
 %%%   of a worker in the other two tables, and the time of its registration in Unix
 %%%   milliseconds.</dd>
+%%% <dt>`esdb_gater_worker_lists'</dt><dd>`{Store, Version, none | [{Node, Pid}]}': the answer to
+%%%   `get_workers/1'. Each change takes it out, and the first reader after it puts it back.</dd>
 %%% </dl>
 %%% A reader that loses a race with the writer finds an empty place and looks again.
 %%% @end
 -module(esdb_gater_workers).
 
 -export([tables/0, add/2, remove/2, renew/2, reset/1, member/2,
-         select/1, select/3, list/1, local/1, since/2, stores/0, size/1]).
+         select/1, select/3, list/1, listed/1, local/1, since/2, stores/0, size/1]).
 
 -define(WORKERS, esdb_gater_workers).
 -define(ORDER, esdb_gater_worker_order).
 -define(PLACES, esdb_gater_worker_places).
+-define(LISTS, esdb_gater_worker_lists).
+
+%% Longer lists are not kept.
+-define(MOST_LISTED, 1000).
 
 %% The indices of the counters of a store.
 -define(ALL, 1).
@@ -36,7 +42,8 @@
 tables() ->
     [{?WORKERS, [set, public, named_table, {read_concurrency, true}]},
      {?ORDER, [ordered_set, public, named_table, {read_concurrency, true}]},
-     {?PLACES, [set, public, named_table]}].
+     {?PLACES, [set, public, named_table]},
+     {?LISTS, [set, public, named_table, {read_concurrency, true}]}].
 
 %% @doc Adds a worker, which becomes the last in the order of registration.
 -spec add(StoreId :: atom(), pid()) -> boolean().
@@ -92,7 +99,7 @@ remove(Store, Pid) ->
             end,
             true = ets:delete(?ORDER, {Store, Seq}),
             case N of
-                1 -> true = ets:delete(?WORKERS, Store);
+                1 -> true = ets:delete(?WORKERS, Store), true = ets:delete(?LISTS, Store);
                 _ -> ok
             end,
             true
@@ -239,12 +246,44 @@ probe(Store, Slot, I, N, Failed, Left) ->
 %% @doc Returns all workers of a store with their nodes, in order of registration.
 -spec list(StoreId :: atom()) -> [{node(), pid()}].
 list(Store) ->
-    [{node(Pid), Pid} || Pid <- consistent(Store, 3)].
+    case listed(Store) of
+        {ok, Workers} -> Workers;
+        none -> []
+    end.
+
+%% @doc Returns the workers of a store as {@link list/1} does if the store is known.
+-spec listed(StoreId :: atom()) -> {ok, [{node(), pid()}]} | none.
+listed(Store) ->
+    try ets:lookup(?LISTS, Store) of
+        [{_, _, Workers}] when is_list(Workers) ->
+            {ok, Workers};
+        [{_, Version, none}] ->
+            Workers = [{node(Pid), Pid} || Pid <- consistent(Store, 3)],
+            ok = keep_list(Store, Version, Workers),
+            {ok, Workers};
+        [] ->
+            none
+    catch
+        error:badarg -> none                       % the application is not running
+    end.
+
+%% Only if nothing has changed since the version was read. A version below 0 is one that changes.
+keep_list(Store, Version, Workers) when Version >= 0, length(Workers) =< ?MOST_LISTED ->
+    case esdb_gater_match:exactly(Store, '$1') of
+        {Store, []} ->
+            Kept = {{{const, Store}, Version, {const, Workers}}},
+            _ = ets:select_replace(?LISTS, [{{Store, Version, none}, [], [Kept]}]),
+            ok;
+        _ ->
+            ok
+    end;
+keep_list(_Store, _Version, _Workers) ->
+    ok.
 
 %% @doc Returns the workers of a store on this node, in order of registration.
 -spec local(StoreId :: atom()) -> [pid()].
 local(Store) ->
-    [Pid || Pid <- consistent(Store, 3), node(Pid) =:= node()].
+    [Pid || {Node, Pid} <- list(Store), Node =:= node()].
 
 consistent(Store, Tries) ->
     try
@@ -308,6 +347,7 @@ head(Store) ->
 
 put_head(Store, N, LocalN, Counters, Version) ->
     true = ets:insert(?WORKERS, {Store, N, LocalN, Counters, Version}),
+    true = ets:insert(?LISTS, {Store, Version, none}),
     ok.
 
 grown(LocalN, none) -> LocalN;

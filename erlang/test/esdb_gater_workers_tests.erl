@@ -33,6 +33,32 @@ turns_are_exactly_even_test_() ->
           end)
       end} || N <- [1, 2, 3, 10, 1000]].
 
+%% The list is kept by the first reader and taken out by each change, whoever reads meanwhile.
+a_list_that_is_kept_follows_each_change_test() ->
+    with_tables(fun() ->
+        [A, B, C] = Pids = processes(3),
+        Lists = fun() -> [esdb_gater_workers:listed(?STORE) || _ <- [first, kept, again]] end,
+        Is = fun(Expected) ->
+                 Listed = [{node(), Pid} || Pid <- Expected],
+                 ?assertEqual(lists:duplicate(3, {ok, Listed}), Lists()),
+                 ?assertEqual(Expected, esdb_gater_workers:local(?STORE)),
+                 ?assertMatch([{_, _, Listed}], ets:lookup(esdb_gater_worker_lists, ?STORE))
+             end,
+        ?assertEqual([none, none, none], Lists()),
+        [begin true = esdb_gater_workers:add(?STORE, Pid), Lists() end || Pid <- Pids],
+        Is([A, B, C]),
+        true = esdb_gater_workers:renew(?STORE, A),
+        Is([B, C, A]),
+        true = esdb_gater_workers:remove(?STORE, C),
+        Is([B, A]),
+        ok = esdb_gater_workers:reset([{?STORE, [A, B, C]}]),
+        Is([A, B, C]),
+        ok = esdb_gater_workers:reset([]),
+        ?assertEqual([none, none, none], Lists()),
+        ?assertEqual([], ets:tab2list(esdb_gater_worker_lists)),
+        stop(Pids)
+    end).
+
 turns_are_even_over_many_callers_test() ->
     with_tables(fun() ->
         Pids = processes(8),
