@@ -1,16 +1,16 @@
-//! How far a connection came before it failed.
+//! The stages of a connection, at which it may fail.
 
 use std::fmt;
 
 use crate::{DialError, DownReason, HandshakeError};
 
-/// A step on the way to a connection, or the connection itself. Logs, metrics and tools name them
-/// alike.
+/// A stage of establishing a connection, or the connection itself. Logs, metrics and tools use the
+/// same names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Stage {
-    /// The name of the node is looked at.
+    /// The name of the node is checked.
     Name,
-    /// The addresses of its host are looked up.
+    /// The addresses of its host are resolved.
     Resolve,
     /// The EPMD of its host is asked for its port.
     Epmd,
@@ -20,7 +20,7 @@ pub enum Stage {
     Handshake,
     /// Both ends prove that they know the cookie.
     Authentication,
-    /// The connection stands.
+    /// The connection is established.
     Established,
 }
 
@@ -36,7 +36,7 @@ impl Stage {
         Self::Established,
     ];
 
-    /// The name of the stage, in lower case.
+    /// Returns the name of the stage, in lower case.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Name => "name",
@@ -57,8 +57,8 @@ impl fmt::Display for Stage {
 }
 
 impl DialError {
-    /// Returns the stage at which the dial failed. A failure of this node's own, such as too many
-    /// connections, counts as one of the TCP connection, which is not opened then.
+    /// Returns the stage at which the dial failed. A failure on this node, such as too many
+    /// connections, counts as one of the TCP connection, which is then not opened.
     pub fn stage(&self) -> Stage {
         match self {
             Self::BadName(_) => Stage::Name,
@@ -73,8 +73,8 @@ impl DialError {
 }
 
 impl HandshakeError {
-    /// Returns the stage at which the handshake failed. A peer that closes the connection instead of
-    /// proving that it knows the cookie has failed at the authentication as well.
+    /// Returns the stage at which the handshake failed. A peer that closes the connection instead
+    /// of proving that it knows the cookie has also failed at the authentication.
     pub fn stage(&self) -> Stage {
         match self {
             Self::WrongCookie => Stage::Authentication,
@@ -83,7 +83,7 @@ impl HandshakeError {
     }
 }
 
-/// Names of errors for counting: few, and without anything that a peer chooses.
+/// The names of errors for counting, which are few and contain nothing that a peer chooses.
 impl DialError {
     /// Returns the name of the kind of this error.
     pub fn label(&self) -> &'static str {

@@ -1,35 +1,36 @@
-//! What a connection tells about itself.
+//! The statistics of a connection.
 
 use std::time::Duration;
 
 use crate::Lane;
 
-/// What waits in one lane.
+/// The waiting items of one lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LaneDepth {
-    /// Messages; one for several receivers counts as that many.
+    /// The number of messages. A message for several receivers counts once for each.
     pub messages: u64,
-    /// Bytes.
+    /// The number of bytes.
     pub bytes: usize,
 }
 
 /// The state of a connection at one moment. Taking it costs one lock and no allocation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ConnectionStats {
-    /// Time since the connection was made.
+    /// The time since the connection was established.
     pub age: Duration,
-    /// Time since something has arrived, a tick or anything else.
+    /// The time since bytes last arrived, including ticks.
     pub silence: Duration,
-    /// Bytes that have arrived.
+    /// The number of bytes that have arrived.
     pub bytes_in: u64,
-    /// Bytes that were put into frames to be sent, ticks left out.
+    /// The number of bytes that were put into frames to be sent, without ticks.
     pub bytes_out: u64,
-    /// What waits, in the order of [`Lane::ALL`].
+    /// The waiting items, in the order of [`Lane::ALL`].
     pub lanes: [LaneDepth; Lane::ALL.len()],
-    /// Bytes that were sent below the critical lane and that the peer has not shown to have read.
+    /// The number of bytes below the critical lane that were sent and that the peer has not shown
+    /// to have read.
     pub unread: usize,
-    /// For how long lower lanes have been waiting for the peer to read, if they do.
+    /// The time for which lower lanes have been waiting for the peer to read, if they are.
     pub held: Option<Duration>,
-    /// How long the peer took to answer the last probe, if it has answered one.
+    /// The time that the peer took to answer the last probe, if it has answered one.
     pub round_trip: Option<Duration>,
 }

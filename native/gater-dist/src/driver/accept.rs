@@ -1,4 +1,4 @@
-//! Accepting connections.
+//! Accepts connections.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -17,10 +17,10 @@ use super::{exchange, link};
 use crate::protocol::handshake::{Acceptor, Step};
 use crate::{Chain, DialError, HandshakeError, Peer};
 
-/// Pause when the system has no more sockets to give.
+/// The pause when the system has no more sockets.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts until the node stops.
+/// Accepts connections until the node stops.
 pub async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     let slots = Arc::new(Slots::new(shared.settings.max_handshakes));
     loop {
@@ -46,16 +46,16 @@ pub async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-/// The handshakes under way.
+/// The handshakes in progress.
 struct Slots {
-    /// The number of sockets whose handshake is unfinished never exceeds that of the places,
-    /// but for the one that waits for a place.
+    /// The permits of handshakes. Invariant: the number of sockets with an unfinished handshake
+    /// never exceeds the number of permits, except for the one that waits for a permit.
     places: Arc<Semaphore>,
-    /// The oldest first.
+    /// The handshakes in progress, the oldest first.
     under_way: Mutex<VecDeque<(u64, CancellationToken)>>,
 }
 
-/// A place among the handshakes under way; given back when dropped.
+/// A permit of a handshake, which is returned when the value is dropped.
 struct Slot {
     number: u64,
     given_up: CancellationToken,
@@ -69,8 +69,8 @@ impl Slots {
         Self { places, under_way: Mutex::default() }
     }
 
-    /// Returns a place. If there is none, the oldest handshake gives way, and its socket is closed
-    /// before this returns.
+    /// Returns a permit. If there is none, the oldest handshake is cancelled, and its socket is
+    /// closed before this returns.
     async fn take(self: &Arc<Self>) -> Option<Slot> {
         let place = match self.places.clone().try_acquire_owned() {
             Ok(place) => place,
@@ -109,7 +109,7 @@ async fn receive(shared: Arc<Shared>, mut socket: TcpStream, address: SocketAddr
         () = shared.stop.cancelled() => return,
     };
     let error = match outcome {
-        // Others may have taken the last place for a connection since the peer was let in.
+        // Other handshakes may have taken the last connection since the peer was let in.
         Ok(peer) => match link::start(&shared, socket, peer) {
             Err(DialError::TooManyConnections) => HandshakeError::TooManyConnections,
             Ok(_) | Err(_) => return,
@@ -119,7 +119,7 @@ async fn receive(shared: Arc<Shared>, mut socket: TcpStream, address: SocketAddr
             error
         }
     };
-    // By now the socket is closed.
+    // The socket is closed by now, so the permit may be returned.
     drop(slot);
     if let Some(events) = shared.events.get() {
         events.refused(address, name.as_ref(), &error);
@@ -127,8 +127,8 @@ async fn receive(shared: Arc<Shared>, mut socket: TcpStream, address: SocketAddr
     refused(&shared, &error, address, name.as_ref());
 }
 
-/// Says in the log why there is no connection; loudly if somebody should act. What is repeated is
-/// counted, see [`super::notices`].
+/// Logs the reason why there is no connection, at a level that depends on whether an operator
+/// should act. Repeated lines are counted; see [`super::notices`].
 fn refused(shared: &Shared, error: &HandshakeError, address: SocketAddr, name: Option<&Atom>) {
     let peer = name.map_or("unnamed", Atom::as_str);
     let source = address.ip().to_string();

@@ -1,4 +1,4 @@
-//! What waits to be written on one connection.
+//! The messages that wait to be written on one connection.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,62 +13,64 @@ use super::window::Window;
 use crate::lanes::{Lane, LaneLimits, Lanes, Pushed};
 use crate::{ConnectionStats, LaneDepth, Prefix};
 
-/// A tick is answered if the last answer is older than this: less than the second in which the
-/// shortest `net_ticktime` of OTP has a node send the next one.
+/// The least time between two answers to ticks. It is less than the second after which a node with
+/// the shortest `net_ticktime` of OTP sends the next tick.
 const ANSWER_TICKS_AFTER: Duration = Duration::from_millis(500);
 
-/// What became of what was pushed.
+/// The outcome of pushing an item.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is queued.
+    /// The item is queued.
     Taken,
-    /// Messages had to go.
+    /// Messages were dropped.
     Dropped(Vec<Loss>),
-    /// The lane never drops and is full: these are lost with the connection.
+    /// The lane never drops messages and is full. These messages are lost with the connection.
     Overflow(Vec<Loss>),
 }
 
-/// Why messages had to go.
+/// The reason why messages were lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LossReason {
     /// Their lane was full.
     QueueFull,
-    /// They waited on a connection that ended. Of what was being written nobody knows.
+    /// The messages waited on a connection that ended. Messages that were being written are not
+    /// counted, since their fate is unknown.
     ConnectionLost,
 }
 
-/// Messages of one kind that had to go.
+/// Lost messages of one kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loss {
-    /// Why.
+    /// The reason.
     pub reason: LossReason,
-    /// What they have in common.
+    /// The prefix that they have in common.
     pub prefix: Option<Arc<Prefix>>,
-    /// Messages.
+    /// The number of messages.
     pub messages: u32,
-    /// Bytes.
+    /// The number of bytes.
     pub bytes: usize,
 }
 
-/// What became of what was to be gathered.
+/// The outcome of coalescing an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coalesced {
-    /// It is in the batch, or its rest in its lane.
+    /// The item is in the batch, or its rest is in its lane.
     Taken {
-        /// It is the first: the corker is to call [`Outbox::flush`].
+        /// Whether it is the first item of this cork, so that the corker has to call
+        /// [`Outbox::flush`].
         first: bool,
     },
-    /// It is to be pushed.
+    /// The item has to be pushed instead.
     Refused,
 }
 
-/// The queue between those who send and those who write.
+/// The queue between senders and writers.
 ///
-/// Whoever has the duty to write has it alone. While nothing waits nobody has it, and the
-/// first to send takes it: a corker puts frames straight into the batch and writes
-/// them when it has handled what it has read, everybody else wakes the writer task.
-/// What comes while somebody else has the duty waits in the lanes, for the writer task, and
-/// what the peer is not to be sent yet waits there for its answer.
+/// At most one thread or task has the duty to write. While nothing waits, none has it, and the
+/// first sender takes it: a corker writes frames directly into the batch and flushes it when it has
+/// handled everything it has read, and any other sender wakes the writer task. Items of other
+/// senders wait in the lanes for the writer task, and items that the peer must not be sent yet wait
+/// there for its answer.
 #[derive(Debug)]
 pub struct Outbox {
     inner: Mutex<Inner>,
@@ -81,23 +83,23 @@ struct Inner {
     lanes: Lanes<Item>,
     duty: Duty,
     phase: Phase,
-    /// Absent only while somebody writes it.
+    /// The batch, which is absent only while it is being written.
     batch: Option<Box<Batch>>,
-    /// Absent before the connection is up and when it is gone.
+    /// The socket, which is absent before the connection is established and after its end.
     socket: Option<Arc<OwnedWriteHalf>>,
     /// Whether anything was written since the last tick.
     wrote: bool,
-    /// When a tick of the peer was answered last.
+    /// The time of the last answer to a tick of the peer.
     answered_tick: Option<Instant>,
     window: Window,
-    /// Since when lanes wait for an answer of the peer.
+    /// The time since when lanes wait for an answer of the peer.
     held: Option<Instant>,
-    /// Bytes that were put into frames, in all.
+    /// The total number of bytes that were put into frames.
     framed: u64,
 }
 
 impl Inner {
-    /// Returns whether anything may be written that waits.
+    /// Returns whether a waiting item may be written.
     fn ready(&self) -> bool {
         self.lanes.waits(self.lowest())
     }
@@ -108,39 +110,40 @@ impl Inner {
     }
 }
 
-/// Who writes. Invariant: if nobody does, the batch is written, and what is in the lanes waits
-/// for an answer of the peer.
+/// The holder of the duty to write. Invariant: if there is none, the batch is written, and items in
+/// the lanes wait for an answer of the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Duty {
     Nobody,
-    /// The writer task.
+    /// The writer task has the duty.
     Task,
-    /// Who has this number, see [`super::cork`].
+    /// The corker with this number has the duty; see [`super::cork`].
     Corker(u64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Open,
-    /// Nothing more is taken; what is there is still written.
+    /// No further items are accepted, but waiting ones are still written.
     Draining,
     Closed,
 }
 
-/// What the writer task is to do.
+/// The next step of the writer task.
 #[derive(Debug)]
 pub enum Next {
-    /// Write this, and give it back.
+    /// The task writes the batch and gives it back.
     Write(Box<Batch>),
-    /// Wait for [`Outbox::woken`].
+    /// The task waits for [`Outbox::woken`].
     Wait,
-    /// End: everything is written, or nothing matters any more.
+    /// The task ends, since everything is written or the connection has ended.
     End,
 }
 
 impl Outbox {
-    /// Returns an empty queue, which the writer task is to look after first.
-    /// Whether the peer answers `probes` decides if it is waited for, see the module `window`.
+    /// Returns an empty queue, of which the writer task has the duty first. `probes` tells whether
+    /// the peer answers probes, and therefore whether the queue waits for it; see the module
+    /// `window`.
     pub fn new(limits: [LaneLimits; 5], batch: Batch, probes: bool) -> Self {
         let inner = Inner {
             lanes: Lanes::new(limits),
@@ -157,13 +160,13 @@ impl Outbox {
         Self { inner: Mutex::new(inner), wake: Notify::new() }
     }
 
-    /// Lets corkers write to `socket`.
+    /// Sets the `socket` to which corkers write.
     pub fn attach(&self, socket: Arc<OwnedWriteHalf>) {
         self.inner.lock().socket = Some(socket);
     }
 
-    /// Has `write` put frames into the batch, if `corker` has the duty or nobody. It
-    /// gives back what is left of an item for `lane` when enough is gathered.
+    /// Calls `write` to put frames into the batch, if `corker` or nobody has the duty. `write`
+    /// returns the rest of an item for `lane` when the batch is full.
     pub fn coalesce(
         &self,
         corker: u64,
@@ -174,8 +177,8 @@ impl Outbox {
         let inner = &mut *guard;
         let first = inner.duty == Duty::Nobody;
         let mine = first || inner.duty == Duty::Corker(corker);
-        // What others have queued meanwhile goes first: what is sent under a lock of the
-        // sender's leaves in the order in which the lock was held.
+        // Items that other senders have queued are sent first. Items that are sent under a lock of
+        // the sender are therefore sent in the order in which the lock was held.
         if inner.phase != Phase::Open
             || !mine
             || lane > inner.window.lowest()
@@ -197,14 +200,14 @@ impl Outbox {
             inner.lanes.put_back(lane, bytes, messages, rest);
         }
         if full {
-            // A flood is the task's business: it may go on elsewhere meanwhile.
+            // The writer task writes a full batch, since it may continue on another thread.
             self.hand_over(guard);
         }
         Coalesced::Taken { first: first && !full }
     }
 
-    /// Writes what `corker` has gathered, without waiting. What the socket does not
-    /// take, or all if it is not to be written `here`, is left to the writer task.
+    /// Writes the frames that `corker` has collected, without waiting. Bytes that the socket does
+    /// not accept, or all bytes unless `here` is set, are left to the writer task.
     pub fn flush(&self, corker: u64, here: bool) {
         let mut inner = self.inner.lock();
         if inner.duty != Duty::Corker(corker) {
@@ -215,7 +218,7 @@ impl Outbox {
             return self.hand_over(inner);
         };
         drop(inner);
-        // An error shows again when the writer task tries.
+        // The writer task meets an error again when it tries to write.
         let written = batch.try_write(&socket).unwrap_or(false);
         if written {
             batch.clear();
@@ -239,8 +242,8 @@ impl Outbox {
         self.wake.notify_one();
     }
 
-    /// Queues an item, as `corker` if that is who calls: nothing it gathers later may
-    /// go before the item.
+    /// Queues an item, as `corker` if the caller is one. No later item of that corker may be sent
+    /// before it.
     pub fn push(&self, corker: Option<u64>, lane: Lane, item: Item) -> Outcome {
         let (bytes, messages) = item.size();
         let mut inner = self.inner.lock();
@@ -268,7 +271,7 @@ impl Outbox {
         }
     }
 
-    /// What the writer task does next. `written` is what it was given last.
+    /// Returns the next step of the writer task. `written` is the batch that it was given last.
     pub fn next(&self, written: Option<Box<Batch>>) -> Next {
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
@@ -279,13 +282,13 @@ impl Outbox {
             inner.batch = written;
         }
         if matches!(inner.duty, Duty::Corker(_)) {
-            // It hands over if it does not finish.
+            // The corker hands over the duty if it does not finish.
             return Next::Wait;
         }
         let Some(mut batch) = inner.batch.take() else { return Next::Wait };
         if batch.is_written() {
             batch.clear();
-            // In order of priority.
+            // The lanes are served in the order of priority.
             while batch.has_room()
                 && let Some((lane, item)) = inner.lanes.pop(inner.lowest())
             {
@@ -318,8 +321,8 @@ impl Outbox {
         Next::Write(batch)
     }
 
-    /// The peer has answered something; whether that is this probe is what `is_probe` tells.
-    /// Returns how long the answer took.
+    /// Handles an answer of the peer. `is_probe` tells whether it belongs to the probe with a
+    /// number. Returns the time that the answer took.
     pub fn answered(&self, is_probe: impl Fn(u64) -> bool) -> Option<Duration> {
         let mut inner = self.inner.lock();
         if !inner.window.awaited().is_some_and(is_probe) {
@@ -334,7 +337,7 @@ impl Outbox {
         took
     }
 
-    /// Fills in what the queue knows.
+    /// Fills in the values of `stats` that the queue knows.
     pub fn stats(&self, stats: &mut ConnectionStats) {
         let inner = self.inner.lock();
         for (depth, lane) in stats.lanes.iter_mut().zip(Lane::ALL) {
@@ -347,13 +350,12 @@ impl Outbox {
         stats.round_trip = inner.window.latest();
     }
 
-    /// Since when something waits for the peer to answer, if it does.
+    /// Returns the time since when an item has been waiting for an answer of the peer, if one does.
     pub fn held(&self) -> Option<Instant> {
         self.inner.lock().held
     }
 
-    /// An empty frame for the writer task to write next, if nobody has written since
-    /// the last time.
+    /// Makes the writer task write an empty frame, if nothing was written since the last call.
     pub fn tick(&self) {
         let mut inner = self.inner.lock();
         if !std::mem::take(&mut inner.wrote)
@@ -366,9 +368,10 @@ impl Outbox {
         }
     }
 
-    /// The peer has sent an empty frame `now`: sends one back, unless something is being written
-    /// or was sent back just before. So a peer that is to hear something every few seconds
-    /// does, whatever the rhythm of this node, and two nodes that do so do not go on for ever.
+    /// Answers an empty frame that the peer sent at `now` with another one, unless something is
+    /// being written or such an answer was sent recently. A peer that needs a sign of life every
+    /// few seconds therefore receives one, whatever the tick time of this node, and two such nodes
+    /// do not answer each other for ever.
     pub fn answer_tick(&self, now: Instant) {
         let mut inner = self.inner.lock();
         let lately = |at: Instant| now.saturating_duration_since(at) < ANSWER_TICKS_AFTER;
@@ -392,7 +395,7 @@ impl Outbox {
         self.wake.notified().await;
     }
 
-    /// Takes nothing more; the writer task ends when everything is written.
+    /// Accepts no more items. The writer task ends when everything is written.
     pub fn drain(&self) {
         let mut inner = self.inner.lock();
         if inner.phase == Phase::Open {
@@ -402,11 +405,11 @@ impl Outbox {
         self.wake.notify_one();
     }
 
-    /// Forgets what waits, which it gives; the writer task ends.
+    /// Removes and returns the waiting items. The writer task ends.
     pub fn close(&self) -> Vec<(Lane, Loss)> {
         let mut inner = self.inner.lock();
         inner.phase = Phase::Closed;
-        // Gives back the memory at once: a handle of the connection may live on.
+        // The memory is freed at once, since a handle of the connection may live on.
         let lanes = std::mem::replace(
             &mut inner.lanes,
             Lanes::new([LaneLimits { bytes: 0, messages: 0 }; 5]),
@@ -422,13 +425,13 @@ impl Outbox {
         Lane::ALL.into_iter().flat_map(lost).collect()
     }
 
-    /// Lets go of the socket.
+    /// Drops the socket.
     pub fn detach(&self) {
         self.inner.lock().socket = None;
     }
 }
 
-/// What was dropped, summed up by prefix.
+/// Returns the dropped messages, summed up by prefix.
 fn losses<'a>(reason: LossReason, items: impl IntoIterator<Item = &'a Item>) -> Vec<Loss> {
     let mut losses: Vec<Loss> = Vec::new();
     for item in items {

@@ -1,9 +1,9 @@
 //! The task that reads from one connection. It never waits for a consumer: a hidden node that
 //! stops reading suspends the processes that send to it.
 //!
-//! A turn of it ends when so much work was done (see [`super::work`]), however little was read for
-//! it, and the other tasks of the thread have theirs. What takes long is done on another thread, and
-//! this connection alone waits for it.
+//! A turn of the task ends when a certain amount of work was done (see [`super::work`]), however
+//! few bytes were read for it, and the other tasks of the thread get a turn. Slow work is done on
+//! another thread, and only this connection waits for it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,18 +24,18 @@ use crate::protocol::frame;
 use crate::protocol::session::{Processes, Session, Sink};
 use crate::{Connection, DownReason, LocalPid, Message, ProtocolError, Target};
 
-/// What is made ready for the first read, and for all of a connection that is idle.
+/// The size of the buffer for the first read, which is all that an idle connection has.
 const FIRST_READ_BYTES: usize = 2 << 10;
-/// The least that is made ready for a read once one was full.
+/// The least size of the buffer for a read after one that was full.
 const READ_BYTES: usize = 64 << 10;
-/// Messages from so many bytes on take long to read and to copy.
+/// The length from which on reading and copying a message is slow.
 const APART_BYTES: usize = 256 << 10;
-/// A buffer that has grown beyond this for a long frame goes with it.
+/// The capacity of the buffer that is kept after a long frame.
 const KEPT_BYTES: usize = 512 << 10;
-/// Unknown operations that are logged, per connection.
+/// The number of unknown operations per connection that are logged.
 const LOGGED_UNKNOWN: u64 = 3;
 
-/// Reads until the connection ends, and gives the reason.
+/// Reads until the connection ends, and returns the reason.
 pub async fn run(
     shared: &Shared,
     connection: &Arc<Connection>,
@@ -81,21 +81,21 @@ async fn read(
             return reason;
         }
         reserve(&mut buffer, wanted, room);
-        // A short read has emptied the socket: the next one waits.
+        // A short read has emptied the socket, so the next one waits.
         if read < READ_BYTES {
             connection.work().rested();
         }
     }
 }
 
-/// Takes the whole frames out of `buffer`. With them come the bytes of the next frame, if that is
-/// known.
+/// Removes and returns the complete frames of `buffer`, with the number of bytes of the next frame
+/// if it is known.
 fn take_whole(buffer: &mut BytesMut, max_frame: usize) -> Result<(Bytes, usize), ProtocolError> {
     let extent = frame::extent(buffer, max_frame)?;
     let grown = buffer.capacity() > KEPT_BYTES;
     let frames = buffer.split_to(extent.whole).freeze();
     if extent.whole > 0 && grown {
-        // Who keeps a short message that comes next must not keep all of it.
+        // A short message in the next read must not keep the whole large buffer alive.
         let mut fresh = BytesMut::with_capacity(buffer.len().max(2 * READ_BYTES));
         fresh.extend_from_slice(buffer);
         *buffer = fresh;
@@ -103,7 +103,7 @@ fn take_whole(buffer: &mut BytesMut, max_frame: usize) -> Result<(Bytes, usize),
     Ok((frames, extent.next.unwrap_or(0)))
 }
 
-/// Handles whole frames, turn by turn. Ends early with the connection.
+/// Handles complete frames in turns. Returns early if the connection ends.
 async fn handle(
     session: &mut Session,
     frames: Bytes,
@@ -114,7 +114,7 @@ async fn handle(
     let mut handled = 0;
     while handled < frames.len() {
         handled = {
-            // Written when it goes out of scope.
+            // The cork is written when it goes out of scope.
             let _cork = cork::begin();
             session.frames_from(handled, &frames, now, sink).map_err(DownReason::Protocol)?
         };
@@ -132,14 +132,14 @@ async fn handle(
     Ok(())
 }
 
-/// Makes room for the next read. Room grows with what has arrived, never with
-/// what is announced.
+/// Makes room for the next read. The buffer grows with the bytes that have arrived, and never with
+/// announced lengths.
 fn reserve(buffer: &mut BytesMut, wanted: usize, least: usize) {
     let missing = wanted.saturating_sub(buffer.len());
     buffer.reserve(missing.min(buffer.len()).max(least));
 }
 
-/// Carries what the session has understood to the node and its user.
+/// Passes the results of the session to the node and its user.
 struct Incoming<'a> {
     shared: &'a Shared,
     connection: &'a Arc<Connection>,
@@ -203,7 +203,8 @@ impl Sink for Incoming<'_> {
             return work();
         }
         match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
-            // The other tasks of this thread, and the sockets it watches, go to another.
+            // The other tasks of this thread, and the sockets that it watches, move to another
+            // thread.
             Ok(RuntimeFlavor::MultiThread) => block_in_place(work),
             _ => work(),
         }

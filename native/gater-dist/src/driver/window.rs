@@ -1,64 +1,66 @@
-//! How much a peer is sent before it has shown that it has read what came before.
+//! Limits the number of bytes that a peer is sent before it has shown that it has read the earlier
+//! ones.
 //!
-//! What the kernels at both ends hold, tens of MiB with a receiver that is slower than the
-//! sender, cannot be overtaken any more. So after every so many bytes a **probe** goes out: a
-//! monitor of a name that no process can have, which every node answers at once, in the order
-//! in which it reads. While too much is unanswered only the urgent lanes are written, and all
-//! else waits where it can be overtaken, and dropped by the rule of its lane.
+//! Bytes in the buffers of the kernels at both ends, which are tens of MiB with a receiver that is
+//! slower than the sender, cannot be overtaken any more. The gateway therefore sends a **probe** at
+//! intervals: a monitor of a name that no process can have, which every node answers at once, in
+//! the order in which it reads. While too many bytes are unanswered only the urgent lanes are
+//! written, and all other items wait where they can be overtaken, and dropped by the rule of their
+//! lane.
 //!
-//! How much is too much is found out by how long answers take, as LEDBAT does (RFC 6817): what an
-//! answer takes beyond the fastest one ever is time that bytes have waited. A near node is
-//! sent little at a time and reads it soon; one that is far away needs more under way.
+//! The limit is derived from the time that answers take, as in LEDBAT (RFC 6817): the time beyond
+//! the fastest answer ever is the time for which bytes have waited. A near node is sent few bytes
+//! at a time and reads them soon; a distant one needs more bytes in transit.
 //!
-//! A node that does not answer the first probe is never kept waiting for.
+//! The gateway never waits for a node that does not answer the first probe.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::Lane;
 
-/// Bytes that may be unanswered at first, and at the least: enough that a BEAM nearby has always
+/// The initial and smallest limit of unanswered bytes, with which a BEAM nearby always has
 /// something to read.
 const MIN_OPEN_BYTES: usize = 384 << 10;
-/// At the most: 400 MB/s to a node 20 ms away.
+/// The greatest limit, which allows 400 MB/s to a node 20 ms away.
 const MAX_OPEN_BYTES: usize = 8 << 20;
-/// So many probes are under way when the window is full. Invariant: at least 2, so that one that
-/// has shrunk is not full of bytes without a probe.
+/// The number of unanswered probes when the window is full. Invariant: at least 2, so that a window
+/// that has shrunk is not full of bytes without a probe.
 const MARKS: usize = 3;
-/// What waits for less lets the window grow if it was full; what waits for twice as long makes
-/// it shrink. A few times what it takes to wake a node nearby.
+/// The waiting time of bytes below which a full window grows; above twice this time it shrinks. It
+/// is a few times the time in which a node nearby wakes up.
 const WAIT: Duration = Duration::from_micros(500);
-/// The share of the window that it grows or shrinks by with an answer.
+/// The window grows or shrinks by one part in this many with an answer.
 const STEP: usize = 8;
 
 /// The lowest lane that never waits for an answer.
 const URGENT: Lane = Lane::Critical;
 
-/// What one peer was sent, less what it has read.
+/// The bytes that one peer was sent and has not shown to have read.
 #[derive(Debug)]
 pub struct Window {
-    /// Whether the peer answers probes at all.
+    /// Whether the peer answers probes.
     probes: bool,
-    /// Bytes that may be unanswered.
+    /// The limit of unanswered bytes.
     open: usize,
-    /// Whether it was full since the last answer.
+    /// Whether the window was full since the last answer.
     full: bool,
-    /// What the last answer took.
+    /// The time that the last answer took.
     latest: Option<Duration>,
-    /// The least that an answer took, once there was one.
+    /// The shortest time that an answer took, after the first answer.
     fastest: Option<Duration>,
-    /// The last probe. They are numbered from 1.
+    /// The number of the last probe. Probes are numbered from 1.
     last: u64,
     unanswered: VecDeque<Mark>,
-    /// Bytes after the last probe.
+    /// The number of bytes after the last probe.
     since: usize,
-    /// All that is unanswered.
+    /// The number of all unanswered bytes.
     bytes: usize,
 }
 
 #[derive(Debug)]
 struct Mark {
-    /// Before it, and after the one before.
+    /// The number of bytes between the probe before and this one.
     bytes: usize,
     sent: Instant,
 }
@@ -70,7 +72,8 @@ impl Default for Window {
 }
 
 impl Window {
-    /// Returns the window for a peer that answers `probes`, or none and is sent everything at once.
+    /// Returns the window for a peer that answers `probes`. A peer that does not is sent everything
+    /// at once.
     pub fn new(probes: bool) -> Self {
         Self {
             probes,
@@ -85,7 +88,8 @@ impl Window {
         }
     }
 
-    /// So many bytes of a lane go out; the number of the probe that is to follow, if one is.
+    /// Records that `bytes` of a lane were sent. Returns the number of the probe to send next, if
+    /// one is due.
     #[must_use]
     pub fn sent(&mut self, lane: Lane, bytes: usize, now: impl FnOnce() -> Instant) -> Option<u64> {
         if lane <= URGENT || !self.probes {
@@ -94,7 +98,7 @@ impl Window {
         self.since += bytes;
         self.bytes += bytes;
         self.full |= self.bytes >= self.open;
-        // The first has to be answered before there is a second.
+        // The first probe has to be answered before the second is sent.
         if self.since < self.open / MARKS || (self.fastest.is_none() && !self.unanswered.is_empty())
         {
             return None;
@@ -105,13 +109,13 @@ impl Window {
         Some(self.last)
     }
 
-    /// Returns the probe that is answered next.
+    /// Returns the number of the oldest unanswered probe.
     pub fn awaited(&self) -> Option<u64> {
         let unanswered = self.unanswered.len() as u64;
         (unanswered > 0).then(|| self.last - unanswered + 1)
     }
 
-    /// It is answered: returns what that took.
+    /// Records that the oldest probe was answered. Returns the time that the answer took.
     pub fn answered(&mut self, now: Instant) -> Option<Duration> {
         let Mark { bytes, sent } = self.unanswered.pop_front()?;
         self.bytes -= bytes;
@@ -120,7 +124,7 @@ impl Window {
         match self.fastest {
             None => {
                 self.fastest = Some(took);
-                // What went out meanwhile has no probes in it to be waited for.
+                // Bytes that were sent in the meantime contain no probe for which to wait.
                 (self.since, self.bytes) = (0, 0);
             }
             Some(fastest) => {
@@ -133,12 +137,12 @@ impl Window {
         Some(took)
     }
 
-    /// The bytes that are unanswered.
+    /// Returns the number of unanswered bytes.
     pub fn unread(&self) -> usize {
         self.bytes
     }
 
-    /// What the last answer took, if there was one.
+    /// Returns the time that the last answer took, if there was one.
     pub fn latest(&self) -> Option<Duration> {
         self.latest
     }
@@ -192,7 +196,7 @@ mod tests {
             self.0.lowest() == Lane::Low
         }
 
-        /// Fills the window, and has all of it answered after `took`.
+        /// Fills the window, and answers all of its probes after `took`.
         fn round(&mut self, took: Duration) -> usize {
             while self.open() {
                 let _ = self.sent(Lane::Low, 1000);
@@ -241,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_near_node_is_sent_little_at_a_time_and_a_far_one_what_is_under_way() {
-        // A node that reads 100 bytes in a microsecond, as fast as it can.
+        // The node reads 100 bytes in a microsecond, as fast as it can.
         let reads = |bytes: usize| Duration::from_nanos(10 * bytes as u64);
         let mut near = Clock::new().proven(NEAR);
         let mut filled = 0;
@@ -254,7 +258,7 @@ mod tests {
             filled = far.round(FAR);
         }
         assert!(filled >= MAX_OPEN_BYTES, "{filled}");
-        // It gets slower.
+        // The node gets slower.
         for _ in 0..100 {
             filled = far.round(FAR + 3 * WAIT);
         }

@@ -1,9 +1,9 @@
-//! How much work one peer may ask for before others have their turn.
+//! The work that one peer may request before others have their turn.
 //!
-//! Work is counted in units of about a nanosecond: what a byte of a message costs that is read,
-//! copied or written. Whoever carries out what a peer asks charges what it costs, see
-//! [`Connection::charge`](crate::Connection::charge). What takes longer than a turn by itself is set
-//! apart ([`Connection::set_apart`](crate::Connection::set_apart)).
+//! Work is counted in units of about a nanosecond, which is the cost of a byte of a message that is
+//! read, copied or written. The code that carries out a request of a peer charges its cost; see
+//! [`Connection::charge`](crate::Connection::charge). Work that takes longer than a turn by itself
+//! is moved to another thread ([`Connection::set_apart`](crate::Connection::set_apart)).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,48 +12,48 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-/// A turn ends with the message that brings the work done in it to this.
+/// The amount of work with which a turn ends, after the message that reaches it.
 const TURN: usize = 500_000;
-/// What a frame costs beside its bytes.
+/// The cost of a frame beside its bytes.
 pub const FRAME: usize = 300;
 
 type Long = Box<dyn FnOnce() + Send>;
 
-/// The work of one connection: only its reader and what that calls use it.
+/// The work of one connection, which only its reader and the code that it calls use.
 #[derive(Default)]
 pub struct Work {
-    /// In the turn at hand.
+    /// The work of the present turn.
     done: AtomicUsize,
-    /// Whether there is something in `apart`.
+    /// Whether `apart` contains work.
     waits: AtomicBool,
     apart: Mutex<Option<Long>>,
 }
 
 impl Work {
-    /// So much was done.
+    /// Adds to the work of the turn.
     pub fn charge(&self, units: usize) {
-        // Nobody else writes: no lost update matters.
+        // Only one thread writes, so no update is lost.
         let done = self.done.load(Ordering::Relaxed);
         self.done.store(done.saturating_add(units), Ordering::Relaxed);
     }
 
-    /// Whether the turn is over.
+    /// Returns whether the turn is over.
     pub fn is_over(&self) -> bool {
         self.done.load(Ordering::Relaxed) >= TURN
     }
 
-    /// Whether no further message is to be handled now.
+    /// Returns whether no further message may be handled now.
     pub fn pauses(&self) -> bool {
         self.is_over() || self.waits.load(Ordering::Relaxed)
     }
 
-    /// Others had their turn.
+    /// Begins a new turn, after others had theirs.
     pub fn rested(&self) {
         self.done.store(0, Ordering::Relaxed);
     }
 
-    /// Has `long` done on another thread before the next message is handled. There is room for one:
-    /// gives it back if another waits.
+    /// Requests that `long` is done on another thread before the next message is handled. There is
+    /// room for one; it is returned if another one waits.
     pub fn set_apart(&self, long: Long) -> Option<Long> {
         let mut apart = self.apart.lock();
         if apart.is_some() {
@@ -64,7 +64,7 @@ impl Work {
         None
     }
 
-    /// Takes what was set apart.
+    /// Removes and returns the work for another thread.
     pub fn take_apart(&self) -> Option<Long> {
         if !self.waits.swap(false, Ordering::Relaxed) {
             return None;
@@ -73,12 +73,14 @@ impl Work {
     }
 }
 
-/// Runs what takes long for all connections of a node, a few at a time, in the order in which it
-/// came. A reader waits for what its peer has asked for, so one peer has one place.
+/// Runs slow work for all connections of a node, a few pieces at a time, in the order in which they
+/// came. A reader waits for the work that its peer has requested, so one peer has at most one
+/// piece.
 pub struct Apart(Arc<Semaphore>);
 
 impl Apart {
-    /// For a machine with so many processors: one at least stays for everything else.
+    /// Returns a value for a machine with this many processors, of which at least one is left to
+    /// everything else.
     pub fn new(processors: usize) -> Self {
         Self(Arc::new(Semaphore::new((processors / 2).max(1))))
     }
@@ -86,7 +88,7 @@ impl Apart {
     /// Runs `long` and waits for its end.
     pub async fn run(&self, long: Long) {
         let Ok(place) = self.0.clone().acquire_owned().await else { return };
-        // The place is taken for as long as it runs, even if the connection ends before.
+        // The permit is held for as long as the work runs, even if the connection ends before.
         let run = move || {
             let _place = place;
             long();

@@ -114,14 +114,15 @@ fn an_item_sent_in_part_is_never_dropped() {
     assert_eq!(drain(&mut lanes), [1, 3]);
 }
 
-/// Keeps every lane in `sizes` busy while `turns` turns are taken; the bytes each was given.
+/// Keeps every lane in `sizes` busy during `turns` turns. Returns the bytes that each lane was
+/// given.
 fn served(sizes: [Option<usize>; 5], turns: usize) -> [usize; 5] {
     let mut lanes = Lanes::new(limits(usize::MAX, u32::MAX));
     let mut served = [0; 5];
     for _ in 0..turns {
         for (lane, bytes) in Lane::ALL.into_iter().zip(sizes) {
             let Some(bytes) = bytes else { continue };
-            // A lane that runs dry is owed nothing.
+            // A lane that becomes empty is owed nothing.
             while lanes.items(lane) < 2 || lanes.bytes(lane) < 2 * Lanes::<()>::TURN_BYTES {
                 let _ = lanes.push(lane, bytes, 1, 0);
             }
@@ -190,7 +191,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// One lane, as simply as its rules can be written.
+/// A model of one lane that states its rules in the simplest way.
 #[derive(Default)]
 struct Model {
     begun: Vec<(usize, u32, u32)>,

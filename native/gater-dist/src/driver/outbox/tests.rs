@@ -28,7 +28,7 @@ fn coalesce(outbox: &Outbox, corker: u64, text: &str) -> Coalesced {
     outbox.coalesce(corker, Lane::High, |batch| batch.add(item(text)))
 }
 
-/// What the writer task would write, as one string.
+/// Returns what the writer task would write, as one string.
 fn written(outbox: &Outbox) -> String {
     let all = written_bytes(outbox);
     all.iter().filter(|byte| byte.is_ascii_lowercase()).map(|byte| char::from(*byte)).collect()
@@ -157,7 +157,7 @@ fn any_number_of_monitors_takes_little_room_and_goes_before_what_follows() {
     assert_eq!(outbox.push(None, Lane::Control, monitors), Outcome::Taken);
     assert_eq!(outbox.push(None, Lane::Control, item("next")), Outcome::Taken);
     let written = written_bytes(&outbox);
-    // The node of each process, and of the receiver of what follows.
+    // The name of the node occurs in each pid, and once for the receiver of the following message.
     let nodes = written.windows(4).filter(|bytes| bytes == b"\x03p@h").count();
     assert_eq!(nodes, COUNT as usize + 1);
     assert!(written.ends_with(b"next"));
@@ -198,13 +198,13 @@ fn a_closed_outbox_takes_and_keeps_nothing() {
     assert!(Lane::ALL.iter().all(|lane| inner.lanes.items(*lane) == 0));
 }
 
-/// The number of the probe that is unanswered for the longest.
+/// Returns the number of the oldest unanswered probe.
 fn awaited(outbox: &Outbox) -> Option<u64> {
     outbox.inner.lock().window.awaited()
 }
 
-/// An outbox whose peer answers probes, but none of what was sent last: so much that no more
-/// may go out.
+/// Returns an outbox whose peer answers probes, but has not answered those of the last messages,
+/// which were so many that no more may be sent.
 fn held() -> Outbox {
     let outbox = outbox();
     let long = || Item::One(TO, Payload::from(vec![b'-'; 100_000]));
