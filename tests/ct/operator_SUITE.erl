@@ -10,7 +10,9 @@
          a_node_that_is_not_there_is_named_with_the_nearest/1, a_host_without_epmd_is_named/1,
          a_host_that_is_unknown_is_named/1, a_port_that_is_no_erlang_node_is_named/1,
          a_node_without_the_application_is_named/1, a_name_that_is_taken_is_named/1,
-         a_cookie_that_others_can_read_is_named/1, a_cookie_that_is_missing_is_named/1]).
+         a_cookie_that_others_can_read_is_named/1, a_cookie_that_is_missing_is_named/1,
+         a_slow_subscriber_is_named_with_what_it_lost/1,
+         one_gateway_of_three_down_is_named_and_then_two/1, a_disk_that_fills_up_is_named/1]).
 
 suite() -> [{timetrap, {minutes, 3}}].
 
@@ -20,11 +22,14 @@ all() ->
      a_node_that_is_not_there_is_named_with_the_nearest, a_host_without_epmd_is_named,
      a_host_that_is_unknown_is_named, a_port_that_is_no_erlang_node_is_named,
      a_node_without_the_application_is_named, a_name_that_is_taken_is_named,
-     a_cookie_that_others_can_read_is_named, a_cookie_that_is_missing_is_named].
+     a_cookie_that_others_can_read_is_named, a_cookie_that_is_missing_is_named,
+     a_slow_subscriber_is_named_with_what_it_lost,
+     one_gateway_of_three_down_is_named_and_then_two, a_disk_that_fills_up_is_named].
 
 init_per_suite(Config) ->
     World = gater_harness:new(),
-    Gateway = gater_harness:gateway(World, #{env => [{"ESDB_GATER_SECRET", "shared"}]}),
+    Gateway = gater_harness:gateway(World, #{env => [{"ESDB_GATER_SECRET", "shared"}],
+                                             config => "[channels.bulk]\npriority = \"low\"\n"}),
     Beam = gater_shim:node(World, [?MODULE]),
     ok = gater_shim:start(Beam, gater_shim:named([Gateway])),
     [{world, World}, {gateway, Gateway}, {beam, Beam} | Config].
@@ -197,6 +202,97 @@ a_cookie_that_is_missing_is_named(Config) ->
     %% It is said all the same who is there.
     says(Report, <<"handshake">>, <<"found">>, "offered there"),
     ?assertMatch(#{<<"status">> := <<"skipped">>}, stage(Report, <<"authentication">>)).
+
+%%% Incidents of a gateway that runs
+
+a_slow_subscriber_is_named_with_what_it_lost(Config) ->
+    World = value(world, Config),
+    #{node := Gater} = value(gateway, Config),
+    Victim = #{node := Node} = gater_harness:node(World, #{modules => [?MODULE]}),
+    {_, Pid} = gater_harness:agent(Victim),
+    Call = fun(Request) ->
+        gater_harness:on(value(beam, Config), fun() -> gen_server:call({bulk, Gater}, Request, 20000) end)
+    end,
+    ok = Call({subscribe, <<"t">>, Pid}),
+    At = ["--name", atom_to_list(Gater)],
+    {0, _} = gater_cli:json(World, ["check", "queues" | At]),
+    gater_harness:signal(Victim, "STOP"),
+    gater_harness:until(fun() ->
+        Body = binary:copy(<<"x">>, 100000),
+        [ok = Call({publish, <<"t">>, Body}) || _ <- lists:seq(1, 50)],
+        {0, #{<<"items">> := Slow}} = gater_cli:json(World, ["slow" | At]),
+        [ok || #{<<"node">> := Of, <<"dropped">> := Dropped} <- Slow,
+               Of =:= atom_to_binary(Node), Dropped > 0] =/= []
+    end, 60000),
+    Text = gater_cli:text(World, ["slow" | At]),
+    ?assertMatch({match, _}, re:run(Text, atom_to_list(Node) ++ "\n  cause  [0-9]+ messages of bulk: queue_full\n  next   [a-zA-Z]")),
+    %% Before somebody looks, the check says so.
+    {1, #{<<"found">> := Found, <<"next">> := Next}} = gater_cli:json(World, ["check", "queues" | At]),
+    ?assertMatch({_, _}, binary:match(Found, atom_to_binary(Node)), Found),
+    ?assertMatch({match, _}, re:run(Next, "esdb-gater slow")),
+    gater_harness:signal(Victim, "CONT"),
+    gater_harness:kill_node(World, Victim).
+
+one_gateway_of_three_down_is_named_and_then_two(_Config) ->
+    {ok, Cluster} = gater_cluster:start(#{gateways => 3, beams => 1}),
+    try
+        World = gater_cluster:world(Cluster),
+        gater_cluster:settle(Cluster),
+        [Asked, First, Second] = gater_cluster:gateways(Cluster),
+        Check = fun(More) ->
+            gater_cli:json(World, ["check", "quorum", "--name", atom_to_list(Asked) | More])
+        end,
+        gater_harness:until(fun() -> element(1, Check(["--spare", "1"])) =:= 0 end),
+        gater_cluster:kill(Cluster, First),
+        gater_harness:until(fun() ->
+            {0, #{<<"alarms">> := Alarms}} = gater_cli:json(World, ["status", "--name", atom_to_list(Asked)]),
+            [ok || #{<<"name">> := <<"quorum_at_risk">>, <<"text">> := Cause, <<"next_step">> := Next} <- Alarms,
+                   binary:match(Cause, atom_to_binary(First)) =/= nomatch,
+                   binary:match(Next, <<"start the gateways that are missing">>) =/= nomatch] =/= []
+        end, 60000),
+        %% It goes on, with none to spare.
+        ?assertMatch({0, _}, Check([])),
+        {1, #{<<"found">> := Spare}} = Check(["--spare", "1"]),
+        ?assertMatch({_, _}, binary:match(Spare, atom_to_binary(First))),
+        gater_cluster:kill(Cluster, Second),
+        gater_harness:until(fun() -> element(1, Check([])) =:= 1 end, 60000),
+        {1, #{<<"found">> := Lost, <<"next">> := Step}} = Check([]),
+        [?assertMatch({_, _}, binary:match(Lost, Part), Lost)
+         || Part <- [<<"no majority: registrations are refused">>, atom_to_binary(First), atom_to_binary(Second)]],
+        ?assertMatch({match, _}, re:run(Step, "start the gateways")),
+        {1, Report} = gater_cli:json(World, ["doctor", "--name", atom_to_list(Asked)]),
+        says(Report, <<"gateway">>, <<"cause">>, "no majority")
+    after
+        gater_cluster:stop(Cluster)
+    end.
+
+a_disk_that_fills_up_is_named(Config) ->
+    World = value(world, Config),
+    Dir = filename:join(gater_harness:dir(World), "small-disk"),
+    ok = filelib:ensure_dir(filename:join(Dir, "x")),
+    Mount = ["sh", "-c", "mount -t tmpfs -o size=64m,mode=700 none \"$0\" && exec \"$@\"", Dir],
+    Via = ["unshare", "--mount"] ++ ["--map-root-user" || os:cmd("id -u") =/= "0\n"] ++ Mount,
+    case gater_harness:launch(World, #{via => Via, data_dir => Dir}) of
+        {error, Reason} ->
+            {skip, {"NO DISK OF ITS OWN FOR A GATEWAY", Reason}};
+        {ok, #{node := Gater, os_pid := OsPid}} ->
+            At = ["--name", atom_to_list(Gater)],
+            {0, _} = gater_cli:json(World, ["check", "disk" | At]),
+            %% The disk as the gateway sees it.
+            Filler = filename:join(["/proc", integer_to_list(OsPid), "root" ++ Dir, "filler"]),
+            ok = file:write_file(Filler, binary:copy(<<0>>, 60 bsl 20)),
+            gater_harness:until(fun() -> element(1, gater_cli:json(World, ["check", "disk" | At])) =:= 1 end),
+            {1, #{<<"found">> := Found, <<"next">> := Next}} = gater_cli:json(World, ["check", "disk" | At]),
+            ?assertMatch({match, _}, re:run(Found, "nearly full: .* free in " ++ Dir)),
+            ?assertMatch({match, _}, re:run(Next, "free space on that disk")),
+            gater_harness:until(fun() ->
+                match =:= re:run(gater_cli:text(World, ["status" | At]),
+                                 "disk_nearly_full.*\n  cause  .*" ++ Dir ++ ".*\n  next   free or add space",
+                                 [{capture, none}])
+            end),
+            ok = file:delete(Filler),
+            gater_harness:until(fun() -> element(1, gater_cli:json(World, ["check", "disk" | At])) =:= 0 end)
+    end.
 
 %%% Helpers
 

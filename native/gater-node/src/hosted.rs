@@ -115,7 +115,7 @@ pub fn run(flags: Flags, in_memory: bool, piped: bool) -> Result<(), HostedError
         // The BEAM restarts the program to change its configuration.
         let reload =
             || tracing::info!("SIGHUP ignored: the BEAM says how this gateway is configured");
-        Ok(run::serve(&gateway, signals, told, reload).await?)
+        Ok(run::serve(&gateway, signals, told, reload, || ()).await?)
     })
 }
 

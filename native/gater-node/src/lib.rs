@@ -9,6 +9,7 @@ mod listen;
 pub mod observe;
 pub mod registry;
 pub mod run;
+mod service_manager;
 mod services;
 mod supervise;
 mod transport;

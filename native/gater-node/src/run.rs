@@ -11,6 +11,7 @@ use crate::config::{Config, ConfigError, Loaded};
 use crate::gateway::{COMMIT, Gateway, StartError};
 use crate::listen;
 use crate::observe::logs::{Log, LogFilter};
+use crate::service_manager::Service;
 
 /// The time for which a stopping gateway writes queued messages.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
@@ -56,13 +57,28 @@ pub fn run(
         let parent_gone = embedded.then(end_of_input).transpose()?;
         let gateway = start(loaded, log.filter()).await?;
         announce(&gateway);
+        let service = (!embedded).then(|| {
+            let (node, port) = (gateway.name(), gateway.port());
+            Service::ready(&format!("{node} serves on port {port}"))
+        });
         let config = loaded.config.clone();
         let mut reloader = Reloader { gateway: &gateway, log, config, read };
         let told = async {
             ended(parent_gone).await;
             "the end of standard input"
         };
-        serve(&gateway, signals, told, || reloader.reload()).await
+        serve(
+            &gateway,
+            signals,
+            told,
+            || reloader.reload(),
+            || {
+                if let Some(service) = &service {
+                    service.stopping();
+                }
+            },
+        )
+        .await
     })
 }
 
@@ -105,12 +121,14 @@ pub(crate) async fn start(loaded: &Loaded, log: LogFilter) -> Result<Gateway, St
 }
 
 /// Serves until a signal arrives, `told` resolves with a reason to end, or the registry fails.
-/// Calls `reload` for each SIGHUP. Then it drains, unless a second signal arrives.
+/// Calls `reload` for each SIGHUP. Then it calls `draining` and drains, unless a second signal
+/// arrives.
 pub(crate) async fn serve(
     gateway: &Gateway,
     mut signals: Signals,
     told: impl Future<Output = &'static str>,
     reload: impl FnMut(),
+    draining: impl FnOnce(),
 ) -> Result<(), RunError> {
     let failed = gateway.failed();
     let outcome = tokio::select! {
@@ -119,6 +137,7 @@ pub(crate) async fn serve(
         () = gateway.told_to_stop() => Ok("an operator"),
         reason = failed => Err(RunError::Registry(reason)),
     };
+    draining();
     match &outcome {
         Ok(reason) => tracing::info!(reason, "draining"),
         Err(error) => tracing::error!(%error, "draining"),

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use gater_dist::Settings;
 use gater_dist::process::{Node, Term};
+use gater_dist::{Settings, term};
 use secrecy::SecretSlice;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
 use super::error::CommandError;
 use super::target::Common;
 use crate::config::{self, Config};
+use crate::services::observer;
 
 /// How long the connection may take to end.
 const END_WITHIN: Duration = Duration::from_secs(1);
@@ -31,7 +33,16 @@ impl Client {
 
     /// Connects to the gateway of a configuration.
     pub async fn connect_to(config: &Config, within: Duration) -> Result<Self, CommandError> {
-        let node = start("ctl", &config.name, config.cookie.clone())?;
+        Self::connect_as("ctl", config, within).await
+    }
+
+    /// As [`Client::connect_to`], by a name for `purpose`.
+    pub async fn connect_as(
+        purpose: &str,
+        config: &Config,
+        within: Duration,
+    ) -> Result<Self, CommandError> {
+        let node = start(purpose, &config.name, config.cookie.clone())?;
         let client = Self { node, gateway: config.name.clone(), within };
         let connecting = client.node.connect(&client.gateway);
         match timeout(within, connecting).await {
@@ -82,6 +93,19 @@ impl Client {
             }
         }
         Ok(answer)
+    }
+
+    /// Asks for a section of the gateway's report.
+    pub async fn report<T: DeserializeOwned>(
+        &self,
+        section: &str,
+        options: Term,
+    ) -> Result<T, CommandError> {
+        let section =
+            Term::atom(section).map_err(|error| CommandError::Usage(error.to_string()))?;
+        let answer = self.ask(observer::NAME, term!({report, (section), (options)})).await?;
+        let json = answer.as_binary().unwrap_or_default();
+        serde_json::from_slice(json).map_err(|_| CommandError::Answer(self.gateway.clone()))
     }
 
     /// Closes the connection.

@@ -2,16 +2,22 @@
 
 pub mod admin;
 mod bench;
+mod check;
 mod client;
 mod doctor;
 pub mod error;
+mod generate;
+mod listing;
+mod orders;
 mod output;
 mod publish;
 pub mod recover;
 mod start;
+mod status;
 mod subscribe;
 mod target;
 mod term_text;
+mod top;
 
 use std::ffi::OsString;
 
@@ -20,13 +26,19 @@ use clap::{Args, Parser, Subcommand};
 
 use self::admin::Order;
 use self::bench::Bench;
+use self::check::Check;
 use self::doctor::Doctor;
 use self::error::CommandError;
+use self::generate::{Completions, GenerateConfig, Man};
+use self::listing::{List, Subscribers, Workers};
+use self::orders::{Drain, Log};
 use self::publish::Publish;
 use self::recover::{Recover, Recovery};
 use self::start::Start;
+use self::status::Status;
 use self::subscribe::Subscribe;
-use self::target::Gateway;
+use self::target::{Common, Gateway};
+use self::top::Top;
 use crate::config::Flags;
 use crate::observe::logs;
 
@@ -101,6 +113,47 @@ enum Command {
 /// The commands that ask a node and end, or that need none.
 #[derive(Debug, Subcommand)]
 pub enum Tool {
+    /// Show a gateway on one screen: cluster, rates, drops, alarms
+    Status(Status),
+    /// List the nodes that a gateway is connected to or remembers
+    #[command(after_help = "\
+Examples:
+  esdb-gater peers --name gater1@10.0.0.1
+  esdb-gater peers --sort waiting --limit 5 --name gater1@10.0.0.1")]
+    Peers(List),
+    /// List the stores that have workers
+    #[command(after_help = "\
+Examples:
+  esdb-gater stores --sort name --name gater1@10.0.0.1")]
+    Stores(List),
+    /// List the workers of a store, or of all
+    Workers(Workers),
+    /// List the channels with their rules, subscribers and rates
+    #[command(after_help = "\
+Examples:
+  esdb-gater channels --sort rate --limit 3 --name gater1@10.0.0.1")]
+    Channels(List),
+    /// List the subscribers of a topic
+    Subscribers(Subscribers),
+    /// List the nodes that do not keep up, with what they lost and what to do
+    #[command(after_help = "\
+Examples:
+  esdb-gater slow --name gater1@10.0.0.1")]
+    Slow(List),
+    /// List the last connections that were lost or did not come about, with the reason
+    #[command(after_help = "\
+Examples:
+  esdb-gater lost --name gater1@10.0.0.1")]
+    Lost(List),
+    /// List what needs attention, with cause and next step
+    #[command(after_help = "\
+Examples:
+  esdb-gater alarms --name gater1@10.0.0.1")]
+    Alarms(Common),
+    /// Show a gateway on a full screen that is kept up to date
+    Top(Top),
+    /// Answer a question by the exit code: 0 yes, 1 no, 2 not known
+    Check(Check),
     /// Find out why a node cannot be reached, step by step, and what mends it
     Doctor(Doctor),
     /// Publish a message
@@ -109,11 +162,37 @@ pub enum Tool {
     Sub(Subscribe),
     /// Measure how many messages a gateway takes and delivers
     Bench(Bench),
+    /// Have a gateway write out what is queued and stop
+    Drain(Drain),
+    /// Change what a running gateway logs
+    Log(Log),
+    /// Print a configuration with every key
+    GenerateConfig(GenerateConfig),
+    /// Print completions for a shell
+    Completions(Completions),
+    /// Print the manual page
+    Man(Man),
 }
 
 impl Tool {
     async fn carry_out(self) -> Result<u8, CommandError> {
         match self {
+            Self::Status(command) => command.run().await,
+            Self::Peers(list) => list.peers().await,
+            Self::Stores(list) => list.stores().await,
+            Self::Workers(command) => command.run().await,
+            Self::Channels(list) => list.channels().await,
+            Self::Subscribers(command) => command.run().await,
+            Self::Slow(list) => list.slow().await,
+            Self::Lost(list) => list.lost().await,
+            Self::Alarms(common) => listing::alarms(common).await,
+            Self::Top(command) => command.run().await,
+            Self::Check(command) => command.run().await,
+            Self::Drain(command) => command.run().await,
+            Self::Log(command) => command.run().await,
+            Self::GenerateConfig(command) => command.run(),
+            Self::Completions(command) => command.run(),
+            Self::Man(command) => command.run(),
             Self::Doctor(command) => command.run().await,
             Self::Pub(command) => command.run().await,
             Self::Sub(command) => command.run().await,

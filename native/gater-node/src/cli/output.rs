@@ -1,7 +1,5 @@
 //! How answers are printed: tables and colours for people, JSON for programs.
 
-#![allow(dead_code)]
-
 use std::io::{self, IsTerminal, Write, stdout};
 
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, presets};
@@ -154,6 +152,37 @@ impl From<u64> for Value {
     }
 }
 
+impl From<usize> for Value {
+    fn from(number: usize) -> Self {
+        Self::Number(number.to_string())
+    }
+}
+
+impl Value {
+    /// A number of bytes for people.
+    pub fn bytes(number: u64) -> Self {
+        Self::Number(bytes(number))
+    }
+
+    /// What happens in a second.
+    pub fn rate(rate: f64) -> Self {
+        Self::Number(format!("{rate:.1}/s"))
+    }
+
+    /// `yes` or `no`; a no is painted.
+    pub fn yes(yes: bool, paint: Paint) -> Self {
+        if yes { Self::Text("yes".into()) } else { Self::Painted(paint, "no".into()) }
+    }
+
+    /// A count of what should not be.
+    pub fn bad(number: u64) -> Self {
+        match number {
+            0 => Self::Number("0".into()),
+            number => Self::Painted(Paint::Bad, number.to_string()),
+        }
+    }
+}
+
 /// `text` without what would command a terminal: names of topics and nodes come from others.
 pub fn printable(text: &str) -> String {
     text.chars().map(|char| if char.is_control() { '\u{fffd}' } else { char }).collect()
@@ -196,7 +225,7 @@ mod tests {
     fn off_a_terminal_a_table_is_plain_columns() {
         let rows = [vec!["a@h".into(), 5.into()], vec!["longer@h".into(), 12_345.into()]];
         let table = PLAIN.table(&["node", "count"], &rows);
-        assert_eq!(table, "node       count\na@h            5\nlonger@h   12345\n");
+        assert_eq!(table, "node      count\na@h           5\nlonger@h  12345\n");
         assert_eq!(PLAIN.paint(Paint::Bad, "x"), "x");
     }
 

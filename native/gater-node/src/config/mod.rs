@@ -49,6 +49,7 @@ mod capabilities;
 mod channels;
 mod cluster_key;
 mod cookie;
+pub(crate) mod documented;
 mod error;
 mod keys;
 mod sources;

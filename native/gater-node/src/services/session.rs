@@ -16,7 +16,6 @@ use parking_lot::Mutex;
 use super::channel::local::Channel;
 use super::channel::remote::Relays;
 use super::{OK, error, error_with, unknown_request};
-use crate::clock;
 use crate::config::Mode;
 use crate::observe::drops::Drops;
 use crate::observe::logs;
@@ -132,11 +131,6 @@ impl Sessions {
             Ok(Operation::Info) => caller.reply(&from, self.info()),
             Ok(Operation::Counts) => caller.reply(&from, self.counts()),
             Ok(Operation::Ping) => caller.reply(&from, OK),
-            Ok(Operation::Clock) => {
-                let mut out = Vec::with_capacity(16);
-                encode::uint(&mut out, clock::unix_millis());
-                caller.reply(&from, out);
-            }
             Err(BadRequest::BadArgument) => caller.reply(&from, error("badarg")),
             Err(BadRequest::Unknown) => caller.reply(&from, unknown_request(request)),
         }
@@ -339,8 +333,6 @@ enum Operation<'a> {
     Counts,
     /// The heartbeat that shims request several times a second, so its answer is small.
     Ping,
-    /// Asks for the time of the clock.
-    Clock,
 }
 
 enum BadRequest {
@@ -351,12 +343,9 @@ enum BadRequest {
 impl<'a> Operation<'a> {
     fn parse(request: &'a [u8]) -> Result<Self, BadRequest> {
         let mut reader = Reader::new(request);
-        for (name, operation) in [
-            ("ping", Self::Ping),
-            ("info", Self::Info),
-            ("counts", Self::Counts),
-            ("clock", Self::Clock),
-        ] {
+        for (name, operation) in
+            [("ping", Self::Ping), ("info", Self::Info), ("counts", Self::Counts)]
+        {
             if reader.is_atom(name) {
                 return Ok(operation);
             }

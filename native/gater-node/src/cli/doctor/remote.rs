@@ -8,7 +8,7 @@ use gater_dist::term;
 use tokio::time::timeout;
 
 use super::stage::{Stage, begin, skipped};
-use crate::services::{cluster, session};
+use crate::services::{cluster, observer, session};
 
 /// Calls whose round trip is measured.
 const ROUND_TRIPS: u32 = 5;
@@ -268,9 +268,12 @@ impl There<'_> {
         let stage = begin("clock");
         let before = now();
         let asked = Instant::now();
-        let theirs = self.call(session::NAME, term!(clock)).await;
-        match theirs.map(|theirs| theirs.as_integer()) {
-            Ok(Some(millis)) => clock(stage, self.name, before, asked.elapsed(), millis),
+        let theirs = match self.call(observer::NAME, term!(time)).await {
+            Ok(Term::Tuple(answer)) => answer.get(1).and_then(Term::as_integer),
+            _ => None,
+        };
+        match theirs {
+            Some(millis) => clock(stage, self.name, before, asked.elapsed(), millis),
             _ => stage.skipped("it does not tell: it is of an older version"),
         }
     }
