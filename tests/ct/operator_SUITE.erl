@@ -153,8 +153,8 @@ a_port_that_is_no_erlang_node_is_named(Config) ->
          gen_tcp:close(Listener),
          gen_tcp:close(Registration),
          %% And one whose program is gone, while EPMD does not know.
-         {ok, Again} = register_with_epmd(Name, Port),
-         {1, Gone} = doctor(Config, [Name ++ "@127.0.0.1"]),
+         {ok, Again} = register_with_epmd(Name ++ "_gone", Port),
+         {1, Gone} = doctor(Config, [Name ++ "_gone@127.0.0.1"]),
          only_failure(Gone, <<"tcp">>),
          says(Gone, <<"tcp">>, <<"cause">>, "does not take connections"),
          gen_tcp:close(Again)
@@ -278,9 +278,12 @@ a_disk_that_fills_up_is_named(Config) ->
         {ok, #{node := Gater, os_pid := OsPid}} ->
             At = ["--name", atom_to_list(Gater)],
             {0, _} = gater_cli:json(World, ["check", "disk" | At]),
-            %% The disk as the gateway sees it.
-            Filler = filename:join(["/proc", integer_to_list(OsPid), "root" ++ Dir, "filler"]),
-            ok = file:write_file(Filler, binary:copy(<<0>>, 60 bsl 20)),
+            %% The disk as the gateway sees it: some MiB of it are left.
+            Seen = filename:join(["/proc", integer_to_list(OsPid), "root" ++ Dir]),
+            {match, [Free]} = re:run(os:cmd("df --output=avail -m " ++ Seen), "[0-9]+",
+                                     [{capture, first, list}]),
+            Filler = filename:join(Seen, "filler"),
+            ok = file:write_file(Filler, binary:copy(<<0>>, (list_to_integer(Free) - 8) bsl 20)),
             gater_harness:until(fun() -> element(1, gater_cli:json(World, ["check", "disk" | At])) =:= 1 end),
             {1, #{<<"found">> := Found, <<"next">> := Next}} = gater_cli:json(World, ["check", "disk" | At]),
             ?assertMatch({match, _}, re:run(Found, "nearly full: .* free in " ++ Dir)),

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::local::{self, FINGERPRINT_IN_SHELL};
-use super::stage::{Stage, begin, skipped};
+use super::stage::{Begun, Stage, begin, skipped};
 use crate::config::FoundCookie;
 
 /// Names of an EPMD that are shown.
@@ -131,7 +131,7 @@ async fn epmd(way: &Way<'_>, addresses: &[IpAddr]) -> (Stage, Option<SocketAddr>
     (stage, None)
 }
 
-fn no_epmd(stage: super::stage::Begun, epmd: SocketAddr, error: &EpmdError) -> Stage {
+fn no_epmd(stage: Begun, epmd: SocketAddr, error: &EpmdError) -> Stage {
     let port = epmd.port();
     match error {
         EpmdError::Unreachable { .. } => stage.failed(
@@ -215,7 +215,7 @@ async fn shake(
     }
 }
 
-fn wrong_cookie(way: &Way<'_>, stage: super::stage::Begun, cookie: &FoundCookie) -> Stage {
+fn wrong_cookie(way: &Way<'_>, stage: Begun, cookie: &FoundCookie) -> Stage {
     let fingerprint = local::fingerprint(cookie.cookie.expose_secret());
     stage.failed(
         format!(

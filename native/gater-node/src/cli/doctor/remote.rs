@@ -7,7 +7,8 @@ use gater_dist::process::{CallError, Node, Term};
 use gater_dist::term;
 use tokio::time::timeout;
 
-use super::stage::{Stage, begin, skipped};
+use super::stage::{Begun, Stage, begin, skipped};
+use crate::observe::report::Alarm;
 use crate::services::{cluster, observer, session};
 
 /// Calls whose round trip is measured.
@@ -89,7 +90,7 @@ impl There<'_> {
         self.node.rpc(self.name, function, arguments, self.within).await
     }
 
-    async fn round_trip(&self, stage: super::stage::Begun) -> Stage {
+    async fn round_trip(&self, stage: Begun) -> Stage {
         let mut fastest = None;
         for _ in 0..ROUND_TRIPS {
             let own = self.node.name().clone();
@@ -260,7 +261,24 @@ impl There<'_> {
                     self.name
                 ),
             ),
-            _ => stage.ok(found),
+            _ => self.alarms(stage, found).await,
+        }
+    }
+
+    /// `gateway` of a gateway whose cluster is healthy: what else it says needs attention.
+    async fn alarms(&self, stage: Begun, found: String) -> Stage {
+        let request = term!({report, alarms, #{}});
+        let alarms = match self.call(observer::NAME, request).await {
+            Ok(Term::Tuple(answer)) => answer.get(1).and_then(Term::as_binary).map(<[u8]>::to_vec),
+            _ => None,
+        };
+        let alarms: Vec<Alarm> =
+            alarms.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
+        let mut found = vec![found];
+        found.extend(alarms.iter().map(|alarm| format!("{}: {}", alarm.name, alarm.text)));
+        match alarms.iter().find(|alarm| alarm.severity == "critical") {
+            Some(alarm) => stage.failed_after(found, alarm.text.clone(), alarm.next_step.clone()),
+            None => stage.all_ok(found),
         }
     }
 
@@ -285,13 +303,7 @@ fn now() -> Duration {
 
 /// Judges the clock of a node that was asked at `before`, answered after `took`, and said `millis`
 /// since 1970.
-fn clock(
-    stage: super::stage::Begun,
-    node: &str,
-    before: Duration,
-    took: Duration,
-    millis: i64,
-) -> Stage {
+fn clock(stage: Begun, node: &str, before: Duration, took: Duration, millis: i64) -> Stage {
     let middle = (before + took / 2).as_millis();
     let difference = i128::from(millis) - i128::try_from(middle).unwrap_or_default();
     let seconds = difference as f64 / 1e3;
