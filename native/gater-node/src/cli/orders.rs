@@ -14,6 +14,8 @@ use crate::config;
 use crate::observe::report::Status;
 use crate::services::observer::{self, admin_key};
 
+/// The order to stop.
+const DRAIN: &str = "drain";
 /// The pause between two looks whether a gateway has ended.
 const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -98,6 +100,8 @@ impl Ordered {
                         .into(),
                 })
             }
+            // It may be gone before its answer is read.
+            Err(CommandError::Unreachable { .. }) if order == DRAIN => Ok(client),
             answer => answer.map(|_| client),
         }
     }
@@ -125,7 +129,7 @@ impl Log {
 impl Drain {
     /// Has the gateway end, and waits until its connection does.
     pub async fn run(self) -> Result<u8, CommandError> {
-        let client = self.order.give("drain").await?;
+        let client = self.order.give(DRAIN).await?;
         let until = Instant::now() + client.within() + std::time::Duration::from_secs(10);
         while !client.node().nodes().is_empty() {
             if Instant::now() > until {
