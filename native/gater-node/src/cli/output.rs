@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn off_a_terminal_a_table_is_plain_columns() {
-        let rows = [vec!["a@h".into(), 5.into()], vec!["longer@h".into(), 12_345.into()]];
+        let rows = [vec!["a@h".into(), 5_u64.into()], vec!["longer@h".into(), 12_345_u64.into()]];
         let table = PLAIN.table(&["node", "count"], &rows);
         assert_eq!(table, "node      count\na@h           5\nlonger@h  12345\n");
         assert_eq!(PLAIN.paint(Paint::Bad, "x"), "x");
