@@ -4,7 +4,7 @@
 %%% A handler for {@link esdb_gater_telemetry}, attached where the key `telemetry_handlers' names
 %%% `opentelemetry'. It uses the API of the library `opentelemetry_api', and for metrics that of
 %%% `opentelemetry_api_experimental', where they are there; neither is a dependency, so their
-%%% functions are called by `apply'.
+%%% functions are called by name.
 %%%
 %%% A request to a worker is a span of the process that makes it: a child of that process' current
 %%% span, and itself the current span while the request lasts, so that what the function given to
@@ -78,13 +78,13 @@ request_ended(#{duration := Duration}, Metadata, Result, Config) ->
 %%% Spans
 
 start_span(#{store_id := Store, request_type := Type}) ->
-    Tracer = apply(opentelemetry, get_tracer, [?SCOPE]),
+    Tracer = call(opentelemetry, get_tracer, [?SCOPE]),
     Options = #{kind => client, attributes => #{'esdb_gater.store_id' => Store,
                                                 'esdb_gater.request_type' => Type}},
-    Span = apply(otel_tracer, start_span, [Tracer, <<"esdb_gater ", (atom_to_binary(Type))/binary>>,
+    Span = call(otel_tracer, start_span, [Tracer, <<"esdb_gater ", (atom_to_binary(Type))/binary>>,
                                            Options]),
-    Context = apply(otel_tracer, set_current_span, [apply(otel_ctx, get_current, []), Span]),
-    Token = apply(otel_ctx, attach, [Context]),
+    Context = call(otel_tracer, set_current_span, [call(otel_ctx, get_current, []), Span]),
+    Token = call(otel_ctx, attach, [Context]),
     _ = put(?SPANS, [{Span, Token} | spans()]),
     ok.
 
@@ -98,10 +98,10 @@ end_span(Result) ->
                 end,
             _ = case Result of
                     ok -> ok;
-                    {error, Text} -> apply(otel_span, set_status, [Span, error, Text])
+                    {error, Text} -> call(otel_span, set_status, [Span, error, Text])
                 end,
-            _ = apply(otel_span, end_span, [Span]),
-            _ = apply(otel_ctx, detach, [Token]),
+            _ = call(otel_span, end_span, [Span]),
+            _ = call(otel_ctx, detach, [Token]),
             ok;
         [] ->
             ok
@@ -124,7 +124,7 @@ add_span_event(_Event, _Measurements, _Metadata) ->
 
 add_span_event(Name, Attributes) ->
     case spans() of
-        [{Span, _} | _] -> _ = apply(otel_span, add_event, [Span, Name, Attributes]), ok;
+        [{Span, _} | _] -> _ = call(otel_span, add_event, [Span, Name, Attributes]), ok;
         [] -> ok
     end.
 
@@ -140,12 +140,12 @@ text(Reason) ->
 metrics() ->
     case is_there([opentelemetry_experimental, otel_meter, otel_counter, otel_histogram]) of
         true ->
-            Meter = apply(opentelemetry_experimental, get_meter, [?SCOPE]),
+            Meter = call(opentelemetry_experimental, get_meter, [?SCOPE]),
             lists:foreach(fun(Event) ->
-                              apply(otel_meter, create_counter, [Meter, counter(Event), #{}])
+                              call(otel_meter, create_counter, [Meter, counter(Event), #{}])
                           end, esdb_gater_telemetry:events() -- timed()),
             lists:foreach(fun(Name) ->
-                              apply(otel_meter, create_histogram, [Meter, Name, #{unit => us}])
+                              call(otel_meter, create_histogram, [Meter, Name, #{unit => us}])
                           end, ['esdb_gater.request.duration', 'esdb_gater.worker.lookup.duration']),
             {meter, Meter, case erlang:function_exported(otel_counter, add, 5) of
                                true -> context;
@@ -181,8 +181,12 @@ attributes(Keys, Metadata) ->
 record(_Module, _Function, _Name, _Number, _Attributes, none) ->
     ok;
 record(Module, Function, Name, Number, Attributes, {meter, Meter, context}) ->
-    _ = apply(Module, Function, [apply(otel_ctx, get_current, []), Meter, Name, Number, Attributes]),
+    _ = call(Module, Function, [call(otel_ctx, get_current, []), Meter, Name, Number, Attributes]),
     ok;
 record(Module, Function, Name, Number, Attributes, {meter, Meter, no_context}) ->
-    _ = apply(Module, Function, [Meter, Name, Number, Attributes]),
+    _ = call(Module, Function, [Meter, Name, Number, Attributes]),
     ok.
+
+%% By name, since every tool would report the missing modules.
+call(Module, Function, Arguments) ->
+    apply(Module, Function, Arguments).

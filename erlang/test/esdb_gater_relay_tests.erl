@@ -6,7 +6,7 @@
 
 %% A relay that has no gateway.
 with_relay(Fun) ->
-    Tables = [ets:new(Name, Options) || {Name, Options} <- esdb_gater_relay:tables()],
+    Tables = [ets:new(Name, Options) || {Name, Options} <- esdb_gater_relay:tables() ++ esdb_gater_local:tables()],
     {ok, Relay} = esdb_gater_relay:start_link(?CHANNEL),
     try Fun(Relay)
     after
