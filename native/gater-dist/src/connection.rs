@@ -27,7 +27,7 @@ use crate::{
 
 /// The length in bytes up to which a message is written into frames at once where possible. It is
 /// small enough that one write has room for many messages.
-const GATHERED_BELOW: usize = 16 << 10;
+const COALESCED_BELOW: usize = 16 << 10;
 
 /// The node at the other end of a [`Connection`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,7 +165,7 @@ impl Connection {
     /// once if the calling thread handles bytes that have just arrived on a connection.
     pub fn send_draft(&self, lane: Lane, to: &[LocalPid], draft: &Draft<'_>) {
         let mut rest = to;
-        if draft.len() <= self.fragment_bytes.min(GATHERED_BELOW)
+        if draft.len() <= self.fragment_bytes.min(COALESCED_BELOW)
             && let Some(corker) = cork::corker()
         {
             let coalesced = self.outbox.coalesce(corker, lane, |batch| {
@@ -316,8 +316,8 @@ impl Connection {
     /// Has `long` done on another thread, before the next message of this peer is handled: what one
     /// message asks for and takes more than a millisecond. Of all peers only a few have theirs done at a
     /// time. To be called by what handles a message of this peer, once for each.
-    pub fn set_apart(&self, long: impl FnOnce() + Send + 'static) {
-        if let Some(long) = self.work.set_apart(Box::new(long)) {
+    pub fn run_blocking(&self, long: impl FnOnce() + Send + 'static) {
+        if let Some(long) = self.work.run_blocking(Box::new(long)) {
             long();
         }
     }
@@ -343,7 +343,7 @@ impl Connection {
         if let Some(number) = corker
             && item
                 .as_ref()
-                .is_some_and(|item| item.message_len() <= GATHERED_BELOW || item.is_shared())
+                .is_some_and(|item| item.message_len() <= COALESCED_BELOW || item.is_shared())
         {
             let coalesced = self
                 .outbox
@@ -380,7 +380,7 @@ impl Connection {
         if coalesced == (Coalesced::Taken { first: true })
             && let Some(me) = self.me.upgrade()
         {
-            cork::touch(me);
+            cork::flush_later(me);
         }
         coalesced != Coalesced::Refused
     }

@@ -69,10 +69,10 @@ impl<A: AsRef<[u8]>> Copy<'_, A> {
     /// Copies up to the last reference or the end of the last fun. Returns the end of the term.
     fn walk(&mut self) -> Result<usize, ExpandError> {
         let mut reader = Reader::new(self.input);
-        let mut wanted: u64 = 1;
+        let mut left: u64 = 1;
         let mut funs: Vec<Fun> = Vec::new();
-        while wanted > 0 {
-            wanted -= 1;
+        while left > 0 {
+            left -= 1;
             match reader.peek_tag()? {
                 tag::ATOM_CACHE_REF => self.atom(&mut reader)?,
                 tag::NEW_PID | tag::V4_PORT => self.identifier(&mut reader, 1, 12)?,
@@ -90,10 +90,10 @@ impl<A: AsRef<[u8]>> Copy<'_, A> {
                     let size_at = self.out.len();
                     let size = reader.u32()? as usize;
                     reader.pass(1 + 16 + 4)?;
-                    wanted += u64::from(reader.u32()?) + 4;
+                    left += u64::from(reader.u32()?) + 4;
                     funs.push(Fun { ends: start.saturating_add(size), size_at });
                 }
-                _ => wanted += reader.step()?,
+                _ => left += reader.step()?,
             }
             let at = self.input.len() - reader.rest().len();
             while let Some(fun) = funs.pop_if(|fun| fun.ends <= at) {

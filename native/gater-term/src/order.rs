@@ -63,10 +63,10 @@ impl Effort {
     /// Passes a term, as [`Reader::skip`] does.
     pub(crate) fn skip<'a>(&mut self, reader: &mut Reader<'a>) -> Result<&'a [u8], ReadError> {
         let start = *reader;
-        let mut wanted: u64 = 1;
-        while wanted > 0 {
+        let mut left: u64 = 1;
+        while left > 0 {
             self.spend()?;
-            wanted = wanted - 1 + reader.step()?;
+            left = left - 1 + reader.step()?;
         }
         let len = start.rest().len() - reader.rest().len();
         Ok(start.rest().get(..len).unwrap_or_default())

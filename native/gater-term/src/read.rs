@@ -64,9 +64,9 @@ impl<'a> Reader<'a> {
     pub fn skip(&mut self) -> Result<&'a [u8], ReadError> {
         let start = self.rest;
         let mut cursor = *self;
-        let mut wanted: u64 = 1;
-        while wanted > 0 {
-            wanted = wanted - 1 + cursor.step()?;
+        let mut left: u64 = 1;
+        while left > 0 {
+            left = left - 1 + cursor.step()?;
         }
         *self = cursor;
         Ok(start.get(..start.len() - cursor.rest.len()).unwrap_or(start))

@@ -16,7 +16,7 @@ use crate::{Draft, Payload, Prefix};
 
 /// The number of bytes that are collected for one write: enough to make system calls cheap, and few
 /// enough for a message of a higher lane to be sent soon.
-const GATHER_BYTES: usize = 256 << 10;
+const BATCH_BYTES: usize = 256 << 10;
 /// The length in bytes up to which parts of a payload are copied between their headers, which is
 /// cheaper than a slice for each of them.
 const COPY_BELOW: usize = 4 << 10;
@@ -88,7 +88,7 @@ impl Batch {
     pub fn clear(&mut self) {
         self.copied.clear();
         // One long burst must not keep its memory for good.
-        self.copied.shrink_to(2 * GATHER_BYTES);
+        self.copied.shrink_to(2 * BATCH_BYTES);
         self.segments.clear();
         (self.bytes, self.first, self.offset) = (0, 0, 0);
     }
@@ -419,7 +419,7 @@ impl Batch {
 
     /// Returns whether there is room for more frames.
     pub fn has_room(&self) -> bool {
-        self.bytes < GATHER_BYTES
+        self.bytes < BATCH_BYTES
     }
 
     /// Writes as much as the socket takes without waiting. Returns whether everything is written.

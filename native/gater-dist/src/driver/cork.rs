@@ -18,13 +18,13 @@ const WRITTEN_HERE: usize = 8;
 static LAST: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    static CURRENT: RefCell<Current> = const { RefCell::new(Current { corker: 0, touched: Vec::new() }) };
+    static CURRENT: RefCell<Current> = const { RefCell::new(Current { corker: 0, corked: Vec::new() }) };
 }
 
 struct Current {
     /// The number of the cork that this thread holds, which is never reused; 0 if it holds none.
     corker: u64,
-    touched: Vec<Arc<Connection>>,
+    corked: Vec<Arc<Connection>>,
 }
 
 /// While this value exists, the thread coalesces its writes. Dropping it flushes them.
@@ -47,19 +47,19 @@ pub fn corker() -> Option<u64> {
 }
 
 /// Flushes `connection` when the cork is dropped.
-pub fn touch(connection: Arc<Connection>) {
-    CURRENT.with_borrow_mut(|current| current.touched.push(connection));
+pub fn flush_later(connection: Arc<Connection>) {
+    CURRENT.with_borrow_mut(|current| current.corked.push(connection));
 }
 
 impl Drop for Cork {
     fn drop(&mut self) {
-        let mut touched = CURRENT.with_borrow_mut(|current| {
+        let mut corked = CURRENT.with_borrow_mut(|current| {
             current.corker = 0;
-            std::mem::take(&mut current.touched)
+            std::mem::take(&mut current.corked)
         });
-        for (at, connection) in touched.drain(..).enumerate() {
+        for (at, connection) in corked.drain(..).enumerate() {
             connection.outbox().flush(self.0, at < WRITTEN_HERE);
         }
-        CURRENT.with_borrow_mut(|current| current.touched = touched);
+        CURRENT.with_borrow_mut(|current| current.corked = corked);
     }
 }

@@ -9,7 +9,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::shared::{Shared, Wanted};
+use super::shared::{DialStep, Shared};
 use super::{epmd, exchange, link};
 use crate::protocol::handshake::{Dialer, Step};
 use crate::protocol::name;
@@ -74,10 +74,10 @@ pub async fn connect(shared: &Arc<Shared>, node: &Atom) -> Result<Arc<Connection
         let changed = shared.changed.notified();
         tokio::pin!(changed);
         changed.as_mut().enable();
-        match shared.want(node)? {
-            Wanted::Connected(connection) => return Ok(connection),
-            Wanted::UnderWay => changed.await,
-            Wanted::Dial(given_up) => {
+        match shared.dial_step(node)? {
+            DialStep::Connected(connection) => return Ok(connection),
+            DialStep::UnderWay => changed.await,
+            DialStep::Dial(given_up) => {
                 let outcome = {
                     let _over = Dialed { shared, node };
                     tokio::select! {

@@ -49,7 +49,7 @@ const MANY: u32 = 16;
 /// The reader pauses if fewer than one in this many callers were answered.
 const PART: u32 = 2;
 /// The duration of the pause.
-const NAP: Duration = Duration::from_micros(50);
+const PAUSE: Duration = Duration::from_micros(50);
 /// The least duration of the callers' calls, in units of the pause.
 const ROUND: u32 = 10;
 
@@ -115,7 +115,7 @@ impl AdaptivePolling {
             && let Some(_turn) = spinning.turn()
         {
             // The pause is too short for the timers of the runtime.
-            std::thread::sleep(NAP);
+            std::thread::sleep(PAUSE);
         }
         if let Some(until) = self.until
             && let Some(_turn) = spinning.turn()
@@ -181,7 +181,7 @@ fn many_call(seen: Seen) -> bool {
 fn more_are_due(seen: Seen) -> bool {
     seen.callers >= MANY
         && (1..seen.callers / PART).contains(&seen.at_once)
-        && seen.round.is_some_and(|round| (NAP * ROUND..NAP * seen.callers).contains(&round))
+        && seen.round.is_some_and(|round| (PAUSE * ROUND..PAUSE * seen.callers).contains(&round))
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ const FIRST_READ_BYTES: usize = 2 << 10;
 /// The least size of the buffer for a read after one that was full.
 const READ_BYTES: usize = 64 << 10;
 /// The length from which on reading and copying a message is slow.
-const APART_BYTES: usize = 256 << 10;
+const BLOCKING_BYTES: usize = 256 << 10;
 /// The capacity of the buffer that is kept after a long frame.
 const KEPT_BYTES: usize = 512 << 10;
 /// The number of unknown operations per connection that are logged.
@@ -118,8 +118,8 @@ async fn handle(
             let _cork = cork::begin();
             session.frames_from(handled, &frames, now, sink).map_err(DownReason::Protocol)?
         };
-        if let Some(long) = connection.work().take_apart() {
-            shared.apart.run(long).await;
+        if let Some(long) = connection.work().take_blocking() {
+            shared.blocking.run(long).await;
         }
         if connection.is_closed() {
             return Err(connection.reason());
@@ -199,7 +199,7 @@ impl Sink for Incoming<'_> {
     }
 
     fn run_blocking<R>(bytes: usize, work: impl FnOnce() -> R) -> R {
-        if bytes < APART_BYTES {
+        if bytes < BLOCKING_BYTES {
             return work();
         }
         match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {

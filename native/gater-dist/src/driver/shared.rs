@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::notices::Notices;
 use super::polling::Spinning;
-use super::work::Apart;
+use super::work::Blocking;
 use crate::protocol::handshake::{Local, Status};
 use crate::{Connection, DialError, Events, Peer, Settings};
 
@@ -51,7 +51,7 @@ pub struct Shared {
     /// One permit for each dial that may have a socket open.
     pub dials: Semaphore,
     /// Does what takes long.
-    pub apart: Apart,
+    pub blocking: Blocking,
     last_pid: AtomicU64,
     table: Mutex<HashMap<Atom, Entry>>,
 }
@@ -77,7 +77,7 @@ impl Entry {
 }
 
 /// The step that leads to a connection with a node.
-pub enum Wanted {
+pub enum DialStep {
     /// The node is connected.
     Connected(Arc<Connection>),
     /// Another task is dialling the node.
@@ -95,7 +95,7 @@ impl Shared {
             settings,
             local,
             dials,
-            apart: Apart::new(std::thread::available_parallelism().map_or(1, usize::from)),
+            blocking: Blocking::new(std::thread::available_parallelism().map_or(1, usize::from)),
             new_cookie: Mutex::default(),
             dialing,
             port,
@@ -211,7 +211,7 @@ impl Shared {
     }
 
     /// Returns the step that leads to a connection with `node`.
-    pub fn want(&self, node: &Atom) -> Result<Wanted, DialError> {
+    pub fn dial_step(&self, node: &Atom) -> Result<DialStep, DialError> {
         if self.stop.is_cancelled() {
             return Err(DialError::Stopped);
         }
@@ -219,10 +219,10 @@ impl Shared {
         let links = table.values().filter(|entry| entry.link.is_some()).count();
         let entry = table.entry(node.clone()).or_default();
         if let Some(link) = entry.live_link() {
-            return Ok(Wanted::Connected(link.clone()));
+            return Ok(DialStep::Connected(link.clone()));
         }
         if entry.dialing.is_some() {
-            return Ok(Wanted::UnderWay);
+            return Ok(DialStep::UnderWay);
         }
         if !self.dialing {
             if entry.is_idle() {
@@ -238,7 +238,7 @@ impl Shared {
         }
         let token = self.stop.child_token();
         entry.dialing = Some(token.clone());
-        Ok(Wanted::Dial(token))
+        Ok(DialStep::Dial(token))
     }
 
     /// Records that a dial has ended.

@@ -26,7 +26,7 @@ const MIN_OPEN_BYTES: usize = 384 << 10;
 const MAX_OPEN_BYTES: usize = 8 << 20;
 /// The number of unanswered probes when the window is full. Invariant: at least 2, so that a window
 /// that has shrunk is not full of bytes without a probe.
-const MARKS: usize = 3;
+const PROBES: usize = 3;
 /// The waiting time of bytes below which a full window grows; above twice this time it shrinks. It
 /// is a few times the time in which a node nearby wakes up.
 const WAIT: Duration = Duration::from_micros(500);
@@ -51,7 +51,7 @@ pub struct Window {
     fastest: Option<Duration>,
     /// The number of the last probe. Probes are numbered from 1.
     last: u64,
-    unanswered: VecDeque<Mark>,
+    unanswered: VecDeque<Probe>,
     /// The number of bytes after the last probe.
     since: usize,
     /// The number of all unanswered bytes.
@@ -59,7 +59,7 @@ pub struct Window {
 }
 
 #[derive(Debug)]
-struct Mark {
+struct Probe {
     /// The number of bytes between the probe before and this one.
     bytes: usize,
     sent: Instant,
@@ -99,12 +99,13 @@ impl Window {
         self.bytes += bytes;
         self.full |= self.bytes >= self.open;
         // The first probe has to be answered before the second is sent.
-        if self.since < self.open / MARKS || (self.fastest.is_none() && !self.unanswered.is_empty())
+        if self.since < self.open / PROBES
+            || (self.fastest.is_none() && !self.unanswered.is_empty())
         {
             return None;
         }
         let bytes = std::mem::take(&mut self.since);
-        self.unanswered.push_back(Mark { bytes, sent: now() });
+        self.unanswered.push_back(Probe { bytes, sent: now() });
         self.last += 1;
         Some(self.last)
     }
@@ -117,7 +118,7 @@ impl Window {
 
     /// Records that the oldest probe was answered. Returns the time that the answer took.
     pub fn answered(&mut self, now: Instant) -> Option<Duration> {
-        let Mark { bytes, sent } = self.unanswered.pop_front()?;
+        let Probe { bytes, sent } = self.unanswered.pop_front()?;
         self.bytes -= bytes;
         let took = now.saturating_duration_since(sent);
         self.latest = Some(took);
@@ -282,7 +283,7 @@ mod tests {
         let _ = window.sent(Lane::Normal, 100 * MAX_OPEN_BYTES);
         window.answered();
         for took in [NEAR, 10 * WAIT] {
-            for bytes in [1, MIN_OPEN_BYTES / MARKS - 1, 100 * MAX_OPEN_BYTES, 7, 60_000, 60_000] {
+            for bytes in [1, MIN_OPEN_BYTES / PROBES - 1, 100 * MAX_OPEN_BYTES, 7, 60_000, 60_000] {
                 let _ = window.sent(Lane::High, bytes);
                 assert!(window.open() || window.0.awaited().is_some());
                 window.1 += took;

@@ -3,7 +3,7 @@
 //! Work is counted in units of about a nanosecond, which is the cost of a byte of a message that is
 //! read, copied or written. The code that carries out a request of a peer charges its cost; see
 //! [`Connection::charge`](crate::Connection::charge). Work that takes longer than a turn by itself
-//! is moved to another thread ([`Connection::set_apart`](crate::Connection::set_apart)).
+//! is moved to another thread ([`Connection::run_blocking`](crate::Connection::run_blocking)).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -24,9 +24,9 @@ type Long = Box<dyn FnOnce() + Send>;
 pub struct Work {
     /// The work of the present turn.
     done: AtomicUsize,
-    /// Whether `apart` contains work.
+    /// Whether `blocking` contains work.
     waits: AtomicBool,
-    apart: Mutex<Option<Long>>,
+    blocking: Mutex<Option<Long>>,
 }
 
 impl Work {
@@ -54,31 +54,31 @@ impl Work {
 
     /// Requests that `long` is done on another thread before the next message is handled. There is
     /// room for one; it is returned if another one waits.
-    pub fn set_apart(&self, long: Long) -> Option<Long> {
-        let mut apart = self.apart.lock();
-        if apart.is_some() {
+    pub fn run_blocking(&self, long: Long) -> Option<Long> {
+        let mut blocking = self.blocking.lock();
+        if blocking.is_some() {
             return Some(long);
         }
-        *apart = Some(long);
+        *blocking = Some(long);
         self.waits.store(true, Ordering::Relaxed);
         None
     }
 
     /// Removes and returns the work for another thread.
-    pub fn take_apart(&self) -> Option<Long> {
+    pub fn take_blocking(&self) -> Option<Long> {
         if !self.waits.swap(false, Ordering::Relaxed) {
             return None;
         }
-        self.apart.lock().take()
+        self.blocking.lock().take()
     }
 }
 
 /// Runs slow work for all connections of a node, a few pieces at a time, in the order in which they
 /// came. A reader waits for the work that its peer has requested, so one peer has at most one
 /// piece.
-pub struct Apart(Arc<Semaphore>);
+pub struct Blocking(Arc<Semaphore>);
 
-impl Apart {
+impl Blocking {
     /// Returns a value for a machine with this many processors, of which at least one is left to
     /// everything else.
     pub fn new(processors: usize) -> Self {
@@ -118,21 +118,21 @@ mod tests {
     }
 
     #[test]
-    fn one_thing_is_set_apart_at_a_time() {
+    fn one_piece_of_blocking_work_waits_at_a_time() {
         let work = Work::default();
-        assert!(work.set_apart(Box::new(|| {})).is_none());
+        assert!(work.run_blocking(Box::new(|| {})).is_none());
         assert!(work.pauses() && !work.is_over());
-        assert!(work.set_apart(Box::new(|| {})).is_some());
-        assert!(work.take_apart().is_some());
-        assert!(work.take_apart().is_none() && !work.pauses());
+        assert!(work.run_blocking(Box::new(|| {})).is_some());
+        assert!(work.take_blocking().is_some());
+        assert!(work.take_blocking().is_none() && !work.pauses());
     }
 
     #[tokio::test]
     async fn what_panics_apart_gives_its_place_back() {
-        let apart = Apart::new(1);
-        apart.run(Box::new(|| panic!("on purpose"))).await;
+        let blocking = Blocking::new(1);
+        blocking.run(Box::new(|| panic!("on purpose"))).await;
         let (done, was) = tokio::sync::oneshot::channel();
-        apart.run(Box::new(move || done.send(()).unwrap())).await;
+        blocking.run(Box::new(move || done.send(()).unwrap())).await;
         was.await.unwrap();
     }
 }

@@ -97,7 +97,7 @@ impl Registry {
             return caller.reply_shared(&from, &self.directory.workers(store.as_str()));
         }
         let (directory, connection) = (self.directory.clone(), caller.clone());
-        caller.set_apart(move || {
+        caller.run_blocking(move || {
             connection.reply_shared(&from, &directory.workers(store.as_str()));
         });
     }
@@ -110,7 +110,7 @@ impl Registry {
             return caller.reply(&from, self.directory.workers_on(&store, &peer));
         }
         let (directory, connection) = (self.directory.clone(), caller.clone());
-        caller.set_apart(move || {
+        caller.run_blocking(move || {
             connection.reply(&from, directory.workers_on(&store, &peer));
         });
     }

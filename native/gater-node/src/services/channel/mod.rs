@@ -86,7 +86,8 @@ impl Channels {
         if takes_long(channel, request) {
             let (channels, channel) = (self.clone(), channel.clone());
             let (connection, request) = (caller.clone(), request.clone());
-            return caller.set_apart(move || channels.carry_out(&channel, &connection, &request));
+            return caller
+                .run_blocking(move || channels.carry_out(&channel, &connection, &request));
         }
         self.carry_out(channel, caller, request);
     }
@@ -114,7 +115,7 @@ impl Channels {
             let (channels, channel) = (self.clone(), channel.clone());
             let (connection, request) = (caller.clone(), request.clone());
             return caller
-                .set_apart(move || channels.answer(&channel, &connection, from, &request));
+                .run_blocking(move || channels.answer(&channel, &connection, from, &request));
         }
         self.answer(channel, caller, from, request);
     }
@@ -368,7 +369,7 @@ fn subscribers(
             caller.reply(&from, pids(&channel.subscribers(&topic)));
         }
         None => {
-            caller.set_apart(move || connection.reply(&from, pids(&list.subscribers(&topic))));
+            caller.run_blocking(move || connection.reply(&from, pids(&list.subscribers(&topic))));
         }
         Some(theirs) => drop(tokio::spawn(async move {
             let theirs = theirs.await;
