@@ -12,7 +12,8 @@
          a_command_without_a_gateway_points_to_the_doctor/1, a_terminal_gets_lines_and_colours/1,
          a_full_screen_ends_with_a_key/1, generated_files_can_be_used/1,
          orders_take_the_key_of_the_gateway/1, a_service_manager_is_told/1,
-         the_unit_of_systemd_is_valid/1, alert_rules_are_valid/1, alerts_point_into_the_runbook/1]).
+         the_unit_of_systemd_is_valid/1, alert_rules_are_valid/1, alerts_point_into_the_runbook/1,
+         alerts_and_dashboard_use_metrics_that_there_are/1]).
 
 -define(TOPIC, <<"orders">>).
 
@@ -26,7 +27,8 @@ all() ->
      checks_answer_by_their_exit_code, a_command_without_a_gateway_points_to_the_doctor,
      a_terminal_gets_lines_and_colours, a_full_screen_ends_with_a_key, generated_files_can_be_used,
      orders_take_the_key_of_the_gateway, a_service_manager_is_told, the_unit_of_systemd_is_valid,
-     alert_rules_are_valid, alerts_point_into_the_runbook].
+     alert_rules_are_valid, alerts_point_into_the_runbook,
+     alerts_and_dashboard_use_metrics_that_there_are].
 
 init_per_suite(Config) ->
     World = gater_harness:new(),
@@ -320,6 +322,17 @@ alerts_point_into_the_runbook(_Config) ->
     {ok, Runbook} = file:read_file(filename:join([root(), "docs", "RUNBOOK.md"])),
     {match, Anchors} = re:run(Rules, "RUNBOOK.md(#[a-z_-]+)", [global, {capture, all_but_first, binary}]),
     [?assertMatch({_, _}, binary:match(Runbook, <<"(", Anchor/binary, ")">>), Anchor) || [Anchor] <- Anchors].
+
+alerts_and_dashboard_use_metrics_that_there_are(_Config) ->
+    {ok, Reference} = file:read_file(filename:join([root(), "docs", "METRICS.md"])),
+    [begin
+         {ok, Text} = file:read_file(filename:join([root(), "deploy" | File])),
+         {match, Used} = re:run(Text, "esdb_gater_[a-z_]+", [global, {capture, first, binary}]),
+         Names = lists:usort([re:replace(Name, "_bucket$", "", [{return, binary}]) || [Name] <- Used]),
+         ?assert(length(Names) > 5),
+         [?assertMatch({_, _}, binary:match(Reference, <<"`", Name/binary, "`">>), {File, Name})
+          || Name <- Names]
+     end || File <- [["prometheus", "alerts.yml"], ["grafana", "esdb-gater.json"]]].
 
 %%% Helpers
 

@@ -89,23 +89,11 @@ pub fn bare() -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::keys::{CHANNEL_KEYS, KEYS};
+    use super::keys::{CHANNEL_KEYS, KEYS, OF_THE_APPLICATION};
     use super::*;
 
     /// The paths of the table of keys, by whether the gateway uses them.
     fn table() -> BTreeMap<String, bool> {
-        const OF_THE_APPLICATION: [&str; 10] = [
-            "capability_mode",
-            "channels",
-            "cluster.ra_cluster_name",
-            "gateway_timeout_ms",
-            "gateways",
-            "hmac_secret",
-            "lineage_scopes",
-            "program",
-            "registration",
-            "telemetry_handlers",
-        ];
         let paths = KEYS.iter().map(|key| {
             let path = key.path;
             (path.to_owned(), !OF_THE_APPLICATION.contains(&path) && !path.starts_with("retry."))

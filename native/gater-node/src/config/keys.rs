@@ -56,6 +56,23 @@ pub const KEYS: &[Key] = &[
     key("channels", None),
 ];
 
+/// The keys that only the application on a BEAM uses, or that have no effect: the program accepts
+/// them, so that both can read one file, and its example leaves them out. So it does with `retry.*`.
+#[cfg(test)]
+pub const OF_THE_APPLICATION: [&str; 11] = [
+    "capability_mode",
+    "channels",
+    "cluster.ra_cluster_name",
+    "gateway_timeout_ms",
+    "gateways",
+    "hmac_secret",
+    "lineage_scopes",
+    "program",
+    "publish",
+    "registration",
+    "telemetry_handlers",
+];
+
 /// The keys of a channel.
 pub const CHANNEL_KEYS: [&str; 4] = ["priority", "max_rate", "hmac", "replay_last"];
 
