@@ -91,7 +91,7 @@ get_workers(StoreId) when not is_atom(StoreId) ->
     {error, badarg};
 get_workers(StoreId) ->
     Started = lookup_started(),
-    %% A store that is known has come with a copy of the registry, or is of this node.
+    %% A known store came with the registry of a gateway, or was registered on this node.
     case esdb_gater_workers:listed(StoreId) of
         {ok, _} = Listed ->
             emit_lookup(Started, StoreId),
@@ -101,7 +101,7 @@ get_workers(StoreId) ->
     end.
 
 await_workers(StoreId, Started) ->
-    case esdb_gater_link:await_copy() of
+    case esdb_gater_link:await_mirror() of
         ok ->
             Workers = esdb_gater_workers:list(StoreId),
             emit_lookup(Started, StoreId),

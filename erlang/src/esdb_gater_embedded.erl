@@ -145,8 +145,8 @@ handle_cast(program_fails, #state{role = {hosting, _}} = State) ->
 handle_cast({gateway_lost, Gateway}, #state{using = {Host, Gateway}, probe = undefined} = State) ->
     %% An answer shows that the host is alive.
     _ = Host =/= node() andalso say(hello, Host, State),
-    Patience = case Host =:= node() of true -> ?PROBE_OWN; false -> ?PROBE end,
-    {noreply, State#state{probe = {Host, erlang:start_timer(Patience, self(), probe)},
+    Timeout = case Host =:= node() of true -> ?PROBE_OWN; false -> ?PROBE end,
+    {noreply, State#state{probe = {Host, erlang:start_timer(Timeout, self(), probe)},
                           answers = false}};
 handle_cast(renamed, #state{peers = Peers}) ->
     maps:foreach(fun(_, {Ref, _}) -> erlang:demonitor(Ref, [flush]) end, Peers),
@@ -288,13 +288,13 @@ is_gathered(#state{peers = Peers, passed = Passed, gather = Timer} = State) ->
     end.
 
 await(Node, Members, #state{await = Await} = State) ->
-    Patience = case Members of
-                   #{Node := #{role := {hosting, _, _}}} -> ?AWAIT_START;
-                   _ -> ?AWAIT
-               end,
+    Timeout = case Members of
+                  #{Node := #{role := {hosting, _, _}}} -> ?AWAIT_START;
+                  _ -> ?AWAIT
+              end,
     case Await of
-        {Node, Patience, _} -> State;
-        _ -> State#state{await = {Node, Patience, erlang:start_timer(Patience, self(), await)}}
+        {Node, Timeout, _} -> State;
+        _ -> State#state{await = {Node, Timeout, erlang:start_timer(Timeout, self(), await)}}
     end.
 
 not_waiting(State) ->

@@ -23,7 +23,7 @@
 %% stop/1} is called.
 -spec start_link(node(), SilenceMs :: pos_integer()) -> pid().
 start_link(Gateway, Silence) ->
-    spawn_link(fun() -> pulse(Gateway, Silence, 0) end).
+    spawn_link(fun() -> beat(Gateway, Silence, 0) end).
 
 %% @doc Stops monitoring.
 -spec stop(pid() | undefined) -> ok.
@@ -34,11 +34,11 @@ stop(Pid) ->
     true = exit(Pid, kill),
     ok.
 
-pulse(Gateway, Silence, Missed) when Missed >= ?PINGS - 1 ->
+beat(Gateway, Silence, Missed) when Missed >= ?PINGS - 1 ->
     ?LOG_WARNING("erl_esdb_gater: gateway ~ts does not answer; its connection is cut after ~b ms",
                  [Gateway, Silence], #{application => erl_esdb_gater}),
     esdb_gater_transport:disconnect(Gateway);
-pulse(Gateway, Silence, Missed) ->
+beat(Gateway, Silence, Missed) ->
     %% The answer is small, whatever the state of the gateway. A gateway of an earlier version
     %% answers that it does not know the request.
     Ping = {'$gen_call', {self(), make_ref()}, ping},
@@ -49,8 +49,8 @@ pulse(Gateway, Silence, Missed) ->
         _ ->
             Until = erlang:monotonic_time(millisecond) + max(1, Silence div ?PINGS),
             case listen(Until, false) of
-                true -> pulse(Gateway, Silence, 0);
-                false -> pulse(Gateway, Silence, Missed + 1)
+                true -> beat(Gateway, Silence, 0);
+                false -> beat(Gateway, Silence, Missed + 1)
             end
     end.
 

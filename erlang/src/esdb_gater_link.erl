@@ -5,7 +5,7 @@
 %%% @end
 -module(esdb_gater_link).
 
--export([register_worker/2, unregister_worker/2, await_copy/0, await_start/0, out_of_reach/0,
+-export([register_worker/2, unregister_worker/2, await_mirror/0, await_start/0, out_of_reach/0,
          gateway/0, await_gateway/1, is_hopeless/0,
          gateway_channels/0, follow/1, handlers_changed/0, push_secret/0,
          embedded_up/1, embedded_down/0, connector/1, status/0]).
@@ -23,11 +23,11 @@ unregister_worker(StoreId, Pid) ->
     call({unregister, StoreId, Pid}).
 
 %% @doc Waits until there has been a gateway since the start.
--spec await_copy() -> ok | {error, no_gateway}.
-await_copy() ->
-    case esdb_gater_shared_state:get(copy) of
+-spec await_mirror() -> ok | {error, no_gateway}.
+await_mirror() ->
+    case esdb_gater_shared_state:get(mirror) of
         {ok, ready} -> ok;
-        none -> wait({await, copy, ?TIMEOUT})
+        none -> wait({await, mirror, ?TIMEOUT})
     end.
 
 %% @doc Waits until the registry was first received, or until no gateway is within reach: each was

@@ -80,7 +80,7 @@
   | {timer, timer(), Milliseconds :: non_neg_integer()} | {cancel, timer()}
   | {reply, gen_statem:from(), term()}
   | {follow, pid(), news()} | {tell_followers, news()}
-  | {share, gateway | copy | channels | gateways, term()}
+  | {share, gateway | mirror | channels | gateways, term()}
   | {registered | unregistered | asserted | withdrawn | repeated | gone | offered | undo,
      StoreId :: atom(), pid()}                  % what became of a registration
   | {withdraw, StoreId :: atom(), pid(), from()}
@@ -184,7 +184,7 @@ enter(attached, #core{node = Node, info = Info, pending = Pending, waiters = Wai
     {[{report, {attached, Node, Core#core.warned}}, {share, channels, maps:get(channels, Info, #{})},
       send_secret, tell_events, send_withdrawals]
      ++ [carry(Id, Kind, Store, Pid) || {Id, Kind, Store, Pid} <- Unsent]
-     ++ [{share, copy, ready}, {share, gateway, Node}]
+     ++ [{share, mirror, ready}, {share, gateway, Node}]
      ++ lists:flatmap(fun waiter_answer/1, Answers)
      ++ Learnt ++ Home, Looking}.
 

@@ -171,7 +171,7 @@ call({get_local_workers, Store}, {Pid, _} = From, _State, _Data) ->
 call(list_stores, From, _State, _Data) ->
     {keep_state_and_data, [{reply, From, esdb_gater_workers:stores()}]};
 call({await, What, Timeout}, From, State, Data)
-  when (What =:= start orelse What =:= copy orelse What =:= gateway),
+  when (What =:= start orelse What =:= mirror orelse What =:= gateway),
        is_integer(Timeout), Timeout >= 0, Timeout =< ?MOST_MS ->
     case await(What) of
         {ok, ready} -> {keep_state_and_data, [{reply, From, ok}]};
@@ -199,7 +199,7 @@ call(Request, From, _State, _Data) ->
 answered(From, Answer, {keep_state, Data, Actions}) ->
     {keep_state, Data, [{reply, From, Answer} | Actions]}.
 
-await(start) -> esdb_gater_shared_state:get(copy);
+await(start) -> esdb_gater_shared_state:get(mirror);
 await(What) -> esdb_gater_shared_state:get(What).
 
 cast({Kind, Store, Pid}, State, Data)

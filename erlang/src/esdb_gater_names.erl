@@ -8,13 +8,13 @@
 
 -export([await_free/1]).
 
--define(PATIENCE_MS, 12000).            % a drain takes 10 s at most
+-define(TIMEOUT_MS, 12000).            % a drain takes 10 s at most
 
 %% @doc Waits until no process of an earlier supervisor has any of these names. Processes that do
 %% not end in time are killed.
 -spec await_free([atom()]) -> ok.
 await_free(Names) ->
-    Deadline = erlang:monotonic_time(millisecond) + ?PATIENCE_MS,
+    Deadline = erlang:monotonic_time(millisecond) + ?TIMEOUT_MS,
     Monitors = [{Pid, erlang:monitor(process, Pid)} || Pid <- lists:filtermap(fun orphan/1, Names)],
     lists:foreach(fun(Monitor) -> await_end(Monitor, Deadline) end, Monitors).
 

@@ -4,7 +4,7 @@
 %%%
 %%% <dl>
 %%% <dt>`gateway'</dt><dd>The gateway in use; absent while there is none. The link sets it.</dd>
-%%% <dt>`copy'</dt><dd>`ready' once the registry was received. The link sets it.</dd>
+%%% <dt>`mirror'</dt><dd>`ready' once the registry was received. The link sets it.</dd>
 %%% <dt>`channels'</dt><dd>The channels that the gateway has announced. The link sets them.</dd>
 %%% <dt>`gateways'</dt><dd>The members of the gateway's cluster that it has announced. The link
 %%%   sets them.</dd>
@@ -30,7 +30,7 @@
 
 -export_type([name/0]).
 
--type name() :: gateway | copy | events | channels | gateways | push_secret | program
+-type name() :: gateway | mirror | events | channels | gateways | push_secret | program
               | refused | embedded | born | hosting | {lost_requests, atom()}.
 
 -define(TABLE, esdb_gater_shared_state).

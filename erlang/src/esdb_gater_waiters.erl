@@ -11,7 +11,7 @@
 
 -export_type([waiters/0, what/0, answer/0]).
 
--type what() :: copy | gateway | start.
+-type what() :: mirror | gateway | start.
 -type answer() :: {gen_statem:from(), ok | {ok, node()} | {error, no_gateway}}.
 -opaque waiters() :: #{gen_statem:from() => what()}.
 

@@ -32,7 +32,7 @@ get_workers(StoreId) ->
 -spec get_all_workers() ->
           {ok, #{esdb_gater_api:store_id() => [#worker_entry{}]}} | {error, no_gateway}.
 get_all_workers() ->
-    case esdb_gater_link:await_copy() of
+    case esdb_gater_link:await_mirror() of
         ok ->
             All = [{Store, entries(Store, esdb_gater_workers:list(Store))}
                    || Store <- esdb_gater_request:stores()],

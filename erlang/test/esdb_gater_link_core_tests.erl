@@ -154,7 +154,7 @@ a_gateway_that_serves_is_told_what_is_due_in_order_test() ->
                   [{report, {attached, 'a@h', false}}, {share, channels, #{c => #{}}},
                    send_secret, tell_events, send_withdrawals,
                    {request, {register, s, p(1)}, {carried, 1, register, s, p(1)}},
-                   {share, copy, ready}, {share, gateway, 'a@h'},
+                   {share, mirror, ready}, {share, gateway, 'a@h'},
                    {cancel, {waiter, from(1)}}, {reply, from(1), {ok, 'a@h'}}]}, seen(Attached)).
 
 after_a_warning_the_gateway_is_worth_a_notice_test() ->
@@ -347,7 +347,7 @@ what_is_missing_is_reasserted_while_attached_only_test() ->
 
 who_waits_is_answered_when_there_is_a_gateway_test() ->
     Waiting = lists:foldl(fun({What, N}, Acc) -> event({await, What, 100, from(N)}, Acc) end,
-                          attaching(), [{copy, 1}, {gateway, 2}, {start, 3}]),
+                          attaching(), [{mirror, 1}, {gateway, 2}, {start, 3}]),
     ?assertEqual([{timer, {waiter, from(3)}, 100}], actions(Waiting)),
     Attached = event({registry, 7, [], false},
                      event({answer, {attach, 1}, {ok, ?INFO}}, Waiting)),
@@ -363,7 +363,7 @@ who_has_waited_long_enough_is_told_so_once_test() ->
 
 who_starts_the_application_waits_until_each_gateway_was_tried_test() ->
     Waiting = event({await, start, 100, from(1)},
-                    event({await, copy, 100, from(2)}, connecting(['a@h']))),
+                    event({await, mirror, 100, from(2)}, connecting(['a@h']))),
     Tried = event({connected, false}, Waiting),
     ?assertEqual([{from(1), {error, no_gateway}}],
                  [{From, Answer} || {reply, From, Answer} <- actions(Tried)]),

@@ -23,7 +23,7 @@ bad_requests_to_wait_are_answered_and_hurt_nobody_test() ->
         ok = esdb_gater_shared_state:set(channels, #{}),
         [?assertEqual({error, {unknown_request, Bad}}, gen_server:call(Link, Bad))
          || Bad <- [{await, gateway, -1}, {await, gateway, 1 bsl 32}, {await, gateway, 1.0},
-                    {await, gateway, infinity}, {await, copy, soon},
+                    {await, gateway, infinity}, {await, mirror, soon},
                     {await, nothing, 0}, {await, channels, 0}, {await, [copy], 0}]],
         ?assertMatch(#{phase := idle}, gen_server:call(Link, status))
     end).
@@ -31,7 +31,7 @@ bad_requests_to_wait_are_answered_and_hurt_nobody_test() ->
 who_waits_in_vain_is_told_so_test() ->
     with_link(fun(Link) ->
         ?assertEqual({error, no_gateway}, gen_server:call(Link, {await, gateway, 0})),
-        ?assertEqual({error, no_gateway}, gen_server:call(Link, {await, copy, 1}))
+        ?assertEqual({error, no_gateway}, gen_server:call(Link, {await, mirror, 1}))
     end).
 
 the_warning_of_a_node_without_a_name_speaks_of_its_program_and_pipes_test() ->
