@@ -190,6 +190,12 @@ pub enum DownReason {
     /// The peer violated the protocol or exceeded a limit.
     #[error("protocol: {0}")]
     Protocol(ProtocolError),
+    /// All peers together had more than this many bytes of unfinished messages, and this one the most.
+    #[error("unfinished messages of all peers above {0} bytes, of which this one had the most")]
+    Unfinished(usize),
+    /// The peer did not finish a frame in time.
+    #[error("a frame was not finished within {0:?}")]
+    SlowFrame(Duration),
     /// The user of this node closed the connection.
     #[error("{0}")]
     Requested(&'static str),

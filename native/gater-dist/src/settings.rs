@@ -52,6 +52,11 @@ pub struct Settings {
     pub max_message: usize,
     /// The greatest total length of all unfinished fragmented messages of one connection, in bytes.
     pub max_reassembly: usize,
+    /// The greatest total length, in bytes, of what the peers of all connections have begun to send
+    /// and not finished. If there is more, the connections with the most are closed.
+    pub max_unfinished: usize,
+    /// How long a peer may take to finish a frame, beside a second for each 256 KiB of it.
+    pub frame_timeout: Duration,
     /// The greatest number of established connections.
     pub max_connections: usize,
     /// The greatest number of accepted sockets with an unfinished handshake. A new socket displaces
@@ -94,6 +99,8 @@ impl Settings {
             max_frame: 64 << 20,
             max_message: 64 << 20,
             max_reassembly: 128 << 20,
+            max_unfinished: 1 << 30,
+            frame_timeout: Duration::from_secs(30),
             max_connections: 4096,
             max_handshakes: 256,
             max_dials: 64,

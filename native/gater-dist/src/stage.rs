@@ -136,6 +136,7 @@ impl DownReason {
             Self::Overflow(_) => "overflow",
             Self::Replaced => "replaced",
             Self::Protocol(_) => "protocol",
+            Self::Unfinished(_) | Self::SlowFrame(_) => "unfinished",
             Self::Requested(_) => "requested",
             Self::Shutdown => "shutdown",
         }

@@ -1,18 +1,15 @@
 //! Accepts connections.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gater_term::Atom;
-use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::shared::Shared;
+use super::slots::{Slot, Slots};
 use super::{exchange, link};
 use crate::protocol::handshake::{Acceptor, Step};
 use crate::{Chain, DialError, HandshakeError, Peer};
@@ -32,7 +29,7 @@ pub async fn accept(shared: Arc<Shared>, listener: TcpListener) {
             Ok((socket, address)) => {
                 let slot = tokio::select! {
                     () = shared.stop.cancelled() => return,
-                    slot = slots.take() => slot,
+                    slot = slots.take(address.ip()) => slot,
                 };
                 let Some(slot) = slot else { return };
                 let task = receive(shared.clone(), socket, address, slot);
@@ -46,66 +43,14 @@ pub async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-/// The handshakes in progress.
-struct Slots {
-    /// The permits of handshakes. Invariant: the number of sockets with an unfinished handshake
-    /// never exceeds the number of permits, except for the one that waits for a permit.
-    places: Arc<Semaphore>,
-    /// The handshakes in progress, the oldest first.
-    under_way: Mutex<VecDeque<(u64, CancellationToken)>>,
-}
-
-/// A permit of a handshake, which is returned when the value is dropped.
-struct Slot {
-    number: u64,
-    given_up: CancellationToken,
-    slots: Arc<Slots>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Slots {
-    fn new(places: usize) -> Self {
-        let places = Arc::new(Semaphore::new(places.max(1)));
-        Self { places, under_way: Mutex::default() }
-    }
-
-    /// Returns a permit. If there is none, the oldest handshake is cancelled, and its socket is
-    /// closed before this returns.
-    async fn take(self: &Arc<Self>) -> Option<Slot> {
-        let place = match self.places.clone().try_acquire_owned() {
-            Ok(place) => place,
-            Err(_) => {
-                if let Some((_, oldest)) = self.under_way.lock().pop_front() {
-                    oldest.cancel();
-                }
-                self.places.clone().acquire_owned().await.ok()?
-            }
-        };
-        let mut under_way = self.under_way.lock();
-        let number = under_way.back().map_or(0, |(last, _)| last + 1);
-        let given_up = CancellationToken::new();
-        under_way.push_back((number, given_up.clone()));
-        Some(Slot { number, given_up, slots: self.clone(), _place: place })
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut slots = self.slots.under_way.lock();
-        if let Ok(at) = slots.binary_search_by_key(&self.number, |(number, _)| *number) {
-            slots.remove(at);
-        }
-    }
-}
-
 async fn receive(shared: Arc<Shared>, mut socket: TcpStream, address: SocketAddr, slot: Slot) {
     let limit = shared.settings.handshake_timeout;
     let mut name = None;
     let outcome = tokio::select! {
-        outcome = timeout(limit, shake(&shared, &mut socket, &mut name)) => {
+        outcome = timeout(limit, shake(&shared, &mut socket, &slot, &mut name)) => {
             outcome.unwrap_or(Err(HandshakeError::Timeout(limit)))
         }
-        () = slot.given_up.cancelled() => Err(HandshakeError::TooManyConnections),
+        () = slot.given_up() => Err(HandshakeError::TooManyConnections),
         () = shared.stop.cancelled() => return,
     };
     let error = match outcome {
@@ -166,6 +111,7 @@ fn refused(shared: &Shared, error: &HandshakeError, address: SocketAddr, name: O
 async fn shake(
     shared: &Shared,
     socket: &mut TcpStream,
+    slot: &Slot,
     name: &mut Option<Atom>,
 ) -> Result<Peer, HandshakeError> {
     let challenge = getrandom::u32().map_err(std::io::Error::from)?;
@@ -184,6 +130,9 @@ async fn shake(
             Step::Named => {
                 let Some(peer) = acceptor.peer() else { continue };
                 *name = Some(peer.name.clone());
+                if shared.dials.has_succeeded(&peer.name) {
+                    slot.is_known();
+                }
                 let status = shared.judge(peer);
                 let (messages, outcome) = acceptor.status(status);
                 exchange::write(socket, &messages).await?;

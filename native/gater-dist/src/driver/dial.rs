@@ -5,18 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gater_term::Atom;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::resolver::resolve;
 use super::shared::{DialStep, Shared};
 use super::{epmd, exchange, link};
 use crate::protocol::handshake::{Dialer, Step};
 use crate::protocol::name;
 use crate::{Chain, Connection, DialError, HandshakeError, Peer};
-
-/// The greatest number of addresses of a host that are tried.
-const MAX_ADDRESSES: usize = 8;
 
 /// Keeps a connection to `node` until `until` is cancelled.
 pub async fn keep(shared: Arc<Shared>, node: Atom, until: CancellationToken) {
@@ -137,8 +135,10 @@ async fn dial(shared: &Arc<Shared>, node: &Atom) -> Result<Arc<Connection>, Dial
     let settings = &shared.settings;
     let mut outcome = Err(DialError::Resolve(node.as_str().to_owned()));
     let addresses = resolve(host, settings.connect_timeout).await;
-    // The permit is held until the connection is counted or the socket is closed.
-    let _permit = shared.dials.acquire().await.map_err(|_| DialError::Stopped)?;
+    // The place is held until the connection is counted or the socket is closed.
+    let _place = shared.dials.take(node).await.ok_or(DialError::Stopped)?;
+    // What comes of it is known when the connection is counted.
+    shared.dials.ended(node, false);
     // The node, and its EPMD too, may listen on only one of the address families.
     for ip in addresses {
         match open(shared, node, name, ip).await {
@@ -180,22 +180,6 @@ async fn open(
         .await
         .map_err(|_| failed(std::io::ErrorKind::TimedOut.into()))?
         .map_err(failed)
-}
-
-/// Returns the addresses of a host, of both families, in the order of the system's resolver.
-pub async fn resolve(host: &str, limit: Duration) -> Vec<IpAddr> {
-    if let Ok(ip) = host.parse() {
-        return vec![ip];
-    }
-    let mut addresses = Vec::new();
-    if let Ok(Ok(found)) = timeout(limit, lookup_host((host, 0))).await {
-        for ip in found.map(|address| address.ip()) {
-            if !addresses.contains(&ip) && addresses.len() < MAX_ADDRESSES {
-                addresses.push(ip);
-            }
-        }
-    }
-    addresses
 }
 
 async fn shake(

@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::{block_in_place, yield_now};
+use tokio::time::timeout_at;
 
 use super::cork;
 use super::polling::AdaptivePolling;
@@ -28,6 +29,8 @@ use crate::{Connection, DownReason, LocalPid, Message, ProtocolError, Target};
 const FIRST_READ_BYTES: usize = 2 << 10;
 /// The least size of the buffer for a read after one that was full.
 const READ_BYTES: usize = 64 << 10;
+/// The least rate at which a frame has to arrive, in bytes per second.
+const LEAST_RATE: usize = 256 << 10;
 /// The length from which on reading and copying a message is slow.
 const BLOCKING_BYTES: usize = 256 << 10;
 /// The capacity of the buffer that is kept after a long frame.
@@ -61,9 +64,19 @@ async fn read(
     let mut buffer = BytesMut::with_capacity(FIRST_READ_BYTES);
     let mut room = FIRST_READ_BYTES;
     let mut polling = AdaptivePolling::new(shared.settings.spin);
+    let mut share = shared.unfinished.share(connection);
+    let mut unfinished: Option<(Instant, Duration)> = None;
     loop {
         let callers = connection.caller_stats();
-        let read = match polling.read(callers, &mut socket, &mut buffer, &shared.spinning).await {
+        let reading = polling.read(callers, &mut socket, &mut buffer, &shared.spinning);
+        let read = match unfinished {
+            None => reading.await,
+            Some((since, within)) => match timeout_at((since + within).into(), reading).await {
+                Ok(read) => read,
+                Err(_) => return DownReason::SlowFrame(within),
+            },
+        };
+        let read = match read {
             Ok(0) => return DownReason::Closed,
             Ok(read) => read,
             Err(error) => return DownReason::Io(error.to_string()),
@@ -77,15 +90,29 @@ async fn read(
             Ok(taken) => taken,
             Err(error) => return DownReason::Protocol(error),
         };
+        // A frame has begun if one was finished, or none was under way.
+        if !whole.is_empty() || unfinished.is_none() {
+            let within = shared.settings.frame_timeout + at_least_rate(wanted);
+            unfinished = (!buffer.is_empty()).then(|| (Instant::now(), within));
+        } else if let Some((_, within)) = &mut unfinished {
+            // Its length may have come by now.
+            *within = shared.settings.frame_timeout + at_least_rate(wanted);
+        }
         if let Err(reason) = handle(&mut session, whole, now, &mut sink).await {
             return reason;
         }
         reserve(&mut buffer, wanted, room);
+        share.set(buffer.len() + session.reassembly().charged());
         // A short read has emptied the socket, so the next one waits.
         if read < READ_BYTES {
             connection.work().rested();
         }
     }
+}
+
+/// Returns how long a frame of so many bytes takes at the least rate that is good enough.
+fn at_least_rate(bytes: usize) -> Duration {
+    Duration::from_secs((bytes / LEAST_RATE) as u64)
 }
 
 /// Removes and returns the complete frames of `buffer`, with the number of bytes of the next frame

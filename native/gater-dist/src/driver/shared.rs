@@ -8,12 +8,14 @@ use gater_term::{Atom, Pid};
 use parking_lot::Mutex;
 use secrecy::SecretSlice;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore, SetOnce};
+use tokio::sync::{Notify, SetOnce};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::notices::Notices;
+use super::places::Places;
 use super::polling::Spinning;
+use super::unfinished::Unfinished;
 use super::work::Blocking;
 use crate::protocol::handshake::{Local, Status};
 use crate::{Connection, DialError, Events, Peer, Settings};
@@ -48,8 +50,10 @@ pub struct Shared {
     pub spinning: Spinning,
     /// Limits the log lines about refused peers.
     pub notices: Notices,
-    /// One permit for each dial that may have a socket open.
-    pub dials: Semaphore,
+    /// A place for each dial that may have a socket open.
+    pub dials: Places<Atom>,
+    /// What peers have begun to send.
+    pub unfinished: Unfinished,
     /// Does what takes long.
     pub blocking: Blocking,
     last_pid: AtomicU64,
@@ -90,11 +94,13 @@ impl Shared {
     /// Returns the state of a node that is about to start. `port` is 0 if it accepts no
     /// connections.
     pub fn new(settings: Settings, local: Local, port: u16, dialing: bool) -> Self {
-        let dials = Semaphore::new(settings.max_dials.max(1));
+        let dials = Places::new(settings.max_dials);
+        let unfinished = Unfinished::new(settings.max_unfinished);
         Self {
             settings,
             local,
             dials,
+            unfinished,
             blocking: Blocking::new(std::thread::available_parallelism().map_or(1, usize::from)),
             new_cookie: Mutex::default(),
             dialing,
@@ -197,6 +203,7 @@ impl Shared {
             dialing.cancel();
         }
         drop(table);
+        self.dials.ended(&connection.peer().name, true);
         self.changed.notify_waiters();
         Ok(replaced)
     }
