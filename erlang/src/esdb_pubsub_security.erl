@@ -30,7 +30,8 @@
                 | invalid_signature | badarg.
 
 -record(ring, {secret :: binary(),
-               %% The previous secret, and the last Unix second in which it verifies.
+               %% The previous secret, and the last second in which it verifies, on the monotonic
+               %% clock: a clock that is set right must not make it verify for longer.
                previous = none :: none | {binary(), non_neg_integer()},
                ttl_seconds :: pos_integer(),
                native :: esdb_gater_nif:ring() | none}).
@@ -45,6 +46,8 @@
 -define(SIGNATURE_BYTES, 44).
 %% Encoded messages of more bytes are signed on a dirty scheduler.
 -define(LARGE_BYTES, 16384).
+%% A Unix second.
+-define(NEVER, (1 bsl 62)).
 
 %% @doc Signs a map with the secret of this node. Existing values of `signed_at' and `signature' are
 %% replaced. The result is `{error, badarg}' for a term that is not a map, and `{error, too_large}'
@@ -238,7 +241,7 @@ judge(#{signature := Signature, signed_at := At} = Message, #ring{ttl_seconds = 
         Now - At > Ttl; At - Now > ?MAX_AHEAD_SECONDS ->
             {error, message_expired};
         is_binary(Signature), byte_size(Signature) =:= ?SIGNATURE_BYTES ->
-            Secrets = secrets(Ring, Now),
+            Secrets = secrets(Ring),
             Matches = fun(Bytes) ->
                               lists:any(fun(Secret) ->
                                             crypto:hash_equals(mac(Secret, Bytes), Signature)
@@ -279,10 +282,8 @@ format_error(badarg, [{_Module, _Function, _Arguments, Info} | _]) ->
             #{}
     end.
 
-secrets(#ring{secret = Secret, previous = {Previous, Until}}, Now) when Now =< Until ->
-    [Secret, Previous];
-secrets(#ring{secret = Secret}, _Now) ->
-    [Secret].
+secrets(#ring{secret = Secret, previous = {Previous, _Until}}) -> [Secret, Previous];
+secrets(#ring{secret = Secret}) -> [Secret].
 
 mac(Secret, Bytes) ->
     base64:encode(crypto:mac(hmac, sha256, Secret, Bytes)).
@@ -298,8 +299,20 @@ ring() ->
                          Ring -> {kept, Ring}
                      end
                  end));
-        Ring ->
-            Ring
+        #ring{previous = none} = Ring ->
+            Ring;
+        #ring{previous = {_, Until}} = Ring ->
+            case erlang:monotonic_time(second) =< Until of
+                true -> Ring;
+                false -> said(alone(fun() -> {kept, without_previous(Ring)} end))
+            end
+    end.
+
+%% Another process may have changed it.
+without_previous(Ring) ->
+    case persistent_term:get(?RING, none) of
+        Ring -> keep(make_ring(Ring#ring.secret, none, Ring#ring.ttl_seconds));
+        Other -> Other
     end.
 
 %% A separate process logs, since the first line that a node logs takes longer than many signatures.
@@ -343,7 +356,7 @@ rotate(Secret, Ttl) ->
             #ring{secret = Secret, previous = Previous} ->
                 keep(make_ring(Secret, Previous, Ttl));
             #ring{secret = Before} ->
-                keep(make_ring(Secret, {Before, os:system_time(second) + Ttl}, Ttl))
+                keep(make_ring(Secret, {Before, erlang:monotonic_time(second) + Ttl}, Ttl))
         end,
     ok.
 
@@ -359,7 +372,7 @@ native_ring(Secret, Previous) ->
     try {esdb_gater_nif:loaded(), Previous} of
         {false, _} -> none;
         {true, none} -> esdb_gater_nif:ring(Secret);
-        {true, {Before, Until}} -> esdb_gater_nif:ring(Secret, Before, Until)
+        {true, {Before, _Until}} -> esdb_gater_nif:ring(Secret, Before, ?NEVER)
     catch
         error:_ -> none
     end.

@@ -103,20 +103,28 @@ impl KeyRing {
     ///
     /// Setting the secret that is in use changes nothing. Several nodes may announce the same
     /// secret, and this must not displace the previous one.
-    pub fn rotate(&mut self, secret: &[u8], now_seconds: u64, ttl_seconds: u64) {
+    ///
+    /// Returns whether the secret has changed.
+    pub fn rotate(&mut self, secret: &[u8], now_seconds: u64, ttl_seconds: u64) -> bool {
         let new = Key::new(secret);
         // Equal keys have equal MACs. The comparison is not in constant time, but nobody can
         // measure it.
         if new.mac(b"") == self.current.mac(b"") {
-            return;
+            return false;
         }
         let old = std::mem::replace(&mut self.current, new);
         self.previous = Some((old, now_seconds.saturating_add(ttl_seconds)));
+        true
     }
 
     /// Returns the key that signs.
     pub fn current(&self) -> &Key {
         &self.current
+    }
+
+    /// Forgets the secret before the one in use.
+    pub fn forget_previous(&mut self) {
+        self.previous = None;
     }
 
     fn previous(&self, now_seconds: u64) -> Option<&Key> {

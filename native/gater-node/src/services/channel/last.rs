@@ -50,6 +50,10 @@ impl LastValues {
     /// `topic`.
     pub fn put(&mut self, topic: &[u8], at: u64, payload: Payload) {
         let Ok(topic) = Topic::new(topic) else { return };
+        // A clock that was set back must not make it older than the one before, which other gateways
+        // would then take for the last.
+        let at =
+            self.published(topic.as_bytes()).map_or(at, |before| at.max(before.saturating_add(1)));
         self.clock += 1;
         self.bytes += payload.len();
         let last = Last { age: self.clock, at, payload };
@@ -74,6 +78,14 @@ mod tests {
 
     fn payload(bytes: usize) -> Payload {
         Payload::from(Bytes::from(vec![b'x'; bytes]))
+    }
+
+    #[test]
+    fn a_message_is_later_than_the_one_before_whatever_the_clock_does() {
+        let mut last = LastValues::default();
+        last.put(b"t", 2_000, payload(1));
+        last.put(b"t", 1_000, payload(2));
+        assert_eq!((last.get(b"t"), last.published(b"t")), (Some(payload(2)), Some(2_001)));
     }
 
     #[test]
