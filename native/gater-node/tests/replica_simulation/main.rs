@@ -190,7 +190,12 @@ async fn live(
     // All found it with the same members, whenever they come.
     let _ = raft.initialize(members).await;
 
-    let way = Destination { raft: raft.clone(), machine, leader: Arc::new(net.clone()) };
+    let way = Destination {
+        raft: raft.clone(),
+        machine,
+        leader: Arc::new(net.clone()),
+        space: Arc::default(),
+    };
     let coalescer = Arc::new(Coalescer::start(way, 1000, Duration::from_secs(2)));
     for number in 0..2 {
         let client =

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::ProposeError;
 use super::forward::{Forward, Written};
+use super::log::space::Space;
 use super::machine::Machine;
 use super::types::{Batch, TypeConfig};
 
@@ -27,6 +28,9 @@ const MAX_BATCH: usize = 1024;
 
 /// The pause before a leader that did not accept a batch is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How often it is seen whether a write that takes long waits for room on the disk.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Receives the outcome of a command.
 type Answer = Box<dyn FnOnce(Result<Outcome, ProposeError>) + Send>;
@@ -97,6 +101,8 @@ pub struct Destination {
     pub machine: Machine,
     /// Forwards batches to the leader, if another gateway leads.
     pub leader: Arc<dyn Forward>,
+    /// Whether there is room on the disk.
+    pub space: Arc<Space>,
 }
 
 async fn run(
@@ -124,8 +130,11 @@ async fn run(
         let mut waiting = Waiting::default();
         let mut commands = Vec::with_capacity(taken);
         let now = Instant::now();
+        let full = destination.space.is_full();
         for Proposal { command, deadline, answer } in proposals.drain(..) {
-            if deadline > now {
+            if full {
+                answer(Err(ProposeError::DiskFull));
+            } else if deadline > now {
                 commands.push(command);
                 waiting.answers.push(Some((deadline, answer)));
             } else {
@@ -141,8 +150,9 @@ async fn run(
             let Some(first) = waiting.deadlines().min() else {
                 break Err(ProposeError::NoQuorum);
             };
-            match timeout_at(first, &mut write).await {
+            match timeout_at(first.min(Instant::now() + LOOK_AGAIN), &mut write).await {
                 Ok(result) => break result,
+                Err(_) if destination.space.is_full() => break Err(ProposeError::DiskFull),
                 Err(_) => waiting.give_up(Instant::now()),
             }
         };

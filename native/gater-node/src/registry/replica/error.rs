@@ -82,6 +82,9 @@ pub enum ProposeError {
     /// Too many commands are waiting. The command was not accepted.
     #[error("too many registry commands are waiting")]
     Overloaded,
+    /// The disk of this gateway is full. It may be carried out when there is room.
+    #[error("the disk is full")]
+    DiskFull,
     /// The registry was shut down, or stopped itself because its disk failed.
     #[error("the registry is stopped")]
     Stopped,
@@ -93,6 +96,7 @@ impl ProposeError {
         match self {
             Self::NoQuorum | Self::Stopped => "no_quorum",
             Self::Overloaded => "overloaded",
+            Self::DiskFull => "disk_full",
         }
     }
 

@@ -28,7 +28,7 @@ pub struct Machine {
 struct Shared {
     core: RwLock<Core>,
     on_change: OnChange,
-    file: SnapshotFile,
+    file: Arc<SnapshotFile>,
     /// The index of the last entry that was applied and whose changes were reported.
     told: watch::Sender<u64>,
 }
@@ -67,7 +67,7 @@ impl Machine {
             }
         };
         let told = watch::Sender::new(core.applied.map_or(0, |id| id.index));
-        let shared = Shared { core: RwLock::new(core), on_change, file, told };
+        let shared = Shared { core: RwLock::new(core), on_change, file: Arc::new(file), told };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -219,11 +219,10 @@ impl RaftStateMachine<TypeConfig> for Machine {
         let content = snapshot::restore(&body).map_err(|error| {
             StorageIoError::read_snapshot(Some(signature.clone()), AnyError::new(&error))
         })?;
-        let (shared, saved_meta) = (self.shared.clone(), meta.clone());
-        tokio::task::spawn_blocking(move || shared.file.save(&saved_meta, &body))
+        self.shared
+            .file
+            .save_when_there_is_room(meta, &Arc::new(body))
             .await
-            .map_err(|error| AnyError::new(&error))
-            .and_then(|saved| saved.map_err(|error| AnyError::new(&error)))
             .map_err(|error| StorageIoError::write_snapshot(Some(signature), error))?;
 
         let (live, changes) = {
@@ -280,15 +279,15 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             departed: std::mem::take(&mut self.content.departed),
         };
         let signature = meta.signature();
-        let body = tokio::task::spawn_blocking(move || {
-            let body = snapshot::body(&content)?;
-            shared.file.save(&meta, &body)?;
-            Ok::<_, SnapshotError>(body)
-        })
-        .await
-        .map_err(|error| AnyError::new(&error))
-        .and_then(|body| body.map_err(|error| AnyError::new(&error)))
-        .map_err(|error| StorageIoError::write_snapshot(Some(signature), error))?;
+        let failed = |error| StorageIoError::write_snapshot(Some(signature.clone()), error);
+        let body = tokio::task::spawn_blocking(move || snapshot::body(&content))
+            .await
+            .map_err(|error| AnyError::new(&error))
+            .and_then(|body| body.map_err(|error| AnyError::new(&error)))
+            .map_err(failed)?;
+        let body = Arc::new(body);
+        shared.file.save_when_there_is_room(&meta, &body).await.map_err(failed)?;
+        let body = Arc::unwrap_or_clone(body);
         Ok(Snapshot { meta: self.meta.clone(), snapshot: Box::new(Cursor::new(body)) })
     }
 }

@@ -50,6 +50,7 @@ pub use self::error::{OpenError, ProposeError};
 pub use self::forward::{Forward, ForwardError, Forwarded, Written};
 use self::intake::Intake;
 pub(crate) use self::intake::IntakeError;
+pub use self::log::space::Space;
 pub use self::log::{Disk, DiskFile, Folder, LogStore, Memory};
 pub use self::machine::Machine;
 pub use self::members::{ClusterView, MemberError, Positions, Role};
@@ -168,8 +169,12 @@ impl Replica {
         let began = log.opened_at(machine.applied());
         match start(&log, &machine, &settings, network, leader.clone()).await {
             Ok(raft) => {
-                let destination =
-                    Destination { raft: raft.clone(), machine: machine.clone(), leader };
+                let destination = Destination {
+                    raft: raft.clone(),
+                    machine: machine.clone(),
+                    leader,
+                    space: log.space().clone(),
+                };
                 let within = settings.propose_within;
                 let coalescer = Coalescer::start(destination, settings.max_waiting, within);
                 let (intake, changing) = (Intake::default(), tokio::sync::Mutex::default());
@@ -321,6 +326,9 @@ fn open_files(directory: &Path, on_change: OnChange) -> Result<(LogStore, Machin
     Ok((log, machine))
 }
 
+/// What is written to the log at each start.
+const STARTED_NOTE: &str = "started";
+
 /// Starts consensus. When this returns, a gateway without others leads and has applied its log.
 async fn start(
     log: &LogStore,
@@ -351,6 +359,8 @@ async fn start(
         .await
         .map_err(|error| failed(&error))?;
 
+    // A gateway that is ready can write its log: one whose disk is full waits here.
+    log.note(STARTED_NOTE, &()).await.map_err(|error| failed(&error))?;
     // This happens once in the life of a data directory: openraft refuses it when there is a log or
     // a vote.
     if settings.found_alone && !raft.is_initialized().await.map_err(|error| failed(&error))? {
@@ -367,7 +377,12 @@ async fn start(
     if alone {
         lead(&raft, id).await.map_err(|error| failed(&error))?;
         // An entry of this term commits all entries before it, whichever leader wrote them.
-        let destination = Destination { raft: raft.clone(), machine: machine.clone(), leader };
+        let destination = Destination {
+            raft: raft.clone(),
+            machine: machine.clone(),
+            leader,
+            space: log.space().clone(),
+        };
         let deadline = Instant::now() + LEAD_WITHIN;
         let nothing = Batch { origin: None, commands: Arc::new([]) };
         destination.write(nothing, deadline).await.map_err(|error| failed(&error))?;

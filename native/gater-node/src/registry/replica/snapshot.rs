@@ -8,8 +8,10 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use gater_core::registry::{Proposers, Snapshot, State};
+use openraft::AnyError;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -19,6 +21,7 @@ use super::departed::Departed;
 use super::error::OpenError;
 use super::form;
 use super::log::disk;
+use super::log::space::{TRY_AGAIN, is_full};
 use super::types::{NodeId, SnapshotMeta};
 
 /// The first bytes of a snapshot file, with the version of its layout.
@@ -135,18 +138,50 @@ impl SnapshotFile {
             Sha256::new().chain_update(length).chain_update(&head).chain_update(body).finalize();
 
         let unfinished = self.unfinished();
-        let mut file = disk::create_private(&unfinished)?;
-        for part in [MAGIC.as_slice(), digest.as_slice(), &length, &head, body] {
-            file.write_all(part)?;
+        let parts = [MAGIC.as_slice(), digest.as_slice(), &length, &head, body];
+        if let Err(error) = write_parts(&unfinished, &parts) {
+            // It is of no use, and takes room that may be what is missing.
+            let _ = fs::remove_file(&unfinished);
+            return Err(error.into());
         }
-        file.sync_all()?;
-        drop(file);
         fs::rename(&unfinished, &self.path)?;
         if let Some(directory) = self.path.parent() {
             File::open(directory)?.sync_all()?;
         }
         *current = Some(meta.clone());
         Ok(())
+    }
+
+    /// As [`SnapshotFile::save`]. While the disk is full it waits and tries again: an older snapshot
+    /// and the log that follows it stay as they are.
+    pub async fn save_when_there_is_room(
+        self: &Arc<Self>,
+        meta: &SnapshotMeta,
+        body: &Arc<Vec<u8>>,
+    ) -> Result<(), AnyError> {
+        let mut told = false;
+        loop {
+            let (file, meta, body) = (self.clone(), meta.clone(), body.clone());
+            let saved = tokio::task::spawn_blocking(move || file.save(&meta, &body)).await;
+            match saved.map_err(|error| AnyError::new(&error))? {
+                Err(SnapshotError::Io(error)) if is_full(&error) => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::error!(
+                            path = %self.path.display(), %error,
+                            "the disk is full: the snapshot is written when there is room, and the log \
+                             grows until then"
+                        );
+                    }
+                    tokio::time::sleep(TRY_AGAIN).await;
+                }
+                saved => {
+                    if told {
+                        tracing::warn!("the snapshot that found no room on the disk is written");
+                    }
+                    return saved.map_err(|error| AnyError::new(&error));
+                }
+            }
+        }
     }
 
     /// Reads the snapshot, if there is one. Blocks.
@@ -207,6 +242,15 @@ pub fn restore(body: &[u8]) -> Result<Content<State>, SnapshotError> {
 /// Encodes the body of a snapshot.
 pub fn body(content: &Content<Snapshot>) -> Result<Vec<u8>, SnapshotError> {
     Ok(codec::encode(DISK, content)?)
+}
+
+/// Writes a file of these parts, on the disk when it returns.
+fn write_parts(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    let mut file = disk::create_private(path)?;
+    for part in parts {
+        file.write_all(part)?;
+    }
+    file.sync_all()
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod memory;
 mod record;
 mod recovery;
 mod segment;
+pub(super) mod space;
 mod tail;
 mod wal;
 mod writer;
@@ -40,6 +41,7 @@ use self::contents::Contents;
 pub use self::disk::{Disk, DiskFile, Folder};
 pub use self::memory::Memory;
 use self::record::{Change, Metadata};
+use self::space::Space;
 use self::tail::Tail;
 use self::wal::{SEGMENT_BYTES, Wal};
 use self::writer::{Done, Job};
@@ -53,17 +55,20 @@ use super::types::{Entry, LogId, NodeId, StorageError, StorageIoError, TypeConfi
 #[derive(Clone)]
 pub struct LogStore {
     shared: Arc<Shared>,
+    space: Arc<Space>,
     writer: Arc<Mutex<Option<Writer>>>,
 }
 
 /// The thread that writes. When the value is dropped, the thread writes what is queued and ends.
 struct Writer {
+    space: Arc<Space>,
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
+        self.space.close();
         self.jobs = None;
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread that writes the log panicked");
@@ -107,9 +112,15 @@ impl LogStore {
         let last = last.map(|entry| entry.log_id).max(metadata.purged);
         let known = Mutex::new(Known { metadata, last, tail: Tail::default() });
         let shared = Arc::new(Shared { contents, known });
-        let (jobs, thread) = writer::start(shared.clone(), wal).map_err(io)?;
-        let writer = Writer { jobs: Some(jobs), thread: Some(thread) };
-        Ok(Self { shared, writer: Arc::new(Mutex::new(Some(writer))) })
+        let space = Arc::new(Space::default());
+        let (jobs, thread) = writer::start(shared.clone(), space.clone(), wal).map_err(io)?;
+        let writer = Writer { space: space.clone(), jobs: Some(jobs), thread: Some(thread) };
+        Ok(Self { shared, space, writer: Arc::new(Mutex::new(Some(writer))) })
+    }
+
+    /// Whether there is room for the log.
+    pub fn space(&self) -> &Arc<Space> {
+        &self.space
     }
 
     /// Returns the id of the node to which the log belongs.

@@ -77,7 +77,8 @@ impl Segment {
     /// Writes `bytes` at `offset`. They are on the disk when this returns. Blocks.
     pub fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.file.write_at(offset, bytes)?;
-        self.file.sync()
+        // What a failed sync has lost is not known, whatever the reason: no case for another try.
+        self.file.sync().map_err(io::Error::other)
     }
 
     /// Reads `bytes` from `offset`. Blocks.

@@ -68,8 +68,9 @@ impl Wal {
         self.segments.back().map_or_else(PathBuf::new, |last| last.path().to_owned())
     }
 
-    /// Carries out `changes` in order, all or none. They are on the disk when this returns. After
-    /// an error nothing may be written any more. Blocks.
+    /// Carries out `changes` in order, all or none. They are on the disk when this returns. After an
+    /// error nothing may be written any more, except after one that is
+    /// [`is_full`](super::space::is_full): then the same changes may be tried again. Blocks.
     pub fn write<'a>(&mut self, changes: impl Iterator<Item = &'a Change>) -> io::Result<()> {
         let mut records = Vec::new();
         frame::begin(&mut self.buffer);
@@ -114,7 +115,10 @@ impl Wal {
         let end = (segment::START + head.len()) as u64;
         let needed = end.saturating_add(self.buffer.len() as u64);
         let length = needed.next_multiple_of(self.segment_bytes);
-        let segment = Segment::create(&*self.disk, number, &head, length)?;
+        let segment = Segment::create(&*self.disk, number, &head, length).inspect_err(|_| {
+            // It takes room, and is made anew when this is tried again. A start removes it as well.
+            let _ = self.disk.remove(segment::UNFINISHED);
+        })?;
         self.segments.push_back(Arc::new(segment));
         (self.length, self.end) = (length, end);
         self.sequence += 1;

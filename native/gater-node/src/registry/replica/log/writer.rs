@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::Shared;
 use super::record::Change;
+use super::space::{Space, TRY_AGAIN, is_full};
 use super::wal::Wal;
 use crate::registry::replica::types::TypeConfig;
 
@@ -52,14 +53,40 @@ impl Done {
 
 /// Starts the thread that writes `wal`. It ends when the sender is dropped and everything is
 /// written.
-pub fn start(shared: Arc<Shared>, wal: Wal) -> io::Result<(Sender<Job>, JoinHandle<()>)> {
+pub fn start(
+    shared: Arc<Shared>,
+    space: Arc<Space>,
+    wal: Wal,
+) -> io::Result<(Sender<Job>, JoinHandle<()>)> {
     let (jobs, queue) = channel();
-    let thread =
-        std::thread::Builder::new().name("log".into()).spawn(move || run(&shared, wal, &queue))?;
+    let thread = std::thread::Builder::new()
+        .name("log".into())
+        .spawn(move || run(&shared, &space, wal, &queue))?;
     Ok((jobs, thread))
 }
 
-fn run(shared: &Shared, mut wal: Wal, queue: &Receiver<Job>) {
+/// Writes `changes`, however long it takes until there is room for them.
+fn write<'a>(
+    wal: &mut Wal,
+    space: &Space,
+    changes: impl Iterator<Item = &'a Change> + Clone,
+) -> io::Result<()> {
+    loop {
+        match wal.write(changes.clone()) {
+            Err(error) if is_full(&error) && space.found_none(&wal.path(), &error) => {
+                std::thread::sleep(TRY_AGAIN);
+            }
+            written => {
+                if written.is_ok() {
+                    space.found_some();
+                }
+                return written;
+            }
+        }
+    }
+}
+
+fn run(shared: &Shared, space: &Space, mut wal: Wal, queue: &Receiver<Job>) {
     // A disk that has failed may have lost earlier writes, so nothing is written afterwards.
     let mut failed: Option<String> = None;
     let mut written = shared.committed();
@@ -85,7 +112,7 @@ fn run(shared: &Shared, mut wal: Wal, queue: &Receiver<Job>) {
             let due = committed != written
                 && (jobs.is_empty() || written_at.elapsed() >= COMMITTED_WITHIN);
             let mark = committed.filter(|_| due).map(Change::Committed);
-            match wal.write(jobs.iter().map(|job| &job.change).chain(&mark)) {
+            match write(&mut wal, space, jobs.iter().map(|job| &job.change).chain(&mark)) {
                 Ok(()) if due => (written, written_at) = (committed, Instant::now()),
                 Ok(()) => {}
                 Err(error) => {
