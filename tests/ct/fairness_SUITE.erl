@@ -35,7 +35,7 @@ end_per_suite(Config) ->
     gater_harness:stop(value(world, Config)).
 
 init_per_testcase(_Case, Config) ->
-    Gateway = gater_harness:gateway(value(world, Config), #{env => [{"TOKIO_WORKER_THREADS", "1"}]}),
+    Gateway = gater_harness:gateway(value(world, Config), #{env => [{"TOKIO_WORKER_THREADS", "1"}, {"ESDB_GATER_STORE_NAMES", "1000000"}]}),
     [{gateway, Gateway} | Config].
 
 end_per_testcase(_Case, Config) ->

@@ -8,7 +8,11 @@
          a_soft_limit_of_open_files_is_raised/1,
          a_limit_that_leaves_no_room_for_connections_is_refused_at_the_start/1,
          counts_of_departed_nodes_are_folded_and_info_stays_small/1,
-         an_outage_of_a_node_is_one_warning_and_its_total/1]).
+         an_outage_of_a_node_is_one_warning_and_its_total/1,
+         nodes_that_do_not_exist_keep_nobody_from_being_reached/1,
+         a_node_brings_so_many_names_of_stores_and_others_bring_more/1,
+         unfinished_messages_of_all_nodes_are_bounded/1,
+         a_shim_attaches_to_a_large_registry/1]).
 
 -define(CHANNELS, [esdb_channel_events, esdb_channel_metrics, esdb_channel_logging]).
 -define(SESSION, esdb_gater_session).
@@ -22,7 +26,11 @@ all() ->
      a_soft_limit_of_open_files_is_raised,
      a_limit_that_leaves_no_room_for_connections_is_refused_at_the_start,
      counts_of_departed_nodes_are_folded_and_info_stays_small,
-     an_outage_of_a_node_is_one_warning_and_its_total].
+     an_outage_of_a_node_is_one_warning_and_its_total,
+     nodes_that_do_not_exist_keep_nobody_from_being_reached,
+     a_node_brings_so_many_names_of_stores_and_others_bring_more,
+     unfinished_messages_of_all_nodes_are_bounded,
+     a_shim_attaches_to_a_large_registry].
 
 init_per_suite(Config) ->
     World = gater_harness:new(),
@@ -125,6 +133,116 @@ an_outage_of_a_node_is_one_warning_and_its_total(Config) ->
     Lost = integer_to_binary(100 * length(?CHANNELS)),
     ?assertMatch({_, _}, binary:match(Line, <<"\"lost\":", Lost/binary>>), Line),
     ?assertMatch([_], lines_with(Gateway, [<<"not delivered">>, <<"WARN">>, Node])).
+
+%% Their hosts are addresses of a network that is kept for documents (RFC 5737): whoever dials them
+%% waits. The subscriptions are casts, so that only dials wait.
+nodes_that_do_not_exist_keep_nobody_from_being_reached(Config) ->
+    World = value(world, Config),
+    Gateway = #{port := Port} = gater_harness:gateway(World),
+    Name = "forger@127.0.0.1",
+    {ok, Socket} = gater_wire:connect(Port, Name, gater_harness:cookie(World), #{creation => 5}),
+    From = gater_wire:pid(Name, 1, 5),
+    Forged = [gater_wire:pid("n" ++ integer_to_list(N) ++ "@host" ++ integer_to_list(N) ++ ".invalid", 1, 1)
+              || N <- lists:seq(1, 5000)],
+    [ok = gater_wire:cast(Socket, From, esdb_channel_logging, {subscribe, <<"t">>, Pid}) || Pid <- Forged],
+    %% One node may have the gateway look for so many, and no more.
+    ?assertEqual({error, overloaded},
+        gater_wire:call(Socket, From, ?REGISTRY, {register, forged, lists:last(Forged)})),
+    %% Others are not concerned: a node that the gateway has to dial.
+    Beam = gater_harness:node(World),
+    {_, Pid} = gater_harness:agent(gater_harness:node(World)),
+    ?assertEqual(ok, gater_harness:call(Beam, {?REGISTRY, Gateway}, {register, honest, Pid})),
+    ?assertEqual({ok, [{node(Pid), Pid}]},
+        gater_harness:call(Beam, {?REGISTRY, Gateway}, {get_workers, honest})),
+    gater_harness:until(fun() -> lines_with(Gateway, [<<"node not reached">>]) =/= [] end),
+    ?assert(length(lines_with(Gateway, [<<"node not reached">>])) < 200),
+    %% The end does not wait for dials.
+    ok = gater_harness:signal(Gateway, "TERM"),
+    ?assertEqual(0, gater_harness:await_exit(World, Gateway)),
+    gen_tcp:close(Socket).
+
+a_node_brings_so_many_names_of_stores_and_others_bring_more(Config) ->
+    World = value(world, Config),
+    Gateway = gater_harness:gateway(World, #{env => [{"ESDB_GATER_STORE_NAMES", "100"}]}),
+    [First, Second] = [gater_harness:node(World) || _ <- [1, 2]],
+    Register = fun(Beam, Pid, Prefix) ->
+        [gater_harness:call(Beam, {?REGISTRY, Gateway}, {register, name(Prefix, N), Pid})
+         || N <- lists:seq(1, 40)]
+    end,
+    {_, Pid} = gater_harness:agent(First),
+    {_, Other} = gater_harness:agent(Second),
+    ?assertEqual(lists:duplicate(25, ok) ++ lists:duplicate(15, {error, overloaded}),
+        Register(First, Pid, "first")),
+    ?assertMatch([_ | _], lines_with(Gateway, [<<"limits.store_names">>, node(Pid)])),
+    %% What is known stays so, also when it was unregistered; others have a share of their own.
+    Again = name("first", 1),
+    ok = gater_harness:call(First, {?REGISTRY, Gateway}, {unregister, Again, Pid}),
+    ?assertEqual(ok, gater_harness:call(First, {?REGISTRY, Gateway}, {register, Again, Pid})),
+    ?assertEqual(25, length([ok || ok <- Register(Second, Other, "second")])),
+    %% Casts are no way around it.
+    ok = gater_harness:cast(First, {?REGISTRY, Gateway}, {register, name("cast", 1), Pid}),
+    ?assertEqual({ok, []}, gater_harness:call(First, {?REGISTRY, Gateway}, {get_workers, name("cast", 1)})).
+
+%% Each has less than one node alone may have.
+unfinished_messages_of_all_nodes_are_bounded(Config) ->
+    World = value(world, Config),
+    Gateway = gater_harness:gateway(World, #{env => [{"ESDB_GATER_UNFINISHED_BYTES", "67108864"}]}),
+    Beam = gater_harness:node(World),
+    {_, Pid} = gater_harness:agent(Beam),
+    ok = gater_harness:call(Beam, {?REGISTRY, Gateway}, {register, honest, Pid}),
+    Before = gater_harness:resident_bytes(Gateway),
+    Part = binary:copy(<<0>>, 1 bsl 20),
+    Sockets = [begin
+        {ok, Socket} = peer(World, Gateway, N),
+        ok = gen_tcp:send(Socket, <<(60 bsl 20):32, 112>>),
+        %% One that is closed in between cannot take it all.
+        _ = [gen_tcp:send(Socket, Part) || _ <- lists:seq(1, 30)],
+        Socket
+    end || N <- lists:seq(1, 20)],
+    gater_harness:until(fun() -> lines_with(Gateway, [<<"unfinished messages of all">>]) =/= [] end),
+    gater_harness:until(fun() -> gater_harness:resident_bytes(Gateway) < Before + (256 bsl 20) end),
+    ?assertEqual({ok, [{node(Pid), Pid}]},
+        gater_harness:call(Beam, {?REGISTRY, Gateway}, {get_workers, honest})),
+    [gen_tcp:close(Socket) || Socket <- Sockets],
+    ok.
+
+%% More than fits into a lane at once: the names of stores and nodes are long.
+a_shim_attaches_to_a_large_registry(Config) ->
+    World = value(world, Config),
+    Gateway = #{port := Port} = gater_harness:gateway(World),
+    Name = "holder" ++ lists:duplicate(200, $x) ++ "@127.0.0.1",
+    {ok, Socket} = gater_wire:connect(Port, Name, gater_harness:cookie(World), #{creation => 5}),
+    From = gater_wire:pid(Name, 1, 5),
+    Workers = 300000,
+    Stores = list_to_tuple([name(lists:duplicate(200, $s), N) || N <- lists:seq(1, 1000)]),
+    [begin
+         ok = gen_tcp:send(Socket, [gater_wire:frame(
+             term_to_binary({6, From, '', ?REGISTRY}),
+             term_to_binary({'$gen_cast', {register, element(N rem 1000 + 1, Stores),
+                                           gater_wire:pid(Name, N, 5)}}))
+             || N <- lists:seq(First, First + 999)]),
+         ok = gater_wire:call(Socket, From, ?SESSION, ping),
+         registered(Socket, From, First - 5000)
+     end || First <- lists:seq(1, Workers, 1000)],
+    registered(Socket, From, Workers),
+    Shim = gater_shim:node(World, [?MODULE]),
+    Count = fun() -> length(element(2, {ok, _} = esdb_gater_api:get_workers(element(1, Stores)))) end,
+    ok = gater_shim:start(Shim, gater_shim:named([Gateway])),
+    gater_harness:until(fun() ->
+        gater_harness:on(Shim, Count) =:= Workers div 1000
+    end, 180000),
+    %% All of them go at once.
+    ok = gen_tcp:close(Socket),
+    gater_harness:until(fun() -> gater_harness:on(Shim, Count) =:= 0 end, 180000),
+    ?assertEqual([], lines_with(Gateway, [<<"lane Control is full">>])).
+
+registered(Socket, From, Least) ->
+    gater_harness:until(fun() ->
+        #{registrations := Count} = gater_wire:call(Socket, From, ?SESSION, info),
+        Count >= Least
+    end, 60000).
+
+name(Prefix, N) -> list_to_atom(Prefix ++ integer_to_list(N)).
 
 %%% Helpers
 

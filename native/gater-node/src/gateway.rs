@@ -28,6 +28,7 @@ use crate::registry::cluster::rpc::Rpc;
 use crate::registry::cluster::{self, Cluster};
 use crate::registry::directory::Directory;
 use crate::registry::replica::{self, Replica};
+use crate::registry::store_limit::StoreLimit;
 use crate::services::census::Census;
 use crate::services::channel::local::Channel;
 use crate::services::channel::remote::Relays;
@@ -119,10 +120,12 @@ impl Gateway {
         let refusals = Arc::new(Refusals::default());
         let secret = Arc::new(Secret::new(config.secret_bytes(), config.message_ttl.as_secs()));
 
+        let names = Arc::new(StoreLimit::new(config.store_names));
         let follower = Arc::new(Follower {
             peers: peers.clone(),
             directory: directory.clone(),
             telemetry: telemetry.clone(),
+            names: names.clone(),
         });
         let follow = follower.clone();
         let rpc = Arc::new(Rpc::new(node.clone()));
@@ -213,8 +216,13 @@ impl Gateway {
         ));
         let drain = CancellationToken::new();
         let observer = Observer::new(collector.clone(), log, drain.clone(), admin_keys(config));
-        let registry =
-            Registry::new(replica.clone(), directory.clone(), peers.clone(), own_name.clone());
+        let registry = Registry::new(
+            replica.clone(),
+            directory.clone(),
+            peers.clone(),
+            own_name.clone(),
+            names,
+        );
         let seeds = config.join.iter().map(|name| atom(name)).collect::<Result<_, _>>()?;
         let rex = Arc::new(Rex::new(&node));
         let mesh = Arc::new(Mesh::new(own_name.clone(), seeds, config.max_nodes, rex.clone()));
@@ -340,6 +348,7 @@ struct Follower {
     peers: Arc<Peers>,
     directory: Arc<Directory>,
     telemetry: Arc<Telemetry>,
+    names: Arc<StoreLimit>,
 }
 
 impl Follower {
@@ -360,6 +369,7 @@ impl Follower {
     }
 
     fn registered(&self, store: &Atom, pid: &Pid, epoch: u64) {
+        self.names.seen(store);
         let peer = self.peers.known(pid);
         self.directory.registered(store, epoch, &peer, pid.into());
         self.peers.watch(&peer, pid.into(), Interest::Worker);
@@ -413,6 +423,7 @@ fn node_settings(config: &Config, listen: SocketAddr, share: descriptors::Share)
     settings.max_connections = share.connections;
     settings.max_handshakes = share.handshakes;
     settings.max_dials = share.dials;
+    settings.max_unfinished = config.unfinished_bytes;
     settings
 }
 

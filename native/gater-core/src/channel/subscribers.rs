@@ -29,6 +29,8 @@ pub struct Subscribers<P> {
     peers: HashMap<P, PeerEntry>,
     next_peer: u64,
     len: usize,
+    /// The bytes of the names of all topics.
+    name_bytes: usize,
     leaving: VecDeque<Leaving>,
     /// The nodes among `leaving`: their groups are not seen any more.
     hidden: HashSet<u64>,
@@ -43,6 +45,10 @@ struct Leaving {
     /// The process at hand, and how many of its topics are done.
     current: Option<(LocalPid, DenseSet<TopicId>, usize)>,
 }
+
+/// About what a subscription takes, in bytes, and a topic beside its name.
+const SUBSCRIPTION_BYTES: usize = 100;
+const TOPIC_BYTES: usize = 64;
 
 /// A process with more subscriptions loses them a few at a time.
 const REMOVED_AT_ONCE: usize = 256;
@@ -83,6 +89,7 @@ impl<P> Default for Subscribers<P> {
             peers: HashMap::default(),
             next_peer: 0,
             len: 0,
+            name_bytes: 0,
             leaving: VecDeque::new(),
             hidden: HashSet::default(),
         }
@@ -192,6 +199,11 @@ impl<P: Clone + Eq + Hash> Subscribers<P> {
         self.len
     }
 
+    /// Returns about how many bytes the subscriptions take.
+    pub fn bytes(&self) -> usize {
+        self.len * SUBSCRIPTION_BYTES + self.ids.len() * TOPIC_BYTES + self.name_bytes
+    }
+
     /// Returns whether there are no subscriptions.
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -231,6 +243,7 @@ impl<P: Clone + Eq + Hash> Subscribers<P> {
             }
         };
         self.ids.insert(topic.clone(), id);
+        self.name_bytes += topic.as_bytes().len();
         Some(id)
     }
 
@@ -260,6 +273,7 @@ impl<P: Clone + Eq + Hash> Subscribers<P> {
         let Some(name) = entry.name.take() else { return };
         entry.groups = Vec::new();
         self.ids.remove(&name);
+        self.name_bytes -= name.as_bytes().len();
         self.free.push(id);
         shrink(&mut self.ids);
         if self.ids.is_empty() {

@@ -26,6 +26,8 @@ pub const KEYS: &[Key] = &[
     key("cluster.ra_cluster_name", None),
     key("cluster.lost_grace_seconds", Some("ESDB_GATER_LOST_GRACE_SECONDS")),
     key("cluster.max_nodes", Some("ESDB_GATER_MAX_NODES")),
+    key("limits.store_names", Some("ESDB_GATER_STORE_NAMES")),
+    key("limits.unfinished_bytes", Some("ESDB_GATER_UNFINISHED_BYTES")),
     key("tune_peers", Some("ESDB_GATER_TUNE_PEERS")),
     key("http.listen", Some("ESDB_GATER_HTTP")),
     key("log", Some("ESDB_GATER_LOG")),
@@ -90,8 +92,8 @@ pub fn variable(path: &str) -> Option<&'static str> {
 }
 
 /// The sections of the file.
-pub const SECTIONS: [&str; 6] =
-    ["capabilities", "channels", "cluster", "http", "retry", "security"];
+pub const SECTIONS: [&str; 7] =
+    ["capabilities", "channels", "cluster", "http", "limits", "retry", "security"];
 
 /// The greatest number of changes between a misspelt name and the name that was meant.
 const MOST_CHANGES: usize = 3;

@@ -19,6 +19,8 @@
 //! | `cluster.lost_grace_seconds` | `ESDB_GATER_LOST_GRACE_SECONDS` | from 1 | 60 |
 //! | `cluster.max_nodes` | `ESDB_GATER_MAX_NODES` | from 1 | 4096 |
 //! | `http.listen` | `--http`, `ESDB_GATER_HTTP` | `ADDR:PORT`, or `off` | `127.0.0.1:9468`, or a free port where that is taken; `off` for an embedded gateway |
+//! | `limits.store_names` | `ESDB_GATER_STORE_NAMES` | from 1 | 100000 |
+//! | `limits.unfinished_bytes` | `ESDB_GATER_UNFINISHED_BYTES` | from 1 | 1073741824 |
 //! | `tune_peers` | `ESDB_GATER_TUNE_PEERS` | true, false | true |
 //! | `log` | `ESDB_GATER_LOG` | a filter such as `info` or `gater_dist=debug,info` | `info` |
 //! | `net_ticktime` | `ESDB_GATER_NET_TICKTIME` | seconds, 4 to 3600 | 60 |
@@ -98,6 +100,10 @@ pub struct Config {
     pub lost_grace: Duration,
     /// The greatest number of nodes with workers or subscribers.
     pub max_nodes: usize,
+    /// The greatest number of distinct names of stores between two starts.
+    pub store_names: usize,
+    /// The greatest number of bytes that all peers together have begun to send.
+    pub unfinished_bytes: usize,
     /// Whether BEAMs are asked to use larger buffers on their connections.
     pub tune_peers: bool,
     /// Where HTTP is served.
@@ -180,6 +186,8 @@ pub fn load(flags: Flags, environment: Environment) -> Result<Loaded, ConfigErro
             .unwrap_or(Duration::from_secs(60)),
         max_nodes: sources.take("cluster.max_nodes", value::count)?.unwrap_or(4096),
         http: sources.take("http.listen", value::http)?.unwrap_or(default_http),
+        store_names: sources.take("limits.store_names", value::count)?.unwrap_or(100_000),
+        unfinished_bytes: sources.take("limits.unfinished_bytes", value::count)?.unwrap_or(1 << 30),
         tune_peers: sources.take("tune_peers", value::flag)?.unwrap_or(true),
         message_ttl,
         channels: channels::load(&mut sources)?,

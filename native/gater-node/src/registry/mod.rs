@@ -4,4 +4,5 @@
 pub mod cluster;
 pub mod directory;
 pub mod replica;
+pub mod store_limit;
 mod store_names;

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use super::{OK, error, unknown_request};
 use crate::registry::directory::Directory;
 use crate::registry::replica::Replica;
+use crate::registry::store_limit::{StoreLimit, TooManyNames};
 use crate::transport::peers::{PeerRef, Peers, TooManyNodes};
 
 /// The registered name of the registry.
@@ -57,6 +58,7 @@ pub struct Registry {
     directory: Arc<Directory>,
     peers: Arc<Peers>,
     own_name: Atom,
+    names: Arc<StoreLimit>,
 }
 
 impl Registry {
@@ -66,18 +68,29 @@ impl Registry {
         directory: Arc<Directory>,
         peers: Arc<Peers>,
         own_name: Atom,
+        names: Arc<StoreLimit>,
     ) -> Self {
-        Self { replica, directory, peers, own_name }
+        Self { replica, directory, peers, own_name, names }
     }
 
     /// Answers a `gen_server:call`.
     pub fn call(&self, caller: &Arc<Connection>, from: From, request: &[u8]) {
         match Operation::parse(request) {
             Ok(Operation::Register(store, pid)) => {
-                self.register(caller, from, &pid.clone(), Command::Register { store, pid });
+                self.register(
+                    caller,
+                    from,
+                    (&store.clone(), &pid.clone()),
+                    Command::Register { store, pid },
+                );
             }
             Ok(Operation::Reassert(store, pid)) => {
-                self.register(caller, from, &pid.clone(), Command::Reassert { store, pid });
+                self.register(
+                    caller,
+                    from,
+                    (&store.clone(), &pid.clone()),
+                    Command::Reassert { store, pid },
+                );
             }
             Ok(Operation::Unregister(store, pid)) => {
                 caller.charge(COMMAND);
@@ -115,9 +128,15 @@ impl Registry {
         });
     }
 
-    fn register(&self, caller: &Arc<Connection>, from: From, pid: &Pid, command: Command) {
+    fn register(
+        &self,
+        caller: &Arc<Connection>,
+        from: From,
+        (store, pid): (&Atom, &Pid),
+        command: Command,
+    ) {
         caller.charge(COMMAND);
-        match self.judge(caller, pid) {
+        match self.judge(caller, store, pid) {
             Err(reason) => caller.reply(&from, error(reason)),
             Ok(peer) => {
                 // A caller that is answered `ok` must find the worker among those that are offered.
@@ -132,7 +151,7 @@ impl Registry {
     pub fn cast(&self, caller: &Arc<Connection>, request: &[u8]) {
         caller.charge(COMMAND);
         match Operation::parse(request) {
-            Ok(Operation::Register(store, pid)) if self.judge(caller, &pid).is_ok() => {
+            Ok(Operation::Register(store, pid)) if self.judge(caller, &store, &pid).is_ok() => {
                 self.write(Command::Register { store, pid }, None);
             }
             Ok(Operation::Unregister(store, pid)) => {
@@ -144,12 +163,14 @@ impl Registry {
 
     /// Returns the incarnation to which a worker belongs, or the reason why the process cannot be a
     /// worker, if that is known at once.
-    fn judge(&self, caller: &Connection, pid: &Pid) -> Result<PeerRef, &'static str> {
+    fn judge(&self, caller: &Connection, store: &Atom, pid: &Pid) -> Result<PeerRef, &'static str> {
         let stale = pid.node == caller.peer().name && pid.creation != caller.peer().creation;
         if stale || pid.node == self.own_name {
             return Err("noproc");
         }
-        self.peers.of(pid).map_err(|TooManyNodes| "overloaded")
+        let peer = self.peers.of(pid, &caller.peer().name).map_err(|TooManyNodes| "overloaded")?;
+        self.names.admit(store, &caller.peer().name).map_err(|TooManyNames| "overloaded")?;
+        Ok(peer)
     }
 
     /// Removes the registrations of a worker that has ended, however long the write takes.

@@ -145,7 +145,7 @@ impl Sessions {
         if !parts && self.directory.needs_parts() {
             return caller.reply(from, error("overloaded"));
         }
-        let Ok(peer) = self.peers.of(pid) else {
+        let Ok(peer) = self.peers.of(pid, &caller.peer().name) else {
             return caller.reply(from, error("overloaded"));
         };
         let local = LocalPid::from(pid);

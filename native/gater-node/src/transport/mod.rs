@@ -4,6 +4,7 @@
 pub mod descriptors;
 pub mod mesh;
 pub mod peers;
+mod requests;
 pub mod router;
 pub mod tuning;
 pub mod unreached;

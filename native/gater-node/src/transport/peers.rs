@@ -20,6 +20,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
 
+use super::requests::{Request, Requests};
+
 /// The reason why the gateway watches a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interest {
@@ -69,6 +71,8 @@ pub struct Peer {
     watched: Mutex<HashMap<LocalPid, Interests>>,
     /// The end of the last connection, or the time at which the incarnation was first mentioned.
     lost_since: Mutex<Option<Instant>>,
+    /// The request of another node by which it is known, until it is connected.
+    request: Mutex<Option<Request>>,
 }
 
 /// A cheap handle of a [`Peer`]. Handles are equal if they refer to the same incarnation.
@@ -208,6 +212,7 @@ pub struct Peers {
     /// The permits of the tasks that wait for a node to be reached.
     waiters: Arc<Semaphore>,
     table: Mutex<HashMap<Atom, Vec<PeerRef>>>,
+    requests: Requests,
     /// Notified when a node is connected or forgotten.
     changed: Notify,
 }
@@ -222,12 +227,19 @@ impl Peers {
             node,
             waiters: Arc::new(Semaphore::new(MAX_WAITERS)),
             table: Mutex::default(),
+            requests: Requests::default(),
             changed: Notify::new(),
         }
     }
 
-    /// Returns the incarnation to which `pid` belongs, whether or not it is connected.
-    pub fn of(&self, pid: &Pid) -> Result<PeerRef, TooManyNodes> {
+    /// Returns the incarnation to which `pid` belongs, whether or not it is connected. The node `by`
+    /// requests that it be known: one node may do so for a limited number of nodes that are not
+    /// connected.
+    pub fn of(&self, pid: &Pid, by: &Atom) -> Result<PeerRef, TooManyNodes> {
+        self.get_or_make(pid, Some(by).filter(|by| **by != pid.node))
+    }
+
+    fn get_or_make(&self, pid: &Pid, by: Option<&Atom>) -> Result<PeerRef, TooManyNodes> {
         let mut table = self.table.lock();
         let known = table.len();
         let peers = match table.get_mut(&pid.node) {
@@ -247,6 +259,15 @@ impl Peers {
             return Err(TooManyNodes);
         }
         let peer = self.make(&pid.node, pid.creation);
+        if let Some(by) = by {
+            let Some(request) = self.requests.begin(by) else {
+                if peers.is_empty() {
+                    table.remove(&pid.node);
+                }
+                return Err(TooManyNodes);
+            };
+            *peer.0.request.lock() = Some(request);
+        }
         peers.push(peer.clone());
         Ok(peer)
     }
@@ -254,7 +275,7 @@ impl Peers {
     /// Returns the incarnation to which the worker `pid` belongs. Workers are in the registry
     /// already, so the limit on nodes does not apply to them.
     pub fn known(&self, pid: &Pid) -> PeerRef {
-        self.of(pid).unwrap_or_else(|TooManyNodes| {
+        self.get_or_make(pid, None).unwrap_or_else(|TooManyNodes| {
             let peer = self.make(&pid.node, pid.creation);
             self.table.lock().entry(pid.node.clone()).or_default().push(peer.clone());
             peer
@@ -284,6 +305,7 @@ impl Peers {
             announced: watch::Sender::new(false),
             watched: Mutex::default(),
             lost_since: Mutex::new(Some(Instant::now())),
+            request: Mutex::default(),
         }))
     }
 
@@ -305,6 +327,7 @@ impl Peers {
             old.0.link.store(None);
         }
         *peer.0.lost_since.lock() = None;
+        *peer.0.request.lock() = None;
         peer.0.link.store(Some(connection.clone()));
         connection.monitor_all(peer.0.watched.lock().keys().copied());
         self.changed.notify_waiters();

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use bytes::Bytes;
 use gater_dist::gen_server::{self, Request};
@@ -15,7 +16,7 @@ use gater_term::{Atom, LocalPid, Pid};
 use super::mesh::Mesh;
 use super::peers::{PeerRef, Peers};
 use super::tuning::Tuning;
-use super::unreached::Unreached;
+use super::unreached::{Failure, Unreached};
 use crate::observe::drops::Drops;
 use crate::observe::durations::Durations;
 use crate::observe::lost::LostConnections;
@@ -200,9 +201,13 @@ impl Events for Router {
 
     fn unreachable(&self, node: &Atom, error: &DialError) {
         self.lost.dialled(node, error);
-        if let Some(attempts) = self.unreached.failed(node, &Chain(error).to_string()) {
+        let failure = self.unreached.failed(node, &Chain(error).to_string(), Instant::now());
+        if let Some(Failure { attempts, left_out }) = failure {
             let stage = error.stage().as_str();
-            tracing::info!(%node, stage, error = %Chain(error), attempts, "node not reached; it is tried again");
+            tracing::info!(
+                %node, stage, error = %Chain(error), attempts, left_out,
+                "node not reached; it is tried again"
+            );
         }
     }
 

@@ -45,6 +45,8 @@ fn assert_consistent(table: &Table) {
     }
     assert_eq!(forward, backward);
     assert_eq!(forward.len(), table.len());
+    let name_bytes: usize = table.ids.keys().map(|name| name.as_bytes().len()).sum();
+    assert_eq!(table.name_bytes, name_bytes);
     assert_eq!(table.ids.len() + table.free.len(), table.topics.len());
     assert_eq!(
         table.peers().map(|(_, subscriptions, _)| subscriptions).sum::<usize>(),

@@ -27,8 +27,8 @@ use crate::transport::peers::{Interest, PeerRef, Peers};
 /// forgotten first.
 const MAX_RATED_TOPICS: usize = 100_000;
 
-/// The greatest number of subscriptions of one channel, about 100 bytes each.
-const MAX_SUBSCRIPTIONS: usize = 4_000_000;
+/// The greatest memory of the subscriptions of one channel: 4,000,000 of topics with short names.
+const MAX_SUBSCRIPTION_BYTES: usize = 400_000_000;
 
 /// The number of subscriptions of ended processes that are removed while other tasks wait for the
 /// table, which takes about a millisecond.
@@ -272,7 +272,7 @@ impl Channel {
             acknowledge(0);
             return Ok(());
         }
-        if table.subscribers.len() >= MAX_SUBSCRIPTIONS {
+        if table.subscribers.bytes() >= MAX_SUBSCRIPTION_BYTES {
             return Err(NotSubscribed::TooMany);
         }
         let stamp = match keeper {
@@ -441,7 +441,7 @@ impl Channel {
             self.end_leaving(&mut table);
         }
         for topic in topics {
-            if table.subscribers.len() >= MAX_SUBSCRIPTIONS {
+            if table.subscribers.bytes() >= MAX_SUBSCRIPTION_BYTES {
                 tracing::warn!(
                     channel = self.name(),
                     "too many subscriptions: \

@@ -275,7 +275,8 @@ impl Channels {
                 }
                 let token = matches!(arity, 4 | 6).then_some(reader);
                 self.authorize(channel, caller, topic.as_bytes(), Action::Subscribe, token)?;
-                let peer = self.peers.of(&pid).map_err(|_| error("overloaded"))?;
+                let peer =
+                    self.peers.of(&pid, &caller.peer().name).map_err(|_| error("overloaded"))?;
                 let local = LocalPid::from(&pid);
                 Ok(Done::Subscribe(Subscription { topic, peer, local, keeper: by }))
             }
@@ -299,7 +300,7 @@ impl Channels {
             5 | 6 => reader.integer().map_err(|_| error("badarg"))?.unsigned_abs(),
             _ => 0,
         };
-        let peer = self.peers.of(&relay).map_err(|_| error("overloaded"))?;
+        let peer = self.peers.of(&relay, &from.name).map_err(|_| error("overloaded"))?;
         Ok(Keeper { peer, relay: LocalPid::from(&relay), stamp })
     }
 
