@@ -12,7 +12,8 @@
          nodes_that_do_not_exist_keep_nobody_from_being_reached/1,
          a_node_brings_so_many_names_of_stores_and_others_bring_more/1,
          unfinished_messages_of_all_nodes_are_bounded/1,
-         a_shim_attaches_to_a_large_registry/1]).
+         a_shim_attaches_to_a_large_registry/1,
+         a_full_disk_is_a_state_that_ends_when_there_is_room/1]).
 
 -define(CHANNELS, [esdb_channel_events, esdb_channel_metrics, esdb_channel_logging]).
 -define(SESSION, esdb_gater_session).
@@ -30,7 +31,8 @@ all() ->
      nodes_that_do_not_exist_keep_nobody_from_being_reached,
      a_node_brings_so_many_names_of_stores_and_others_bring_more,
      unfinished_messages_of_all_nodes_are_bounded,
-     a_shim_attaches_to_a_large_registry].
+     a_shim_attaches_to_a_large_registry,
+     a_full_disk_is_a_state_that_ends_when_there_is_room].
 
 init_per_suite(Config) ->
     World = gater_harness:new(),
@@ -225,16 +227,74 @@ a_shim_attaches_to_a_large_registry(Config) ->
          registered(Socket, From, First - 5000)
      end || First <- lists:seq(1, Workers, 1000)],
     registered(Socket, From, Workers),
+    %% As a node does that is there: the gateway watches its processes.
+    Drain = spawn_link(fun() -> drain(Socket) end),
     Shim = gater_shim:node(World, [?MODULE]),
-    Count = fun() -> length(element(2, {ok, _} = esdb_gater_api:get_workers(element(1, Stores)))) end,
+    Count = fun() ->
+        case esdb_gater_api:get_workers(element(1, Stores)) of
+            {ok, Found} -> length(Found);
+            {error, no_gateway} -> none
+        end
+    end,
     ok = gater_shim:start(Shim, gater_shim:named([Gateway])),
     gater_harness:until(fun() ->
         gater_harness:on(Shim, Count) =:= Workers div 1000
     end, 180000),
     %% All of them go at once.
+    unlink(Drain),
     ok = gen_tcp:close(Socket),
     gater_harness:until(fun() -> gater_harness:on(Shim, Count) =:= 0 end, 180000),
     ?assertEqual([], lines_with(Gateway, [<<"lane Control is full">>])).
+
+%% A disk with room for one segment of the log, and not for two.
+a_full_disk_is_a_state_that_ends_when_there_is_room(Config) ->
+    World = value(world, Config),
+    Dir = filename:join(gater_harness:dir(World), "small_disk"),
+    ok = filelib:ensure_path(Dir),
+    case os:cmd("mount -t tmpfs -o size=6m none " ++ Dir ++ " && echo mounted") of
+        "mounted\n" ->
+            try full_disk(World, Dir) after os:cmd("umount -l " ++ Dir) end;
+        Why ->
+            {skip, "no file system can be mounted here: " ++ Why}
+    end.
+
+full_disk(World, Dir) ->
+    Gateway = gater_harness:gateway(World, #{data_dir => filename:join(Dir, "data")}),
+    Beam = gater_harness:node(World, #{modules => [?MODULE]}),
+    {_, Pid} = gater_harness:agent(Beam),
+    Call = fun(Request) -> gater_harness:call(Beam, {?REGISTRY, Gateway}, Request, 20000) end,
+    ok = Call({register, before, Pid}),
+    gater_harness:until(fun() -> write_until_full(Beam, Gateway, Pid) end, 120000),
+    %% Every write is answered so, at once, and all else goes on.
+    ?assertEqual({error, disk_full}, Call({register, refused, Pid})),
+    ?assertEqual({ok, [{node(Pid), Pid}]}, Call({get_workers, before})),
+    ok = gater_harness:call(Beam, {esdb_channel_events, Gateway}, {publish, <<"t">>, 1}),
+    ?assertMatch([_], lines_with(Gateway, [<<"the disk is full: registrations">>])),
+    [] = os:cmd("mount -o remount,size=64m " ++ Dir),
+    gater_harness:until(fun() -> Call({register, afterwards, Pid}) =:= ok end),
+    ?assertEqual({ok, [{node(Pid), Pid}]}, Call({get_workers, afterwards})),
+    %% What was answered `ok' is there after a restart; one that finds no room is ready when it can write.
+    ok = gater_harness:signal(Gateway, "KILL"),
+    _ = gater_harness:await_exit(World, Gateway),
+    Again = gater_harness:restart(World, Gateway),
+    gater_harness:until(fun() ->
+        gater_harness:call(Beam, {?REGISTRY, Again}, {get_workers, before}) =:= {ok, [{node(Pid), Pid}]}
+    end),
+    ?assertEqual({ok, []}, gater_harness:call(Beam, {?REGISTRY, Again}, {get_workers, refused})).
+
+%% Registers and unregisters; whether the disk was full in between.
+write_until_full(Beam, #{node := Gater}, Pid) ->
+    gater_harness:on(Beam, fun() ->
+        Names = [name(lists:duplicate(240, $x), N) || N <- lists:seq(1, 200)],
+        Ids = [gen_server:send_request({?REGISTRY, Gater}, {What, Name, Pid})
+               || What <- [register, unregister], Name <- Names],
+        Answers = [element(2, gen_server:receive_response(Id, 20000)) || Id <- Ids],
+        [] =:= lists:usort(Answers) -- [ok, {error, disk_full}] andalso lists:member({error, disk_full}, Answers)
+    end, 60000).
+
+drain(Socket) ->
+    {ok, _} = gater_wire:receive_frame(Socket, infinity),
+    drain(Socket).
 
 registered(Socket, From, Least) ->
     gater_harness:until(fun() ->
