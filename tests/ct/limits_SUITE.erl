@@ -293,8 +293,10 @@ write_until_full(Beam, #{node := Gater}, Pid) ->
     end, 60000).
 
 drain(Socket) ->
-    {ok, _} = gater_wire:receive_frame(Socket, infinity),
-    drain(Socket).
+    case gater_wire:receive_frame(Socket, infinity) of
+        {ok, _} -> drain(Socket);
+        {error, closed} -> ok
+    end.
 
 registered(Socket, From, Least) ->
     gater_harness:until(fun() ->

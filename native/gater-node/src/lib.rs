@@ -3,6 +3,8 @@
 pub mod cli;
 mod clock;
 pub mod config;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod gateway;
 pub mod hosted;
 mod listen;

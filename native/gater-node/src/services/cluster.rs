@@ -146,3 +146,9 @@ impl Operation {
         Some(node.map_or(Self::NoNode, |node| Self::Change { add, node }))
     }
 }
+
+/// Reads a request to the cluster, for [`crate::fuzzing`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzz(request: &[u8]) {
+    drop(Operation::parse(request));
+}

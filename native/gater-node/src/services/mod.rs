@@ -49,3 +49,11 @@ pub fn unknown_request(request: &[u8]) -> Vec<u8> {
 
 /// The atom `ok`, encoded.
 pub const OK: &[u8] = &[119, 2, b'o', b'k'];
+
+/// Reads a request to each service, for [`crate::fuzzing`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(request: &[u8]) {
+    registry::fuzz(request);
+    session::fuzz(request);
+    cluster::fuzz(request);
+}

@@ -287,6 +287,12 @@ fn store(reader: &mut Reader<'_>) -> Result<Atom, BadRequest> {
     Atom::new(&text).map_err(|_| BadRequest::BadArgument)
 }
 
+/// Reads a request to the registry, for [`crate::fuzzing`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzz(request: &[u8]) {
+    drop(Operation::parse(request));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -120,6 +120,12 @@ fn read(term: &Bytes) -> Option<(u64, Bytes)> {
     Some((number, term.slice_ref(reader.rest())))
 }
 
+/// Reads an answer, for [`crate::fuzzing`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(answer: &Bytes) {
+    drop(read(answer));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -373,14 +373,10 @@ impl<'a> Operation<'a> {
 /// Reads the options of a link. Returns whether they contain `parts => true`.
 fn takes_parts(reader: &mut Reader<'_>) -> bool {
     for _ in 0..reader.map().unwrap_or(0) {
-        let parts = reader.is_atom("parts");
-        if reader.skip().is_err() {
-            return false;
-        }
-        if parts {
+        if reader.is_atom("parts") {
             return reader.is_atom("true");
         }
-        if reader.skip().is_err() {
+        if reader.skip().and_then(|_| reader.skip()).is_err() {
             return false;
         }
     }
@@ -406,4 +402,38 @@ fn events(reader: &mut Reader<'_>) -> Result<Vec<Event>, BadRequest> {
         }));
     }
     Ok(events)
+}
+
+/// Reads a request to the sessions, for [`crate::fuzzing`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzz(request: &[u8]) {
+    drop(Operation::parse(request));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_says_whether_it_takes_parts_among_other_options() {
+        let attach = |options: &[(&str, &str)]| {
+            let mut out = Vec::new();
+            encode::tuple(&mut out, 4);
+            encode::atom(&mut out, "attach");
+            encode::int(&mut out, VERSION);
+            let node = Atom::new("a@h").unwrap();
+            encode::pid(&mut out, &Pid { node, id: 1, serial: 0, creation: 7 });
+            encode::map(&mut out, options.len() as u32);
+            for (key, value) in options {
+                encode::atom(&mut out, key);
+                encode::atom(&mut out, value);
+            }
+            matches!(Operation::parse(&out), Ok(Operation::Attach { parts: true, .. }))
+        };
+        assert!(attach(&[("parts", "true")]));
+        assert!(attach(&[("other", "parts"), ("parts", "true")]));
+        assert!(!attach(&[("parts", "false")]));
+        assert!(!attach(&[("other", "true")]));
+        assert!(!attach(&[]));
+    }
 }

@@ -166,7 +166,7 @@ impl Mesh {
 }
 
 /// Reads `[Node]` with at most `max_nodes` names. Elements that are not names are skipped.
-fn read(term: &[u8], max_nodes: usize) -> Option<Vec<Atom>> {
+pub(super) fn read(term: &[u8], max_nodes: usize) -> Option<Vec<Atom>> {
     let mut reader = Reader::new(term);
     let count = usize::try_from(reader.list().ok()?).ok()?;
     let mut nodes = Vec::new();

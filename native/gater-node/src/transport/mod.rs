@@ -8,3 +8,10 @@ mod requests;
 pub mod router;
 pub mod tuning;
 pub mod unreached;
+
+/// Reads the answer of a node, for [`crate::fuzzing`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(answer: &[u8]) {
+    drop(mesh::read(answer, 4096));
+    tuning::fuzz(answer);
+}

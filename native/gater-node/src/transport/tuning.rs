@@ -142,6 +142,12 @@ fn read(answer: &[u8]) -> Option<Options> {
     Some(Options { buffer, delay_send })
 }
 
+/// Reads an answer, for [`crate::fuzzing`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzz(answer: &[u8]) {
+    let _ = read(answer);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,6 @@
+//! Answers of other nodes to calls of the gateway.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| gater_node::fuzzing::answers(input));

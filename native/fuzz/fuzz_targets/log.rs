@@ -1,0 +1,6 @@
+//! Files of the log.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| gater_node::fuzzing::log(input));

@@ -1,0 +1,6 @@
+//! Messages between gateways.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| gater_node::fuzzing::members(input));

@@ -1,0 +1,6 @@
+//! Messages of the relays of two gateways.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| gater_node::fuzzing::relay(input));
