@@ -137,7 +137,22 @@ messages_are_shown_counted_and_sampled(Config) ->
     {0, Sampled, _} = Watch(["--count", "10", "--sample", "5", "--json"]),
     ?assertEqual(2, length(binary:split(Sampled, <<"\n">>, [global, trim_all]))),
     {0, <<>>, Quiet} = Watch(["--count", "10", "--quiet"]),
-    ?assertMatch({match, _}, re:run(Quiet, "10 messages in")).
+    ?assertMatch({match, _}, re:run(Quiet, "10 messages in")),
+    %% A pattern means the topics that somebody is subscribed to.
+    {_, Pid} = gater_harness:agent(value(beam, Config)),
+    [ok = call(Config, esdb_channel_events, {subscribe, Topic, Pid})
+     || Topic <- [<<"watched">>, <<"wa.x">>, <<"other">>]],
+    {0, Matched, _} = Watch(["wa*d", "--count", "10"]),
+    ?assertEqual(10, length(binary:split(Matched, <<"\n">>, [global, trim_all]))),
+    Self = self(),
+    Watcher = spawn_link(fun() -> Self ! {self(), run(Config, ["sub", "esdb_channel_events", "wa*", "--count", "2"])} end),
+    gater_harness:until(fun() -> subscribers(Config, <<"wa.x">>) =:= 2 end),
+    [ok = call(Config, esdb_channel_events, {publish, Topic, shown})
+     || Topic <- [<<"other">>, <<"wa.x">>, <<"watched">>]],
+    {0, Both, _} = receive {Watcher, Result} -> Result after 60000 -> error(never_ended) end,
+    ?assertMatch({match, _}, re:run(Both, "wa.x  shown\n.*watched  shown\n$")),
+    %% Who has watched leaves nothing behind.
+    gater_harness:until(fun() -> subscribers(Config, <<"wa.x">>) =:= 1 end).
 
 a_benchmark_measures_both_ways(Config) ->
     Self = self(),

@@ -1,5 +1,6 @@
 //! `esdb-gater sub`: shows what is published, while it is published.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -7,12 +8,19 @@ use gater_dist::process::{Process, Received, Term};
 use gater_dist::term;
 use serde::Serialize;
 use tokio::signal;
+use tokio::time::interval;
 
 use super::client::Client;
 use super::error::CommandError;
 use super::output::{Output, Paint, printable};
 use super::target::Common;
 use crate::clock;
+use crate::observe::report::{MAX_LIMIT, Page, TopicReport};
+
+/// Topics that are watched at a time.
+const MAX_TOPICS: usize = 1000;
+/// How often new topics are looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The arguments of `sub`.
 #[derive(Debug, Args)]
@@ -22,14 +30,15 @@ printed at the end on standard error.
 
 Examples:
   esdb-gater sub esdb_channel_events orders --name gater1@10.0.0.1
+  esdb-gater sub esdb_channel_events 'orders.*' --name gater1@10.0.0.1
   esdb-gater sub esdb_channel_logging web api --sample 100 --name gater1@10.0.0.1
   esdb-gater sub esdb_channel_metrics cpu --quiet --for 10 --name gater1@10.0.0.1")]
 pub struct Subscribe {
     /// The channel, such as esdb_channel_events
     #[arg(value_name = "CHANNEL")]
     channel: String,
-    /// The topics
-    #[arg(value_name = "TOPIC", required = true)]
+    /// The topics; in a pattern `*` stands for anything, and it means the topics with subscribers
+    #[arg(value_name = "PATTERN", required = true)]
     topics: Vec<String>,
     /// End after so many messages
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -67,10 +76,8 @@ impl Subscribe {
     pub async fn run(self) -> Result<u8, CommandError> {
         let client = Client::connect(&self.common).await?;
         let mut process = client.node().spawn();
-        for topic in &self.topics {
-            let request = term!({subscribe, (topic.as_str()), (process.pid())});
-            client.ask(&self.channel, request).await?;
-        }
+        let mut known = BTreeSet::new();
+        self.find(&client, &process, &mut known).await?;
         let channel = (self.channel.as_str(), client.gateway());
         process
             .monitor(channel)
@@ -78,12 +85,13 @@ impl Subscribe {
             .map_err(|error| CommandError::of_send(client.gateway(), error))?;
         let output = Output::new(self.common.json);
         if !output.is_json() {
-            eprintln!("subscribed to {} at {}", self.topics.join(", "), client.gateway());
+            let (topics, count) = (self.topics.join(", "), known.len());
+            eprintln!("subscribed to {topics} ({count} topics now) at {}", client.gateway());
         }
         let since = Instant::now();
         let mut messages = 0;
         let ended = tokio::select! {
-            ended = self.show(&mut process, &output, &mut messages) => ended,
+            ended = self.show(&client, &mut process, &output, (&mut messages, &mut known)) => ended,
             () = over(self.seconds) => Ok(()),
             _ = signal::ctrl_c() => Ok(()),
         };
@@ -109,15 +117,57 @@ impl Subscribe {
         Ok(0)
     }
 
+    /// Subscribes to the topics that match and are not `known` yet.
+    async fn find(
+        &self,
+        client: &Client,
+        process: &Process,
+        known: &mut BTreeSet<String>,
+    ) -> Result<(), CommandError> {
+        for wanted in &self.topics {
+            let found = match wanted.contains('*') {
+                false => vec![wanted.clone()],
+                true => {
+                    let options = term!(#{
+                        channel => (self.channel.as_str()),
+                        topic => (wanted.as_str()),
+                        limit => (MAX_LIMIT as u32)
+                    });
+                    let page: Page<TopicReport> = client.report("topics", options).await?;
+                    page.items.into_iter().map(|found| found.topic).collect()
+                }
+            };
+            for topic in found {
+                if known.len() < MAX_TOPICS && !known.contains(&topic) {
+                    let request = term!({subscribe, (topic.as_str()), (process.pid())});
+                    client.ask(&self.channel, request).await?;
+                    known.insert(topic);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Prints messages until there were enough; the error says why no more come.
     async fn show(
         &self,
+        client: &Client,
         process: &mut Process,
         output: &Output,
-        messages: &mut u64,
+        (messages, known): (&mut u64, &mut BTreeSet<String>),
     ) -> Result<(), String> {
+        let has_pattern = self.topics.iter().any(|topic| topic.contains('*'));
+        let mut looks = interval(LOOK_EVERY);
         loop {
-            match process.receive().await {
+            let received = tokio::select! {
+                received = process.receive() => received,
+                _ = looks.tick(), if has_pattern => {
+                    // What fails now is found at the next look.
+                    let _ = self.find(client, process, known).await;
+                    continue;
+                }
+            };
+            match received {
                 Some(Received::Message { body: Term::Tuple(body), .. }) => {
                     let [tag, _, topic, message] = body.as_slice() else { continue };
                     if tag.as_atom() != Some("channel_message") {

@@ -7,16 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
-use gater_core::channel::{Hmac, Priority};
+use gater_core::channel::{Hmac, Priority, Topic};
 use gater_dist::{Lane, Node};
 use gater_term::{Atom, Pid};
 use parking_lot::Mutex;
 
-use super::query::{Options, Section, Sort};
+use super::query::{self, Options, Section, Sort};
 use super::types::{
     Alarm, ChannelNode, ChannelReport, Check, ClusterReport, ConfigReport, HistoryReport,
     LaneReport, LogReport, LostConnection, MemberReport, Page, PeerReport, ProcessReport, Quorum,
-    Rates, Report, SlowNode, Status, StoreReport, SubscriberReport, Totals, WorkerReport,
+    Rates, Report, SlowNode, Status, StoreReport, SubscriberReport, TopicReport, Totals,
+    WorkerReport,
 };
 use crate::clock;
 use crate::observe::alarms::{self, Alarms, Facts};
@@ -198,6 +199,9 @@ impl Collector {
             Section::Channels => serde_json::to_vec(&self.channels(options)),
             Section::Subscribers { channel, topic } => {
                 serde_json::to_vec(&self.subscribers(channel, topic, options))
+            }
+            Section::Topics { channel, pattern } => {
+                serde_json::to_vec(&self.topics(channel, pattern, options))
             }
             Section::Slow => serde_json::to_vec(&self.slow(options)),
             Section::Alarms => serde_json::to_vec(&self.alarms()),
@@ -546,6 +550,26 @@ impl Collector {
             connected: peer.online(),
         };
         Page { total, items: found.into_iter().map(report).collect() }
+    }
+
+    /// Returns the topics of a channel that have subscribers and match a pattern; none if there is no
+    /// such channel. Those with the most subscribers here come first.
+    pub fn topics(&self, channel: &str, pattern: &[u8], options: Options) -> Page<TopicReport> {
+        let Some(channel) = self.parts.channels.iter().find(|known| known.name() == channel) else {
+            return Page { total: 0, items: Vec::new() };
+        };
+        let (total, found) =
+            channel.matching_topics(|topic| query::matches(pattern, topic), options.limit);
+        let report = |(topic, subscriptions): (Topic, usize)| TopicReport {
+            topic: String::from_utf8_lossy(topic.as_bytes()).into_owned(),
+            subscriptions,
+        };
+        let mut items: Vec<_> = found.into_iter().map(report).collect();
+        match options.sort {
+            Sort::Name => items.sort_by(|one, other| one.topic.cmp(&other.topic)),
+            _ => items.sort_by_key(|topic| std::cmp::Reverse(topic.subscriptions)),
+        }
+        Page { total, items }
     }
 
     /// Returns the nodes that do not keep up or to which messages were lost; those that lose

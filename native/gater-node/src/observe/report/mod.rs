@@ -12,5 +12,6 @@ pub use self::query::{DEFAULT_LIMIT, MAX_LIMIT, Options, Section, Sort};
 pub use self::types::{
     Alarm, ChannelNode, ChannelReport, Check, ClusterReport, ConfigReport, HistoryReport,
     LaneReport, LogReport, LostConnection, MemberReport, Page, PeerReport, ProcessReport, Quorum,
-    Rates, Report, SlowNode, Status, StoreReport, SubscriberReport, Totals, WorkerReport,
+    Rates, Report, SlowNode, Status, StoreReport, SubscriberReport, TopicReport, Totals,
+    WorkerReport,
 };

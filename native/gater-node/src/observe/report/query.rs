@@ -29,6 +29,13 @@ pub enum Section {
         /// The topic.
         topic: Vec<u8>,
     },
+    /// A page of [`TopicReport`](super::TopicReport).
+    Topics {
+        /// The channel.
+        channel: String,
+        /// What the topics match, see [`matches`].
+        pattern: Vec<u8>,
+    },
     /// A page of [`SlowNode`](super::SlowNode).
     Slow,
     /// A list of [`Alarm`](super::Alarm).
@@ -107,5 +114,61 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self { limit: DEFAULT_LIMIT, sort: Sort::default() }
+    }
+}
+
+/// Returns whether `text` matches `pattern`, in which `*` stands for any bytes, also for none.
+pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut pattern_at, mut text_at) = (0, 0);
+    // Where the last star stands, and up to where it has taken the text.
+    let mut star: Option<(usize, usize)> = None;
+    while text_at < text.len() {
+        match pattern.get(pattern_at) {
+            Some(b'*') => {
+                star = Some((pattern_at, text_at));
+                pattern_at += 1;
+            }
+            Some(byte) if text.get(text_at) == Some(byte) => {
+                pattern_at += 1;
+                text_at += 1;
+            }
+            _ => match star {
+                Some((at, taken)) => {
+                    star = Some((at, taken + 1));
+                    pattern_at = at + 1;
+                    text_at = taken + 1;
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern.iter().skip(pattern_at).all(|byte| *byte == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn a_star_stands_for_any_bytes() {
+        for (pattern, text) in [
+            ("*", ""),
+            ("*", "a"),
+            ("a.*", "a.b"),
+            ("a.*", "a."),
+            ("*.b", "a.b.b"),
+            ("a*c*e", "abcde"),
+            ("a", "a"),
+            ("**", "x"),
+            ("", ""),
+        ] {
+            assert!(matches(pattern.as_bytes(), text.as_bytes()), "{pattern} {text}");
+        }
+        for (pattern, text) in [("a.*", "b.a"), ("a", "ab"), ("a*c", "ab"), ("", "a"), ("b*", "")] {
+            assert!(!matches(pattern.as_bytes(), text.as_bytes()), "{pattern} {text}");
+        }
+        // Not worse than the product of the lengths.
+        let pattern = [b"*a".repeat(100), vec![b'b']].concat();
+        assert!(!matches(&pattern, &[b'a'; 255]));
     }
 }

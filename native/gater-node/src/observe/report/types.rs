@@ -383,6 +383,15 @@ pub struct SubscriberReport {
     pub connected: bool,
 }
 
+/// A topic with subscribers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicReport {
+    /// The topic; bytes that are no text are replaced.
+    pub topic: String,
+    /// Processes that are subscribed at this gateway; none if they are at others.
+    pub subscriptions: usize,
+}
+
 /// A node that does not keep up, or to which messages were lost.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SlowNode {

@@ -530,6 +530,26 @@ impl Channel {
         self.table.read().subscribers.topics()
     }
 
+    /// Returns the number of topics with subscribers that `matches` accepts, and `limit` of them with
+    /// the number of processes that are subscribed here.
+    pub fn matching_topics(
+        &self,
+        matches: impl Fn(&[u8]) -> bool,
+        limit: usize,
+    ) -> (usize, Vec<(Topic, usize)>) {
+        let table = self.table.read();
+        let (mut total, mut found) = (0, Vec::new());
+        for topic in table.subscribers.names().filter(|topic| matches(topic.as_bytes())) {
+            total += 1;
+            if found.len() < limit {
+                let own = table.subscribers.get(topic.as_bytes());
+                let own = own.filter(|(peer, _)| !peer.is_gateway());
+                found.push((topic.clone(), own.map(|(_, locals)| locals.len()).sum()));
+            }
+        }
+        (total, found)
+    }
+
     /// Returns the nodes with subscribers, and for each the numbers of subscriptions and of
     /// processes.
     pub fn nodes(&self) -> Vec<(PeerRef, usize, usize)> {

@@ -84,6 +84,10 @@ impl<'a> Request<'a> {
                 channel: given.channel.ok_or_else(|| missing("channel"))?,
                 topic: given.topic.ok_or_else(|| missing("topic"))?,
             },
+            "topics" => Section::Topics {
+                channel: given.channel.ok_or_else(|| missing("channel"))?,
+                pattern: given.topic.unwrap_or_else(|| b"*".to_vec()),
+            },
             "slow" => Section::Slow,
             "alarms" => Section::Alarms,
             "lost_connections" => Section::LostConnections,
