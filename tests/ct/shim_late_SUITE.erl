@@ -14,7 +14,7 @@
 -define(REGISTRY, esdb_gater_worker_registry).
 -define(FRONTS, [?REGISTRY, esdb_gater_session, ?EVENTS]).
 
-suite() -> [{timetrap, {minutes, 2}}].
+suite() -> [{timetrap, {minutes, 4}}].
 
 all() ->
     [a_late_registration_is_taken_back_unless_it_is_wanted,
@@ -67,11 +67,11 @@ a_late_registration_is_taken_back_unless_it_is_wanted(Config) ->
                  on(value(beam, Config), fun esdb_gater_desired:active/0)).
 
 a_refused_topic_that_is_given_up_leaves_nothing(Config) ->
-    ok = refused_and_given_up(Config, [<<"first">>]),
+    %% Once it has been given up, the answers to that may still be under way: it is empty now.
     Before = words(Config),
     Topics = [integer_to_binary(I) || I <- lists:seq(1, 200)],
     ok = refused_and_given_up(Config, Topics),
-    gater_harness:until(fun() -> words(Config) =:= Before end, 10000),
+    gater_harness:until(fun() -> words(Config) =:= Before end, 60000),
     %% The gateway may be one that had them before it refused.
     %% The relay leaves, and the process with it.
     [await_requests(Config, Topic, [keep, leave, leave]) || Topic <- Topics].
