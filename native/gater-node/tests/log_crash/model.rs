@@ -120,8 +120,8 @@ impl Model {
             Part::Note(size) => {
                 let name = format!("note {}", size % 2);
                 let bytes = vec![0xff; size];
-                self.metadata.notes.insert(name.clone(), bytes.clone());
-                Some(Change::Note(name, bytes))
+                self.metadata.named.insert(name.clone(), bytes.clone());
+                Some(Change::Named(name, bytes))
             }
         }
     }

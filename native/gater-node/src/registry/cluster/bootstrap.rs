@@ -101,7 +101,7 @@ pub struct Bootstrap {
 impl Bootstrap {
     /// Loads the state from the data directory. Blocks for a moment.
     pub fn open(log: LogStore) -> Result<Self, AnyError> {
-        let seed: BootstrapState = log.noted(NOTE)?.unwrap_or_default();
+        let seed: BootstrapState = log.metadata(NOTE)?.unwrap_or_default();
         if let Some((number, _)) = seed.promised
             && number > MAX_BALLOT
             && !log.has_entries()
@@ -151,7 +151,7 @@ impl Bootstrap {
 
     async fn keep(&self, seed: &mut BootstrapState, next: BootstrapState) -> Result<(), AnyError> {
         if next != *seed {
-            self.log.note(NOTE, &next).await?;
+            self.log.set_metadata(NOTE, &next).await?;
             *seed = next;
         }
         Ok(())

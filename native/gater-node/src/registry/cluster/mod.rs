@@ -44,7 +44,7 @@ use self::rpc::{Rpc, Told};
 use self::trust::{Rank, Trust};
 use self::wire::{Answer, Content, Envelope, Hello, NAME, Question};
 use crate::registry::replica::guard::Refusal;
-use crate::registry::replica::recover::{NoteValue, RecoverError, Recovered};
+use crate::registry::replica::recover::{MetadataValue, RecoverError, Recovered};
 use crate::registry::replica::{
     self, ClusterView, IntakeError, Member, MemberError, NodeId, OpenError, Replica, Role,
 };
@@ -93,8 +93,8 @@ pub async fn recover(directory: &Path, name: &str) -> Result<Recovered, RecoverE
     let cluster: ClusterId =
         getrandom::u64().map_err(|error| openraft::AnyError::error(error.to_string()))?;
     let notes = [
-        (CLUSTER_NOTE, &NoteValue::Number(cluster)),
-        (NAME_NOTE, &NoteValue::Text(name.to_owned())),
+        (CLUSTER_NOTE, &MetadataValue::Number(cluster)),
+        (NAME_NOTE, &MetadataValue::Text(name.to_owned())),
     ];
     replica::recover::recover(directory, name, &notes).await
 }
@@ -161,8 +161,8 @@ impl Cluster {
             reason: error.to_string(),
         };
         let founder = Bootstrap::open(replica.log().clone()).map_err(unreadable)?;
-        let noted: Option<ClusterId> = replica.log().noted(CLUSTER_NOTE).map_err(unreadable)?;
-        let noted_name: Option<String> = replica.log().noted(NAME_NOTE).map_err(unreadable)?;
+        let noted: Option<ClusterId> = replica.log().metadata(CLUSTER_NOTE).map_err(unreadable)?;
+        let noted_name: Option<String> = replica.log().metadata(NAME_NOTE).map_err(unreadable)?;
         let view = replica.view();
         // The others know a member by the name in the log. A gateway without others has the name of
         // its last run there.
@@ -225,11 +225,11 @@ impl Cluster {
     pub async fn note_name(&self) -> Result<(), OpenError> {
         let failed = |error: openraft::AnyError| OpenError::Raft(error.to_string());
         let log = self.replica.log();
-        let noted: Option<String> = log.noted(NAME_NOTE).map_err(failed)?;
+        let noted: Option<String> = log.metadata(NAME_NOTE).map_err(failed)?;
         if noted.is_some_and(|name| name == self.own_name.as_str()) {
             return Ok(());
         }
-        log.note(NAME_NOTE, &self.own_name.as_str()).await.map_err(failed)
+        log.set_metadata(NAME_NOTE, &self.own_name.as_str()).await.map_err(failed)
     }
 
     /// Connects to the other gateways, now and whenever that is necessary, until `stop` is
@@ -672,7 +672,7 @@ impl Cluster {
     }
 
     async fn belong(&self, cluster: ClusterId) -> Result<(), openraft::AnyError> {
-        self.replica.log().note(CLUSTER_NOTE, &cluster).await?;
+        self.replica.log().set_metadata(CLUSTER_NOTE, &cluster).await?;
         self.rpc.belong(cluster);
         Ok(())
     }

@@ -102,23 +102,23 @@ impl Past {
     /// Begins a start, which is on the disk when this returns.
     pub async fn begin(replica: &Replica) -> Result<Self, AnyError> {
         let log = replica.log().clone();
-        let seal: [u8; 32] = match log.noted(SEAL_NOTE)? {
+        let seal: [u8; 32] = match log.metadata(SEAL_NOTE)? {
             Some(seal) => seal,
             None => {
                 let mut seal = [0; 32];
                 getrandom::fill(&mut seal).map_err(|error| AnyError::error(error.to_string()))?;
-                log.note(SEAL_NOTE, &seal).await?;
+                log.set_metadata(SEAL_NOTE, &seal).await?;
                 seal
             }
         };
-        let mut starts: Vec<Start> = log.noted(STARTS_NOTE)?.unwrap_or_default();
+        let mut starts: Vec<Start> = log.metadata(STARTS_NOTE)?.unwrap_or_default();
         let number = starts.last().map_or(0, |(number, _)| *number).saturating_add(1);
         let drawn = getrandom::u64().map_err(|error| AnyError::error(error.to_string()))?;
         starts.push((number, drawn));
         let surplus = starts.len().saturating_sub(MAX_STARTS);
         starts.drain(..surplus);
-        log.note(STARTS_NOTE, &starts).await?;
-        let verdict = Mutex::new(log.noted(VERDICT_NOTE)?);
+        log.set_metadata(STARTS_NOTE, &starts).await?;
+        let verdict = Mutex::new(log.metadata(VERDICT_NOTE)?);
         let (id, began) = (replica.node_id(), replica.began());
         Ok(Self { id, log, key: Key::new(&seal), starts, began, verdict })
     }
@@ -169,7 +169,7 @@ impl Past {
         if self.verdict.lock().replace(why.to_owned()).is_some() {
             return Ok(false);
         }
-        self.log.note(VERDICT_NOTE, &why).await?;
+        self.log.set_metadata(VERDICT_NOTE, &why).await?;
         Ok(true)
     }
 }
@@ -189,7 +189,7 @@ struct Known {
 impl Witnesses {
     /// Loads the statements from the data directory.
     pub fn open(log: LogStore) -> Result<Self, AnyError> {
-        let statements = log.noted(WITNESSES_NOTE)?.unwrap_or_default();
+        let statements = log.metadata(WITNESSES_NOTE)?.unwrap_or_default();
         Ok(Self { log, known: Mutex::new(Known { statements, is_ahead: false }) })
     }
 
@@ -240,7 +240,7 @@ impl Witnesses {
             }
             known.statements.clone()
         };
-        self.log.note(WITNESSES_NOTE, &statements).await
+        self.log.set_metadata(WITNESSES_NOTE, &statements).await
     }
 }
 

@@ -99,7 +99,7 @@ impl From<io::Error> for RecoverError {
 pub async fn recover(
     directory: &Path,
     name: &str,
-    notes: &[(&'static str, &NoteValue)],
+    notes: &[(&'static str, &MetadataValue)],
 ) -> Result<Recovered, RecoverError> {
     let has_log =
         fs::read_dir(directory).is_ok_and(|files| files.flatten().any(|file| is_log(&file)));
@@ -141,7 +141,7 @@ pub async fn recover(
 }
 
 /// A value that the data directory remembers by name.
-pub enum NoteValue {
+pub enum MetadataValue {
     /// A number.
     Number(u64),
     /// A text.
@@ -178,7 +178,7 @@ async fn make(
     last: LogId,
     term: u64,
     body: &[u8],
-    notes: &[(&'static str, &NoteValue)],
+    notes: &[(&'static str, &MetadataValue)],
 ) -> Result<(), RecoverError> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new().mode(0o700).create(new)?;
@@ -198,8 +198,8 @@ async fn make(
     log.purge(last).await?;
     for (name, value) in notes {
         match value {
-            NoteValue::Number(number) => log.note(name, number).await?,
-            NoteValue::Text(text) => log.note(name, text).await?,
+            MetadataValue::Number(number) => log.set_metadata(name, number).await?,
+            MetadataValue::Text(text) => log.set_metadata(name, text).await?,
         }
     }
     log.close();

@@ -154,8 +154,8 @@ impl Contents {
                 Record::Truncate(from) => self.truncate(from),
                 Record::Purge(upto) => self.purge(upto),
                 Record::Committed(upto) => self.metadata.committed = Some(upto),
-                Record::Note(name, bytes) => {
-                    self.metadata.notes.insert(name, bytes);
+                Record::Named(name, bytes) => {
+                    self.metadata.named.insert(name, bytes);
                 }
                 Record::Head(_) => return Err(OrderError::Head),
                 Record::Closed => {}

@@ -189,15 +189,19 @@ impl LogStore {
     }
 
     /// Stores `value` as the metadata `name`. It is on the disk when this returns.
-    pub async fn note<T: Serialize>(&self, name: &'static str, value: &T) -> Result<(), AnyError> {
+    pub async fn set_metadata<T: Serialize>(
+        &self,
+        name: &'static str,
+        value: &T,
+    ) -> Result<(), AnyError> {
         let bytes = codec::encode(DISK, value).map_err(|error| AnyError::new(&error))?;
-        self.write(Change::Note(name.into(), bytes)).await
+        self.write(Change::Named(name.into(), bytes)).await
     }
 
     /// Returns the metadata `name`, if it was stored.
-    pub fn noted<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, AnyError> {
+    pub fn metadata<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, AnyError> {
         let contents = self.shared.contents.lock();
-        let bytes = contents.metadata().notes.get(name);
+        let bytes = contents.metadata().named.get(name);
         bytes
             .map(|bytes| codec::decode(DISK, bytes).map_err(|error| AnyError::new(&error)))
             .transpose()

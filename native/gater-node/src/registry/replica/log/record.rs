@@ -26,7 +26,7 @@ pub struct Metadata {
     #[serde(with = "form")]
     pub purged: Option<LogId>,
     /// Further metadata by name, encoded.
-    pub notes: BTreeMap<String, Vec<u8>>,
+    pub named: BTreeMap<String, Vec<u8>>,
 }
 
 /// The first record of a segment, which makes earlier segments dispensable.
@@ -52,7 +52,7 @@ pub enum Change {
     /// Sets a lower bound of the committed position.
     Committed(LogId),
     /// Sets further metadata by name, encoded.
-    Note(String, Vec<u8>),
+    Named(String, Vec<u8>),
     /// Closes the log: nothing follows until the log is opened again.
     Closed,
 }
@@ -72,8 +72,8 @@ pub enum Record {
     Purge(LogId),
     /// See [`Change::Committed`].
     Committed(LogId),
-    /// See [`Change::Note`].
-    Note(String, Vec<u8>),
+    /// See [`Change::Named`].
+    Named(String, Vec<u8>),
     /// See [`Change::Closed`].
     Closed,
 }
@@ -132,8 +132,8 @@ pub fn put_change(
         Change::Committed(upto) => {
             (Record::Committed(*upto), put(buffer, COMMITTED, &upto.form())?)
         }
-        Change::Note(name, value) => {
-            (Record::Note(name.clone(), value.clone()), put(buffer, NOTE, &(name, value))?)
+        Change::Named(name, value) => {
+            (Record::Named(name.clone(), value.clone()), put(buffer, NOTE, &(name, value))?)
         }
         Change::Closed => (Record::Closed, put(buffer, CLOSED, &())?),
     };
@@ -162,7 +162,7 @@ pub fn decode(payload: &[u8]) -> Result<Vec<Record>, RecordError> {
             COMMITTED => Record::Committed(LogId::of(value(body)?)),
             NOTE => {
                 let (name, bytes) = value(body)?;
-                Record::Note(name, bytes)
+                Record::Named(name, bytes)
             }
             CLOSED => Record::Closed,
             kind => return Err(RecordError::Kind(kind)),
@@ -236,7 +236,7 @@ mod tests {
             vote: Some(vote),
             committed: Some(log_id(6)),
             purged: None,
-            notes: BTreeMap::from([("cluster".to_owned(), vec![1, 42])]),
+            named: BTreeMap::from([("cluster".to_owned(), vec![1, 42])]),
         };
         let head = Head { metadata, next: Some(7) };
         let mut bytes = Vec::new();
@@ -249,7 +249,7 @@ mod tests {
             ("truncate", Change::Truncate(300)),
             ("purge", Change::Purge(log_id(5))),
             ("committed", Change::Committed(log_id(6))),
-            ("note", Change::Note("cluster".into(), vec![1, 42])),
+            ("note", Change::Named("cluster".into(), vec![1, 42])),
             ("closed", Change::Closed),
         ] {
             let (mut bytes, mut records) = (Vec::new(), Vec::new());

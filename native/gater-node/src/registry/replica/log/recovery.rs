@@ -114,8 +114,8 @@ fn mend(last: &Segment, ending: &Ending, length: u64) -> io::Result<()> {
 fn make(disk: &dyn Disk, segment_bytes: u64) -> io::Result<Recovered> {
     // Zero would look like an id that was never set. An id of 63 bits fits every integer type.
     let node_id = (getrandom::u64().map_err(io::Error::other)? >> 1).max(1);
-    let notes = BTreeMap::new();
-    let metadata = Metadata { node_id, vote: None, committed: None, purged: None, notes };
+    let named = BTreeMap::new();
+    let metadata = Metadata { node_id, vote: None, committed: None, purged: None, named };
     let contents = Contents::new(Head { metadata, next: None });
     let head = head_frame(&contents, 0)?;
     let end = (START + head.len()) as u64;
