@@ -179,7 +179,7 @@ mod tests {
     fn log_file() -> Vec<u8> {
         let folder = tempfile::tempdir().unwrap();
         let log = LogStore::open(folder.path()).unwrap();
-        Runtime::new().unwrap().block_on(log.note("name", &"gater@h")).unwrap();
+        Runtime::new().unwrap().block_on(log.set_metadata("name", &"gater@h")).unwrap();
         log.close();
         std::fs::read(folder.path().join("registry-0000000000000000.log")).unwrap()
     }

@@ -360,7 +360,7 @@ async fn start(
         .map_err(|error| failed(&error))?;
 
     // A gateway that is ready can write its log: one whose disk is full waits here.
-    log.note(STARTED_NOTE, &()).await.map_err(|error| failed(&error))?;
+    log.set_metadata(STARTED_NOTE, &()).await.map_err(|error| failed(&error))?;
     // This happens once in the life of a data directory: openraft refuses it when there is a log or
     // a vote.
     if settings.found_alone && !raft.is_initialized().await.map_err(|error| failed(&error))? {
