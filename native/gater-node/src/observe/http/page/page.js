@@ -6,6 +6,8 @@ const EVERY_MS = 2000;
 const ANSWER_WITHIN_MS = 8000;
 // Further ones are a click away: what they are about must not be far down the page.
 const ALARMS_AT_ONCE = 4;
+// Rows of a table that are drawn, however many come.
+const MAX_ROWS = 200;
 const SVG = "http://www.w3.org/2000/svg";
 
 const byId = (id) => document.getElementById(id);
@@ -80,7 +82,7 @@ function table(id, columns, rows, nothing) {
     }
     table.createTBody();
   }
-  const made = rows.map((row) => {
+  const made = rows.slice(0, MAX_ROWS).map((row) => {
     const tr = document.createElement("tr");
     columns.forEach(({ cell, num, wide }, place) => {
       const value = cell(row);
@@ -101,9 +103,10 @@ function table(id, columns, rows, nothing) {
 }
 
 function of(id, page) {
-  const { total, items } = page;
-  byId(id).textContent = total > items.length
-    ? `${whole.format(total)}, of which ${whole.format(items.length)} that matter most are shown`
+  const total = page.total;
+  const drawn = Math.min(page.items.length, MAX_ROWS);
+  byId(id).textContent = total > drawn
+    ? `${whole.format(total)}, of which ${whole.format(drawn)} that matter most are shown`
     : total > 0 ? whole.format(total) : "";
 }
 
@@ -132,7 +135,7 @@ function showHead({ status }) {
   document.title = `${status.alarms > 0 ? `(${status.alarms}) ` : ""}${status.node} – esdb-gater`;
   byId("facts").textContent =
     `esdb-gater ${status.version} · up ${duration(status.uptime_seconds)} · port ${status.config.port}`
-    + ` · registry ${status.config.data_dir === null ? "in memory" : `in ${status.config.data_dir}`}`;
+    + ` · registry ${status.config.data_dir === null ? "in memory" : "on disk"}`;
   const failed = status.checks.filter((check) => !check.ok).map((check) => check.name);
   chip(byId("ready"), failed.length === 0 ? "Ready" : `Not ready: ${failed.join(", ")}`,
        failed.length === 0 ? "good" : "bad");
@@ -171,7 +174,7 @@ function showTiles({ status }) {
     ["Delivered", rate(rates.delivered), "/s", `${count(totals.delivered)} in all`],
     ["Dropped", rate(rates.dropped), "/s", `${count(totals.dropped)} in all`, rates.dropped > 0],
     ["Refused", rate(rates.refused), "/s", `${count(totals.refused)} in all`],
-    ["Peers", count(totals.peers), "", `${many(totals.gateways, "gateway")}, ${many(totals.sessions, "shim")}`],
+    ["Peers", count(totals.peers), "", totals.sessions > 0 ? many(totals.sessions, "shim") : many(totals.gateways, "gateway")],
     ["Subscriptions", count(totals.subscriptions), "", `on ${many(totals.topics, "topic")}`],
     ["Workers", count(totals.registrations), "", `of ${many(totals.stores, "store")}`],
   ];
@@ -288,7 +291,7 @@ function showConsensus(cluster) {
     { head: "State", cell: (m) => el("span", `chip ${m.connected ? "good" : "bad"}`, m.connected ? "connected" : "not connected") },
     { head: "Role", cell: (m) => m.node === cluster.leader ? "leader" : m.role },
     { head: "Log behind by", num: true, wide: true, cell: (m) => m.matched === null ? "–" : whole.format(Math.max(0, log.last - m.matched)) },
-  ], cluster.members, "No member of a cluster yet");
+  ], [...cluster.members].sort((a, b) => a.node < b.node ? -1 : 1), "No member of a cluster yet");
 }
 
 function showChannels(page) {
