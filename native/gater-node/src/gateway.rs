@@ -7,8 +7,10 @@ use std::time::Duration;
 use gater_core::registry::Change;
 use gater_dist::{Connection, Node, Peer, Settings};
 use gater_term::{Atom, Pid};
+use parking_lot::Mutex;
 use secrecy::SecretSlice;
 use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +21,7 @@ use crate::observe::durations::Durations;
 use crate::observe::http::{HttpError, HttpServer};
 use crate::observe::logs::LogFilter;
 use crate::observe::lost::LostConnections;
+use crate::observe::otlp::{Exporter, Tracer};
 use crate::observe::refusals::Refusals;
 use crate::observe::report::{Collector, ConfigReport, Parts};
 use crate::observe::telemetry::{Event, Telemetry};
@@ -53,6 +56,8 @@ const REJOIN_WITHIN: Duration = Duration::from_secs(2);
 /// The interval of the search for nodes that stay disconnected.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
+/// How long the end waits for a collector to take the last spans and metrics.
+const EXPORT_WITHIN: Duration = Duration::from_secs(2);
 /// The commit the program was built from, see `build.rs`.
 pub(crate) const COMMIT: &str = env!("ESDB_GATER_BUILD_COMMIT");
 
@@ -71,6 +76,8 @@ pub struct Gateway {
     collector: Arc<Collector>,
     /// Cancelled when an operator has told it to stop.
     drain: CancellationToken,
+    /// The task that sends spans and metrics.
+    exporting: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// The reason why a gateway did not start.
@@ -172,7 +179,7 @@ impl Gateway {
             })
             .collect::<Result<_, StartError>>()?;
         let census = Arc::new(Census::default());
-        let relays = Arc::new(Relays::new(
+        let relays = Relays::new(
             &node,
             peers.clone(),
             cluster.trust().clone(),
@@ -180,7 +187,9 @@ impl Gateway {
             telemetry.clone(),
             census.clone(),
             &channels,
-        ));
+        );
+        let (tracer, spans) = Tracer::new(config.otlp.as_ref().map_or(0.0, |otlp| otlp.share));
+        let relays = Arc::new(relays.traced(tracer.clone()));
         let sessions = Arc::new(Sessions::new(
             own_name.clone(),
             directory.clone(),
@@ -222,7 +231,8 @@ impl Gateway {
             peers.clone(),
             own_name.clone(),
             names,
-        );
+        )
+        .traced(tracer.clone());
         let seeds = config.join.iter().map(|name| atom(name)).collect::<Result<_, _>>()?;
         let rex = Arc::new(Rex::new(&node));
         let mesh = Arc::new(Mesh::new(own_name.clone(), seeds, config.max_nodes, rex.clone()));
@@ -234,7 +244,8 @@ impl Gateway {
             refusals,
             Authority::new(config.capabilities.clone()),
             channels,
-        );
+        )
+        .traced(tracer);
         let router = Arc::new(Router {
             peers: peers.clone(),
             cluster_service: ClusterService::new(cluster.clone(), directory.clone()),
@@ -278,6 +289,10 @@ impl Gateway {
             // Connections end with it, however they end.
             tokio::spawn(http.run(collector.clone(), stop.clone()));
         }
+        let exporting = config.otlp.clone().map(|settings| {
+            let exporter = Exporter::new(settings, collector.clone());
+            tokio::spawn(exporter.run(spans, stop.clone()))
+        });
         let watching = collector.clone();
         let told = router.clone();
         supervise("samples are taken and alarms judged", &stop, move || {
@@ -293,7 +308,8 @@ impl Gateway {
         supervise("nodes that stay away are given up", &stop, move || {
             sweep(router.clone(), lost_grace)
         });
-        Ok(Self { node, replica, secret, stop, collector, drain })
+        let exporting = Mutex::new(exporting);
+        Ok(Self { node, replica, secret, stop, collector, drain, exporting })
     }
 
     /// Returns the name of the node.
@@ -340,6 +356,11 @@ impl Gateway {
         self.stop.cancel();
         self.node.shutdown(deadline).await;
         self.replica.shutdown().await;
+        let exporting = self.exporting.lock().take();
+        if let Some(exporting) = exporting {
+            // A collector that does not answer holds up nobody.
+            let _ = timeout(EXPORT_WITHIN, exporting).await;
+        }
     }
 }
 

@@ -30,6 +30,7 @@ pub const KEYS: &[Key] = &[
     key("limits.unfinished_bytes", Some("ESDB_GATER_UNFINISHED_BYTES")),
     key("tune_peers", Some("ESDB_GATER_TUNE_PEERS")),
     key("http.listen", Some("ESDB_GATER_HTTP")),
+    key("otlp.endpoint", Some("OTEL_EXPORTER_OTLP_ENDPOINT")),
     key("log", Some("ESDB_GATER_LOG")),
     key("net_ticktime", Some("ESDB_GATER_NET_TICKTIME")),
     key("retry.base_delay_ms", None),
@@ -92,8 +93,8 @@ pub fn variable(path: &str) -> Option<&'static str> {
 }
 
 /// The sections of the file.
-pub const SECTIONS: [&str; 7] =
-    ["capabilities", "channels", "cluster", "http", "limits", "retry", "security"];
+pub const SECTIONS: &[&str] =
+    &["capabilities", "channels", "cluster", "http", "limits", "otlp", "retry", "security"];
 
 /// The greatest number of changes between a misspelt name and the name that was meant.
 const MOST_CHANGES: usize = 3;

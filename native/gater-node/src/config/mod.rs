@@ -21,6 +21,7 @@
 //! | `http.listen` | `--http`, `ESDB_GATER_HTTP` | `ADDR:PORT`, or `off` | `127.0.0.1:9468`, or a free port where that is taken; `off` for an embedded gateway |
 //! | `limits.store_names` | `ESDB_GATER_STORE_NAMES` | from 1 | 100000 |
 //! | `limits.unfinished_bytes` | `ESDB_GATER_UNFINISHED_BYTES` | from 1 | 1073741824 |
+//! | `otlp.endpoint` | `OTEL_EXPORTER_OTLP_ENDPOINT` | `http://HOST:PORT` of an OpenTelemetry collector | none |
 //! | `tune_peers` | `ESDB_GATER_TUNE_PEERS` | true, false | true |
 //! | `log` | `ESDB_GATER_LOG` | a filter such as `info` or `gater_dist=debug,info` | `info` |
 //! | `net_ticktime` | `ESDB_GATER_NET_TICKTIME` | seconds, 4 to 3600 | 60 |
@@ -54,6 +55,7 @@ mod cookie;
 pub(crate) mod documented;
 mod error;
 mod keys;
+mod otlp;
 mod sources;
 mod value;
 
@@ -68,6 +70,7 @@ use secrecy::{ExposeSecret, SecretSlice};
 pub use self::capabilities::{Capabilities, Mode};
 pub use self::cookie::FoundCookie;
 pub use self::error::ConfigError;
+pub use self::otlp::Otlp;
 use self::sources::Sources;
 pub use self::sources::{Environment, Flags, Hosted};
 pub(crate) use self::value::is_node_name;
@@ -108,6 +111,8 @@ pub struct Config {
     pub tune_peers: bool,
     /// Where HTTP is served.
     pub http: Http,
+    /// Where spans and metrics are sent, if anywhere.
+    pub otlp: Option<Otlp>,
     /// The time for which a signed message is valid.
     pub message_ttl: Duration,
     /// The channels by name: the ten default channels and the user's own.
@@ -188,6 +193,7 @@ pub fn load(flags: Flags, environment: Environment) -> Result<Loaded, ConfigErro
         http: sources.take("http.listen", value::http)?.unwrap_or(default_http),
         store_names: sources.take("limits.store_names", value::count)?.unwrap_or(100_000),
         unfinished_bytes: sources.take("limits.unfinished_bytes", value::count)?.unwrap_or(1 << 30),
+        otlp: otlp::load(&mut sources)?,
         tune_peers: sources.take("tune_peers", value::flag)?.unwrap_or(true),
         message_ttl,
         channels: channels::load(&mut sources)?,

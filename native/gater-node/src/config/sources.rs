@@ -375,7 +375,7 @@ impl Sources {
 fn nearest_key(wrong: &str) -> Option<String> {
     // The keys below `channels` are names that the user chooses.
     let keys = KEYS.iter().map(|key| key.path).filter(|path| *path != "channels");
-    keys::meant(wrong, keys.chain(keys::SECTIONS).map(Into::into))
+    keys::meant(wrong, keys.chain(keys::SECTIONS.iter().copied()).map(Into::into))
 }
 
 fn flag_values(flags: Flags) -> Result<BTreeMap<&'static str, Value>, ConfigError> {

@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use gater_core::capability::PublicKey;
 use gater_core::channel::{Hmac, Priority};
+use hyper::Uri;
 use toml::Value;
 
 use super::Http;
 use super::capabilities::Mode;
+use super::otlp;
 use crate::observe::logs;
 
 /// The problem with a value, as the end of a sentence.
@@ -141,6 +143,12 @@ pub fn http(given: Given<'_>) -> Result<Http, Problem> {
     }
     let parsed = given.as_str().and_then(|text| text.parse().ok()).map(Http::Listen);
     parsed.ok_or_else(|| must_be("an address and a port such as 127.0.0.1:9468, or \"off\"", given))
+}
+
+/// Parses the address of an OpenTelemetry collector.
+pub fn http_uri(given: Given<'_>) -> Result<Uri, Problem> {
+    let parsed = given.as_str().and_then(|text| text.parse().ok()).filter(otlp::is_http);
+    parsed.ok_or_else(|| must_be("an address such as http://127.0.0.1:4318, without TLS", given))
 }
 
 /// Parses a positive number of seconds.

@@ -8,6 +8,7 @@ pub mod history;
 pub mod http;
 pub mod logs;
 pub mod lost;
+pub mod otlp;
 pub mod process;
 pub mod refusals;
 pub mod report;

@@ -9,6 +9,7 @@ use gater_term::{Atom, Pid, Reader};
 use tokio::task::JoinHandle;
 
 use super::{OK, error, unknown_request};
+use crate::observe::otlp::{Kind, Tracer, span};
 use crate::registry::directory::Directory;
 use crate::registry::replica::Replica;
 use crate::registry::store_limit::{StoreLimit, TooManyNames};
@@ -59,6 +60,7 @@ pub struct Registry {
     peers: Arc<Peers>,
     own_name: Atom,
     names: Arc<StoreLimit>,
+    tracer: Tracer,
 }
 
 impl Registry {
@@ -70,7 +72,13 @@ impl Registry {
         own_name: Atom,
         names: Arc<StoreLimit>,
     ) -> Self {
-        Self { replica, directory, peers, own_name, names }
+        Self { replica, directory, peers, own_name, names, tracer: Tracer::default() }
+    }
+
+    /// The same with registrations followed.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 
     /// Answers a `gen_server:call`.
@@ -208,6 +216,10 @@ impl Registry {
     }
 
     fn write(&self, command: Command, caller: Option<Caller>) {
+        let span = followed(&command).and_then(|(name, store)| {
+            let store = span::text(store.as_str().as_bytes());
+            Some((self.tracer.begin()?, name, store))
+        });
         self.replica.propose_then(command, move |result| {
             if let Err(error) = &result {
                 tracing::warn!(%error, "a registry command was not written");
@@ -216,6 +228,9 @@ impl Registry {
                 Ok(outcome) => outcome.refused.as_ref().map(Refusal::as_atom),
                 Err(reason) => Some(reason.as_atom()),
             };
+            if let Some((span, name, store)) = span {
+                span.end(name, Kind::Server, vec![("esdb_gater.store", store)], refused);
+            }
             match (caller, refused) {
                 (None, _) => {}
                 (Some(caller), Some(reason)) => {
@@ -239,6 +254,17 @@ impl Registry {
                 proposed = replica.propose(command.clone());
             }
         });
+    }
+}
+
+/// What is followed of the commands: its name, and the store.
+fn followed(command: &Command) -> Option<(&'static str, &Atom)> {
+    match command {
+        Command::Register { store, .. } | Command::Reassert { store, .. } => {
+            Some(("register", store))
+        }
+        Command::Unregister { store, .. } => Some(("unregister", store)),
+        _ => None,
     }
 }
 

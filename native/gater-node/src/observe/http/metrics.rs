@@ -55,16 +55,23 @@ pub fn classic(open_metrics: &str) -> String {
 #[derive(Debug)]
 struct Families(Vec<Family>);
 
+/// All series of a metric.
 #[derive(Debug)]
-struct Family {
-    metric: Metric,
-    series: Vec<(Vec<(&'static str, String)>, Value)>,
+pub struct Family {
+    /// The metric.
+    pub metric: Metric,
+    /// Labels and value of each series.
+    pub series: Vec<(Vec<(&'static str, String)>, Value)>,
 }
 
+/// The value of a series.
 #[derive(Debug, Clone)]
-enum Value {
+pub enum Value {
+    /// It only grows.
     Counter(u64),
+    /// It is as it is now.
     Gauge(u64),
+    /// Durations.
     Histogram(Box<Snapshot>),
 }
 
@@ -149,7 +156,8 @@ impl Writer {
     }
 }
 
-fn families(collector: &Collector) -> Vec<Family> {
+/// The series of all metrics, in the order of the table.
+pub fn families(collector: &Collector) -> Vec<Family> {
     let mut out = Writer::default();
     let status = collector.status();
     out.add(table::BUILD, [([status.version.clone(), status.commit.clone()], 1)]);

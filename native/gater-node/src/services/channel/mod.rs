@@ -28,6 +28,7 @@ use self::local::{Audience, Channel, Refusal};
 use self::remote::Relays;
 use super::secret::Secret;
 use super::{OK, error, error_with, unknown_request};
+use crate::observe::otlp::{Kind, Tracer, span};
 use crate::observe::refusals::Refusals;
 use crate::transport::peers::{PeerRef, Peers};
 
@@ -50,6 +51,7 @@ pub struct Channels {
     refusals: Arc<Refusals>,
     authority: Authority,
     by_name: HashMap<String, Arc<Channel>>,
+    tracer: Tracer,
 }
 
 impl Channels {
@@ -63,7 +65,13 @@ impl Channels {
         channels: Vec<Arc<Channel>>,
     ) -> Self {
         let by_name = channels.into_iter().map(|c| (c.name().to_owned(), c)).collect();
-        Self { peers, relays, secret, refusals, authority, by_name }
+        Self { peers, relays, secret, refusals, authority, by_name, tracer: Tracer::default() }
+    }
+
+    /// The same with publications followed.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 
     /// Returns the channel of that name.
@@ -334,8 +342,13 @@ impl Channels {
         if channel.policy().hmac == Hmac::Required {
             caller.charge(message.len().saturating_mul(VERIFIED_BYTE));
         }
+        let span = self.tracer.begin();
         let published = channel.publish(&self.secret, (topic, message), body, audience);
         caller.charge(published.unwrap_or_default());
+        if let Some(span) = span {
+            let error = published.err().map(|refusal| refusal.as_atom());
+            span.end("publish", Kind::Producer, described(channel, topic, caller), error);
+        }
         published.map_err(|refusal| {
             self.refusals.count(channel.atom(), &caller.peer().name, refusal);
             error(refusal.as_atom())
@@ -347,6 +360,20 @@ impl Channels {
         }
         Ok(())
     }
+}
+
+/// The channel, the topic and the node of a message, for who follows it.
+fn described(
+    channel: &Channel,
+    topic: &[u8],
+    caller: &Connection,
+) -> Vec<(&'static str, span::Value)> {
+    vec![
+        ("messaging.system", span::text(b"esdb_gater")),
+        ("messaging.destination.name", span::text(channel.name().as_bytes())),
+        ("esdb_gater.topic", span::text(topic)),
+        ("network.peer.node", span::text(caller.peer().name.as_str().as_bytes())),
+    ]
 }
 
 /// Returns whether verifying the signature of a request may take more than a millisecond. The cost

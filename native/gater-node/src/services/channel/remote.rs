@@ -26,9 +26,11 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::broadcasts::{Broadcast, Broadcasts};
+use super::described;
 use super::gateway::{Gateway, TOPICS_AT_A_TIME};
 use super::local::{Channel, Ending, Introduction};
 use super::message::{self, RelayMessage};
+use crate::observe::otlp::{Kind, Tracer};
 use crate::observe::telemetry::Telemetry;
 use crate::registry::cluster::refusals::Reason;
 use crate::registry::cluster::trust::{Rank, Trust};
@@ -69,6 +71,7 @@ pub struct Relays {
     /// Whether the other gateways were last told that there are listeners here. Locked while they
     /// are told of listeners and nodes, so that the messages are in order.
     listening: Mutex<bool>,
+    tracer: Tracer,
 }
 
 impl Relays {
@@ -94,8 +97,15 @@ impl Relays {
             asking: Semaphore::new(ASK_AT_A_TIME),
             broadcasts: Broadcasts::new(telemetry),
             census,
+            tracer: Tracer::default(),
             listening: Mutex::new(false),
         }
+    }
+
+    /// The same with messages of other gateways followed.
+    #[must_use]
+    pub fn traced(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
     }
 
     /// Greets a member whose greeting has not arrived over `connection` yet.
@@ -137,7 +147,11 @@ impl Relays {
     pub fn relayed(&self, connection: &Arc<Connection>, payload: &Bytes) {
         let Some(gateway) = self.at(connection) else { return };
         if let Some((channel, topic, message)) = self.open(payload) {
+            let span = self.tracer.begin();
             channel.relay(&gateway, topic, &message);
+            if let Some(span) = span {
+                span.end("relay", Kind::Consumer, described(channel, topic, connection), None);
+            }
         }
     }
 
