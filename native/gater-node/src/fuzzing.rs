@@ -150,8 +150,9 @@ mod tests {
 
     /// Set, the seeds are written to `native/fuzz/corpus`, a folder for each target.
     const WRITE: &str = "GATER_WRITE_CORPUS";
-    /// Mutations of each seed.
-    const MUTATIONS: usize = 300;
+    /// Set, so many mutations of each seed are made.
+    const MUTATIONS: &str = "GATER_MUTATIONS";
+    const FEW: usize = 300;
 
     /// What a target starts from: the golden vectors of messages and files, and examples.
     fn seeds(target: &str) -> Vec<Vec<u8>> {
@@ -243,6 +244,7 @@ mod tests {
 
     #[test]
     fn no_way_in_panics_at_what_is_nearly_right() {
+        let mutations = std::env::var(MUTATIONS).map_or(FEW, |number| number.parse().unwrap());
         for (target, run) in TARGETS {
             let seeds = seeds(target);
             if std::env::var_os(WRITE).is_some() {
@@ -256,7 +258,7 @@ mod tests {
             let mut dice = Dice(1);
             for seed in &seeds {
                 run(seed);
-                for _ in 0..MUTATIONS {
+                for _ in 0..mutations {
                     run(&mutated(seed, &seeds, &mut dice));
                 }
             }
