@@ -130,6 +130,18 @@ followers_restore_before_the_gateway_counts_test() ->
     ?assertMatch({attached, _}, seen(event({relay_restored, 'a@h', Follower}, Restoring))),
     ?assertMatch({attached, _}, seen(event({follower_ended, Follower}, Restoring))).
 
+who_follows_a_gateway_that_is_there_is_told_of_it_test() ->
+    [?assertEqual({State, [{follow, p(9), {up, 'a@h'}}]}, seen(event({follow, p(9)}, Link)))
+     || #link{state = State} = Link <- [attaching(), restoring(), attached()]].
+
+what_is_repeated_before_the_registry_has_come_is_not_known_to_be_offered_test() ->
+    Anew = event({left, 'x@h'}, restoring()),
+    ?assertEqual({attaching, []}, seen(event({answer, {restored, 1, s, p(1)}, ok}, Anew))).
+
+a_second_registry_while_attached_changes_no_state_test() ->
+    ?assertEqual({attached, [{request, {reassert, s, p(1)}, {restored, 1, s, p(1)}}]},
+                 seen(event({registry, 9, [{s, p(1)}], false}, attached()))).
+
 what_takes_longer_than_a_second_continues_in_the_background_test() ->
     Attached = event(timeout, restoring()),
     ?assertMatch({attached, _}, seen(Attached)),
@@ -206,6 +218,16 @@ a_gateway_on_this_host_is_gone_over_to_test() ->
     ?assertEqual({attached, []}, seen(Failed)),
     ?assertMatch({attached, [send_withdrawals, {connect_home, Home}]},
                  seen(event({reassert, []}, Failed))).
+
+a_gateway_on_this_host_that_is_no_member_any_more_is_not_gone_over_to_test() ->
+    Looking = event({members, ['a@h', own("g")]}, attached()),
+    Removed = event({members, ['a@h']}, Looking),
+    ?assertEqual({attached, []}, seen(event({home_reached, true}, Removed))).
+
+members_are_learnt_without_a_gateway_too_test() ->
+    Known = event({members, ['b@h']}, attaching()),
+    ?assertEqual({attaching, [{share, gateways, ['b@h']}]}, seen(Known)),
+    ?assertMatch({connecting, [_, _, _, {connect, 'b@h'}, _]}, seen(event({lost, x}, Known))).
 
 members_that_are_none_are_not_learnt_test() ->
     [?assertEqual({attached, []}, seen(event({members, Bad}, attached())))
@@ -380,6 +402,12 @@ who_asked_for_something_to_be_told_is_answered_either_way_test() ->
     ?assertEqual([], actions(event({no_answer, {told, none}}, attached()))),
     ?assertEqual([{reply, from(1), ok}], actions(event({answer, {told, from(1)}, ok}, attached()))),
     ?assertEqual([], actions(event({answer, ignored, ok}, attached()))).
+
+people_are_told_of_state_gateway_and_revision_test() ->
+    #link{core = Core} = attached(),
+    ?assertMatch(#{phase := attached, gateway := 'a@h', gateways := ['a@h'], rev := 7, followers := 0,
+                   pending := 0}, ?CORE:status(attached, Core)),
+    ?assertEqual('a@h', ?CORE:gateway(Core)).
 
 %%% Helpers
 

@@ -203,6 +203,48 @@ an_end_elsewhere_without_a_gateway_is_remembered_up_to_a_bound_test() ->
     ?assertEqual({reply, from(2), {error, no_gateway}},
                  lists:last(actions(event({unsubscribe, <<"more">>, far(), from(2)}, Full)))).
 
+an_end_that_was_lost_with_its_gateway_is_told_to_the_next_test() ->
+    Gone = event({gone, [shared()], a()}, held()),
+    Lost = event(down, event({no_answer, {ended, shared()}}, Gone)),
+    ?assert(lists:member({request, {leave, ?T, relay(), relay()}, {ended, shared()}},
+                         actions(event({up, 'h@h'}, Lost)))).
+
+an_answer_to_what_was_given_up_changes_nothing_test() ->
+    {Gone, _} = event({gone, [shared()], a()}, held()),
+    [?assertEqual({Gone, []}, event(Event, {Gone, []}))
+     || Event <- [{answer, {subscribed, shared()}, {ok, 7, false}}, {no_answer, {subscribed, shared()}},
+                  {answer, {ended, shared()}, {error, overloaded}}, retry]].
+
+a_subscription_elsewhere_that_somebody_else_has_ended_is_over_test() ->
+    Key = {?T, far()},
+    Held = event({answer, {subscribed, Key}, {ok, 7, false}},
+                 event({subscribe, ?T, far(), none, from(1), false}, up())),
+    ?assertEqual([{forget, ?T, far()}, {topic_changed, far(), ?T, false}, {unwatch, far(), Key}],
+                 actions(event({ended, ?T, far(), 8}, Held))).
+
+who_waits_for_a_subscription_elsewhere_goes_on_waiting_when_it_is_unsubscribed_test() ->
+    Key = {?T, far()},
+    Waiting = event({subscribe, ?T, far(), none, from(1), false}, up()),
+    Ended = event({unsubscribe, ?T, far(), none}, Waiting),
+    ?assertEqual({reply, from(1), ok},
+                 lists:last(actions(event({answer, {subscribed, Key}, {ok, 9, false}}, Ended)))).
+
+a_process_with_a_token_is_found_by_its_own_subscription_test() ->
+    {_, Held} = with_token(<<"one">>),
+    Left = event({unsubscribe, ?T, a(), from(2)}, Held),
+    ?assert(lists:member({unwatch, a(), own()}, actions(Left))),
+    ?assert(lists:member({request, {leave, ?T, a(), relay()}, {ended, own()}}, actions(Left))).
+
+who_is_not_subscribed_is_unsubscribed_at_the_gateway_all_the_same_test() ->
+    ?assertEqual([{forget, ?T, a()}, {unwatch, a(), shared()},
+                  {request, {leave, ?T, a(), relay()}, {ended, {?T, a()}, 1}}],
+                 actions(event({unsubscribe, ?T, a(), from(1)}, up()))).
+
+the_gateway_in_use_is_known_test() ->
+    {Up, _} = up(),
+    {Down, _} = event(down, up()),
+    ?assertEqual({'g@h', undefined}, {?SUBS:gateway(Up), ?SUBS:gateway(Down)}).
+
 a_former_gateway_is_told_to_forget_test() ->
     ?assertEqual([{tell, 'g@h', {forget, ?T, relay(), relay()}}],
                  actions(event({former, 'g@h'}, held()))).
