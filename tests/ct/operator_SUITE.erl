@@ -250,6 +250,8 @@ one_gateway_of_three_down_is_named_and_then_two(_Config) ->
                    binary:match(Cause, atom_to_binary(First)) =/= nomatch,
                    binary:match(Next, <<"start the gateways that are missing">>) =/= nomatch] =/= []
         end, 60000),
+        {2, #{<<"health">> := <<"degraded">>, <<"members">> := [_, _, _]}} =
+            gater_cli:json(World, ["cluster", "status", "--name", atom_to_list(Asked)]),
         %% It goes on, with none to spare.
         ?assertMatch({0, _}, Check([])),
         {1, #{<<"found">> := Spare}} = Check(["--spare", "1"]),

@@ -48,9 +48,9 @@ pub struct Outcome {
 }
 
 /// The exit code of the status of a cluster that carries out no commands.
-const NO_QUORUM: u8 = 1;
+pub(super) const NO_QUORUM: u8 = 1;
 /// The exit code of the status of a cluster that lacks a gateway.
-const DEGRADED: u8 = 2;
+pub(super) const DEGRADED: u8 = 2;
 
 /// Why there is no answer, or no good one.
 #[derive(Debug, thiserror::Error)]

@@ -115,6 +115,9 @@ enum Command {
 pub enum Tool {
     /// Show a gateway on one screen: cluster, rates, drops, alarms
     Status(Status),
+    /// `cluster status --json`.
+    #[command(skip)]
+    ClusterStatus(Common),
     /// List the nodes that a gateway is connected to or remembers
     #[command(after_help = "\
 Examples:
@@ -178,6 +181,7 @@ impl Tool {
     async fn carry_out(self) -> Result<u8, CommandError> {
         match self {
             Self::Status(command) => command.run().await,
+            Self::ClusterStatus(common) => status::cluster(common).await,
             Self::Peers(list) => list.peers().await,
             Self::Stores(list) => list.stores().await,
             Self::Workers(command) => command.run().await,
@@ -233,7 +237,11 @@ struct Cluster {
 enum ClusterOrder {
     /// Print what the gateway knows of its cluster. Exit codes: 0 healthy, 1 no quorum (or no
     /// answer), 2 degraded: a gateway is missing or was never seen
-    Status,
+    Status {
+        /// Print JSON for programs instead of text for people
+        #[arg(long)]
+        json: bool,
+    },
     /// Let a gateway in that runs with --cluster on a new data directory. It takes the
     /// place of a member of its name
     Add {
@@ -257,7 +265,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Action {
         Ok(CommandLine { command: Command::Start(start) }) => start.action(),
         Ok(CommandLine { command: Command::Cluster(Cluster { gateway, order }) }) => {
             let order = match order {
-                ClusterOrder::Status => Order::Status,
+                ClusterOrder::Status { json: false } => Order::Status,
+                ClusterOrder::Status { json: true } => {
+                    let common = Common { gateway, json: true, ..Common::default() };
+                    return Action::Tool(Box::new(Tool::ClusterStatus(common)));
+                }
                 ClusterOrder::Add { node } => Order::Add(node),
                 ClusterOrder::Remove { node } => Order::Remove(node),
                 ClusterOrder::Recover(command) => {

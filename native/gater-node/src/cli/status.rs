@@ -4,6 +4,7 @@ use clap::Args;
 use gater_dist::term;
 use serde::{Deserialize, Serialize};
 
+use super::admin;
 use super::client::Client;
 use super::error::CommandError;
 use super::listing;
@@ -60,6 +61,20 @@ impl Status {
         }
         Ok(0)
     }
+}
+
+/// `cluster status --json`: the same as the text, with the same exit codes.
+pub async fn cluster(common: Common) -> Result<u8, CommandError> {
+    let client = Client::connect(&common).await?;
+    let cluster: Result<ClusterReport, _> = client.report("cluster", term!(#{})).await;
+    client.close().await;
+    let cluster = cluster?;
+    Output::new(true).json(&cluster)?;
+    Ok(match cluster.health.as_str() {
+        "healthy" => 0,
+        "no_quorum" => admin::NO_QUORUM,
+        _ => admin::DEGRADED,
+    })
 }
 
 fn shown(overview: &Overview, output: &Output) -> String {

@@ -44,8 +44,11 @@ impl Gateway {
     }
 }
 
+/// How long a request may take unless the command line says otherwise.
+const TIMEOUT_SECONDS: u64 = 10;
+
 /// What every command that asks a gateway takes.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Common {
     #[command(flatten)]
     pub gateway: Gateway,
@@ -56,11 +59,17 @@ pub struct Common {
     #[arg(
         long,
         value_name = "SECONDS",
-        default_value_t = 10,
+        default_value_t = TIMEOUT_SECONDS,
         value_parser = clap::value_parser!(u64).range(1..=3600),
         help_heading = "Connection"
     )]
     pub timeout: u64,
+}
+
+impl Default for Common {
+    fn default() -> Self {
+        Self { gateway: Gateway::default(), json: false, timeout: TIMEOUT_SECONDS }
+    }
 }
 
 impl Common {
