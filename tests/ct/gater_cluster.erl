@@ -8,7 +8,7 @@
 -export([start/1, stop/1, world/1, gateways/1, beams/1, handle/2, log/2, keep_logs/2]).
 -export([kill/2, terminate/2, up/2, up_alone/2, pause/2, resume/2, wipe/2, state/2]).
 -export([copy_data/2, restore_data/2]).
--export([isolate/2, split/3, cut/3, sever/3, mend/1, retire/2]).
+-export([shape/4, isolate/2, split/3, cut/3, sever/3, mend/1, retire/2]).
 -export([add_gateway/2, outsider/1, on/2, on/3, call/4, call/5, status/2, leader/1, settled/1, settle/1,
          command/3]).
 -export_type([cluster/0]).
@@ -22,8 +22,8 @@
 
 %%% Life
 
-%% @doc Starts `gateways' (3) gateways, but for the last `absent' (0), and `beams' (3) nodes. `network' is `loopback' (the default)
-%% or `namespaces'; `env' are variables of the gateways, `args' their further arguments, and
+%% @doc Starts `gateways' (3) gateways, but for the last `absent' (0), and `beams' (3) nodes. `network' is `loopback' (the default),
+%% `namespaces' or `switched', whose links can be shaped; `env' are variables of the gateways, `args' their further arguments, and
 %% `modules' are loaded on every node. One gateway alone is started without `--cluster'. With `fake'
 %% the gateways are nodes that `gater_nemesis_fake' makes gateways of.
 -spec start(map()) -> {ok, cluster()} | {skip, string()}.
@@ -51,6 +51,9 @@ network(#{network := namespaces} = Options) ->
     %% Gateways that join later need a host as well.
     gater_cluster_net:new(maps:get(gateways, Options, 3) + maps:get(beams, Options, 3)
                           + maps:get(spare, Options, 1));
+network(#{network := switched} = Options) ->
+    gater_cluster_net:new_switched(maps:get(gateways, Options, 3) + maps:get(beams, Options, 3)
+                                   + maps:get(spare, Options, 1));
 network(_) ->
     {ok, none}.
 
@@ -130,6 +133,10 @@ restore_data(Cluster, Node) -> ask(Cluster, {restore_data, Node}).
 %% @doc What was done to a member last.
 -spec state(cluster(), node()) -> state().
 state(Cluster, Node) -> ask(Cluster, {state, Node}).
+
+%% @doc From now on what members of the first group send to those of the second goes by links like this.
+-spec shape(cluster(), [node()], [node()], gater_cluster_net:shape()) -> ok.
+shape(Cluster, From, To, Shape) -> ask(Cluster, {shape, From, To, Shape}).
 
 %% @doc From now on nothing reaches a member and nothing comes from it.
 -spec isolate(cluster(), node()) -> ok.
@@ -336,6 +343,8 @@ serve({restore_data, Node}, State) ->
     {ok, State};
 serve({cut, From, To}, State = #{net := Net}) ->
     {gater_cluster_net:cut(Net, [{host(A, State), host(B, State)} || A <- From, B <- To]), State};
+serve({shape, From, To, Shape}, State = #{net := Net}) ->
+    {gater_cluster_net:shape(Net, [{host(A, State), host(B, State), Shape} || A <- From, B <- To, A =/= B]), State};
 serve({sever, Left, Right}, State = #{net := Net}) ->
     {gater_cluster_net:sever(Net, [{host(A, State), host(B, State)} || A <- Left, B <- Right]), State};
 serve({retire, Node}, State) ->

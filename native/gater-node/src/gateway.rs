@@ -138,6 +138,7 @@ impl Gateway {
         let rpc = Arc::new(Rpc::new(node.clone()));
         let settings = replica::Settings {
             found_alone: config.cluster.is_empty(),
+            pace: replica::Pace::Measured,
             ..replica::Settings::default()
         };
         let network = Network::new(rpc.clone());

@@ -12,6 +12,7 @@ pub mod registry;
 pub mod rpc;
 pub mod secret;
 pub mod session;
+mod unwritten;
 
 use gater_term::encode;
 

@@ -8,6 +8,7 @@ use gater_dist::{Connection, gen_server::From};
 use gater_term::{Atom, Pid, Reader};
 use tokio::task::JoinHandle;
 
+use super::unwritten::Unwritten;
 use super::{OK, error, unknown_request};
 use crate::observe::otlp::{Kind, Tracer, span};
 use crate::registry::directory::Directory;
@@ -61,6 +62,7 @@ pub struct Registry {
     own_name: Atom,
     names: Arc<StoreLimit>,
     tracer: Tracer,
+    unwritten: Arc<Unwritten>,
 }
 
 impl Registry {
@@ -72,7 +74,8 @@ impl Registry {
         own_name: Atom,
         names: Arc<StoreLimit>,
     ) -> Self {
-        Self { replica, directory, peers, own_name, names, tracer: Tracer::default() }
+        let (tracer, unwritten) = (Tracer::default(), Arc::default());
+        Self { replica, directory, peers, own_name, names, tracer, unwritten }
     }
 
     /// The same with registrations followed.
@@ -216,13 +219,15 @@ impl Registry {
     }
 
     fn write(&self, command: Command, caller: Option<Caller>) {
+        let unwritten = self.unwritten.clone();
         let span = followed(&command).and_then(|(name, store)| {
             let store = span::text(store.as_str().as_bytes());
             Some((self.tracer.begin()?, name, store))
         });
         self.replica.propose_then(command, move |result| {
-            if let Err(error) = &result {
-                tracing::warn!(%error, "a registry command was not written");
+            match &result {
+                Ok(_) => unwritten.written(),
+                Err(error) => unwritten.failed(error),
             }
             let refused = match &result {
                 Ok(outcome) => outcome.refused.as_ref().map(Refusal::as_atom),
@@ -242,17 +247,18 @@ impl Registry {
     }
 
     fn write_until_done(&self, command: Command) {
-        let replica = self.replica.clone();
+        let (replica, unwritten) = (self.replica.clone(), self.unwritten.clone());
         let mut proposed = replica.propose(command.clone());
         tokio::spawn(async move {
             while let Err(error) = proposed.await {
                 if error.is_final() {
                     return;
                 }
-                tracing::warn!(%error, ?command, "a removal was not written and is tried again");
+                unwritten.failed(&error);
                 tokio::time::sleep(RETRY_AFTER).await;
                 proposed = replica.propose(command.clone());
             }
+            unwritten.written();
         });
     }
 }

@@ -323,7 +323,7 @@ impl Collector {
         let voters = view.voters().count();
         let reached = view.voters().filter(|id| cluster.is_member_connected(&view, *id)).count();
         let health = cluster.health(&view);
-        let silence = cluster.replica().quorum_silence();
+        let silence = cluster.quorum_silence(&view);
         let members = view.members.iter().map(|(id, (_, votes))| MemberReport {
             node: self.member_name(&view, *id),
             id: id.to_string(),

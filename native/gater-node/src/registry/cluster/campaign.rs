@@ -21,6 +21,8 @@ const ANSWER_WITHIN: Duration = Duration::from_millis(250);
 /// The shortest time between two elections, and the greatest random addition to it.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 const AGAIN_JITTER_MS: u64 = 100;
+/// The shortest time between two looks at a leader that is silent.
+const SHORTEST: Duration = Duration::from_millis(20);
 
 /// Campaigns whenever the leader is lost, for as long as it is polled.
 pub async fn watch(cluster: Arc<Cluster>) {
@@ -32,11 +34,19 @@ pub async fn watch(cluster: Arc<Cluster>) {
                 tracing::info!("the leader is gone: stands for election");
                 cluster.replica.campaign().await;
             }
+            // Votes that are under way must arrive before the next election.
             let jitter = getrandom::u64().unwrap_or(0) % AGAIN_JITTER_MS;
-            sleep(AGAIN_AFTER + Duration::from_millis(jitter)).await;
+            let share = u32::try_from(jitter * 100 / AGAIN_JITTER_MS).unwrap_or(0);
+            let round_trip = cluster.round_trip(&cluster.view());
+            let pause = AGAIN_AFTER + round_trip * 3 + round_trip * share / 100;
+            sleep(pause + Duration::from_millis(jitter)).await;
             continue;
         }
+        let view = cluster.view();
+        let follows = view.leader.is_some_and(|leader| leader != view.id) && view.votes();
+        let left = cluster.patience(&view).saturating_sub(cluster.replica.leader_silence());
         tokio::select! {
+            () = sleep(left.max(SHORTEST)), if follows => {}
             // The cluster holds the sender, so this never fails.
             _ = bell.changed() => {}
             () = cluster.replica.changed(&mut changes) => {}
@@ -52,7 +62,8 @@ fn has_lost_leader(cluster: &Cluster, view: &ClusterView) -> bool {
 
 fn sees_leader(cluster: &Cluster, view: &ClusterView) -> bool {
     let Some(leader) = view.leader else { return false };
-    cluster.is_member_connected(view, leader)
+    let is_heard = leader == view.id || cluster.replica.leader_silence() < cluster.patience(view);
+    is_heard && cluster.is_member_connected(view, leader)
 }
 
 /// Returns the answer to another gateway that has lost its leader. The terms are not compared: a
@@ -66,12 +77,13 @@ pub fn is_leaderless(cluster: &Cluster) -> bool {
 async fn others_agree(cluster: &Arc<Cluster>) -> bool {
     let view = cluster.view();
     let voters = view.voters().count();
+    let within = ANSWER_WITHIN + cluster.round_trip(&view) * 2;
     let mut asked = tokio::task::JoinSet::new();
     for id in view.voters().filter(|id| *id != view.id) {
         let Some(name) = view.name_of(id).map(str::to_owned) else { continue };
         let rpc = cluster.rpc.clone();
         asked.spawn(async move {
-            let answer = rpc.ask(&name, Question::Leaderless, ANSWER_WITHIN).await;
+            let answer = rpc.ask(&name, Question::Leaderless, within).await;
             // A gateway with the name of a member that waits for admission has no say.
             matches!(answer, Ok(Told { answer: Answer::Flag(true), from, .. }) if from == id)
         });
@@ -87,5 +99,5 @@ async fn others_agree(cluster: &Arc<Cluster>) -> bool {
         }
         true
     };
-    timeout(ANSWER_WITHIN, count).await.unwrap_or(false)
+    timeout(within, count).await.unwrap_or(false)
 }

@@ -63,6 +63,9 @@ impl Cluster {
         } else if view.leader.is_none() {
             missing.push("no gateway leads".to_owned());
         }
+        if self.replica.is_changing() {
+            missing.push("a change of the members is under way".to_owned());
+        }
         for (id, (member, votes)) in &view.members {
             let name = if *id == view.id { self.name() } else { member.name.as_str() };
             if !self.is_member_connected(view, *id) {
@@ -112,15 +115,13 @@ impl Cluster {
         if voters == 1 && view.votes() {
             return true;
         }
+        let longest = QUORUM_SILENT_FOR + self.round_trip(view);
         match view.leader {
             Some(leader) if leader == view.id => {
                 let reached =
                     view.voters().filter(|id| self.is_member_connected(view, *id)).count();
                 reached > voters / 2
-                    && self
-                        .replica
-                        .quorum_silence()
-                        .is_some_and(|silence| silence < QUORUM_SILENT_FOR)
+                    && self.quorum_silence(view).is_some_and(|silence| silence < longest)
             }
             Some(leader) => self.is_member_connected(view, leader),
             None => false,

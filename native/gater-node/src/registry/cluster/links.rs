@@ -26,7 +26,7 @@ const SILENT_FOR: Duration = Duration::from_secs(6);
 /// The time within which a gateway must prove the key of the cluster, if there is a key.
 const PROVED_WITHIN: Duration = Duration::from_secs(5);
 /// The time limit of a dial.
-const DIAL_WITHIN: Duration = Duration::from_secs(2);
+const DIAL_WITHIN: Duration = Duration::from_secs(10);
 
 /// The names of the other gateways, and a notification when one of them connects or disconnects.
 pub struct Links {

@@ -15,6 +15,7 @@ pub mod key;
 pub mod links;
 mod liveness;
 pub mod network;
+pub mod pace;
 pub mod past;
 mod promotion;
 pub mod refusals;
@@ -237,6 +238,8 @@ impl Cluster {
     pub fn start(self: &Arc<Self>, stop: &CancellationToken) {
         let of = self.clone();
         supervise("gateways are kept connected", stop, move || links::keep(of.clone()));
+        let of = self.clone();
+        supervise("heartbeats are sent", stop, move || pace::beat(of.clone()));
         let of = self.clone();
         supervise("the leader is watched", stop, move || campaign::watch(of.clone()));
         let of = self.clone();

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use openraft::error::{
@@ -13,12 +14,13 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 use openraft::{RaftNetwork, RaftNetworkFactory};
+use parking_lot::Mutex;
 
 use super::rpc::{AskError, Rpc, Told};
 use super::wire::{Answer, Question};
 use crate::registry::replica::guard::{self, Refusal};
 use crate::registry::replica::{
-    Batch, Forward, ForwardError, Forwarded, Member, NodeId, TypeConfig,
+    Batch, Forward, ForwardError, Forwarded, LogId, Member, NodeId, TypeConfig, Vote,
 };
 
 type RpcError<E = openraft::error::Infallible> = RPCError<NodeId, Member, RaftError<NodeId, E>>;
@@ -28,6 +30,10 @@ const TRY_AGAIN: Duration = Duration::from_millis(50);
 /// The time within which the leader must write a forwarded batch. The caller is answered sooner if
 /// another gateway becomes the leader.
 const WRITE_WITHIN: Duration = Duration::from_secs(4);
+/// How long a message without entries may take to be answered.
+const PULSE_WITHIN: Duration = Duration::from_secs(2);
+/// The most messages without entries to one gateway that are under way.
+const MAX_PULSES: usize = 64;
 
 /// The Raft network of a gateway in a cluster.
 #[derive(Clone)]
@@ -47,9 +53,88 @@ pub struct Way {
     rpc: Arc<Rpc>,
     target: NodeId,
     name: String,
+    /// The vote under which the gateway has entries, and the last one that it has.
+    matched: Option<(Vote, LogId)>,
+    pulses: Arc<Pulses>,
+}
+
+/// Messages without entries that are under way, and what came of those before.
+#[derive(Default)]
+struct Pulses {
+    under_way: AtomicUsize,
+    trouble: Mutex<Option<Trouble>>,
+}
+
+/// Why a message without entries was not acknowledged.
+enum Trouble {
+    /// Another leader has a later vote.
+    HigherVote(Vote),
+    /// There is no answer, or none that helps.
+    Unanswered,
 }
 
 impl Way {
+    /// Whether the gateway is known to have the entry that `request` builds upon.
+    fn has_matched(&self, request: &AppendEntriesRequest<TypeConfig>) -> bool {
+        let Some((vote, last)) = &self.matched else { return false };
+        *vote == request.vote && request.prev_log_id.is_some_and(|before| before <= *last)
+    }
+
+    /// Sends a heartbeat, or news of what is committed, and does not wait for the answer: entries that
+    /// come next would have to wait as well, for as long as a round trip takes. That the gateway has
+    /// the entry before is known; anything else that it answers is what the next call returns.
+    #[expect(clippy::result_large_err, reason = "the error of openraft's trait")]
+    fn pulse(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+    ) -> Result<AppendEntriesResponse<NodeId>, RpcError> {
+        match self.pulses.trouble.lock().take() {
+            Some(Trouble::HigherVote(higher)) if higher > request.vote => {
+                return Ok(AppendEntriesResponse::HigherVote(higher));
+            }
+            Some(_) => {
+                // The next one is waited for.
+                self.matched = None;
+                return Err(Unreachable::new(&AskError::Silent).into());
+            }
+            None => {}
+        }
+        if self.pulses.under_way.load(Ordering::Relaxed) >= MAX_PULSES {
+            return Err(Unreachable::new(&AskError::Silent).into());
+        }
+        self.pulses.under_way.fetch_add(1, Ordering::Relaxed);
+        let (rpc, name, target) = (self.rpc.clone(), self.name.clone(), self.target);
+        let pulses = self.pulses.clone();
+        tokio::spawn(async move {
+            let question = Question::Append(target, request.clone());
+            let told = rpc.ask(&name, question, PULSE_WITHIN).await;
+            let answer = match told {
+                Ok(Told { from, answer: Answer::Append(Ok(answer)), .. }) if from == target => {
+                    Some(answer)
+                }
+                _ => None,
+            };
+            let is_sound = |answer: &AppendEntriesResponse<NodeId>| {
+                guard::append_response(&request, answer).is_ok()
+            };
+            let trouble = match answer.filter(is_sound) {
+                Some(AppendEntriesResponse::Success) => {
+                    rpc.paces().acknowledged(target);
+                    None
+                }
+                Some(AppendEntriesResponse::HigherVote(higher)) => {
+                    Some(Trouble::HigherVote(higher))
+                }
+                _ => Some(Trouble::Unanswered),
+            };
+            if trouble.is_some() {
+                *pulses.trouble.lock() = trouble;
+            }
+            pulses.under_way.fetch_sub(1, Ordering::Relaxed);
+        });
+        Ok(AppendEntriesResponse::Success)
+    }
+
     async fn ask<E: std::error::Error>(
         &self,
         question: Question,
@@ -100,7 +185,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Way;
 
     async fn new_client(&mut self, target: NodeId, node: &Member) -> Way {
-        Way { rpc: self.rpc.clone(), target, name: node.name.clone() }
+        let (rpc, name) = (self.rpc.clone(), node.name.clone());
+        Way { rpc, target, name, matched: None, pulses: Arc::default() }
     }
 }
 
@@ -110,11 +196,26 @@ impl RaftNetwork<TypeConfig> for Way {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<NodeId>, RpcError> {
+        if request.entries.is_empty() && self.has_matched(&request) {
+            return self.pulse(request);
+        }
         let question = Question::Append(self.target, request.clone());
         let answer = self.ask(question, option.hard_ttl()).await?;
         let answer =
             self.result(if let Answer::Append(result) = answer { Some(result) } else { None })?;
-        sound(&self.name, guard::append_response(&request, &answer), answer)
+        let answer = sound(&self.name, guard::append_response(&request, &answer), answer)?;
+        match &answer {
+            AppendEntriesResponse::Success => {
+                let last = request.entries.last().map(|entry| entry.log_id);
+                self.matched = last.or(request.prev_log_id).map(|last| (request.vote, last));
+                self.rpc.paces().acknowledged(self.target);
+            }
+            AppendEntriesResponse::PartialSuccess(_) => self.rpc.paces().acknowledged(self.target),
+            AppendEntriesResponse::Conflict | AppendEntriesResponse::HigherVote(_) => {
+                self.matched = None;
+            }
+        }
+        Ok(answer)
     }
 
     async fn install_snapshot(

@@ -9,10 +9,11 @@ use foldhash::HashMap;
 use gater_dist::{Connection, Lane, Node};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::bootstrap::ClusterId;
 use super::key::KeyMessage;
+use super::pace::Paces;
 use super::trust::Trust;
 use super::wire::{Answer, Content, Envelope, NAME, Question};
 use crate::registry::replica::NodeId;
@@ -61,6 +62,7 @@ pub struct Rpc {
     last: AtomicU64,
     /// Whether this gateway sends no more questions of consensus.
     has_withdrawn: AtomicBool,
+    paces: Paces,
     waiting: Mutex<HashMap<u64, Waiting>>,
 }
 
@@ -85,6 +87,7 @@ impl Rpc {
             cluster: ArcSwapOption::empty(),
             last: AtomicU64::new(0),
             has_withdrawn: AtomicBool::new(false),
+            paces: Paces::default(),
             waiting: Mutex::default(),
         }
     }
@@ -140,6 +143,11 @@ impl Rpc {
         }
     }
 
+    /// Returns how fast the other gateways answer.
+    pub fn paces(&self) -> &Paces {
+        &self.paces
+    }
+
     /// Asks the gateway `name`, in the highest lane.
     pub async fn ask(
         &self,
@@ -156,6 +164,7 @@ impl Rpc {
         }
         let from = trust.own_id();
         let number = self.last.fetch_add(1, Ordering::Relaxed);
+        let is_hello = matches!(question, Question::Hello);
         let envelope =
             Envelope { cluster: self.cluster(), from, number, content: Content::Ask(question) };
         let payload = envelope.encode().map_err(|_| AskError::Language)?;
@@ -167,8 +176,12 @@ impl Rpc {
         if over.is_closed() {
             return Err(AskError::Broken);
         }
+        let began = Instant::now();
         let answer = timeout(within, answer).await;
         drop(asked);
+        if is_hello && let Ok(Ok(_)) = &answer {
+            self.paces.measured(name, began.elapsed());
+        }
         match answer {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err(AskError::Broken),

@@ -9,6 +9,7 @@ use openraft::raft::{
 };
 use openraft::{Snapshot, SnapshotSegmentId};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::Replica;
 use super::guard::{self, MAX_COMMANDS, Refusal};
@@ -87,7 +88,11 @@ impl Replica {
         let local = self.local();
         let known = self.log.ids_at(guard::needed(&local, &request)).await?;
         guard::append(&local, &known, from, &request)?;
-        Ok(self.raft.append_entries(request).await?)
+        let answer = self.raft.append_entries(request).await?;
+        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+            *self.leader_heard.lock() = Instant::now();
+        }
+        Ok(answer)
     }
 
     /// Accepts a part of a snapshot from the gateway `from`, and installs the snapshot when it is
@@ -100,6 +105,7 @@ impl Replica {
         let mut arriving = self.intake.0.lock().await;
         let local = self.local();
         guard::snapshot(&local, from, &request.vote, &request.meta)?;
+        *self.leader_heard.lock() = Instant::now();
         let offset = usize::try_from(request.offset).unwrap_or(usize::MAX);
         if request.data.len() > MAX_PART_BYTES
             || offset.saturating_add(request.data.len()) > MAX_SNAPSHOT_BYTES

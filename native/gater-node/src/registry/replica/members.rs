@@ -168,12 +168,6 @@ impl Replica {
         }
     }
 
-    /// Returns the time for which no majority has answered this gateway. Returns `None` if it does
-    /// not lead, or no member has answered yet.
-    pub fn quorum_silence(&self) -> Option<Duration> {
-        self.raft.metrics().borrow().millis_since_quorum_ack.map(Duration::from_millis)
-    }
-
     /// Returns whether `is_it` is true for the id and the name of any member, including those that
     /// are being added or removed.
     pub(crate) fn has_member(&self, is_it: impl Fn(NodeId, &str) -> bool) -> bool {
@@ -372,6 +366,18 @@ impl Replica {
             self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, member)])), true).await?;
         }
         Ok(())
+    }
+
+    /// Sends a heartbeat to all members, if this gateway leads.
+    pub async fn beat(&self) {
+        if let Err(error) = self.raft.trigger().heartbeat().await {
+            tracing::debug!(%error, "no heartbeat");
+        }
+    }
+
+    /// Returns for how long the leader has not been heard.
+    pub fn leader_silence(&self) -> Duration {
+        self.leader_heard.lock().elapsed()
     }
 
     /// Campaigns now, without waiting for missing heartbeats of a leader.

@@ -57,7 +57,7 @@ pub use self::members::{ClusterView, MemberError, Positions, Role};
 pub use self::network::NoNetwork;
 pub use self::progress::Progress;
 pub use self::snapshot::SnapshotFile;
-pub use self::types::{Applied, Batch, Member, NodeId, TypeConfig};
+pub use self::types::{Applied, Batch, LogId, Member, NodeId, TypeConfig, Vote};
 
 /// Receives changes in the order in which they are applied.
 pub type OnChange = Box<dyn Fn(&[Change]) + Send + Sync>;
@@ -83,6 +83,19 @@ pub struct Settings {
     /// The number of entries that are kept for others to catch up although a snapshot contains
     /// them.
     pub keep_entries: u64,
+    /// Who decides when heartbeats go out and how long a leader may be silent.
+    pub pace: Pace,
+}
+
+/// Who decides when heartbeats go out and how long a leader may be silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// The consensus library, by fixed timers. Answers must come within a heartbeat's interval,
+    /// 250 ms.
+    Fixed,
+    /// The caller, who calls [`Replica::beat`] and [`Replica::campaign`] and knows how long a round
+    /// trip takes. The timers of the consensus library are a last resort.
+    Measured,
 }
 
 impl Default for Settings {
@@ -93,6 +106,7 @@ impl Default for Settings {
             found_alone: true,
             snapshot_after: 5_000,
             keep_entries: 1_000,
+            pace: Pace::Fixed,
         }
     }
 }
@@ -107,6 +121,8 @@ pub struct Replica {
     /// Locked during a change of the members, so that changes are made one after the other.
     changing: tokio::sync::Mutex<()>,
     began: Progress,
+    /// When a leader was heard last, or this gateway was started.
+    leader_heard: parking_lot::Mutex<Instant>,
 }
 
 impl Replica {
@@ -178,7 +194,8 @@ impl Replica {
                 let within = settings.propose_within;
                 let coalescer = Coalescer::start(destination, settings.max_waiting, within);
                 let (intake, changing) = (Intake::default(), tokio::sync::Mutex::default());
-                Ok(Self { raft, machine, log, coalescer, intake, changing, began })
+                let leader_heard = parking_lot::Mutex::new(Instant::now());
+                Ok(Self { raft, machine, log, coalescer, intake, changing, began, leader_heard })
             }
             Err(error) => {
                 close(log).await;
@@ -338,13 +355,17 @@ async fn start(
     leader: Arc<dyn Forward>,
 ) -> Result<Raft<TypeConfig>, OpenError> {
     let failed = |error: &dyn std::fmt::Display| OpenError::Raft(error.to_string());
+    // In milliseconds. An append that is not answered within the interval is sent again: the round
+    // trip has to be shorter.
+    let (heartbeat_interval, election_timeout_min, election_timeout_max) = match settings.pace {
+        Pace::Fixed => (250, 750, 1_500),
+        Pace::Measured => (1_500, 1_750, 2_500),
+    };
     let config = openraft::Config {
         cluster_name: "esdb_gater_registry".into(),
-        // The interval matters only for silent failures, since a broken connection is noticed
-        // earlier.
-        heartbeat_interval: 250,
-        election_timeout_min: 750,
-        election_timeout_max: 1_500,
+        heartbeat_interval,
+        election_timeout_min,
+        election_timeout_max,
         // An append and a part of a snapshot stay well below the length of the longest message.
         max_payload_entries: 64,
         snapshot_max_chunk_size: 1 << 20,
@@ -358,6 +379,7 @@ async fn start(
     let raft = Raft::new(id, config, network, log.clone(), machine.clone())
         .await
         .map_err(|error| failed(&error))?;
+    raft.runtime_config().heartbeat(settings.pace == Pace::Fixed);
 
     // A gateway that is ready can write its log: one whose disk is full waits here.
     log.set_metadata(STARTED_NOTE, &()).await.map_err(|error| failed(&error))?;
