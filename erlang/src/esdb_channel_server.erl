@@ -150,24 +150,38 @@ publish(Channel, Topic, Message, Token) when is_atom(Channel) ->
 publish(_Channel, _Topic, _Message, _Token) ->
     {error, unknown_channel}.
 
-publish_by(Channel, Topic, Message, Request, Confirm) ->
-    Answer = case esdb_channel_host:hosts(Channel) of
-                 [] -> publish_at_gateway(Channel, Request, Confirm);
-                 Hosts -> esdb_channel_host:publish(Hosts, Request)
-             end,
-    esdb_gater_lineage:published(Channel, Topic, Message, Answer).
-
-publish_at_gateway(Channel, {publish, Topic, Message} = Publish, false) ->
+publish_by(Channel, Topic, Message, Request, true) ->
+    published(Channel, Topic, Message, publish_confirmed(Channel, Request));
+publish_by(Channel, Topic, Message, Request, false) ->
     case esdb_gater_bounds:measure(Topic, Message) of
         {ok, Bytes} ->
-            case esdb_gater_window:continue(Channel, Topic, Message, Bytes) of
-                none -> send(esdb_gater_window:find(Channel, ?TIMEOUT), Channel, Publish, Bytes);
-                Answer -> Answer
-            end;
-        {error, _} = Error ->
-            Error
-    end;
-publish_at_gateway(Channel, Publish, true) ->
+            %% A channel with a window belongs to the gateway.
+            Answer = case esdb_gater_window:continue(Channel, Topic, Message, Bytes) of
+                         none -> publish_first(Channel, Request, Bytes);
+                         Continued -> Continued
+                     end,
+            published(Channel, Topic, Message, Answer);
+        {error, _} ->
+            published(Channel, Topic, Message, publish_confirmed(Channel, Request))
+    end.
+
+published(Channel, Topic, Message, Answer) ->
+    esdb_gater_lineage:published(Channel, Topic, Message, Answer).
+
+publish_first(Channel, Request, Bytes) ->
+    case esdb_channel_host:hosts(Channel) of
+        [] -> send(esdb_gater_window:find(Channel, ?TIMEOUT), Channel, Request, Bytes);
+        Hosts -> esdb_channel_host:publish(Hosts, Request)
+    end.
+
+%% The hosts of a channel have bounds of their own.
+publish_confirmed(Channel, Request) ->
+    case esdb_channel_host:hosts(Channel) of
+        [] -> publish_at_gateway(Channel, Request);
+        Hosts -> esdb_channel_host:publish(Hosts, Request)
+    end.
+
+publish_at_gateway(Channel, Publish) ->
     case esdb_gater_bounds:publish(Publish) of
         ok -> confirm(esdb_gater_window:find(Channel, ?TIMEOUT), Channel, Publish);
         {error, _} = Error -> Error

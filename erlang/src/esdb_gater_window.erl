@@ -2,11 +2,11 @@
 %%% @doc How a process publishes through the gateway in use: within a window, or by a call.
 %%%
 %%% Where the gateway refuses nothing (no rate, no signature, no capability needed), a publication
-%%% is sent and not waited for. Every 64th, or the one that makes 128 KiB, is a *mark*: it asks for
+%%% is sent and not waited for. Every 128th, or the one that makes 256 KiB, is a *mark*: it asks for
 %%% an answer, which says that the gateway has taken it and all that this process has sent before it
 %%% on the channel, since a connection keeps the order of a sender. The answers go to
 %%% {@link esdb_gater_acknowledger}, so that nothing but what it waits for itself gets into the
-%%% mailbox of a publisher. With eight marks unanswered the window is full: the publisher waits for
+%%% mailbox of a publisher. With four marks unanswered the window is full: the publisher waits for
 %%% the oldest.
 %%%
 %%% What a publisher has under way stands in its process dictionary and ends with it. The marks
@@ -30,9 +30,9 @@
 
 -define(WINDOWS, esdb_gater_windows).
 -define(MARKS, esdb_gater_marks).
--define(BATCH_MESSAGES, 64).            % a mark follows after so many
--define(BATCH_BYTES, 128 * 1024).       % or after so much in the external format
--define(MARKS_UNDER_WAY, 8).
+-define(BATCH_MESSAGES, 128).           % a mark follows after so many
+-define(BATCH_BYTES, 256 * 1024).       % or after so much in the external format
+-define(MARKS_UNDER_WAY, 4).
 -define(SILENCE, 3000).                 % ms a window may be full, unless configured
 -define(CALL_TIMEOUT, 5000).            % ms
 

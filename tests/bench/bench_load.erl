@@ -20,8 +20,9 @@
     size := pos_integer(),
     window := pos_integer(),
     chunk := pos_integer(),
-    %% Where processes subscribe: at the gateway itself unless given.
-    through => gateway | shim,
+    %% Where processes subscribe: at the gateway itself unless given. A rival's publishers publish
+    %% there as well.
+    through => gateway | shim | bench_rival:system(),
     %% The gateway where they do, if that is another one.
     subscribe_at => node(),
     %% Messages per second, of all publishers together; as many as the window lets, if not given.
@@ -44,23 +45,26 @@ publisher(N, #{node := Node, channel := Channel, topics := Topics, size := Size}
         #{rate := Rate} -> {erlang:monotonic_time(nanosecond), Count * 1000000000 div Rate};
         #{} -> none
     end,
-    publish({Channel, Node}, {N, list_to_tuple(Topics), Padding}, {Window, Chunk, Pace},
-            1, Window, 0).
+    Send = case Load of
+        #{through := System} when System =/= gateway, System =/= shim -> bench_rival:publisher(System);
+        #{} -> fun(Topic, Message) -> gen_server:cast({Channel, Node}, {publish, Topic, Message}) end
+    end,
+    publish(Send, {N, list_to_tuple(Topics), Padding}, {Window, Chunk, Pace}, 1, Window, 0).
 
-publish(Server, What, {Window, Chunk, _} = Limits, Seq, 0, Stalls) ->
+publish(Send, What, {Window, Chunk, _} = Limits, Seq, 0, Stalls) ->
     receive
         ack ->
-            publish(Server, What, Limits, Seq, Chunk, Stalls);
+            publish(Send, What, Limits, Seq, Chunk, Stalls);
         {stop, From} ->
             From ! {stopped, self(), Seq - 1, Stalls}
     after ?STALL_MS ->
-        publish(Server, What, Limits, Seq, Window, Stalls + 1)
+        publish(Send, What, Limits, Seq, Window, Stalls + 1)
     end;
-publish(Server, {N, Topics, Padding} = What, {_, Chunk, Pace} = Limits, Seq, Credit, Stalls) ->
+publish(Send, {N, Topics, Padding} = What, {_, Chunk, Pace} = Limits, Seq, Credit, Stalls) ->
     Pace =:= none orelse Seq rem Chunk =/= 0 orelse pause(Seq, Pace),
     Topic = element(Seq rem tuple_size(Topics) + 1, Topics),
-    gen_server:cast(Server, {publish, Topic, <<N:16, Seq:48, Padding/binary>>}),
-    publish(Server, What, Limits, Seq + 1, Credit - 1, Stalls).
+    ok = Send(Topic, <<N:16, Seq:48, Padding/binary>>),
+    publish(Send, What, Limits, Seq + 1, Credit - 1, Stalls).
 
 %% Waits until the message of that number is due.
 pause(Seq, {Start, Interval}) ->
@@ -102,6 +106,8 @@ subscriber(Parent, N, Counter, Load, Publishers) ->
 
 subscribe(#{through := shim, channel := Channel}, Topic) ->
     esdb_channel_server:subscribe(Channel, Topic, self());
+subscribe(#{through := System}, Topic) when System =/= gateway ->
+    bench_rival:subscribe(System, Topic);
 subscribe(#{node := Node, channel := Channel} = Load, Topic) ->
     At = maps:get(subscribe_at, Load, Node),
     gen_server:call({Channel, At}, {subscribe, Topic, self()}).

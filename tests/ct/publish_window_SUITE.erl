@@ -29,7 +29,7 @@
 -define(AUDIT, esdb_channel_audit).
 -define(TOPIC, <<"topic">>).
 %% As esdb_gater_window has them: marks under way, and messages up to a mark.
--define(WINDOW, 8 * 64).
+-define(WINDOW, 4 * 128).
 
 suite() -> [{timetrap, {minutes, 2}}].
 
