@@ -176,7 +176,7 @@ follow(State) ->
 %%% Sessions
 
 begin_session(Gateway, #state{sessions = Sessions} = State) ->
-    Session = spawn_link(fun() -> receive after infinity -> ok end end),
+    Session = spawn_link(fun() -> receive stop -> ok end end),
     Address = esdb_gater_transport:address(?SESSION, Gateway),
     Began = #session{gateway = Gateway, monitor = erlang:monitor(process, Address)},
     State#state{current = Session, sessions = Sessions#{Session => Began}}.

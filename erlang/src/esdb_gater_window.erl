@@ -26,7 +26,7 @@
 
 -export_type([window/0]).
 
--opaque window() :: #window{}.
+-type window() :: #window{}.
 
 -define(WINDOWS, esdb_gater_windows).
 -define(MARKS, esdb_gater_marks).

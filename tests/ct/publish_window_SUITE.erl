@@ -22,6 +22,7 @@
          a_thousand_local_subscribers_and_more_get_one_copy_each/1,
          local_delivery_keeps_channels_and_topics_apart/1,
          a_subscriber_known_to_the_gateway_alone_gets_one_copy/1,
+         a_node_without_a_relay_is_left_out_of_nothing/1,
          all_ways_of_publishing_keep_one_order/1]).
 -export([told/4]).
 
@@ -49,6 +50,7 @@ all() ->
      a_thousand_local_subscribers_and_more_get_one_copy_each,
      local_delivery_keeps_channels_and_topics_apart,
      a_subscriber_known_to_the_gateway_alone_gets_one_copy,
+     a_node_without_a_relay_is_left_out_of_nothing,
      all_ways_of_publishing_keep_one_order].
 
 init_per_testcase(_Case, Config) -> [{world, gater_harness:new()} | Config].
@@ -379,6 +381,24 @@ a_subscriber_known_to_the_gateway_alone_gets_one_copy(Config) ->
     %% Also with another publisher after all of that.
     ok = publish(A, ?EVENTS, ?TOPIC, 101),
     [until(fun() -> payloads(S) =:= lists:seq(1, 101) end) || S <- [Raw, Kept]].
+
+%% Only a relay is left out, and a node without the application has none.
+a_node_without_a_relay_is_left_out_of_nothing(Config) ->
+    {#{node := Gateway}, _, B} = pair(Config, []),
+    Plain = gater_harness:node(value(world, Config), #{modules => [?MODULE]}),
+    {_, Pid} = Raw = gater_harness:agent(Plain),
+    Kept = subscriber(B, ?EVENTS, ?TOPIC),
+    on(Plain, fun() ->
+        ok = gen_server:call({?EVENTS, Gateway}, {subscribe, ?TOPIC, Pid}),
+        ok = gen_server:call({?EVENTS, Gateway}, {publish_elsewhere, ?TOPIC, 1}),
+        ok = gen_server:cast({?EVENTS, Gateway}, {publish_elsewhere, ?TOPIC, 2}),
+        ok = gen_server:call({?EVENTS, Gateway}, {acknowledge}),
+        {error, {bad_topic, empty}} =
+            gen_server:call({?EVENTS, Gateway}, {publish_elsewhere, <<>>, 3}),
+        {error, signature_required} =
+            gen_server:call({esdb_channel_alerts, Gateway}, {publish_elsewhere, ?TOPIC, 3})
+    end),
+    [until(fun() -> payloads(S) =:= [1, 2] end) || S <- [Raw, Kept]].
 
 all_ways_of_publishing_keep_one_order(Config) ->
     {_, A, B} = pair(Config, []),
