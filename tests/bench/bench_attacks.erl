@@ -46,7 +46,7 @@ attacked(Kind, Program, Quick, Milliseconds) ->
                   better => less, against => "its p99 when idle", limit => ?LIMIT_MS,
                   ours => [max(0, Attacked - Idle) / 1000], theirs => [Idle / 1000]}
             end,
-            [Row("publish", Publish, IdlePublish), Row("register", Register, IdleRegister)]
+            [Row("publish", Publish, IdlePublish), Row("register and unregister", Register, IdleRegister)]
         after
             bench_rig:kill(Gateway)
         end
