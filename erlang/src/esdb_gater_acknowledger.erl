@@ -273,13 +273,13 @@ ask(Channel, Pid, #state{current = Pid, sessions = Sessions} = State) ->
     #{Pid := #session{flows = Flows, connected = Connected} = Session} = Sessions,
     case Flows of
         #{Channel := #flow{taken = Taken, seen = Seen, window = Window} = Flow} ->
-            case outstanding(Flow) of
-                0 ->
-                    idle(Flow, Channel, Pid);
-                _ ->
-                    _ = Connected andalso Taken =:= Seen andalso probe(Window),
-                    _ = erlang:send_after(?ASK, self(), {ask, Channel, Pid})
-            end,
+            _ = case outstanding(Flow) of
+                    0 ->
+                        idle(Flow, Channel, Pid);
+                    _ ->
+                        _ = Connected andalso Taken =:= Seen andalso probe(Window),
+                        _ = erlang:send_after(?ASK, self(), {ask, Channel, Pid})
+                end,
             Looked = Session#session{flows = Flows#{Channel := Flow#flow{seen = Taken}}},
             State#state{sessions = Sessions#{Pid := Looked}};
         #{} ->

@@ -130,6 +130,8 @@ call(Window, Request, Message) ->
         Answer -> Answer
     end.
 
+%% The form of a tag that names an alias.
+-dialyzer({no_improper_lists, call/2}).
 call(#window{session = Session} = Window, Request) ->
     Ref = erlang:monitor(process, Session, [{alias, reply_demonitor}]),
     Call = {'$gen_call', {self(), [alias | Ref]}, Request},
