@@ -51,6 +51,8 @@ pub enum Term {
 }
 
 /// A finite float. Erlang has no infinity and no NaN.
+///
+/// Both zeros are equal, as they are to a BEAM before OTP 27, which refuses a map with both as keys.
 #[derive(Debug, Clone, Copy)]
 pub struct Float(f64);
 
@@ -82,7 +84,8 @@ impl PartialOrd for Float {
 
 impl Ord for Float {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.0.total_cmp(&other.0)
+        // The sum of both zeros is the positive one.
+        (self.0 + 0.0).total_cmp(&(other.0 + 0.0))
     }
 }
 

@@ -74,6 +74,14 @@ fn any_term() -> impl Strategy<Value = Term> {
     })
 }
 
+#[test]
+fn a_map_has_one_zero_among_its_keys() {
+    let zero = |value| Term::Float(Float::new(value).unwrap());
+    let inner = Term::Map([(zero(-0.0), term!(1)), (zero(0.0), term!(2))].into());
+    let map = Term::Map([(inner, term!(3))].into());
+    assert_eq!(Term::decode(&map.to_vec()), Ok(map));
+}
+
 proptest! {
     #[test]
     fn a_term_survives_being_encoded(term in any_term()) {
