@@ -42,7 +42,7 @@ a_release_documents_what_it_compiles(Config) ->
          To = filename:join(Root ++ Folder, File),
          ok = filelib:ensure_dir(To),
          {ok, _} = file:copy(filename:join(project(), File), To)
-     end || Pattern <- ["erlang/src/*.erl", "erlang/include/*.hrl", "scripts/doc-chunks*"],
+     end || Pattern <- ["erlang/src/*.[eh]rl", "erlang/include/*.hrl", "scripts/doc-chunks*"],
             File <- filelib:wildcard(Pattern, project())],
     ok = file:make_dir(filename:join(Root ++ Folder, "ebin")),
     Said = os:cmd(Enter ++ "sh -c 'cd " ++ Folder ++ " && erlc +debug_info -I erlang/include -o ebin"
