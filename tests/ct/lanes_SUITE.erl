@@ -200,7 +200,13 @@ publish_zeros(Config, Beam, Channel, N, Size) ->
     #{node := Gater} = value(gateway, Config),
     Way = value(way, Config),
     ok = gater_harness:on(Beam, fun() ->
-        gater_ways:publish(Way, Gater, Channel, <<"overtaken">>, {N, <<0:(Size * 8)>>})
+        Message = {N, <<0:(Size * 8)>>},
+        case Way of
+            plain -> gater_ways:publish(Way, Gater, Channel, <<"overtaken">>, Message);
+            %% The next one is published when the gateway has this one.
+            shim -> esdb_channel_server:publish(Channel, <<"overtaken">>, Message,
+                                                #{confirm => true})
+        end
     end).
 
 %% Its beginning fills the sockets.

@@ -314,9 +314,12 @@ subscriber(Beam, Topic) ->
 publish(Beam, Topic, Message) ->
     on(Beam, fun() -> esdb_channel_server:publish(?EVENTS, Topic, Message) end).
 
-%% The gateway may be lost while it publishes; then it is the caller's to repeat.
+%% The gateway may be lost while it publishes; then it is the caller's to repeat, who is told.
 published(Beam, Topic, Message) ->
-    case publish(Beam, Topic, Message) of
+    Confirmed = fun() ->
+        esdb_channel_server:publish(?EVENTS, Topic, Message, #{confirm => true})
+    end,
+    case on(Beam, Confirmed) of
         {error, no_gateway} -> published(Beam, Topic, Message);
         Answer -> Answer
     end.
