@@ -29,7 +29,7 @@ start_channel(Channel) ->
     try supervisor:start_child(?MODULE, child(Channel)) of
         {ok, Relay} -> {ok, Relay};
         {error, {already_started, _}} -> await(Channel, ?LOOKS);
-        {error, {{already_started, _}, _}} -> {error, {name_in_use, Channel}};
+        {error, {{name_in_use, _} = Reason, _Child}} -> {error, Reason};
         {error, Reason} -> {error, Reason}
     catch
         exit:_ -> {error, no_gateway}             % the application is not running

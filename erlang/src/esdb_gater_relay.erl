@@ -45,7 +45,11 @@
 %% @doc Starts the relay of a channel.
 -spec start_link(Channel :: atom()) -> {ok, pid()} | {error, term()}.
 start_link(Channel) ->
-    gen_server:start_link({local, Channel}, ?MODULE, Channel, []).
+    case gen_server:start_link({local, Channel}, ?MODULE, Channel, []) of
+        %% A supervisor of OTP 27 reports this as if the child ran already.
+        {error, {already_started, _}} -> {error, {name_in_use, Channel}};
+        Started -> Started
+    end.
 
 %% @doc The relay of a channel on this node. The process that has the channel's name may be
 %% another one.

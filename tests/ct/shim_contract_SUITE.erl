@@ -4,7 +4,8 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
--export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
+-export([all/0, groups/0, suite/0, init_per_suite/1, end_per_suite/1, init_per_group/2,
+         end_per_group/2]).
 -export([a_channel_named_like_a_process_is_none/1, a_channel_named_like_a_remote_process_is_none/1,
          a_channel_whose_name_is_taken_says_so/1,
          the_ten_channels_are_the_same_to_program_shim_and_reader/1,
@@ -20,24 +21,39 @@
 
 suite() -> [{timetrap, {minutes, 5}}].
 
-all() ->
-    [a_channel_named_like_a_process_is_none, a_channel_named_like_a_remote_process_is_none,
-     a_channel_whose_name_is_taken_says_so,
-     the_ten_channels_are_the_same_to_program_shim_and_reader, what_no_gateway_takes_is_refused_before_it_is_sent,
-     workers_are_found_right_after_the_start,
-     the_start_of_an_embedded_gateway_ends_with_its_registry,
-     a_start_without_a_gateway_ends_when_none_is_reached,
-     every_process_of_the_application_may_be_killed,
-     every_process_of_an_embedded_gateway_may_be_killed].
+all() -> [{group, otp25}, {group, otp27}, {group, otp29}].
 
-init_per_suite(Config) ->
-    World = gater_harness:new(),
-    Gateway = gater_harness:gateway(World, #{config => "[channels.own]\n[channels.taken]\n"}),
-    Beam = gater_shim:node(World, [?MODULE]),
-    ok = gater_shim:start(Beam, gater_shim:named([Gateway])),
-    [{world, World}, {gateway, Gateway}, {beam, Beam} | Config].
+groups() ->
+    Cases =
+        [a_channel_named_like_a_process_is_none, a_channel_named_like_a_remote_process_is_none,
+         a_channel_whose_name_is_taken_says_so,
+         the_ten_channels_are_the_same_to_program_shim_and_reader,
+         what_no_gateway_takes_is_refused_before_it_is_sent,
+         workers_are_found_right_after_the_start,
+         the_start_of_an_embedded_gateway_ends_with_its_registry,
+         a_start_without_a_gateway_ends_when_none_is_reached,
+         every_process_of_the_application_may_be_killed,
+         every_process_of_an_embedded_gateway_may_be_killed],
+    [{Release, Cases} || Release <- [otp25, otp27, otp29]].
 
-end_per_suite(Config) ->
+init_per_suite(Config) -> Config.
+
+end_per_suite(_Config) -> ok.
+
+init_per_group(Group, Config) ->
+    case gater_harness:on_release(Group, Config) of
+        {skip, _} = Skip ->
+            Skip;
+        Chosen ->
+            World = gater_harness:new(),
+            Gateway = gater_harness:gateway(World, #{config => "[channels.own]\n[channels.taken]\n"}),
+            Set = [{world, World}, {gateway, Gateway} | Chosen],
+            Beam = beam(Set),
+            ok = gater_shim:start(Beam, gater_shim:named([Gateway])),
+            [{beam, Beam} | Set]
+    end.
+
+end_per_group(_Group, Config) ->
     gater_harness:stop(value(world, Config)).
 
 %%% Channels are those of the gateway
@@ -159,7 +175,7 @@ workers_are_found_right_after_the_start(Config) ->
     World = value(world, Config),
     Env = gater_shim:named([value(gateway, Config)]),
     [begin
-         Beam = gater_shim:node(World, [?MODULE]),
+         Beam = beam(Config),
          found_at_once(Beam, Env, Worker, Look),
          gater_harness:kill_node(World, Beam)
      end || Look <- [execute, cast, call]].
@@ -184,24 +200,25 @@ found_at_once(Beam, Env, Worker, Look) ->
 
 the_start_of_an_embedded_gateway_ends_with_its_registry(Config) ->
     World = value(world, Config),
-    Host = gater_shim:node(World, [?MODULE], #{args => ["-connect_all", "true"]}),
+    Embedded = gater_shim:embedded(#{otp => value(otp, Config)}),
+    Host = beam(Config, #{args => ["-connect_all", "true"]}),
     on(Host, fun() ->
         [ok = application:set_env(erl_esdb_gater, Key, Value, [{persistent, true}])
-         || {Key, Value} <- gater_shim:embedded()],
+         || {Key, Value} <- Embedded],
         {ok, _} = application:ensure_all_started(erl_esdb_gater),
         {ok, _} = esdb_gater_link:gateway()
     end),
     [Worker] = gater_shim:workers(Host, found, 1),
-    Guest = gater_shim:node(World, [?MODULE]),
+    Guest = beam(Config),
     #{node := HostNode} = Host,
     pong = on(Guest, fun() -> net_adm:ping(HostNode) end),
-    found_at_once(Guest, gater_shim:embedded(), Worker, execute),
+    found_at_once(Guest, Embedded, Worker, execute),
     [gater_harness:kill_node(World, Beam) || Beam <- [Guest, Host]].
 
 a_start_without_a_gateway_ends_when_none_is_reached(Config) ->
     World = value(world, Config),
     [begin
-         Beam = gater_shim:node(World, [?MODULE]),
+         Beam = beam(Config),
          Started = erlang:monotonic_time(millisecond),
          ok = gater_shim:start(Beam, Env),
          %% Calls would wait for five seconds.
@@ -215,15 +232,15 @@ a_start_without_a_gateway_ends_when_none_is_reached(Config) ->
 
 every_process_of_the_application_may_be_killed(Config) ->
     World = value(world, Config),
-    Beam = gater_shim:node(World, [?MODULE]),
+    Beam = beam(Config),
     ok = gater_shim:start(Beam, gater_shim:named([value(gateway, Config)])),
     kill_each(Beam, 3),
     gater_harness:kill_node(World, Beam).
 
 every_process_of_an_embedded_gateway_may_be_killed(Config) ->
     World = value(world, Config),
-    Beam = gater_shim:node(World, [?MODULE]),
-    ok = gater_shim:start(Beam, gater_shim:embedded()),
+    Beam = beam(Config),
+    ok = gater_shim:start(Beam, gater_shim:embedded(Beam)),
     kill_each(Beam, 2),
     gater_harness:kill_node(World, Beam).
 
@@ -285,6 +302,12 @@ is_channel(Beam, Channel) ->
 %%% Helpers
 
 value(Key, Config) -> proplists:get_value(Key, Config).
+
+beam(Config) -> beam(Config, #{}).
+
+%% A node of the group's release that has the application.
+beam(Config, Options) ->
+    gater_shim:node(value(world, Config), [?MODULE], Options#{otp => value(otp, Config)}).
 
 on(Beam, Fun) -> gater_harness:on(Beam, Fun).
 
