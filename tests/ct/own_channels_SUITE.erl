@@ -3,7 +3,8 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
--export([all/0, suite/0, init_per_suite/1, end_per_suite/1, init_per_testcase/2,
+-export([all/0, groups/0, suite/0, init_per_suite/1, end_per_suite/1, init_per_group/2,
+         end_per_group/2, init_per_testcase/2,
          end_per_testcase/2]).
 -export([a_message_reaches_subscribers_on_every_node/1, a_refused_message_is_not_published/1,
          a_refused_subscriber_is_not_subscribed/1, subscribers_leave/1,
@@ -17,26 +18,41 @@
 
 suite() -> [{timetrap, {minutes, 2}}].
 
-all() ->
-    [a_message_reaches_subscribers_on_every_node, a_refused_message_is_not_published,
-     a_refused_subscriber_is_not_subscribed, subscribers_leave,
-     callbacks_that_fail_refuse_and_the_channel_goes_on, a_rate_of_its_own_holds,
-     signatures_are_required_where_the_module_says_so,
-     two_hosts_of_a_channel_deliver_once_and_in_order,
-     a_channel_that_ends_is_unknown_afterwards, channels_are_no_stores,
-     other_messages_reach_the_callbacks].
+all() -> [{group, otp25}, {group, otp27}, {group, otp29}].
+
+groups() ->
+    Cases =
+        [a_message_reaches_subscribers_on_every_node, a_refused_message_is_not_published,
+         a_refused_subscriber_is_not_subscribed, subscribers_leave,
+         callbacks_that_fail_refuse_and_the_channel_goes_on, a_rate_of_its_own_holds,
+         signatures_are_required_where_the_module_says_so,
+         two_hosts_of_a_channel_deliver_once_and_in_order,
+         a_channel_that_ends_is_unknown_afterwards, channels_are_no_stores,
+         other_messages_reach_the_callbacks],
+    [{Release, Cases} || Release <- [otp25, otp27, otp29]].
+
+init_per_suite(Config) -> Config.
+
+end_per_suite(_Config) -> ok.
 
 %% Only `a' and `c' have the module: what others are answered is decided there.
-init_per_suite(Config) ->
-    World = gater_harness:new(),
-    Gateway = gater_harness:gateway(World, #{env => [{"ESDB_GATER_SECRET", "s"}]}),
-    With = [?MODULE, gater_channel],
-    [A, B, C] = Beams = [gater_shim:node(World, Modules) || Modules <- [With, [?MODULE], With]],
-    Env = [{security, [{hmac_secret, <<"s">>}]} | gater_shim:named([Gateway])],
-    [ok = gater_shim:start(Beam, Env) || Beam <- Beams],
-    [{world, World}, {a, A}, {b, B}, {c, C} | Config].
+init_per_group(Group, Config) ->
+    case gater_harness:on_release(Group, Config) of
+        {skip, _} = Skip ->
+            Skip;
+        Chosen ->
+            Release = #{otp => value(otp, Chosen)},
+            World = gater_harness:new(),
+            Gateway = gater_harness:gateway(World, #{env => [{"ESDB_GATER_SECRET", "s"}]}),
+            With = [?MODULE, gater_channel],
+            [A, B, C] = Beams = [gater_shim:node(World, Modules, Release) || Modules <- [With, [?MODULE], With]],
+            Env = [{security, [{hmac_secret, <<"s">>}]} | gater_shim:named([Gateway])],
+            [ok = gater_shim:start(Beam, Env) || Beam <- Beams],
+            [{world, World}, {a, A}, {b, B}, {c, C} | Chosen]
+    end.
 
-end_per_suite(Config) -> gater_harness:stop(value(world, Config)).
+end_per_group(_Group, Config) ->
+    gater_harness:stop(value(world, Config)).
 
 %% Each case has a channel of its name, served by `a', which reports to an agent there.
 init_per_testcase(Case, Config) ->

@@ -3,7 +3,8 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
--export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
+-export([all/0, groups/0, suite/0, init_per_suite/1, end_per_suite/1, init_per_group/2,
+         end_per_group/2]).
 -export([a_registration_is_seen_at_once_by_its_caller_and_soon_by_all/1,
          registering_twice_is_one_entry/1, what_is_no_worker_is_refused/1,
          workers_come_in_registration_order/1, a_dead_worker_disappears_everywhere/1,
@@ -18,26 +19,40 @@
 
 suite() -> [{timetrap, {minutes, 2}}].
 
-all() ->
-    [a_registration_is_seen_at_once_by_its_caller_and_soon_by_all,
-     registering_twice_is_one_entry, what_is_no_worker_is_refused,
-     workers_come_in_registration_order, a_dead_worker_disappears_everywhere,
-     workers_without_a_shim_are_seen, the_registry_can_be_called_by_its_name_here,
-     a_missed_change_is_healed, turns_are_exactly_even_over_two_nodes, results_come_in_their_shapes,
-     a_worker_that_dies_half_way_is_replaced, the_failed_worker_is_not_chosen_again,
-     no_worker_is_retried_and_reported, a_worker_that_comes_in_time_is_used,
-     an_error_is_the_callers_bug, local_workers_are_preferred_when_asked,
-     a_lost_node_is_node_down, a_cast_runs_once_and_does_not_wait,
-     a_changed_secret_reaches_the_gateway, without_the_application_there_is_no_gateway].
+all() -> [{group, otp25}, {group, otp27}, {group, otp29}].
 
-init_per_suite(Config) ->
-    World = gater_harness:new(),
-    Gateway = gater_harness:gateway(World, #{env => [{"ESDB_GATER_SECRET", "first"}]}),
-    [A, B] = [gater_shim:node(World, [?MODULE]) || _ <- [1, 2]],
-    [ok = gater_shim:start(Beam, gater_shim:named([Gateway])) || Beam <- [A, B]],
-    [{world, World}, {gateway, Gateway}, {a, A}, {b, B} | Config].
+groups() ->
+    Cases =
+        [a_registration_is_seen_at_once_by_its_caller_and_soon_by_all,
+         registering_twice_is_one_entry, what_is_no_worker_is_refused,
+         workers_come_in_registration_order, a_dead_worker_disappears_everywhere,
+         workers_without_a_shim_are_seen, the_registry_can_be_called_by_its_name_here,
+         a_missed_change_is_healed, turns_are_exactly_even_over_two_nodes, results_come_in_their_shapes,
+         a_worker_that_dies_half_way_is_replaced, the_failed_worker_is_not_chosen_again,
+         no_worker_is_retried_and_reported, a_worker_that_comes_in_time_is_used,
+         an_error_is_the_callers_bug, local_workers_are_preferred_when_asked,
+         a_lost_node_is_node_down, a_cast_runs_once_and_does_not_wait,
+         a_changed_secret_reaches_the_gateway, without_the_application_there_is_no_gateway],
+    [{Release, Cases} || Release <- [otp25, otp27, otp29]].
 
-end_per_suite(Config) ->
+init_per_suite(Config) -> Config.
+
+end_per_suite(_Config) -> ok.
+
+init_per_group(Group, Config) ->
+    case gater_harness:on_release(Group, Config) of
+        {skip, _} = Skip ->
+            Skip;
+        Chosen ->
+            Release = #{otp => value(otp, Chosen)},
+            World = gater_harness:new(),
+            Gateway = gater_harness:gateway(World, #{env => [{"ESDB_GATER_SECRET", "first"}]}),
+            [A, B] = [gater_shim:node(World, [?MODULE], Release) || _ <- [1, 2]],
+            [ok = gater_shim:start(Beam, gater_shim:named([Gateway])) || Beam <- [A, B]],
+            [{world, World}, {gateway, Gateway}, {a, A}, {b, B} | Chosen]
+    end.
+
+end_per_group(_Group, Config) ->
     gater_harness:stop(value(world, Config)).
 
 %%% The registry
@@ -255,7 +270,7 @@ local_workers_are_preferred_when_asked(Config) ->
 
 a_lost_node_is_node_down(Config) ->
     {A, _} = both(Config),
-    Gone = gater_shim:node(value(world, Config), [?MODULE]),
+    Gone = gater_shim:node(value(world, Config), [?MODULE], #{otp => value(otp, Config)}),
     ok = gater_shim:start(Gone, gater_shim:named([value(gateway, Config)])),
     [_] = gater_shim:workers(Gone, lost, 1),
     await_workers(A, lost, 1),
@@ -303,7 +318,7 @@ a_changed_secret_reaches_the_gateway(Config) ->
     end).
 
 without_the_application_there_is_no_gateway(Config) ->
-    Beam = gater_shim:node(value(world, Config), [?MODULE]),
+    Beam = gater_shim:node(value(world, Config), [?MODULE], #{otp => value(otp, Config)}),
     on(Beam, fun() ->
         {error, no_gateway} = esdb_gater_api:register_worker(s, self()),
         {error, no_gateway} = esdb_gater_api:get_workers(s),

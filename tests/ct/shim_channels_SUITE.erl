@@ -3,7 +3,8 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
--export([all/0, suite/0, init_per_suite/1, end_per_suite/1]).
+-export([all/0, groups/0, suite/0, init_per_suite/1, end_per_suite/1, init_per_group/2,
+         end_per_group/2]).
 -export([a_message_reaches_subscribers_on_all_nodes_as_it_was/1, subscribing_twice_delivers_once/1,
          nothing_comes_after_unsubscribing/1, a_dead_subscriber_is_removed/1,
          one_copy_crosses_the_wire_per_node/1, a_topic_of_one_channel_is_none_of_another/1,
@@ -18,27 +19,41 @@
 
 suite() -> [{timetrap, {minutes, 2}}].
 
-all() ->
-    [a_message_reaches_subscribers_on_all_nodes_as_it_was, subscribing_twice_delivers_once,
-     nothing_comes_after_unsubscribing, a_dead_subscriber_is_removed,
-     one_copy_crosses_the_wire_per_node, a_topic_of_one_channel_is_none_of_another,
-     the_last_health_message_is_replayed_also_to_late_ones,
-     a_subscriber_of_another_shim_gets_one_copy, a_subscriber_without_a_shim_is_subscribed_itself,
-     bad_topics_and_pids_are_refused, an_unknown_channel_is_refused,
-     a_channel_of_the_gateways_own_works, publishing_is_judged_by_the_gateway,
-     messages_of_a_publisher_arrive_in_order, a_relay_can_be_called_as_a_channel_of_a_gateway].
+all() -> [{group, otp25}, {group, otp27}, {group, otp29}].
 
-init_per_suite(Config) ->
-    World = gater_harness:new(),
-    Gateway = gater_harness:gateway(World, #{
-        env => [{"ESDB_GATER_SECRET", "secret"}],
-        config => "[channels.own]\nreplay_last = true\n[channels.slow]\nmax_rate = 2\n"}),
-    [A, B] = [gater_shim:node(World, [?MODULE]) || _ <- [1, 2]],
-    [ok = gater_shim:start(Beam, [{security, [{hmac_secret, "secret"}]}
-                                  | gater_shim:named([Gateway])]) || Beam <- [A, B]],
-    [{world, World}, {gateway, Gateway}, {a, A}, {b, B} | Config].
+groups() ->
+    Cases =
+        [a_message_reaches_subscribers_on_all_nodes_as_it_was, subscribing_twice_delivers_once,
+         nothing_comes_after_unsubscribing, a_dead_subscriber_is_removed,
+         one_copy_crosses_the_wire_per_node, a_topic_of_one_channel_is_none_of_another,
+         the_last_health_message_is_replayed_also_to_late_ones,
+         a_subscriber_of_another_shim_gets_one_copy, a_subscriber_without_a_shim_is_subscribed_itself,
+         bad_topics_and_pids_are_refused, an_unknown_channel_is_refused,
+         a_channel_of_the_gateways_own_works, publishing_is_judged_by_the_gateway,
+         messages_of_a_publisher_arrive_in_order, a_relay_can_be_called_as_a_channel_of_a_gateway],
+    [{Release, Cases} || Release <- [otp25, otp27, otp29]].
 
-end_per_suite(Config) ->
+init_per_suite(Config) -> Config.
+
+end_per_suite(_Config) -> ok.
+
+init_per_group(Group, Config) ->
+    case gater_harness:on_release(Group, Config) of
+        {skip, _} = Skip ->
+            Skip;
+        Chosen ->
+            Release = #{otp => value(otp, Chosen)},
+            World = gater_harness:new(),
+            Gateway = gater_harness:gateway(World, #{
+                env => [{"ESDB_GATER_SECRET", "secret"}],
+                config => "[channels.own]\nreplay_last = true\n[channels.slow]\nmax_rate = 2\n"}),
+            [A, B] = [gater_shim:node(World, [?MODULE], Release) || _ <- [1, 2]],
+            [ok = gater_shim:start(Beam, [{security, [{hmac_secret, "secret"}]}
+                                          | gater_shim:named([Gateway])]) || Beam <- [A, B]],
+            [{world, World}, {gateway, Gateway}, {a, A}, {b, B} | Chosen]
+    end.
+
+end_per_group(_Group, Config) ->
     gater_harness:stop(value(world, Config)).
 
 a_message_reaches_subscribers_on_all_nodes_as_it_was(Config) ->

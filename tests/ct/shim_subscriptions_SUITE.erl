@@ -4,7 +4,8 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
--export([all/0, suite/0, init_per_suite/1, end_per_suite/1, init_per_testcase/2,
+-export([all/0, groups/0, suite/0, init_per_suite/1, end_per_suite/1, init_per_group/2,
+         end_per_group/2, init_per_testcase/2,
          end_per_testcase/2]).
 -export([whoever_unsubscribes_a_process_elsewhere_ends_its_subscription/1,
          what_is_ended_while_its_shim_is_away_stays_ended/1,
@@ -24,37 +25,51 @@
 
 suite() -> [{timetrap, {minutes, 2}}].
 
-all() ->
-    [whoever_unsubscribes_a_process_elsewhere_ends_its_subscription,
-     what_is_ended_while_its_shim_is_away_stays_ended,
-     what_is_ended_without_a_gateway_is_ended_when_there_is_one,
-     a_process_that_subscribes_again_is_subscribed, a_process_of_a_shim_can_be_unsubscribed_raw,
-     a_raw_subscription_can_be_ended_through_the_shim,
-     a_raw_ending_while_the_shim_is_away_is_heard_of_later,
-     the_gateway_says_which_channels_replay,
-     a_worker_unregistered_while_its_shim_is_away_stays_unregistered,
-     a_worker_that_is_registered_again_comes_back_after_a_loss,
-     a_publication_is_one_event_everywhere_with_all_recipients,
-     members_are_the_nodes_at_all_gateways].
+all() -> [{group, otp25}, {group, otp27}, {group, otp29}].
+
+groups() ->
+    Cases =
+        [whoever_unsubscribes_a_process_elsewhere_ends_its_subscription,
+         what_is_ended_while_its_shim_is_away_stays_ended,
+         what_is_ended_without_a_gateway_is_ended_when_there_is_one,
+         a_process_that_subscribes_again_is_subscribed, a_process_of_a_shim_can_be_unsubscribed_raw,
+         a_raw_subscription_can_be_ended_through_the_shim,
+         a_raw_ending_while_the_shim_is_away_is_heard_of_later,
+         the_gateway_says_which_channels_replay,
+         a_worker_unregistered_while_its_shim_is_away_stays_unregistered,
+         a_worker_that_is_registered_again_comes_back_after_a_loss,
+         a_publication_is_one_event_everywhere_with_all_recipients,
+         members_are_the_nodes_at_all_gateways],
+    [{Release, Cases} || Release <- [otp25, otp27, otp29]].
+
+init_per_suite(Config) -> Config.
+
+end_per_suite(_Config) -> ok.
 
 %% Shims `a' and `b' at a gateway each of a cluster of two, and a node without the application.
-init_per_suite(Config) ->
-    World = gater_harness:new(),
-    Names = [gater_harness:unique("gater") ++ "@127.0.0.1" || _ <- [1, 2]],
-    Self = self(),
-    [spawn_link(fun() ->
-         Self ! {Name, gater_harness:gateway(World, #{
-             name => Name, args => ["--cluster", string:join(Names, ",")],
-             config => "[channels.esdb_channel_system]\nreplay_last = true\n"
-                       "[channels.esdb_channel_health]\nreplay_last = false\n"})}
-     end) || Name <- Names],
-    [G1, G2] = [receive {Name, Gateway} -> Gateway end || Name <- Names],
-    [A, B] = [gater_shim:node(World, [?MODULE]) || _ <- [1, 2]],
-    [ok = gater_shim:start(Beam, gater_shim:named([G])) || {Beam, G} <- [{A, G1}, {B, G2}]],
-    Plain = gater_harness:node(World, #{modules => [?MODULE]}),
-    [{world, World}, {gateways, [G1, G2]}, {a, A}, {b, B}, {plain, Plain} | Config].
+init_per_group(Group, Config) ->
+    case gater_harness:on_release(Group, Config) of
+        {skip, _} = Skip ->
+            Skip;
+        Chosen ->
+            Release = #{otp => value(otp, Chosen)},
+            World = gater_harness:new(),
+            Names = [gater_harness:unique("gater") ++ "@127.0.0.1" || _ <- [1, 2]],
+            Self = self(),
+            [spawn_link(fun() ->
+                 Self ! {Name, gater_harness:gateway(World, #{
+                     name => Name, args => ["--cluster", string:join(Names, ",")],
+                     config => "[channels.esdb_channel_system]\nreplay_last = true\n"
+                               "[channels.esdb_channel_health]\nreplay_last = false\n"})}
+             end) || Name <- Names],
+            [G1, G2] = [receive {Name, Gateway} -> Gateway end || Name <- Names],
+            [A, B] = [gater_shim:node(World, [?MODULE], Release) || _ <- [1, 2]],
+            [ok = gater_shim:start(Beam, gater_shim:named([G])) || {Beam, G} <- [{A, G1}, {B, G2}]],
+            Plain = gater_harness:node(World, #{modules => [?MODULE]}),
+            [{world, World}, {gateways, [G1, G2]}, {a, A}, {b, B}, {plain, Plain} | Chosen]
+    end.
 
-end_per_suite(Config) ->
+end_per_group(_Group, Config) ->
     gater_harness:stop(value(world, Config)).
 
 init_per_testcase(Case, Config) ->
@@ -257,7 +272,7 @@ members_are_the_nodes_at_all_gateways(Shared) ->
 %% Shims that have lost no gateway: `a' at the first and `b' at the second.
 fresh(Config) ->
     Shims = [begin
-                 Beam = gater_shim:node(value(world, Config), [?MODULE]),
+                 Beam = gater_shim:node(value(world, Config), [?MODULE], #{otp => value(otp, Config)}),
                  ok = gater_shim:start(Beam, gater_shim:named([Gateway])),
                  {Name, Beam}
              end || {Name, Gateway} <- lists:zip([a, b], value(gateways, Config))],
