@@ -3,7 +3,7 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
--export([all/0, suite/0, init_per_testcase/2, end_per_testcase/2]).
+-export([all/0, groups/0, init_per_group/2, end_per_group/2, suite/0, init_per_testcase/2, end_per_testcase/2]).
 -export([a_killed_gateway_is_replaced_within_a_second_under_load/1,
          a_silent_gateway_is_replaced_in_the_configured_time_under_load/1,
          the_other_gateways_are_learnt_from_the_first/1,
@@ -21,18 +21,26 @@
 
 suite() -> [{timetrap, {minutes, 2}}].
 
-all() ->
-    [a_killed_gateway_is_replaced_within_a_second_under_load,
-     a_silent_gateway_is_replaced_in_the_configured_time_under_load,
-     the_other_gateways_are_learnt_from_the_first,
-     gateways_killed_one_after_the_other_fail_no_execute,
-     a_gateway_on_the_own_host_is_preferred,
-     a_gateway_on_the_own_host_that_is_learnt_later_is_gone_over_to,
-     a_gateway_on_the_own_host_that_is_back_is_gone_over_to,
-     a_gateway_that_was_put_out_is_the_last_resort,
-     workers_of_connected_nodes_are_never_missed,
-     a_worker_without_a_shim_is_registered_at_one_gateway_after_the_other,
-     what_is_missing_is_registered_again_and_what_is_not_changes_nothing].
+all() -> [{group, otp25}, {group, otp27}, {group, otp29}].
+
+groups() ->
+    Cases =
+        [a_killed_gateway_is_replaced_within_a_second_under_load,
+         a_silent_gateway_is_replaced_in_the_configured_time_under_load,
+         the_other_gateways_are_learnt_from_the_first,
+         gateways_killed_one_after_the_other_fail_no_execute,
+         a_gateway_on_the_own_host_is_preferred,
+         a_gateway_on_the_own_host_that_is_learnt_later_is_gone_over_to,
+         a_gateway_on_the_own_host_that_is_back_is_gone_over_to,
+         a_gateway_that_was_put_out_is_the_last_resort,
+         workers_of_connected_nodes_are_never_missed,
+         a_worker_without_a_shim_is_registered_at_one_gateway_after_the_other,
+         what_is_missing_is_registered_again_and_what_is_not_changes_nothing],
+    [{Release, Cases} || Release <- [otp25, otp27, otp29]].
+
+init_per_group(Group, Config) -> gater_harness:on_release(Group, Config).
+
+end_per_group(_Group, _Config) -> ok.
 
 init_per_testcase(_Case, Config) ->
     [{world, gater_harness:new()} | Config].
@@ -63,7 +71,7 @@ a_killed_gateway_is_replaced_within_a_second_under_load(Config) ->
 
 a_silent_gateway_is_replaced_in_the_configured_time_under_load(Config) ->
     [First, Second] = Gateways = [gater_harness:gateway(value(world, Config)) || _ <- [1, 2]],
-    Beam = gater_shim:node(value(world, Config), [?MODULE]),
+    Beam = gater_shim:node(value(world, Config), [?MODULE], #{otp => value(otp, Config)}),
     ok = gater_shim:start(Beam, [{gateway_timeout_ms, 1000} | gater_shim:named(Gateways)]),
     ?assertEqual(node_of(First), in_use(Beam)),
     Workers = gater_shim:workers(Beam, store, 5),
@@ -266,7 +274,7 @@ until(Condition) -> gater_harness:until(Condition).
 node_of(#{node := Node}) -> Node.
 
 named(Config, Gateways) ->
-    Beam = gater_shim:node(value(world, Config), [?MODULE]),
+    Beam = gater_shim:node(value(world, Config), [?MODULE], #{otp => value(otp, Config)}),
     ok = gater_shim:start(Beam, gater_shim:named(Gateways)),
     Beam.
 

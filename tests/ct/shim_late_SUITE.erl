@@ -4,7 +4,7 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
--export([all/0, suite/0, init_per_testcase/2, end_per_testcase/2]).
+-export([all/0, groups/0, init_per_group/2, end_per_group/2, suite/0, init_per_testcase/2, end_per_testcase/2]).
 -export([a_late_registration_is_taken_back_unless_it_is_wanted/1,
          a_refused_topic_that_is_given_up_leaves_nothing/1,
          a_worker_that_is_offered_no_more_is_forgotten/1,
@@ -16,17 +16,25 @@
 
 suite() -> [{timetrap, {minutes, 4}}].
 
-all() ->
-    [a_late_registration_is_taken_back_unless_it_is_wanted,
-     a_refused_topic_that_is_given_up_leaves_nothing,
-     a_worker_that_is_offered_no_more_is_forgotten,
-     a_worker_that_is_never_offered_is_forgotten].
+all() -> [{group, otp25}, {group, otp27}, {group, otp29}].
+
+groups() ->
+    Cases =
+        [a_late_registration_is_taken_back_unless_it_is_wanted,
+         a_refused_topic_that_is_given_up_leaves_nothing,
+         a_worker_that_is_offered_no_more_is_forgotten,
+         a_worker_that_is_never_offered_is_forgotten],
+    [{Release, Cases} || Release <- [otp25, otp27, otp29]].
+
+init_per_group(Group, Config) -> gater_harness:on_release(Group, Config).
+
+end_per_group(_Group, _Config) -> ok.
 
 init_per_testcase(_Case, Config) ->
     World = gater_harness:new(),
     Gateway = gater_harness:node(World, #{modules => [?MODULE]}),
     ok = on(Gateway, fun start/0),
-    Beam = gater_shim:node(World, [?MODULE]),
+    Beam = gater_shim:node(World, [?MODULE], #{otp => value(otp, Config)}),
     ok = gater_shim:start(Beam, gater_shim:named([Gateway])),
     ?assertEqual({ok, maps:get(node, Gateway)},
                  on(Beam, fun() -> esdb_gater_link:await_gateway(5000) end)),

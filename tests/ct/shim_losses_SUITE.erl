@@ -4,7 +4,7 @@
 
 -include_lib("stdlib/include/assert.hrl").
 
--export([all/0, suite/0, init_per_testcase/2, end_per_testcase/2]).
+-export([all/0, groups/0, init_per_group/2, end_per_group/2, suite/0, init_per_testcase/2, end_per_testcase/2]).
 -export([an_embedded_gateway_serves_without_configuration/1,
          a_killed_embedded_program_is_back_within_two_seconds/1,
          stopping_leaves_nothing_behind/1, a_killed_node_leaves_no_program/1,
@@ -23,18 +23,26 @@
 
 suite() -> [{timetrap, {minutes, 2}}].
 
-all() ->
-    [an_embedded_gateway_serves_without_configuration,
-     a_killed_embedded_program_is_back_within_two_seconds,
-     stopping_leaves_nothing_behind, a_killed_node_leaves_no_program,
-     the_embedded_program_gets_the_configuration, a_secret_of_any_bytes_reaches_the_program,
-     without_the_program_calls_say_no_gateway, a_bad_value_stops_the_start,
-     a_restarted_gateway_gets_everything_again, the_next_gateway_takes_over,
-     a_gateway_that_was_silent_is_left_for_good,
-     what_was_given_up_without_a_gateway_is_given_up_there_too,
-     without_a_gateway_calls_end_in_time, a_gateway_that_comes_later_is_used,
-     a_worker_that_died_meanwhile_is_not_registered_again,
-     a_host_that_answers_nothing_holds_up_nobody, every_process_of_the_shim_may_crash].
+all() -> [{group, otp25}, {group, otp27}, {group, otp29}].
+
+groups() ->
+    Cases =
+        [an_embedded_gateway_serves_without_configuration,
+         a_killed_embedded_program_is_back_within_two_seconds,
+         stopping_leaves_nothing_behind, a_killed_node_leaves_no_program,
+         the_embedded_program_gets_the_configuration, a_secret_of_any_bytes_reaches_the_program,
+         without_the_program_calls_say_no_gateway, a_bad_value_stops_the_start,
+         a_restarted_gateway_gets_everything_again, the_next_gateway_takes_over,
+         a_gateway_that_was_silent_is_left_for_good,
+         what_was_given_up_without_a_gateway_is_given_up_there_too,
+         without_a_gateway_calls_end_in_time, a_gateway_that_comes_later_is_used,
+         a_worker_that_died_meanwhile_is_not_registered_again,
+         a_host_that_answers_nothing_holds_up_nobody, every_process_of_the_shim_may_crash],
+    [{Release, Cases} || Release <- [otp25, otp27, otp29]].
+
+init_per_group(Group, Config) -> gater_harness:on_release(Group, Config).
+
+end_per_group(_Group, _Config) -> ok.
 
 init_per_testcase(_Case, Config) ->
     [{world, gater_harness:new()} | Config].
@@ -82,13 +90,13 @@ a_killed_embedded_program_is_back_within_two_seconds(Config) ->
     [until(fun() -> lists:member(again, payloads(S)) end) || S <- Subscribers].
 
 stopping_leaves_nothing_behind(Config) ->
-    Beam = gater_shim:node(value(world, Config), [?MODULE]),
+    Beam = gater_shim:node(value(world, Config), [?MODULE], #{otp => value(otp, Config)}),
     Before = on(Beam, fun state_of_node/0),
     Temporary = filename:join(gater_harness:dir(value(world, Config)), "temporary"),
     ok = file:make_dir(Temporary),
     on(Beam, fun() -> os:putenv("TMPDIR", Temporary) end),
     [begin
-         ok = gater_shim:start(Beam, gater_shim:embedded()),
+         ok = gater_shim:start(Beam, gater_shim:embedded(#{otp => value(otp, Config)})),
          works(Beam),
          Program = program(Beam),
          {ok, []} = file:list_dir(Temporary),
@@ -110,11 +118,11 @@ state_of_node() ->
                     lists:prefix(os:getpid(), Rest)]}.
 
 a_killed_node_leaves_no_program(Config) ->
-    Beam = gater_shim:node(value(world, Config), [?MODULE]),
+    Beam = gater_shim:node(value(world, Config), [?MODULE], #{otp => value(otp, Config)}),
     Temporary = filename:join(gater_harness:dir(value(world, Config)), "temporary"),
     ok = file:make_dir(Temporary),
     on(Beam, fun() -> os:putenv("TMPDIR", Temporary) end),
-    ok = gater_shim:start(Beam, gater_shim:embedded()),
+    ok = gater_shim:start(Beam, gater_shim:embedded(#{otp => value(otp, Config)})),
     works(Beam),
     {ok, []} = file:list_dir(Temporary),
     Program = program(Beam),
@@ -156,14 +164,14 @@ a_secret_of_any_bytes_reaches_the_program(Config) ->
      end || Signal <- ["KILL", "TERM"]].
 
 without_the_program_calls_say_no_gateway(Config) ->
-    Beam = gater_shim:node(value(world, Config), [?MODULE]),
+    Beam = gater_shim:node(value(world, Config), [?MODULE], #{otp => value(otp, Config)}),
     ok = gater_shim:start(Beam, [{program, "/nowhere/esdb-gater"}]),
     ?assertEqual({error, no_gateway},
                  on(Beam, fun() -> esdb_channel_server:publish(?EVENTS, ?TOPIC, m) end)),
     ?assertEqual(ok, on(Beam, fun() -> application:stop(erl_esdb_gater) end)).
 
 a_bad_value_stops_the_start(Config) ->
-    Beam = gater_shim:node(value(world, Config), [?MODULE]),
+    Beam = gater_shim:node(value(world, Config), [?MODULE], #{otp => value(otp, Config)}),
     {error, {erl_esdb_gater, Reason}} = gater_shim:start(Beam, [{retry, [{max_attempts, none}]}]),
     ?assertNotEqual(nomatch, string:find(io_lib:format("~tp", [Reason]), "retry.max_attempts")).
 
@@ -247,7 +255,7 @@ what_was_given_up_without_a_gateway_is_given_up_there_too(Config) ->
     ?assertEqual([], payloads(Subscriber)).
 
 without_a_gateway_calls_end_in_time(Config) ->
-    Beam = gater_shim:node(value(world, Config), [?MODULE]),
+    Beam = gater_shim:node(value(world, Config), [?MODULE], #{otp => value(otp, Config)}),
     ok = gater_shim:start(Beam, [{gateways, ['nobody@127.0.0.1']}]),
     on(Beam, fun() ->
         {error, no_gateway} = esdb_gater_api:register_worker(store, self()),
@@ -258,7 +266,7 @@ without_a_gateway_calls_end_in_time(Config) ->
 a_gateway_that_comes_later_is_used(Config) ->
     World = value(world, Config),
     Name = gater_harness:unique("late") ++ "@127.0.0.1",
-    Beam = gater_shim:node(World, [?MODULE]),
+    Beam = gater_shim:node(World, [?MODULE], #{otp => value(otp, Config)}),
     ok = gater_shim:start(Beam, [{gateways, [list_to_atom(Name)]}]),
     until(fun() ->
               %% It has tried and failed.
@@ -291,7 +299,7 @@ a_host_that_answers_nothing_holds_up_nobody(Config) ->
     World = value(world, Config),
     Gateway = gater_harness:gateway(World),
     %% So long an attempt to connect takes.
-    Beam = gater_shim:node(World, [?MODULE], #{args => ["-kernel", "net_setuptime", "60"]}),
+    Beam = gater_shim:node(World, [?MODULE], #{otp => value(otp, Config), args => ["-kernel", "net_setuptime", "60"]}),
     ok = gater_shim:start(Beam, gater_shim:named([Gateway])),
     Here = subscriber(Beam, ?TOPIC),
     Plain = #{node := Node} = gater_harness:node(World, #{modules => [?MODULE]}),
@@ -360,12 +368,12 @@ on(Beam, Fun) -> gater_harness:on(Beam, Fun).
 until(Condition) -> gater_harness:until(Condition).
 
 embedded(Config, Env) ->
-    Beam = gater_shim:node(value(world, Config), [?MODULE]),
-    ok = gater_shim:start(Beam, gater_shim:embedded() ++ Env),
+    Beam = gater_shim:node(value(world, Config), [?MODULE], #{otp => value(otp, Config)}),
+    ok = gater_shim:start(Beam, gater_shim:embedded(#{otp => value(otp, Config)}) ++ Env),
     Beam.
 
 named(Config, Gateways) ->
-    Beam = gater_shim:node(value(world, Config), [?MODULE]),
+    Beam = gater_shim:node(value(world, Config), [?MODULE], #{otp => value(otp, Config)}),
     ok = gater_shim:start(Beam, gater_shim:named(Gateways)),
     Beam.
 
