@@ -18,7 +18,7 @@
 
 suite() -> [{timetrap, {minutes, 2}}].
 
-all() -> [{group, builtin}, {group, telemetry}, telemetry_is_started_where_it_is_there].
+all() -> [{group, otp25}, {group, otp27}, {group, otp29}].
 
 groups() ->
     Both = [workers_registered_and_unregistered_are_told, a_look_up_is_told,
@@ -29,7 +29,11 @@ groups() ->
             the_gateway_sends_nothing_while_nobody_listens, handlers_survive_a_lost_gateway,
             the_configured_logger_is_attached_at_the_start],
     [{builtin, Both ++ [telemetry_may_come_and_go]},
-     {telemetry, Both ++ [a_handler_attached_with_telemetry_itself_is_served]}].
+     {telemetry, Both ++ [a_handler_attached_with_telemetry_itself_is_served]}
+     %% The library that is put there is seen on this system only.
+     | [{Release, [{group, builtin}, {group, telemetry}
+                   | [telemetry_is_started_where_it_is_there || Release =:= otp25]]}
+        || Release <- [otp25, otp27, otp29]]].
 
 init_per_suite(Config) ->
     World = gater_harness:new(),
@@ -39,8 +43,10 @@ init_per_suite(Config) ->
 end_per_suite(Config) ->
     gater_harness:stop(value(world, Config)).
 
+init_per_group(Release, Config) when Release =:= otp25; Release =:= otp27; Release =:= otp29 ->
+    gater_harness:on_release(Release, Config);
 init_per_group(Group, Config) ->
-    Beam = gater_shim:node(value(world, Config), [?MODULE, telemetry]),
+    Beam = gater_shim:node(value(world, Config), [?MODULE, telemetry], #{otp => value(otp, Config)}),
     case Group of
         telemetry -> ok = on(Beam, fun telemetry:install/0);
         builtin -> ok
@@ -48,8 +54,10 @@ init_per_group(Group, Config) ->
     ok = gater_shim:start(Beam, gater_shim:named([value(gateway, Config)])),
     [{beam, Beam} | Config].
 
-end_per_group(_Group, Config) ->
-    gater_harness:kill_node(value(world, Config), value(beam, Config)).
+end_per_group(Group, Config) when Group =:= builtin; Group =:= telemetry ->
+    gater_harness:kill_node(value(world, Config), value(beam, Config));
+end_per_group(_Release, _Config) ->
+    ok.
 
 %%% The eleven
 
@@ -211,7 +219,7 @@ the_gateway_sends_nothing_while_nobody_listens(Config) ->
 handlers_survive_a_lost_gateway(Config) ->
     World = value(world, Config),
     Own = gater_harness:gateway(World),
-    Beam = gater_shim:node(World, [?MODULE, telemetry]),
+    Beam = gater_shim:node(World, [?MODULE, telemetry], #{otp => value(otp, Config)}),
     ok = gater_shim:start(Beam, gater_shim:named([Own])),
     Listener = listener(Beam),
     _ = gater_shim:workers(Beam, before, 1),
@@ -241,7 +249,7 @@ a_handler_attached_with_telemetry_itself_is_served(Config) ->
     end).
 
 telemetry_may_come_and_go(Config) ->
-    Beam = gater_shim:node(value(world, Config), [?MODULE, telemetry]),
+    Beam = gater_shim:node(value(world, Config), [?MODULE, telemetry], #{otp => value(otp, Config)}),
     ok = gater_shim:start(Beam, gater_shim:named([value(gateway, Config)])),
     Listener = listener(Beam),
     Looked = fun(Store) ->
@@ -267,7 +275,7 @@ telemetry_is_started_where_it_is_there(Config) ->
                    [{vsn, "1.0.0"}, {modules, [telemetry]}, {registered, []},
                     {applications, [kernel, stdlib]}, {mod, {telemetry, []}}]},
     ok = file:write_file(File, io_lib:format("~tp.~n", [Application])),
-    Beam = gater_shim:node(World, [?MODULE, telemetry], #{args => ["-pa", Dir]}),
+    Beam = gater_shim:node(World, [?MODULE, telemetry], #{otp => value(otp, Config), args => ["-pa", Dir]}),
     ok = gater_shim:start(Beam, gater_shim:named([value(gateway, Config)])),
     ?assert(on(Beam, fun() ->
         lists:keymember(telemetry, 1, application:which_applications())
@@ -275,7 +283,7 @@ telemetry_is_started_where_it_is_there(Config) ->
     gater_harness:kill_node(World, Beam).
 
 the_configured_logger_is_attached_at_the_start(Config) ->
-    Beam = gater_shim:node(value(world, Config), [?MODULE]),
+    Beam = gater_shim:node(value(world, Config), [?MODULE], #{otp => value(otp, Config)}),
     ok = gater_shim:start(Beam, [{telemetry_handlers, [logger]}
                                  | gater_shim:named([value(gateway, Config)])]),
     ?assertEqual({error, already_exists},
