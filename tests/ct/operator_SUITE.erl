@@ -12,7 +12,7 @@
          a_node_without_the_application_is_named/1, a_name_that_is_taken_is_named/1,
          a_cookie_that_others_can_read_is_named/1, a_cookie_that_is_missing_is_named/1,
          a_slow_subscriber_is_named_with_what_it_lost/1,
-         one_gateway_of_three_down_is_named_and_then_two/1, a_disk_that_fills_up_is_named/1]).
+         one_gateway_of_three_down_is_named_and_then_two/1, a_disk_that_is_full_is_named/1]).
 
 suite() -> [{timetrap, {minutes, 3}}].
 
@@ -24,7 +24,7 @@ all() ->
      a_node_without_the_application_is_named, a_name_that_is_taken_is_named,
      a_cookie_that_others_can_read_is_named, a_cookie_that_is_missing_is_named,
      a_slow_subscriber_is_named_with_what_it_lost,
-     one_gateway_of_three_down_is_named_and_then_two, a_disk_that_fills_up_is_named].
+     one_gateway_of_three_down_is_named_and_then_two, a_disk_that_is_full_is_named].
 
 init_per_suite(Config) ->
     World = gater_harness:new(),
@@ -268,7 +268,7 @@ one_gateway_of_three_down_is_named_and_then_two(_Config) ->
         gater_cluster:stop(Cluster)
     end.
 
-a_disk_that_fills_up_is_named(Config) ->
+a_disk_that_is_full_is_named(Config) ->
     World = value(world, Config),
     Dir = filename:join(gater_harness:dir(World), "small-disk"),
     ok = filelib:ensure_dir(filename:join(Dir, "x")),
@@ -277,7 +277,7 @@ a_disk_that_fills_up_is_named(Config) ->
     case gater_harness:launch(World, #{via => Via, data_dir => Dir}) of
         {error, Reason} ->
             {skip, {"NO DISK OF ITS OWN FOR A GATEWAY", Reason}};
-        {ok, #{node := Gater, os_pid := OsPid}} ->
+        {ok, #{node := Gater, os_pid := OsPid} = Gateway} ->
             At = ["--name", atom_to_list(Gater)],
             {0, _} = gater_cli:json(World, ["check", "disk" | At]),
             %% The disk as the gateway sees it: some MiB of it are left.
@@ -297,8 +297,43 @@ a_disk_that_fills_up_is_named(Config) ->
                                  "disk_nearly_full.*\n  cause  .*" ++ Dir ++ ".*\n  next   free or add space",
                                  [{capture, none}])
             end),
-            ok = file:delete(Filler),
+            %% No room at all: registrations are refused, until there is some.
+            Beam = gater_harness:node(World, #{modules => [?MODULE]}),
+            {_, Pid} = gater_harness:agent(Beam),
+            Register = fun(Store) ->
+                gater_harness:call(Beam, {esdb_gater_worker_registry, Gateway}, {register, Store, Pid}, 20000)
+            end,
+            Rest = Filler ++ ".rest",
+            _ = fill(Rest),
+            %% The segment of the log that is in use has its room; the next one has none.
+            gater_harness:until(fun() -> refused_for_lack_of_room(Beam, Gater, Pid) end, 120000),
+            gater_harness:until(fun() ->
+                {1, #{<<"found">> := Full, <<"next">> := Step}} = gater_cli:json(World, ["check", "disk" | At]),
+                match =:= re:run(Full, "the disk is full: registrations are refused; .* in " ++ Dir,
+                                 [{capture, none}])
+                    andalso match =:= re:run(Step, "the gateway writes again by itself", [{capture, none}])
+            end),
+            {1, _} = gater_cli:json(World, ["check", "ready" | At]),
+            [ok = file:delete(File) || File <- [Filler, Rest]],
+            gater_harness:until(fun() -> Register(store) =:= ok end),
             gater_harness:until(fun() -> element(1, gater_cli:json(World, ["check", "disk" | At])) =:= 0 end)
+    end.
+
+%% Writes the log; whether the disk was full meanwhile.
+refused_for_lack_of_room(Beam, Gater, Pid) ->
+    gater_harness:on(Beam, fun() ->
+        Names = [list_to_atom(lists:duplicate(240, $x) ++ integer_to_list(N)) || N <- lists:seq(1, 200)],
+        Ids = [gen_server:send_request({esdb_gater_worker_registry, Gater}, {What, Name, Pid})
+               || What <- [register, unregister], Name <- Names],
+        Answers = [gen_server:receive_response(Id, 20000) || Id <- Ids],
+        lists:member({reply, {error, disk_full}}, Answers)
+    end, 60000).
+
+%% Appends to a file until nothing more fits.
+fill(File) ->
+    case file:write_file(File, binary:copy(<<0>>, 1024), [append]) of
+        ok -> fill(File);
+        {error, _} = Error -> Error
     end.
 
 %%% Helpers

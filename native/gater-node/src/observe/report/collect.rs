@@ -261,10 +261,9 @@ impl Collector {
             true => "the gateway was told to stop",
             false => "",
         };
-        let disk = match self.process.lock().disk_free_bytes {
-            Some(0) => "the disk is full: registrations are refused",
-            _ => "",
-        };
+        let is_full =
+            self.parts.cluster.is_disk_full() || self.process.lock().disk_free_bytes == Some(0);
+        let disk = if is_full { "the disk is full: registrations are refused" } else { "" };
         [("quorum", quorum), ("disk", disk), ("draining", draining)]
             .map(|(name, reason)| Check {
                 name: name.to_owned(),

@@ -262,6 +262,11 @@ impl Cluster {
         &self.replica
     }
 
+    /// Returns whether the log of this gateway cannot be written because its disk is full.
+    pub fn is_disk_full(&self) -> bool {
+        self.replica.log().space().is_full()
+    }
+
     /// Returns the cluster as this gateway knows it.
     pub fn view(&self) -> ClusterView {
         self.replica.view()
