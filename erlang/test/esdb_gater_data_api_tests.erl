@@ -190,7 +190,7 @@ ambiguous(Worker) ->
 worker() ->
     {ok, Tables} = esdb_gater_tables:start_link(esdb_gater_tables, esdb_gater_heir),
     true = unlink(Tables),
-    ok = esdb_gater_shared_state:set(copy, ready),
+    ok = esdb_gater_shared_state:set(mirror, ready),
     ok = esdb_gater_shared_state:set(gateway, node()),
     Worker = spawn(fun() -> loop(none, none) end),
     true = esdb_gater_workers:add(?S, Worker),

@@ -132,7 +132,7 @@ execute(Fun) -> esdb_gater_api:execute(store, Fun, esdb_gater_retry:new_config(1
 with_api(Api, Fun) ->
     Tables = [ets:new(Name, Options)
               || {Name, Options} <- esdb_gater_workers:tables() ++ esdb_gater_shared_state:tables()],
-    ok = esdb_gater_shared_state:set(copy, ready),
+    ok = esdb_gater_shared_state:set(mirror, ready),
     Worker = spawn(fun() -> receive stop -> ok end end),
     true = esdb_gater_workers:add(store, Worker),
     [ok = install(Module, Functions) || {Module, Functions} <- Api],
