@@ -298,6 +298,10 @@ a_cluster_grows_and_shrinks_and_a_gateway_is_replaced_under_load(Config) ->
     ?assertEqual({0, "done\n"}, gater_cluster:command(Cluster, Four, ["add", atom_to_list(Three)])),
     await_voters(Cluster, One, [One, Three, Four]),
     _ = well(Cluster, Seen2, Demands),
+    %% It meets the others one after the other.
+    gater_harness:until(fun() ->
+        element(1, gater_cluster:command(Cluster, Three, ["status"])) =:= 0
+    end, 60000),
     {0, Status} = gater_cluster:command(Cluster, Three, ["status"]),
     [?assertNotEqual(nomatch, string:find(Status, atom_to_list(Member))) || Member <- [One, Three, Four]],
     ?assertEqual(nomatch, string:find(Status, atom_to_list(Two))).
