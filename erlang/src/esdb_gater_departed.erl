@@ -23,7 +23,7 @@
 -spec new() -> departed().
 new() -> #{}.
 
-%% @doc Adds a gateway.
+%% @doc Adds a gateway that was in use; the set forgets one when it is full.
 -spec add(node(), departed()) -> departed().
 add(Node, Departed) when map_size(Departed) < ?MOST ->
     Departed#{Node => []};

@@ -25,7 +25,7 @@
 start_link(Gateway, Silence) ->
     spawn_link(fun() -> beat(Gateway, Silence, 0) end).
 
-%% @doc Stops monitoring.
+%% @doc Stops the process that watches a gateway; `undefined' stands for none.
 -spec stop(pid() | undefined) -> ok.
 stop(undefined) ->
     ok;

@@ -43,7 +43,7 @@ attach() ->
             {error, no_opentelemetry}
     end.
 
-%% @doc Detaches the handler.
+%% @doc Detaches the handler that makes spans and metrics of the application's events.
 -spec detach() -> ok | {error, not_found}.
 detach() ->
     esdb_gater_telemetry:detach(?HANDLER).

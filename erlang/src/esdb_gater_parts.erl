@@ -15,7 +15,7 @@
 
 -opaque parts() :: {Latest :: [registry()], Changes :: [change()]}.
 
-%% @doc Nothing has come.
+%% @doc Returns the state before the first part has come.
 -spec new() -> parts().
 new() -> {[], []}.
 

@@ -57,7 +57,7 @@ start_link() ->
 run(Scope) ->
     gen_server:cast(?MODULE, {run, Scope}).
 
-%% @doc Stops the program.
+%% @doc Asks the process to stop the program, and returns at once.
 -spec stop() -> ok.
 stop() ->
     gen_server:cast(?MODULE, stop).

@@ -40,7 +40,7 @@
 tables() ->
     [{?TABLE, [set, public, named_table, {read_concurrency, true}]}].
 
-%% @doc Sets a value.
+%% @doc Sets a value, which every process of this node can read from now on.
 -spec set(name(), term()) -> ok.
 set(Name, Value) ->
     true = ets:insert(?TABLE, {Name, Value}),

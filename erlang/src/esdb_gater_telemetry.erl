@@ -65,7 +65,7 @@ attach(Id, Handler, Config) when is_function(Handler, 4) ->
     end),
     tell_link(Result).
 
-%% @doc Detaches a handler.
+%% @doc Detaches a handler from all events that it was attached to.
 -spec detach(Id :: term()) -> ok | {error, not_found}.
 detach(Id) ->
     Result = locked(fun() ->

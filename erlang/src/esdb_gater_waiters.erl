@@ -19,7 +19,7 @@
 -spec new() -> waiters().
 new() -> #{}.
 
-%% @doc Adds a caller.
+%% @doc Adds a caller that waits for `What'.
 -spec add(what(), gen_statem:from(), waiters()) -> waiters().
 add(What, From, Waiters) ->
     Waiters#{From => What}.

@@ -21,6 +21,16 @@ use super::status::Overview;
 use super::target::Common;
 use crate::observe::report::{ChannelReport, HistoryReport, Page, PeerReport};
 
+/// The columns of both tables: a name, a kind, and four figures.
+const WIDTHS: [Constraint; 6] = [
+    Constraint::Fill(2),
+    Constraint::Length(8),
+    Constraint::Length(12),
+    Constraint::Length(12),
+    Constraint::Length(12),
+    Constraint::Length(10),
+];
+
 /// Rows of a list that are asked for.
 const ROWS: u32 = 50;
 /// How long a key is waited for at a time.
@@ -236,16 +246,8 @@ impl View {
                 self.bad(dropped),
             ])
         });
-        let widths = [
-            Constraint::Fill(2),
-            Constraint::Length(8),
-            Constraint::Length(12),
-            Constraint::Length(12),
-            Constraint::Length(12),
-            Constraint::Length(10),
-        ];
         let title = format!("channels ({})", self.channels.total);
-        frame.render_widget(self.table(rows, widths.to_vec(), &header, title), area);
+        frame.render_widget(self.table(rows, &header, title), area);
     }
 
     fn draw_peers(&self, frame: &mut Frame<'_>, area: Rect) {
@@ -265,27 +267,18 @@ impl View {
                 self.bad(peer.dropped),
             ])
         });
-        let widths = [
-            Constraint::Fill(2),
-            Constraint::Length(8),
-            Constraint::Length(12),
-            Constraint::Length(12),
-            Constraint::Length(12),
-            Constraint::Length(10),
-        ];
         let title = format!("peers ({})", self.peers.total);
-        frame.render_widget(self.table(rows, widths.to_vec(), &header, title), area);
+        frame.render_widget(self.table(rows, &header, title), area);
     }
 
     fn table<'a>(
         &self,
         rows: impl Iterator<Item = Row<'a>>,
-        widths: Vec<Constraint>,
         header: &'a [&'a str],
         title: String,
     ) -> Table<'a> {
         let bold = Style::new().add_modifier(Modifier::BOLD);
-        Table::new(rows, widths)
+        Table::new(rows, WIDTHS)
             .header(Row::new(header.iter().copied()).style(bold))
             .block(Block::default().borders(Borders::TOP).title(title))
     }

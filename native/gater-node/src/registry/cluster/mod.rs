@@ -3,17 +3,20 @@
 //! They communicate over their own distribution connections ([`wire`], [`rpc`]), over which Raft
 //! runs ([`network`]). New gateways bootstrap a cluster together or ask for admission ([`joining`],
 //! [`bootstrap`]). A leader whose connection breaks is replaced at once ([`campaign`]). [`trust`]
-//! decides who may speak as a gateway. The gateways decide together whose workers are given up
+//! decides who may speak as a gateway, and gateways that meet tell each other how far they have come
+//! ([`greeting`]). [`membership`] adds and removes gateways through the leader. The gateways decide together whose workers are given up
 //! (`liveness`), and [`health`] reports the state of the cluster.
 
 pub mod bootstrap;
 pub mod campaign;
 mod consensus;
+mod greeting;
 pub mod health;
 pub mod joining;
 pub mod key;
 pub mod links;
 mod liveness;
+mod membership;
 pub mod network;
 pub mod pace;
 pub mod past;
@@ -29,26 +32,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use gater_dist::{Chain, Connection, Lane};
+use gater_dist::{Connection, Lane};
 use gater_term::Atom;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
-use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use self::bootstrap::{Bootstrap, ClusterId};
+use self::greeting::ROLLED_BACK;
 use self::key::{ClusterKey, KeyMessage};
 use self::links::Links;
 use self::past::{Past, Witnesses};
 use self::refusals::Reason;
 use self::rpc::{Rpc, Told};
 use self::trust::{Rank, Trust};
-use self::wire::{Answer, Content, Envelope, Hello, NAME, Question};
+use self::wire::{Answer, Content, Envelope, NAME, Question};
 use crate::registry::replica::guard::Refusal;
 use crate::registry::replica::recover::{MetadataValue, RecoverError, Recovered};
-use crate::registry::replica::{
-    self, ClusterView, IntakeError, Member, MemberError, NodeId, OpenError, Replica, Role,
-};
+use crate::registry::replica::{self, ClusterView, IntakeError, NodeId, OpenError, Replica, Role};
 use crate::supervise::supervise;
 use crate::transport::peers::Peers;
 
@@ -67,18 +68,6 @@ pub const ADD_WITHIN: Duration = Duration::from_secs(120);
 
 /// The interval at which the progress that gateways have reported is written to the disk.
 const REMEMBER_EVERY: Duration = Duration::from_secs(2);
-/// The greatest number of gateways that are remembered as running with an older copy.
-const MAX_ROLLED_BACK: usize = 256;
-/// The log line about a gateway whose disk has gone back in time.
-const ROLLED_BACK: &str = "this gateway runs with an older copy of its data directory, so that what it \
-    acknowledged since may be missing: it takes part in nothing. Stop it, empty the data directory, \
-    start it, and let it in with `esdb-gater cluster add`";
-
-/// The time within which a gateway that is to be admitted must introduce itself, and the pause
-/// between two questions.
-const INVITE_WITHIN: Duration = Duration::from_secs(5);
-const INVITE_AGAIN: Duration = Duration::from_millis(100);
-
 /// The settings of a cluster.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -335,87 +324,6 @@ impl Cluster {
         if self.trust.knows(connection.peer().name.as_str()) {
             self.challenge(connection);
             self.greet(connection);
-        }
-    }
-
-    /// Asks a gateway to introduce itself and to report what it remembers of this one, and notifies
-    /// the tasks that wait for its connection.
-    fn greet(self: &Arc<Self>, connection: &Arc<Connection>) {
-        if !self.trust.has_proved(connection) {
-            return;
-        }
-        let (cluster, name) = (self.clone(), connection.peer().name.as_str().to_owned());
-        tokio::spawn(async move {
-            // If the answer is lost, the task that keeps the connection asks again.
-            if let Ok(told) = cluster.rpc.ask(&name, Question::Hello, links::ANSWER_WITHIN).await {
-                cluster.hear(&told).await;
-            }
-            cluster.links.changed();
-        });
-    }
-
-    /// Asks a gateway for a proof of the key, unless it was asked before.
-    fn challenge(&self, connection: &Arc<Connection>) {
-        if let Some(challenge) = self.trust.challenge(connection) {
-            self.rpc.send_key(connection, challenge);
-        }
-    }
-
-    /// Handles the introduction of a gateway: its id, the members that it knows, and what it
-    /// remembers of this one.
-    async fn hear(&self, told: &Told) {
-        let Answer::Hello(hello) = &told.answer else { return };
-        let name = told.over.peer().name.as_str();
-        if hello.id != told.from {
-            return;
-        }
-        self.trust.vouch(name, told.from, &hello.members);
-        self.trust.hear(name, told.cluster.filter(|_| hello.founded));
-        if let Some(remembered) = &hello.remembered
-            && let Err(why) = self.past.judge(remembered)
-        {
-            self.withdraw(&format!("{name} remembers: {why}")).await;
-        }
-        self.note_rolled_back(told.from, name, hello.rolled_back);
-        let is_member = |id| self.replica.has_member(|member, _| member == id);
-        match self.witnesses.hear(told.from, hello.statement.clone(), is_member).await {
-            Ok(()) => {
-                if self.witnesses.is_ahead() {
-                    self.heard.notify_one();
-                }
-                if !self.trust.is_introduced(&told.over) {
-                    self.trust.introduce(&told.over);
-                    self.links.changed();
-                }
-            }
-            Err(error) => self.no_disk(&error, ()),
-        }
-    }
-
-    /// Takes this gateway out of all activity, since its disk has gone back in time.
-    async fn withdraw(&self, why: &str) {
-        self.rpc.withdraw();
-        self.replica.retire();
-        match self.past.withdraw(why).await {
-            Ok(true) => tracing::error!(why, "{}", ROLLED_BACK),
-            Ok(false) => {}
-            Err(error) => self.no_disk(&error, ()),
-        }
-    }
-
-    fn note_rolled_back(&self, id: NodeId, name: &str, is_rolled_back: bool) {
-        let mut rolled_back = self.rolled_back.lock();
-        if !is_rolled_back {
-            rolled_back.remove(&id);
-        } else if rolled_back.len() < MAX_ROLLED_BACK
-            && rolled_back.insert(id, name.to_owned()).is_none()
-        {
-            tracing::warn!(
-                gateway = name,
-                "the gateway runs with an older copy of its data directory and takes part in \
-                 nothing: stop it, empty the directory, start it, and let it in with \
-                 `esdb-gater cluster add {name}`"
-            );
         }
     }
 
@@ -688,173 +596,5 @@ impl Cluster {
     fn no_disk<T>(&self, error: &openraft::AnyError, answer: T) -> T {
         tracing::error!(%error, "nothing was promised to another gateway");
         answer
-    }
-
-    fn hello(&self, to: NodeId) -> Hello {
-        let view = self.view();
-        Hello {
-            statement: self.past.statement(self.replica.progress()),
-            remembered: self.witnesses.of(to),
-            rolled_back: self.is_rolled_back(),
-            id: view.id,
-            founded: view.role != Role::Waiting,
-            led: view.leader.is_some(),
-            members: view.members.into_iter().map(|(id, (member, _))| (id, member.name)).collect(),
-        }
-    }
-
-    /// Adds the gateway `name` to the cluster through the leader. The error is a text for people.
-    pub async fn add(self: &Arc<Self>, name: &str) -> Result<(), String> {
-        self.in_turn(self.through_leader(Question::Add(name.to_owned()))).await
-    }
-
-    /// Removes the gateway `name` from the cluster through the leader. The error is a text for
-    /// people.
-    pub async fn remove(self: &Arc<Self>, name: &str) -> Result<(), String> {
-        self.in_turn(self.through_leader(Question::Remove(name.to_owned()))).await
-    }
-
-    /// Runs a change, unless too many changes are in progress.
-    async fn in_turn(
-        &self,
-        change: impl Future<Output = Result<(), String>>,
-    ) -> Result<(), String> {
-        let Ok(_turn) = self.changes.try_acquire() else {
-            return Err("too many changes of the cluster are under way".into());
-        };
-        change.await
-    }
-
-    async fn through_leader(self: &Arc<Self>, question: Question) -> Result<(), String> {
-        let view = self.view();
-        let Some(leader) = view.leader else { return Err("no gateway leads".into()) };
-        if leader == view.id {
-            return match question {
-                Question::Add(name) => self.add_here(&name).await,
-                Question::Remove(name) => self.remove_here(&name).await,
-                Question::Admit { id, name } => self.admit(id, name).await,
-                _ => Err("not a question for the leader".into()),
-            };
-        }
-        let name = view.name_of(leader).unwrap_or_default();
-        match self.rpc.ask(name, question, ADD_WITHIN).await {
-            Ok(Told { answer: Answer::Done(done), .. }) => done,
-            Ok(_) => {
-                Err(format!("{name} belongs to another cluster, or does not know this gateway"))
-            }
-            Err(error) => Err(format!("{name} leads: {error}")),
-        }
-    }
-
-    /// Admits a new gateway that was listed from the start.
-    async fn admit(self: &Arc<Self>, id: NodeId, name: String) -> Result<(), String> {
-        let view = self.view();
-        if view.is_voter(id) {
-            return Ok(());
-        }
-        if !self.listed.contains(&name) {
-            return Err(format!(
-                "it is not on the list of {}: `esdb-gater cluster add {name}` lets it in",
-                self.own_name
-            ));
-        }
-        if view.members.iter().any(|(other, (member, _))| *other != id && member.name == name) {
-            return Err(format!(
-                "{name} is a member with another data directory: if that one is lost, \
-                 `esdb-gater cluster add {name}` puts this one in its place"
-            ));
-        }
-        if view.leader != Some(view.id) {
-            return Box::pin(self.through_leader(Question::Admit { id, name })).await;
-        }
-        tracing::info!(gateway = name, "joins the cluster");
-        self.enter(id, name).await
-    }
-
-    async fn add_here(&self, name: &str) -> Result<(), String> {
-        let node = Atom::new(name).map_err(|_| format!("{name:?} is not a node name"))?;
-        if node == self.own_name {
-            return Ok(());
-        }
-        let dialled = self.rpc.node().connect(&node).await;
-        dialled.map_err(|error| format!("{name} cannot be reached: {}", Chain(&error)))?;
-        let Some(hello) = self.invite(name).await else {
-            return Err(format!(
-                "{name} does not answer as a gateway does: it has to run with --cluster naming \
-                 the members, and with the same cluster.key if they have one"
-            ));
-        };
-        let view = self.view();
-        if view.is_voter(hello.id) {
-            return Ok(());
-        }
-        // A member without a vote has the registry of this cluster.
-        if hello.founded && !view.members.contains_key(&hello.id) {
-            return Err(format!(
-                "{name} has a registry of its own: start it with --cluster on an empty data directory"
-            ));
-        }
-        tracing::info!(gateway = name, "is added to the cluster");
-        self.enter(hello.id, name.to_owned()).await
-    }
-
-    /// Asks a gateway that is to be admitted to introduce itself. It may not know this gateway yet,
-    /// and the key may still have to be proved.
-    async fn invite(&self, name: &str) -> Option<Hello> {
-        self.trust.invite(name);
-        let until = Instant::now() + INVITE_WITHIN;
-        while Instant::now() < until {
-            if let Some(connection) = self.rpc.any_connection(name) {
-                self.challenge(&connection);
-            }
-            if let Ok(Told { from, answer: Answer::Hello(hello), .. }) =
-                self.rpc.ask(name, Question::Hello, links::ANSWER_WITHIN).await
-                && hello.id == from
-            {
-                return Some(hello);
-            }
-            tokio::time::sleep(INVITE_AGAIN).await;
-        }
-        None
-    }
-
-    /// Makes a gateway a member, and gives it a vote as soon as it has caught up.
-    async fn enter(&self, id: NodeId, name: String) -> Result<(), String> {
-        let until = Instant::now() + ADD_WITHIN;
-        let busy = |_| "another change of the members takes too long: ask again".to_owned();
-        let for_people = |error: MemberError| error.to_string();
-        self.links.also(&name);
-        let joined = async {
-            self.replica.take_name(self.own_name.as_str()).await?;
-            self.replica.add_learner(id, Member { name: name.clone() }).await
-        };
-        timeout_at(until, joined).await.map_err(busy)?.map_err(for_people)?;
-        match timeout_at(until, self.replica.caught_up(id)).await {
-            Ok(result) => result.map_err(for_people)?,
-            Err(_) => {
-                return Err(format!(
-                    "{name} is a member and does not vote yet: it has not caught up in time, and \
-                     votes as soon as it has"
-                ));
-            }
-        }
-        timeout_at(until, self.replica.promote(id)).await.map_err(busy)?.map_err(for_people)
-    }
-
-    async fn remove_here(&self, name: &str) -> Result<(), String> {
-        let view = self.view();
-        // A gateway without others may have had another name before, or none.
-        let alone = view.members.len() <= 1 && view.votes() && self.own_name.as_str() == name;
-        let removed = if alone { Err(MemberError::Last) } else { self.replica.remove(name).await };
-        match removed {
-            Ok(()) => {
-                tracing::info!(gateway = name, "was removed from the cluster");
-                Ok(())
-            }
-            Err(error) => {
-                tracing::info!(gateway = name, %error, "was not removed from the cluster");
-                Err(format!("{name} was not removed: {error}"))
-            }
-        }
     }
 }
