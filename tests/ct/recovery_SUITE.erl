@@ -7,8 +7,6 @@
 -export([a_survivor_goes_on_and_others_join_it/1, members_of_the_old_cluster_are_strangers/1,
          waiting_gateways_have_no_say_about_leaders/1, a_recovery_has_to_be_meant/1]).
 
--define(REGISTRY, esdb_gater_worker_registry).
--define(CALL_MS, 10000).
 -define(WITHIN_MS, 60000).
 -define(WORKERS, 30).
 -define(MEANT, "--i-know-what-this-means").
@@ -38,41 +36,41 @@ end_per_testcase(Case, Config) ->
 %% directories: nothing else is done.
 a_survivor_goes_on_and_others_join_it(Config) ->
     {Cluster, [Survivor | Lost] = Gateways} = cluster(Config),
-    Workers = registered(Cluster, Survivor, ?WORKERS),
+    Workers = gater_workers:registered(Cluster, Survivor, ?WORKERS),
     [gater_cluster:kill(Cluster, Gateway) || Gateway <- Lost],
-    ?assertEqual({error, no_quorum}, register(Cluster, Survivor, worker(Cluster))),
+    ?assertEqual({error, no_quorum}, gater_workers:register(Cluster, Survivor, gater_workers:start(Cluster))),
     0 = gater_cluster:terminate(Cluster, Survivor),
     {0, Text} = recover(Cluster, Survivor, [?MEANT]),
     ?assertMatch({match, _}, re:run(Text, "a cluster of one now, with [0-9]+ registrations")),
     ?assertMatch({match, _}, re:run(Text, "before-recovery-1")),
     gater_cluster:up(Cluster, Survivor),
-    await_offered(Cluster, Survivor, Workers),
-    More = registered(Cluster, Survivor, 1),
+    gater_workers:await_offered(Cluster, Survivor, Workers),
+    More = gater_workers:registered(Cluster, Survivor, 1),
     [begin gater_cluster:wipe(Cluster, Gateway), gater_cluster:up(Cluster, Gateway) end || Gateway <- Lost],
     await_voters(Cluster, Gateways),
     gater_cluster:settle(Cluster),
-    [await_offered(Cluster, Gateway, Workers ++ More) || Gateway <- Gateways],
+    [gater_workers:await_offered(Cluster, Gateway, Workers ++ More) || Gateway <- Gateways],
     %% It is a cluster like any other: two of three go on, whoever is lost.
     gater_cluster:kill(Cluster, Survivor),
-    _ = registered(Cluster, hd(Lost), 1),
+    _ = gater_workers:registered(Cluster, hd(Lost), 1),
     ok.
 
 %% One comes back with its directory, against all advice: it is refused, and changes nothing.
 members_of_the_old_cluster_are_strangers(Config) ->
     {Cluster, [Survivor, Old | _]} = cluster(Config),
-    Workers = registered(Cluster, Survivor, ?WORKERS),
+    Workers = gater_workers:registered(Cluster, Survivor, ?WORKERS),
     [gater_cluster:kill(Cluster, Gateway) || Gateway <- gater_cluster:gateways(Cluster)],
     {0, _} = recover(Cluster, Survivor, [?MEANT]),
     gater_cluster:up(Cluster, Survivor),
     gater_cluster:up(Cluster, Old),
-    More = registered(Cluster, Survivor, 1),
+    More = gater_workers:registered(Cluster, Survivor, 1),
     gater_harness:until(fun() ->
         match =:= re:run(gater_cluster:log(Cluster, Survivor), "belongs to another cluster|not with its id",
                          [{capture, none}])
     end, ?WITHIN_MS),
-    await_offered(Cluster, Survivor, Workers ++ More),
+    gater_workers:await_offered(Cluster, Survivor, Workers ++ More),
     #{members := [#{node := Survivor, role := voter}]} = gater_cluster:status(Cluster, Survivor),
-    ?assertEqual({error, no_quorum}, register(Cluster, Old, worker(Cluster))).
+    ?assertEqual({error, no_quorum}, gater_workers:register(Cluster, Old, gater_workers:start(Cluster))).
 
 %% They bear the names of members that were lost, and are none: the survivor does not stand because of
 %% them, again and again.
@@ -89,14 +87,14 @@ waiting_gateways_have_no_say_about_leaders(Config) ->
         end
     end),
     %% Refused after 4 s: more than enough to stand.
-    ?assertEqual({error, no_quorum}, register(Cluster, Survivor, worker(Cluster))),
+    ?assertEqual({error, no_quorum}, gater_workers:register(Cluster, Survivor, gater_workers:start(Cluster))),
     <<_:Before/binary, Log/binary>> = gater_cluster:log(Cluster, Survivor),
     ?assertEqual(nomatch, re:run(Log, "the leader is gone")),
     [?assertMatch(#{role := waiting}, gater_cluster:status(Cluster, Gateway)) || Gateway <- Lost].
 
 a_recovery_has_to_be_meant(Config) ->
     {Cluster, [Survivor | Lost]} = cluster(Config),
-    Workers = registered(Cluster, Survivor, 1),
+    Workers = gater_workers:registered(Cluster, Survivor, 1),
     {64, Usage} = recover(Cluster, Survivor, []),
     ?assertMatch({match, _}, re:run(Usage, "--i-know-what-this-means")),
     {1, InUse} = recover(Cluster, Survivor, [?MEANT]),
@@ -110,7 +108,7 @@ a_recovery_has_to_be_meant(Config) ->
     %% Nothing has changed.
     gater_cluster:up(Cluster, Survivor),
     await_voters(Cluster, [Survivor | Lost]),
-    await_offered(Cluster, Survivor, Workers).
+    gater_workers:await_offered(Cluster, Survivor, Workers).
 
 %%% Small things
 
@@ -126,28 +124,6 @@ await_voters(Cluster, Gateways) ->
     gater_harness:until(fun() ->
         case gater_cluster:status(Cluster, hd(Gateways)) of
             #{missing := [], members := Members} -> length(Members) =:= length(Gateways);
-            _ -> false
-        end
-    end, ?WITHIN_MS).
-
-worker(Cluster) -> gater_cluster:on(Cluster, hd(gater_cluster:beams(Cluster)), fun gater_agent:start/0).
-
-register(Cluster, Gateway, Worker) ->
-    [Beam | _] = gater_cluster:beams(Cluster),
-    gater_cluster:call(Cluster, Beam, {?REGISTRY, Gateway}, {register, store, Worker}, ?CALL_MS).
-
-registered(Cluster, Gateway, Count) ->
-    Workers = [worker(Cluster) || _ <- lists:seq(1, Count)],
-    [gater_harness:until(fun() -> register(Cluster, Gateway, Worker) =:= ok end, ?WITHIN_MS)
-     || Worker <- Workers],
-    Workers.
-
-%% These among others.
-await_offered(Cluster, Gateway, Workers) ->
-    [Beam | _] = gater_cluster:beams(Cluster),
-    gater_harness:until(fun() ->
-        case gater_cluster:call(Cluster, Beam, {?REGISTRY, Gateway}, {get_workers, store}, ?CALL_MS) of
-            {ok, Offered} -> Workers -- [Worker || {_, Worker} <- Offered] =:= [];
             _ -> false
         end
     end, ?WITHIN_MS).

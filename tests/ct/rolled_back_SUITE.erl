@@ -11,8 +11,6 @@
          a_restored_member_is_recognised_after_all_have_restarted/1,
          a_member_that_only_restarts_takes_part/1]).
 
--define(REGISTRY, esdb_gater_worker_registry).
--define(CALL_MS, 10000).
 -define(WITHIN_MS, 60000).
 %% Registrations that the copy lacks.
 -define(LACKING, 50).
@@ -45,8 +43,8 @@ a_restored_member_says_so_and_takes_part_in_nothing(Config) ->
     {Cluster, Gateways} = cluster(Config),
     [Restored, Other | _] = Gateways -- [gater_cluster:leader(Cluster)],
     before(Cluster, Restored),
-    Workers = registered(Cluster, Other, ?LACKING),
-    await_offered_with(Cluster, Restored, Workers),
+    Workers = gater_workers:registered(Cluster, Other, ?LACKING),
+    gater_workers:await_offered(Cluster, Restored, Workers),
     restore(Cluster, Restored),
     await_role(Cluster, Restored, rolled_back),
     %% All say so, and what to do.
@@ -59,36 +57,36 @@ a_restored_member_says_so_and_takes_part_in_nothing(Config) ->
     {2, Status} = gater_cluster:command(Cluster, Other, ["status"]),
     ?assertMatch({match, _}, re:run(Status, [atom_to_list(Restored), " runs with an older copy"])),
     %% The others go on, and it is no part of a majority.
-    More = registered(Cluster, Other, 1),
+    More = gater_workers:registered(Cluster, Other, 1),
     [Third] = Gateways -- [Restored, Other],
     gater_cluster:kill(Cluster, Third),
-    ?assertEqual({error, no_quorum}, register(Cluster, Other, worker(Cluster))),
+    ?assertEqual({error, no_quorum}, gater_workers:register(Cluster, Other, gater_workers:start(Cluster))),
     %% Nor after a start of its own.
     gater_cluster:kill(Cluster, Restored),
     gater_cluster:up(Cluster, Restored),
     await_role(Cluster, Restored, rolled_back),
     gater_cluster:up(Cluster, Third),
     again_with_an_empty_directory(Cluster, Other, Restored),
-    await_offered_with(Cluster, Restored, Workers ++ More).
+    gater_workers:await_offered(Cluster, Restored, Workers ++ More).
 
 %% The same start: only what it has told of its progress gives it away.
 a_copy_of_a_running_member_is_recognised_by_what_it_acknowledged(Config) ->
     {Cluster, Gateways} = cluster(Config),
     [Restored, Other | _] = Gateways -- [gater_cluster:leader(Cluster)],
-    _ = registered(Cluster, Other, 1),
+    _ = gater_workers:registered(Cluster, Other, 1),
     %% Paused, so that the copy is of one moment.
     gater_cluster:pause(Cluster, Restored),
     gater_cluster:copy_data(Cluster, Restored),
     gater_cluster:resume(Cluster, Restored),
     gater_cluster:settle(Cluster),
-    Workers = registered(Cluster, Other, ?LACKING),
-    await_offered_with(Cluster, Restored, Workers),
+    Workers = gater_workers:registered(Cluster, Other, ?LACKING),
+    gater_workers:await_offered(Cluster, Restored, Workers),
     %% It has told them so.
     #{applied := Applied} = gater_cluster:status(Cluster, Other),
     gater_harness:until(fun() -> settled(Cluster, Other, Restored) > Applied end, ?WITHIN_MS),
     restore(Cluster, Restored),
     await_role(Cluster, Restored, rolled_back),
-    await_offered_with(Cluster, Other, Workers).
+    gater_workers:await_offered(Cluster, Other, Workers).
 
 %% The two were a majority, and would have led a history without the workers.
 a_restored_member_and_one_that_was_away_lose_nothing_together(Config) ->
@@ -97,41 +95,41 @@ a_restored_member_and_one_that_was_away_lose_nothing_together(Config) ->
     [Restored, Away] = Gateways -- [Leader],
     before(Cluster, Restored),
     %% It meets the restarted one, and goes away.
-    _ = registered(Cluster, Away, 1),
+    _ = gater_workers:registered(Cluster, Away, 1),
     gater_cluster:kill(Cluster, Away),
-    Workers = registered(Cluster, Leader, ?LACKING),
+    Workers = gater_workers:registered(Cluster, Leader, ?LACKING),
     gater_cluster:kill(Cluster, Leader),
     restore(Cluster, Restored),
     gater_cluster:up(Cluster, Away),
     await_role(Cluster, Restored, rolled_back),
-    ?assertEqual({error, no_quorum}, register(Cluster, Away, worker(Cluster))),
+    ?assertEqual({error, no_quorum}, gater_workers:register(Cluster, Away, gater_workers:start(Cluster))),
     gater_cluster:up(Cluster, Leader),
     again_with_an_empty_directory(Cluster, Leader, Restored),
-    await_offered_with(Cluster, Away, Workers),
-    await_offered_with(Cluster, Restored, Workers).
+    gater_workers:await_offered(Cluster, Away, Workers),
+    gater_workers:await_offered(Cluster, Restored, Workers).
 
 a_restored_member_is_recognised_after_all_have_restarted(Config) ->
     {Cluster, Gateways} = cluster(Config),
     [Restored | _] = Gateways -- [gater_cluster:leader(Cluster)],
     before(Cluster, Restored),
-    Workers = registered(Cluster, Restored, ?LACKING),
+    Workers = gater_workers:registered(Cluster, Restored, ?LACKING),
     [gater_cluster:kill(Cluster, Gateway) || Gateway <- Gateways],
     gater_cluster:restore_data(Cluster, Restored),
     [gater_cluster:up(Cluster, Gateway) || Gateway <- Gateways],
     await_role(Cluster, Restored, rolled_back),
-    await_offered_with(Cluster, hd(Gateways -- [Restored]), Workers).
+    gater_workers:await_offered(Cluster, hd(Gateways -- [Restored]), Workers).
 
 a_member_that_only_restarts_takes_part(Config) ->
     {Cluster, Gateways} = cluster(Config),
     [Restarted, Other, Third] = Gateways,
     [begin
-         _ = registered(Cluster, Other, 1),
+         _ = gater_workers:registered(Cluster, Other, 1),
          stop(Cluster, Restarted, Times),
          gater_cluster:up(Cluster, Restarted)
      end || Times <- lists:seq(1, 6)],
     gater_cluster:settle(Cluster),
     gater_cluster:kill(Cluster, Third),
-    _ = registered(Cluster, Restarted, 1),
+    _ = gater_workers:registered(Cluster, Restarted, 1),
     ok.
 
 %%% Small things
@@ -152,7 +150,7 @@ stop(Cluster, Gateway, _) -> 0 = gater_cluster:terminate(Cluster, Gateway).
 
 %% As the manual says a backup is made.
 before(Cluster, Gateway) ->
-    _ = registered(Cluster, Gateway, 1),
+    _ = gater_workers:registered(Cluster, Gateway, 1),
     0 = gater_cluster:terminate(Cluster, Gateway),
     gater_cluster:copy_data(Cluster, Gateway),
     gater_cluster:up(Cluster, Gateway),
@@ -184,30 +182,6 @@ await_voters(Cluster, Gateways) ->
     gater_harness:until(fun() ->
         case gater_cluster:status(Cluster, hd(Gateways)) of
             #{missing := []} -> true;
-            _ -> false
-        end
-    end, ?WITHIN_MS).
-
-worker(Cluster) ->
-    [Beam | _] = gater_cluster:beams(Cluster),
-    gater_cluster:on(Cluster, Beam, fun gater_agent:start/0).
-
-register(Cluster, Gateway, Worker) ->
-    [Beam | _] = gater_cluster:beams(Cluster),
-    gater_cluster:call(Cluster, Beam, {?REGISTRY, Gateway}, {register, store, Worker}, ?CALL_MS).
-
-registered(Cluster, Gateway, Count) ->
-    Workers = [worker(Cluster) || _ <- lists:seq(1, Count)],
-    [gater_harness:until(fun() -> register(Cluster, Gateway, Worker) =:= ok end, ?WITHIN_MS)
-     || Worker <- Workers],
-    Workers.
-
-%% These among others.
-await_offered_with(Cluster, Gateway, Workers) ->
-    [Beam | _] = gater_cluster:beams(Cluster),
-    gater_harness:until(fun() ->
-        case gater_cluster:call(Cluster, Beam, {?REGISTRY, Gateway}, {get_workers, store}, ?CALL_MS) of
-            {ok, Offered} -> Workers -- [Worker || {_, Worker} <- Offered] =:= [];
             _ -> false
         end
     end, ?WITHIN_MS).

@@ -284,7 +284,7 @@ a_worker_that_died_meanwhile_is_not_registered_again(Config) ->
     gater_harness:signal(Gateway, "KILL"),
     _ = gater_harness:await_exit(World, Gateway),
     on(Beam, fun() -> exit(Dies, kill) end),
-    %% The copy knows at once.
+    %% The mirror knows at once.
     until(fun() -> on(Beam, fun() -> esdb_gater_api:get_local_workers(store) end) =:= [Stays] end),
     Again = gater_harness:restart(World, Gateway),
     ok = publish(Beam, ?TOPIC, m),
