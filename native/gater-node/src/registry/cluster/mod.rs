@@ -4,8 +4,8 @@
 //! runs ([`network`]). New gateways bootstrap a cluster together or ask for admission ([`joining`],
 //! [`bootstrap`]). A leader whose connection breaks is replaced at once ([`campaign`]). [`trust`]
 //! decides who may speak as a gateway, and gateways that meet tell each other how far they have come
-//! ([`greeting`]). [`membership`] adds and removes gateways through the leader. The gateways decide together whose workers are given up
-//! (`liveness`), and [`health`] reports the state of the cluster.
+//! (`greeting`). The leader adds and removes gateways (`membership`). The gateways decide together
+//! whose workers are given up (`liveness`), and [`health`] reports the state of the cluster.
 
 pub mod bootstrap;
 pub mod campaign;
